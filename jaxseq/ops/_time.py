@@ -1,0 +1,112 @@
+"""Time, shared by every op: positions that reset and pad, and the two ways to cut a sequence.
+
+`pos` [B, T] int32 is the position of a token in its document. START begins a document: the state is forgotten. PAD is
+padding: the state passes through and the output is zero; within one call PAD is only the suffix of a row. A reset is a
+mask on segment numbers, never a huge negative log-decay: a cumulative sum that has swallowed -1e30 no longer holds
+the small decays around it.
+"""
+
+import jax
+import jax.numpy as jnp
+
+START = 0
+PAD = -1
+
+
+def accumulation_dtype(*arrays: jax.Array) -> jnp.dtype:
+    """The dtype of states, norms and decay sums: float32, or float64 when the inputs are."""
+    return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
+
+
+def positions(pos: jax.Array | None, x: jax.Array) -> jax.Array:
+    """`pos`, or for None an array that neither starts nor pads (its masks are constants that XLA folds away)."""
+    return jnp.full(x.shape[:2], START + 1, jnp.int32) if pos is None else pos
+
+
+def valid(pos_BT: jax.Array) -> jax.Array:
+    return pos_BT >= 0
+
+
+def segments(pos_BT: jax.Array) -> jax.Array:
+    """Number of the document of each token within this call; 0 is the one that continues the incoming state."""
+    return jnp.cumsum(pos_BT == START, axis=1)
+
+
+def expand(mask: jax.Array, like: jax.Array) -> jax.Array:
+    """Append axes to `mask` until it broadcasts against `like`, whose leading axes it shares."""
+    return mask.reshape(mask.shape + (1,) * (like.ndim - mask.ndim))
+
+
+def select(mask: jax.Array, x: jax.Array, otherwise=0) -> jax.Array:
+    """x where `mask` (of x's leading axes), `otherwise` elsewhere; its gradient under the mask is exactly zero."""
+    return jnp.where(expand(mask, x), x, otherwise)
+
+
+def clean(pos_BT: jax.Array, *xs: jax.Array) -> tuple[jax.Array, ...]:
+    """Inputs with zeros under padding, so that no garbage there, NaN included, reaches a product or a gradient."""
+    return tuple(select(valid(pos_BT), x) for x in xs)
+
+
+def last_segment(pos_BT: jax.Array) -> jax.Array:
+    """[B, T] bool: real tokens of the document that the final state belongs to."""
+    seg_BT = segments(pos_BT)
+    return (seg_BT == seg_BT[:, -1:]) & valid(pos_BT)
+
+
+def continues(pos_BT: jax.Array) -> jax.Array:
+    """[B] bool: the incoming state survives this call (no document starts in it)."""
+    return ~jnp.any(pos_BT == START, axis=1)
+
+
+def scan_time(step, state, xs, pos_BT, unroll: int = 1):
+    """The recurrent form: `step(state, *x_t) -> (state, y_t)` over axis 1, with resets and padding handled here.
+
+    The state's leading axis is the batch. A document's first token meets a zero state; padding leaves the state alone
+    and yields zeros.
+    """
+    xs = clean(pos_BT, *xs)
+
+    def body(state, inputs):
+        pos_B, *x = inputs
+        before = jax.tree.map(lambda s: select(pos_B != START, s), state)
+        after, y = step(before, *x)
+        real_B = pos_B >= 0
+        state = jax.tree.map(lambda new, old: jnp.where(expand(real_B, new), new, old), after, state)
+        return state, select(real_B, y)
+
+    state, y = jax.lax.scan(body, state, tuple(jnp.moveaxis(x, 1, 0) for x in (pos_BT, *xs)), unroll=unroll)
+    return jnp.moveaxis(y, 0, 1), state
+
+
+def split_chunks(chunk: int, pos_BT: jax.Array, *xs: jax.Array) -> tuple[jax.Array, ...]:
+    """[B, T, ...] -> [T / C, B, C, ...], the last chunk filled up with PAD and zeros."""
+    extra = -pos_BT.shape[1] % chunk
+
+    def cut(x, fill):
+        x = jnp.pad(x, ((0, 0), (0, extra)) + ((0, 0),) * (x.ndim - 2), constant_values=fill)
+        return jnp.moveaxis(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0)
+
+    return cut(pos_BT, PAD), *(cut(x, 0) for x in xs)
+
+
+def join_chunks(y: jax.Array, time: int) -> jax.Array:
+    """[T / C, B, C, ...] -> [B, T, ...], the filling cut off."""
+    y = jnp.moveaxis(y, 0, 1)
+    return y.reshape(y.shape[0], -1, *y.shape[3:])[:, :time]
+
+
+def scan_chunks(form, state, xs, pos_BT, chunk: int, remat: bool = True):
+    """The chunkwise form of any op: `form(*xs, state=, pos=)` on chunks of `chunk` tokens, the state carried between.
+
+    With `remat` the backward pass keeps only the states between chunks and computes a chunk's inside again.
+    """
+    time = pos_BT.shape[1]
+
+    def body(state, inputs):
+        pos_BC, *x = inputs
+        y, state = form(*x, state=state, pos=pos_BC)
+        return state, y
+
+    body = jax.checkpoint(body, prevent_cse=False) if remat else body
+    state, y = jax.lax.scan(body, state, split_chunks(min(chunk, max(time, 1)), pos_BT, *xs))
+    return join_chunks(y, time), state

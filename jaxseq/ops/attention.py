@@ -1,0 +1,241 @@
+"""Causal softmax attention with grouped keys and values, a sliding window, and a ring buffer as its state.
+
+    y_t = sum_s softmax_s(scale q_t . k_s) v_s,   s over the tokens of the document with t - window < s <= t
+
+Vaswani et al. 2017 (arXiv:1706.03762, eq. 1); grouped queries: Ainslie et al. 2023 (arXiv:2305.13245), H query heads share
+G key/value heads; the chunkwise form is the online softmax of Milakov & Gimelshein 2018 (arXiv:1805.02867) over blocks, as in
+FlashAttention (Dao et al. 2022, arXiv:2205.14135, algorithm 1), so that its memory is linear in T.
+
+State: the document's last S keys and values. Token n of the document, counted from 0 at START and not by padding, lies in
+slot n mod S; slots without a token are zero. S is the `context` given to `init_state`, or the window. Without a window,
+tokens past S would overwrite others that are still attended: the model's door refuses them. `state=None` without a window
+returns a state of S = T slots. Scores and sums are in the accumulation dtype.
+"""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxseq.ops import _time
+from jaxseq.ops._example import Example
+
+
+class AttentionState(NamedTuple):
+    k_BSGK: jax.Array  # ring buffer, slot n mod S
+    v_BSGV: jax.Array
+    count_B: jax.Array  # int32: tokens of the document so far
+
+
+def init_state(
+    batch: int, context: int, kv_heads: int, key_size: int, value_size: int, dtype=jnp.float32
+) -> AttentionState:
+    k_BSGK = jnp.zeros((batch, context, kv_heads, key_size), dtype)
+    v_BSGV = jnp.zeros((batch, context, kv_heads, value_size), dtype)
+    return AttentionState(k_BSGK, v_BSGV, jnp.zeros((batch,), jnp.int32))
+
+
+def _prepare(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale):
+    chex.assert_rank([q_BTHK, k_BTGK, v_BTGV], 4)
+    chex.assert_equal_shape_prefix([q_BTHK, k_BTGK, v_BTGV], 2)
+    chex.assert_equal_shape_prefix([k_BTGK, v_BTGV], 3)
+    chex.assert_axis_dimension(k_BTGK, 3, q_BTHK.shape[3])
+    chex.assert_is_divisible(q_BTHK.shape[2], k_BTGK.shape[2])
+    pos_BT = _time.positions(pos, q_BTHK)
+    chex.assert_shape(pos_BT, q_BTHK.shape[:2])
+    scale = q_BTHK.shape[3] ** -0.5 if scale is None else scale
+    return scale, *_time.clean(pos_BT, q_BTHK, k_BTGK, v_BTGV), pos_BT
+
+
+def _size(state, window, time) -> int:
+    if state is not None:
+        return state.k_BSGK.shape[1]
+    return window if window is not None else time
+
+
+def _empty(k_BTGK, v_BTGV, size) -> AttentionState:
+    return init_state(k_BTGK.shape[0], size, *k_BTGK.shape[2:], v_BTGV.shape[3], k_BTGK.dtype)
+
+
+def indices(count_B, pos_BT):
+    """Index of each token in its document [B, T], and the first index [B] of those that the last document has here."""
+    seg_BT, rank_BT = _time.segments(pos_BT), jnp.cumsum(_time.valid(pos_BT), axis=1) - 1
+    start_BT = jax.lax.cummax(jnp.where(pos_BT == _time.START, rank_BT, 0), axis=1)
+    n_BT = rank_BT - start_BT + jnp.where(seg_BT == 0, count_B[:, None], 0)
+    return n_BT, jnp.where(_time.continues(pos_BT), count_B, 0)
+
+
+def next_state(state: AttentionState, k_BTGK, v_BTGV, pos_BT) -> AttentionState:
+    """The ring buffer after these tokens: each slot takes the newest token that belongs there. T >= 1."""
+    time, size = k_BTGK.shape[1], state.k_BSGK.shape[1]
+    n_BT, first_B = indices(state.count_B, pos_BT)
+    count_B = jnp.max(jnp.where(_time.last_segment(pos_BT), n_BT + 1, first_B[:, None]), axis=1)
+    n_BS = count_B[:, None] - 1 - (count_B[:, None] - 1 - jnp.arange(size)) % size  # the token of each slot, < 0: none
+    t0_B = jnp.argmax(jnp.where(pos_BT == _time.START, jnp.arange(time) + 1, 0), axis=1)  # the last document's first
+    t_BS = jnp.clip(t0_B[:, None] + n_BS - first_B[:, None], 0, time - 1)
+    new_BS = n_BS >= first_B[:, None]
+
+    def fill(old, fresh):
+        fresh = jnp.take_along_axis(fresh, t_BS[..., None, None], axis=1).astype(old.dtype)
+        return _time.select(n_BS >= 0, jnp.where(_time.expand(new_BS, old), fresh, old))
+
+    return AttentionState(fill(state.k_BSGK, k_BTGK), fill(state.v_BSGV, v_BTGV), count_B)
+
+
+def _slots(state: AttentionState):
+    """Token index of each slot [B, S], negative where the slot is empty."""
+    size = state.k_BSGK.shape[1]
+    last_B1 = state.count_B[:, None] - 1
+    return last_B1 - (last_B1 - jnp.arange(size)) % size if size else jnp.zeros((last_B1.shape[0], 0), jnp.int32)
+
+
+class Keys(NamedTuple):
+    """Everything a query may look at: the state's slots, then this call's tokens."""
+
+    k_BSGK: jax.Array
+    v_BSGV: jax.Array
+    n_BS: jax.Array  # index in the document; negative: nobody may look
+    seg_BS: jax.Array  # document number within the call
+
+
+def gather_keys(state: AttentionState | None, k_BTGK, v_BTGV, pos_BT) -> tuple[jax.Array, jax.Array, Keys]:
+    """The queries' indices and document numbers [B, T], and the keys: those of the state (none for None) and our own."""
+    count_B = jnp.zeros(k_BTGK.shape[:1], jnp.int32) if state is None else state.count_B
+    n_BT, _ = indices(count_B, pos_BT)
+    seg_BT = _time.segments(pos_BT)
+    own = Keys(k_BTGK, v_BTGV, jnp.where(_time.valid(pos_BT), n_BT, -1), seg_BT)
+    if state is None:
+        return n_BT, seg_BT, own
+    n_BS = _slots(state)
+    old = Keys(state.k_BSGK.astype(k_BTGK.dtype), state.v_BSGV.astype(v_BTGV.dtype), n_BS, jnp.zeros_like(n_BS))
+    return n_BT, seg_BT, jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), old, own)
+
+
+def _mask(n_BT, seg_BT, keys: Keys, window):
+    """[B, T, S] bool: same document, not later, within the window."""
+    n_BT1, n_B1S = n_BT[:, :, None], keys.n_BS[:, None]
+    mask_BTS = (n_B1S >= 0) & (n_B1S <= n_BT1) & (seg_BT[:, :, None] == keys.seg_BS[:, None])
+    return mask_BTS if window is None else mask_BTS & (n_B1S > n_BT1 - window)
+
+
+def _scores(q_BTHK, keys: Keys, mask_BTS, scale, acc):
+    """[B, G, R, T, S] scaled products, -inf where masked; R = H / G query heads share a key head."""
+    batch, time, heads, size = q_BTHK.shape
+    kv_heads = keys.k_BSGK.shape[2]
+    q_BTGRK = q_BTHK.reshape(batch, time, kv_heads, heads // kv_heads, size)
+    scores = jnp.einsum("btgrk,bsgk->bgrts", q_BTGRK, keys.k_BSGK, preferred_element_type=acc) * scale
+    return jnp.where(mask_BTS[:, None, None], scores, -jnp.inf)
+
+
+def _weighted(p_BGRTS, v_BSGV, acc):
+    return jnp.einsum("bgrts,bsgv->bgrtv", p_BGRTS.astype(v_BSGV.dtype), v_BSGV, preferred_element_type=acc)
+
+
+def _finish(y_BGRTV, pos_BT, dtype):
+    batch, kv_heads, groups, time, size = y_BGRTV.shape
+    y_BTHV = jnp.moveaxis(y_BGRTV, 3, 1).reshape(batch, time, kv_heads * groups, size)
+    return _time.select(_time.valid(pos_BT), y_BTHV).astype(dtype)
+
+
+def recurrent(q_BTHK, k_BTGK, v_BTGV, *, state=None, pos=None, window=None, scale=None):
+    """One token after another: write it into its slot, then look at the whole buffer."""
+    scale, q_BTHK, k_BTGK, v_BTGV, pos_BT = _prepare(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale)
+    state = _empty(k_BTGK, v_BTGV, _size(state, window, q_BTHK.shape[1])) if state is None else state
+    if q_BTHK.shape[1] == 0:
+        return v_BTGV.repeat(q_BTHK.shape[2] // k_BTGK.shape[2], axis=2).astype(q_BTHK.dtype), state
+    acc = _time.accumulation_dtype(q_BTHK, v_BTGV)
+
+    def step(state, q_BHK, k_BGK, v_BGV):
+        state = _write(state, k_BGK, v_BGV)
+        n_BS = _slots(state)
+        keys = Keys(state.k_BSGK, state.v_BSGV, n_BS, jnp.zeros_like(n_BS))
+        n_B1 = state.count_B[:, None] - 1
+        scores = _scores(q_BHK[:, None], keys, _mask(n_B1, jnp.zeros_like(n_B1), keys, window), scale, acc)
+        y_BGRTV = _weighted(jax.nn.softmax(scores, axis=-1), state.v_BSGV, acc)
+        return state, y_BGRTV.reshape(*q_BHK.shape[:2], -1).astype(q_BHK.dtype)
+
+    return _time.scan_time(step, state, (q_BTHK, k_BTGK, v_BTGV), pos_BT)
+
+
+def _write(state: AttentionState, k_BGK, v_BGV) -> AttentionState:
+    row_B, slot_B = jnp.arange(state.count_B.shape[0]), state.count_B % state.k_BSGK.shape[1]
+    k_BSGK = state.k_BSGK.at[row_B, slot_B].set(k_BGK.astype(state.k_BSGK.dtype))
+    v_BSGV = state.v_BSGV.at[row_B, slot_B].set(v_BGV.astype(state.v_BSGV.dtype))
+    return AttentionState(k_BSGK, v_BSGV, state.count_B + 1)
+
+
+def parallel(q_BTHK, k_BTGK, v_BTGV, *, state=None, pos=None, window=None, scale=None):
+    """The whole T x (S + T) score matrix at once."""
+    scale, q_BTHK, k_BTGK, v_BTGV, pos_BT = _prepare(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale)
+    if q_BTHK.shape[1] == 0:
+        return recurrent(q_BTHK, k_BTGK, v_BTGV, state=state, window=window)
+    acc = _time.accumulation_dtype(q_BTHK, v_BTGV)
+    n_BT, seg_BT, keys = gather_keys(state, k_BTGK, v_BTGV, pos_BT)
+    scores = _scores(q_BTHK, keys, _mask(n_BT, seg_BT, keys, window), scale, acc)
+    scores = jnp.where(_time.valid(pos_BT)[:, None, None, :, None], scores, 0)  # no softmax over nothing: NaN gradients
+    y_BTHV = _finish(_weighted(jax.nn.softmax(scores, axis=-1), keys.v_BSGV, acc), pos_BT, q_BTHK.dtype)
+    before = _empty(k_BTGK, v_BTGV, _size(None, window, q_BTHK.shape[1])) if state is None else state
+    return y_BTHV, next_state(before, k_BTGK, v_BTGV, pos_BT)
+
+
+def _online_softmax(q_BCHK, n_BC, seg_BC, chunks: Keys, window, scale, acc):
+    """One block of queries against blocks of keys [X, B, C, ...] -> [B, G, R, C, V], never holding more than C x C scores."""
+    batch, time, heads, _ = q_BCHK.shape
+    kv_heads, value_size = chunks.v_BSGV.shape[3:]
+
+    def attend(carry, keys):
+        top, total, y_BGRCV = carry
+        scores = _scores(q_BCHK, keys, _mask(n_BC, seg_BC, keys, window), scale, acc)
+        new_top = jax.lax.stop_gradient(jnp.maximum(top, jnp.max(scores, axis=-1)))  # the result does not depend on it
+        shift = jnp.where(jnp.isneginf(new_top), 0, new_top)  # nothing seen yet: exp(-inf - 0) = 0 and no NaN
+        p_BGRCS, keep = jnp.exp(scores - shift[..., None]), jnp.exp(top - shift)
+        total = keep * total + jnp.sum(p_BGRCS, axis=-1)
+        return new_top, total, keep[..., None] * y_BGRCV + _weighted(p_BGRCS, keys.v_BSGV, acc)
+
+    def body(carry, keys):
+        visible = jnp.any(_mask(n_BC, seg_BC, keys, window))  # blocks in the future or out of the window cost nothing
+        return jax.lax.cond(visible, attend, lambda carry, _: carry, carry, keys), None
+
+    shape = (batch, kv_heads, heads // kv_heads, time)
+    start = jnp.full(shape, -jnp.inf, acc), jnp.zeros(shape, acc), jnp.zeros((*shape, value_size), acc)
+    (_, total, y_BGRCV), _ = jax.lax.scan(jax.checkpoint(body, prevent_cse=False), start, chunks)
+    return y_BGRCV / jnp.where(total > 0, total, 1)[..., None]
+
+
+def chunkwise(q_BTHK, k_BTGK, v_BTGV, *, state=None, pos=None, window=None, scale=None, chunk: int = 128):
+    """Blocks of `chunk` queries against blocks of `chunk` keys with an online softmax; the backward pass computes scores again."""
+    if q_BTHK.shape[1] <= chunk:
+        return parallel(q_BTHK, k_BTGK, v_BTGV, state=state, pos=pos, window=window, scale=scale)
+    scale, q_BTHK, k_BTGK, v_BTGV, pos_BT = _prepare(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale)
+    acc, time = _time.accumulation_dtype(q_BTHK, v_BTGV), q_BTHK.shape[1]
+    n_BT, seg_BT, keys = gather_keys(state, k_BTGK, v_BTGV, pos_BT)
+    # split_chunks fills up with -1 where the position goes: as a key's index that is "nobody may look".
+    n_XBC, *rest = _time.split_chunks(chunk, keys.n_BS, keys.k_BSGK, keys.v_BSGV, keys.seg_BS)
+    chunks = Keys(rest[0], rest[1], n_XBC, rest[2])
+
+    def block(inputs):
+        n_BC, seg_BC, q_BCHK = inputs
+        return jnp.moveaxis(_online_softmax(q_BCHK, n_BC, seg_BC, chunks, window, scale, acc), 3, 1)
+
+    y = jax.lax.map(jax.checkpoint(block, prevent_cse=False), _time.split_chunks(chunk, n_BT, seg_BT, q_BTHK))
+    y_BTGRV = _time.join_chunks(y, time)
+    before = _empty(k_BTGK, v_BTGV, _size(None, window, time)) if state is None else state
+    y_BTHV = _time.select(_time.valid(pos_BT), y_BTGRV.reshape(*q_BTHK.shape[:3], -1))
+    return y_BTHV.astype(q_BTHK.dtype), next_state(before, k_BTGK, v_BTGV, pos_BT)
+
+
+FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
+
+
+def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    window = 12
+
+    def inputs(key, time):
+        keys = jax.random.split(key, 3)
+        shapes = (batch, time, 4, 6), (batch, time, 2, 6), (batch, time, 2, 5)
+        return tuple(jax.random.normal(k, shape, dtype) for k, shape in zip(keys, shapes, strict=True))
+
+    key_x, key_prefix = jax.random.split(key)
+    state = recurrent(*inputs(key_prefix, 15), window=window)[1]
+    return Example(inputs(key_x, time), {}, {"window": window}, state)

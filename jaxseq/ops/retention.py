@@ -1,0 +1,162 @@
+"""Retention: linear attention whose state decays by a scalar per head (RetNet, Sun et al. 2023, arXiv:2307.08621, §2).
+
+    S_t = a_t S_{t-1} + k_t^T v_t          (eq. 6; there a_t = gamma, fixed)
+    y_t = q_t S_t
+
+with S [K, V] per head. `log_a_BTH <= 0` is log a_t and may depend on the data, so that gated retention, GLA with scalar
+gates and Mamba-2's SSD are this op too. Rotation, scaling of k and normalisation belong to the mixer.
+
+State: S_BHKV in the accumulation dtype. Scores are products in the inputs' dtype summed in the accumulation dtype; decays
+are sums of logs in the accumulation dtype, masked before exp. The paper's xi and zeta (eq. 7) are `in_` and `out` below.
+"""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxseq.ops import _time
+from jaxseq.ops._example import Example
+
+
+class RetentionState(NamedTuple):
+    S_BHKV: jax.Array  # sum of k^T v, decayed
+
+
+class Summary(NamedTuple):
+    """What a stretch of input does to any state: S -> A S + S'."""
+
+    A_BH: jax.Array  # total decay; 0 if a document starts in the stretch
+    S_BHKV: jax.Array  # the state it leaves behind when it meets zero
+
+
+def init_state(batch: int, heads: int, key_size: int, value_size: int, dtype=jnp.float32) -> RetentionState:
+    return RetentionState(jnp.zeros((batch, heads, key_size, value_size), _time.accumulation_dtype(jnp.zeros((), dtype))))
+
+
+def _prepare(q_BTHK, k_BTHK, v_BTHV, log_a_BTH, state, pos):
+    chex.assert_rank([q_BTHK, k_BTHK, v_BTHV, log_a_BTH], [4, 4, 4, 3])
+    chex.assert_equal_shape([q_BTHK, k_BTHK])
+    chex.assert_equal_shape_prefix([q_BTHK, v_BTHV, log_a_BTH], 3)
+    pos_BT = _time.positions(pos, q_BTHK)
+    chex.assert_shape(pos_BT, q_BTHK.shape[:2])
+    if state is not None:
+        chex.assert_shape(state.S_BHKV, (q_BTHK.shape[0], *q_BTHK.shape[2:], v_BTHV.shape[3]))
+    return _time.accumulation_dtype(q_BTHK, v_BTHV), pos_BT
+
+
+def _empty(q_BTHK, v_BTHV) -> RetentionState:
+    return init_state(q_BTHK.shape[0], *q_BTHK.shape[2:], v_BTHV.shape[3], _time.accumulation_dtype(q_BTHK, v_BTHV))
+
+
+def _log_decay(log_a_BTH, pos_BT, acc):
+    """Cumulative log decay [B, T, H] within each document; padding and starts contribute none."""
+    return jnp.cumsum(_time.select(pos_BT > _time.START, log_a_BTH.astype(acc)), axis=1)
+
+
+def recurrent(q_BTHK, k_BTHK, v_BTHV, log_a_BTH, *, state=None, pos=None):
+    """Eq. 6, one token after another."""
+    acc, pos_BT = _prepare(q_BTHK, k_BTHK, v_BTHV, log_a_BTH, state, pos)
+
+    def step(state, q_BHK, k_BHK, v_BHV, log_a_BH):
+        a_BH11 = jnp.exp(log_a_BH.astype(acc))[..., None, None]
+        S_BHKV = a_BH11 * state.S_BHKV + k_BHK.astype(acc)[..., None] * v_BHV.astype(acc)[..., None, :]
+        y_BHV = jnp.einsum("bhk,bhkv->bhv", q_BHK.astype(acc), S_BHKV)
+        return RetentionState(S_BHKV), y_BHV.astype(q_BHK.dtype)
+
+    state = _empty(q_BTHK, v_BTHV) if state is None else state
+    return _time.scan_time(step, state, (q_BTHK, k_BTHK, v_BTHV, log_a_BTH), pos_BT)
+
+
+def _inside(q_BTHK, k_BTHK, v_BTHV, cum_BTH, pos_BT):
+    """Outputs [B, T, H, V] that come from the stretch itself: (q k^T * D) v, D[t, s] = a_{s+1} ... a_t (eq. 5)."""
+    time, seg_BT = pos_BT.shape[1], _time.segments(pos_BT)
+    mask_BTS = (seg_BT[:, :, None] == seg_BT[:, None, :]) & jnp.tril(jnp.ones((time, time), bool))
+    cum_BHT = jnp.moveaxis(cum_BTH, 1, 2)
+    gap_BHTS = jnp.where(mask_BTS[:, None], cum_BHT[..., :, None] - cum_BHT[..., None, :], -jnp.inf)
+    scores_BHTS = jnp.einsum("bthk,bshk->bhts", q_BTHK, k_BTHK, preferred_element_type=cum_BTH.dtype)
+    weights_BHTS = (scores_BHTS * jnp.exp(gap_BHTS)).astype(v_BTHV.dtype)
+    return jnp.einsum("bhts,bshv->bthv", weights_BHTS, v_BTHV, preferred_element_type=cum_BTH.dtype)
+
+
+def _from_state(q_BTHK, S_BHKV, cum_BTH, pos_BT):
+    """Outputs [B, T, H, V] that come from the incoming state: a_1 ... a_t q_t S."""
+    in_BTH = _time.select(_time.segments(pos_BT) == 0, jnp.exp(cum_BTH))
+    return jnp.einsum("bthk,bhkv->bthv", q_BTHK.astype(S_BHKV.dtype) * in_BTH[..., None], S_BHKV)
+
+
+def _summary(k_BTHK, v_BTHV, cum_BTH, pos_BT) -> Summary:
+    acc = cum_BTH.dtype
+    out_BTH = _time.select(_time.last_segment(pos_BT), jnp.exp(cum_BTH[:, -1:] - cum_BTH))
+    S_BHKV = jnp.einsum("bthk,bthv->bhkv", k_BTHK.astype(acc) * out_BTH[..., None], v_BTHV.astype(acc))
+    return Summary(_time.select(_time.continues(pos_BT), jnp.exp(cum_BTH[:, -1])), S_BHKV)
+
+
+def summary(q_BTHK, k_BTHK, v_BTHV, log_a_BTH, *, pos=None) -> Summary:
+    """Eq. 7's R_i = K^T (V * zeta), and the decay of the state before it. T >= 1."""
+    acc, pos_BT = _prepare(q_BTHK, k_BTHK, v_BTHV, log_a_BTH, None, pos)
+    k_BTHK, v_BTHV, log_a_BTH = _time.clean(pos_BT, k_BTHK, v_BTHV, log_a_BTH)
+    return _summary(k_BTHK, v_BTHV, _log_decay(log_a_BTH, pos_BT, acc), pos_BT)
+
+
+def combine(first: Summary, second: Summary) -> Summary:
+    """The summary of two stretches, one after the other; associative."""
+    return Summary(second.A_BH * first.A_BH, second.A_BH[..., None, None] * first.S_BHKV + second.S_BHKV)
+
+
+def apply(summary: Summary, state: RetentionState) -> RetentionState:
+    return RetentionState(summary.A_BH[..., None, None] * state.S_BHKV + summary.S_BHKV)
+
+
+def parallel(q_BTHK, k_BTHK, v_BTHV, log_a_BTH, *, state=None, pos=None):
+    """Eq. 5: one T x T masked product; memory and work are quadratic in T."""
+    acc, pos_BT = _prepare(q_BTHK, k_BTHK, v_BTHV, log_a_BTH, state, pos)
+    if q_BTHK.shape[1] == 0:
+        return v_BTHV.astype(q_BTHK.dtype), _empty(q_BTHK, v_BTHV) if state is None else state
+    q_BTHK, k_BTHK, v_BTHV, log_a_BTH = _time.clean(pos_BT, q_BTHK, k_BTHK, v_BTHV, log_a_BTH)
+    cum_BTH = _log_decay(log_a_BTH, pos_BT, acc)
+    y_BTHV = _inside(q_BTHK, k_BTHK, v_BTHV, cum_BTH, pos_BT)
+    total = _summary(k_BTHK, v_BTHV, cum_BTH, pos_BT)
+    if state is None:
+        state = RetentionState(total.S_BHKV)
+    else:
+        y_BTHV += _from_state(q_BTHK, state.S_BHKV, cum_BTH, pos_BT)
+        state = apply(total, state)
+    return _time.select(_time.valid(pos_BT), y_BTHV).astype(q_BTHK.dtype), state
+
+
+def chunkwise(q_BTHK, k_BTHK, v_BTHV, log_a_BTH, *, state=None, pos=None, chunk: int = 64):
+    """Eq. 7: chunks of `chunk` tokens all at once, their states joined by an associative scan; memory linear in T."""
+    _, pos_BT = _prepare(q_BTHK, k_BTHK, v_BTHV, log_a_BTH, state, pos)
+    time = q_BTHK.shape[1]
+    if time <= chunk:
+        return parallel(q_BTHK, k_BTHK, v_BTHV, log_a_BTH, state=state, pos=pos)
+    acc = _time.accumulation_dtype(q_BTHK, v_BTHV)
+    state = _empty(q_BTHK, v_BTHV) if state is None else state
+    xs = _time.clean(pos_BT, q_BTHK, k_BTHK, v_BTHV, log_a_BTH)
+    pos_XBC, q, k, v, log_a = _time.split_chunks(chunk, pos_BT, *xs)  # X = T / C chunks in front
+
+    cum = jax.vmap(lambda log_a, pos: _log_decay(log_a, pos, acc))(log_a, pos_XBC)
+    totals = jax.lax.associative_scan(combine, jax.vmap(_summary)(k, v, cum, pos_XBC))
+    after = jax.vmap(lambda total: apply(total, state).S_BHKV)(totals)
+    before = jnp.concatenate([state.S_BHKV[None], after[:-1]])
+    y = jax.vmap(_inside)(q, k, v, cum, pos_XBC) + jax.vmap(_from_state)(q, before, cum, pos_XBC)
+    y_BTHV = _time.select(_time.valid(pos_BT), _time.join_chunks(y, time))
+    return y_BTHV.astype(q_BTHK.dtype), RetentionState(after[-1])
+
+
+FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
+
+
+def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    def inputs(key, time):
+        keys = jax.random.split(key, 4)
+        q_BTHK, k_BTHK = (jax.random.normal(k, (batch, time, 2, 4), dtype) for k in keys[:2])
+        v_BTHV = jax.random.normal(keys[2], (batch, time, 2, 3), dtype)
+        log_a_BTH = -jax.nn.softplus(jax.random.normal(keys[3], (batch, time, 2), dtype) - 3)
+        return q_BTHK, k_BTHK, v_BTHV, log_a_BTH
+
+    key_x, key_prefix = jax.random.split(key)
+    state = recurrent(*inputs(key_prefix, 32))[1]
+    return Example(inputs(key_x, time), {}, {}, state)

@@ -1,0 +1,133 @@
+"""The selective scan of Mamba (Gu & Dao 2023, arXiv:2312.00752, §3.2 and algorithm 2).
+
+    h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t          h [D, N]
+    y_t = C_t h_t + D x_t
+
+A is discretised by zero-order hold and B by Euler's rule, as in the released code: the paper's eq. 4 has ZOH for both.
+`dt_BTD > 0` has had its bias and softplus; `a_DN < 0`. State: h_BDN in the accumulation dtype, in which everything is
+computed. No form but `parallel` holds an array of [B, T, D, N].
+"""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxseq.ops import _time
+from jaxseq.ops._example import Example
+
+
+class SelectiveScanState(NamedTuple):
+    h_BDN: jax.Array
+
+
+class Summary(NamedTuple):
+    """What a stretch of input does to any state: h -> A h + h'."""
+
+    A_BDN: jax.Array  # product of the decays; 0 if a document starts in the stretch
+    h_BDN: jax.Array  # the state it leaves behind when it meets zero
+
+
+def init_state(batch: int, width: int, state_size: int, dtype=jnp.float32) -> SelectiveScanState:
+    return SelectiveScanState(jnp.zeros((batch, width, state_size), _time.accumulation_dtype(jnp.zeros((), dtype))))
+
+
+def _prepare(x_BTD, dt_BTD, b_BTN, c_BTN, a_DN, d_D, state, pos):
+    chex.assert_rank([x_BTD, dt_BTD, b_BTN, c_BTN], 3)
+    chex.assert_equal_shape([x_BTD, dt_BTD])
+    chex.assert_equal_shape([b_BTN, c_BTN])
+    chex.assert_shape(a_DN, (x_BTD.shape[2], b_BTN.shape[2]))
+    chex.assert_shape(d_D, (x_BTD.shape[2],))
+    pos_BT = _time.positions(pos, x_BTD)
+    chex.assert_shape(pos_BT, x_BTD.shape[:2])
+    acc = _time.accumulation_dtype(x_BTD, dt_BTD)
+    if state is None:
+        state = init_state(x_BTD.shape[0], *a_DN.shape, acc)
+    chex.assert_shape(state.h_BDN, (x_BTD.shape[0], *a_DN.shape))
+    return acc, pos_BT, state
+
+
+def recurrent(x_BTD, dt_BTD, b_BTN, c_BTN, *, a_DN, d_D, state=None, pos=None, unroll: int = 1):
+    """The definition, one token after another."""
+    acc, pos_BT, state = _prepare(x_BTD, dt_BTD, b_BTN, c_BTN, a_DN, d_D, state, pos)
+    a_DN, d_D = a_DN.astype(acc), d_D.astype(acc)
+
+    def step(state, x_BD, dt_BD, b_BN, c_BN):
+        dtype, x_BD, dt_BD, b_BN, c_BN = x_BD.dtype, *(z.astype(acc) for z in (x_BD, dt_BD, b_BN, c_BN))
+        decay_BDN = jnp.exp(dt_BD[..., None] * a_DN)
+        h_BDN = decay_BDN * state.h_BDN + (dt_BD * x_BD)[..., None] * b_BN[:, None]
+        y_BD = jnp.sum(h_BDN * c_BN[:, None], axis=-1) + d_D * x_BD
+        return SelectiveScanState(h_BDN), y_BD.astype(dtype)
+
+    return _time.scan_time(step, state, (x_BTD, dt_BTD, b_BTN, c_BTN), pos_BT, unroll)
+
+
+def _elements(x_BTD, dt_BTD, b_BTN, a_DN, pos_BT, acc) -> Summary:
+    """Every token as a summary of one: [B, T, D, N] twice. Padding is the identity (decay 1, input 0)."""
+    x_BTD, dt_BTD, b_BTN = (z.astype(acc) for z in _time.clean(pos_BT, x_BTD, dt_BTD, b_BTN))
+    decay_BTDN = _time.select(pos_BT != _time.START, jnp.exp(dt_BTD[..., None] * a_DN.astype(acc)))
+    return Summary(decay_BTDN, (dt_BTD * x_BTD)[..., None] * b_BTN[:, :, None])
+
+
+def combine(first: Summary, second: Summary) -> Summary:
+    """The summary of two stretches, one after the other; associative."""
+    return Summary(second.A_BDN * first.A_BDN, second.A_BDN * first.h_BDN + second.h_BDN)
+
+
+def apply(summary: Summary, state: SelectiveScanState) -> SelectiveScanState:
+    return SelectiveScanState(summary.A_BDN * state.h_BDN + summary.h_BDN)
+
+
+def summary(x_BTD, dt_BTD, b_BTN, c_BTN, *, a_DN, d_D, pos=None) -> Summary:
+    """Total decay exp(A sum dt), and the state that the stretch alone leaves behind. T >= 1."""
+    acc, pos_BT, _ = _prepare(x_BTD, dt_BTD, b_BTN, c_BTN, a_DN, d_D, None, pos)
+    _, state = chunkwise(x_BTD, dt_BTD, b_BTN, c_BTN, a_DN=a_DN, d_D=d_D, pos=pos)
+    dt_BTD = _time.select(_time.valid(pos_BT), dt_BTD).astype(acc)
+    A_BDN = jnp.exp(jnp.sum(dt_BTD, axis=1)[..., None] * a_DN.astype(acc))
+    return Summary(_time.select(_time.continues(pos_BT), A_BDN), state.h_BDN)
+
+
+def parallel(x_BTD, dt_BTD, b_BTN, c_BTN, *, a_DN, d_D, state=None, pos=None):
+    """`jax.lax.associative_scan` over time: log T steps, [B, T, D, N] of memory."""
+    acc, pos_BT, state = _prepare(x_BTD, dt_BTD, b_BTN, c_BTN, a_DN, d_D, state, pos)
+    if x_BTD.shape[1] == 0:
+        return x_BTD, state
+    x_BTD, dt_BTD, b_BTN, c_BTN = _time.clean(pos_BT, x_BTD, dt_BTD, b_BTN, c_BTN)
+    totals = jax.lax.associative_scan(combine, _elements(x_BTD, dt_BTD, b_BTN, a_DN, pos_BT, acc), axis=1)
+    h_BTDN = totals.A_BDN * state.h_BDN[:, None] + totals.h_BDN
+    y_BTD = jnp.einsum("btdn,btn->btd", h_BTDN, c_BTN.astype(acc)) + d_D.astype(acc) * x_BTD.astype(acc)
+    y_BTD = _time.select(_time.valid(pos_BT), y_BTD).astype(x_BTD.dtype)
+    return y_BTD, SelectiveScanState(h_BTDN[:, -1])
+
+
+def chunkwise(x_BTD, dt_BTD, b_BTN, c_BTN, *, a_DN, d_D, state=None, pos=None, chunk: int = 64):
+    """An associative scan inside each chunk, the state carried between; the backward pass keeps T / C states only."""
+    _, pos_BT, state = _prepare(x_BTD, dt_BTD, b_BTN, c_BTN, a_DN, d_D, state, pos)
+    if x_BTD.shape[1] == 0:
+        return x_BTD, state
+
+    def form(*xs, state, pos):
+        return parallel(*xs, a_DN=a_DN, d_D=d_D, state=state, pos=pos)
+
+    return _time.scan_chunks(form, state, (x_BTD, dt_BTD, b_BTN, c_BTN), pos_BT, chunk)
+
+
+FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
+
+
+def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    width, state_size = 5, 3
+
+    def inputs(key, time):
+        keys = jax.random.split(key, 4)
+        x_BTD = jax.random.normal(keys[0], (batch, time, width), dtype)
+        dt_BTD = jax.nn.softplus(jax.random.normal(keys[1], (batch, time, width), dtype) - 2)
+        b_BTN, c_BTN = (jax.random.normal(k, (batch, time, state_size), dtype) for k in keys[2:])
+        return x_BTD, dt_BTD, b_BTN, c_BTN
+
+    key_x, key_prefix, key_d = jax.random.split(key, 3)
+    a_DN = -jnp.broadcast_to(jnp.arange(1, state_size + 1, dtype=dtype) / 4, (width, state_size))
+    weights = {"a_DN": a_DN, "d_D": 0.1 * jax.random.normal(key_d, (width,), dtype)}
+    state = recurrent(*inputs(key_prefix, 32), **weights)[1]
+    return Example(inputs(key_x, time), weights, {}, state)

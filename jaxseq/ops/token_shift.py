@@ -1,0 +1,68 @@
+"""Token shift: every position sees the input of the one before it (RWKV, Peng et al. 2023, arXiv:2305.13048, §3.1).
+
+    y_t = x_{t-1},   y_0 = 0 or the carried input
+
+State: the last real input, in the inputs' dtype. A cache of inputs, no arithmetic: all forms are bitwise equal.
+"""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxseq.ops import _time
+from jaxseq.ops._example import Example
+
+
+class TokenShiftState(NamedTuple):
+    x_BD: jax.Array  # the last input of the document
+
+
+def init_state(batch: int, width: int, dtype=jnp.float32) -> TokenShiftState:
+    return TokenShiftState(jnp.zeros((batch, width), dtype))
+
+
+def _prepare(x_BTD, state, pos):
+    chex.assert_rank(x_BTD, 3)
+    pos_BT = _time.positions(pos, x_BTD)
+    chex.assert_shape(pos_BT, x_BTD.shape[:2])
+    if state is None:
+        state = init_state(x_BTD.shape[0], x_BTD.shape[2], x_BTD.dtype)
+    chex.assert_shape(state.x_BD, (x_BTD.shape[0], x_BTD.shape[2]))
+    return pos_BT, state
+
+
+def recurrent(x_BTD, *, state=None, pos=None):
+    """One token after another: y_t = state, state = x_t."""
+    pos_BT, state = _prepare(x_BTD, state, pos)
+    return _time.scan_time(lambda state, x_BD: (TokenShiftState(x_BD), state.x_BD), state, (x_BTD,), pos_BT)
+
+
+def parallel(x_BTD, *, state=None, pos=None):
+    """The whole sequence moved by one, the state in front."""
+    pos_BT, state = _prepare(x_BTD, state, pos)
+    if x_BTD.shape[1] == 0:
+        return x_BTD, state
+    (x_BTD,) = _time.clean(pos_BT, x_BTD)
+    with_state = jnp.concatenate([state.x_BD[:, None], x_BTD], axis=1)
+    y_BTD = _time.select(pos_BT > _time.START, with_state[:, :-1])
+    last_B = jnp.sum(_time.valid(pos_BT), axis=1)  # padding is a suffix: the number of real tokens is the last one's index
+    return y_BTD, TokenShiftState(jnp.take_along_axis(with_state, last_B[:, None, None], axis=1)[:, 0])
+
+
+def chunkwise(x_BTD, *, state=None, pos=None, chunk: int = 256):
+    """Chunks of `chunk` tokens; shown for the law's sake, there is nothing to gain over `parallel`."""
+    pos_BT, state = _prepare(x_BTD, state, pos)
+    if x_BTD.shape[1] == 0:
+        return x_BTD, state
+    return _time.scan_chunks(parallel, state, (x_BTD,), pos_BT, chunk)
+
+
+FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
+
+
+def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    key_x, key_prefix = jax.random.split(key)
+    state = recurrent(jax.random.normal(key_prefix, (batch, 3, 5), dtype))[1]
+    return Example((jax.random.normal(key_x, (batch, time, 5), dtype),), {}, {}, state)
