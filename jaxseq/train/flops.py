@@ -1,0 +1,195 @@
+"""Floating-point operations of a JAX function, counted on its jaxpr, and the matmul rate this machine reaches.
+
+XLA's own cost analysis counts the body of a loop once, however often it runs, so that a network scanned over layers
+or over time looks far too cheap. Here a scan counts its body `length` times, a branch counts its dearest arm, a
+`while` of unknown length its body once. A multiply-add is two operations; a transcendental counts as one; moving data
+counts nothing.
+"""
+
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+# One operation for each element of the output.
+ELEMENTWISE = frozenset(
+    [
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "rem",
+        "max",
+        "min",
+        "neg",
+        "abs",
+        "sign",
+        "pow",
+        "integer_pow",
+        "sqrt",
+        "rsqrt",
+        "cbrt",
+        "exp",
+        "exp2",
+        "expm1",
+        "log",
+        "log1p",
+        "sin",
+        "cos",
+        "tan",
+        "tanh",
+        "logistic",
+        "erf",
+        "erfc",
+        "erf_inv",
+        "square",
+        "add_any",
+        "atan2",
+        "asin",
+        "acos",
+        "atan",
+        "sinh",
+        "cosh",
+        "asinh",
+        "acosh",
+        "atanh",
+        "lgamma",
+        "digamma",
+        "floor",
+        "ceil",
+        "round",
+        "select_n",
+        "clamp",
+        "nextafter",
+    ]
+)
+# One operation for each element of the input.
+REDUCING = frozenset(
+    [
+        "reduce_sum",
+        "reduce_max",
+        "reduce_min",
+        "reduce_prod",
+        "argmax",
+        "argmin",
+        "cumsum",
+        "cumprod",
+        "cummax",
+        "cummin",
+        "cumlogsumexp",
+        "scatter-add",
+        "scatter_add",
+        "reduce_window_sum",
+        "reduce_window_max",
+    ]
+)
+
+
+def count(function: Callable, *args, **kwargs) -> int:
+    """Operations of one call `function(*args)`; arguments may be ShapeDtypeStructs."""
+    return _jaxpr(jax.make_jaxpr(function)(*args, **kwargs).jaxpr)
+
+
+def _jaxpr(jaxpr: Jaxpr) -> int:
+    return sum(_equation(eqn) for eqn in jaxpr.eqns)
+
+
+def _equation(eqn) -> int:
+    name, params = eqn.primitive.name, eqn.params
+    if name in RULES:
+        return RULES[name](eqn)
+    if name in ELEMENTWISE:
+        return _size(eqn.outvars[0]) if _floating(eqn.outvars[0]) else 0
+    if name in REDUCING:
+        return _size(eqn.invars[0]) if _floating(eqn.outvars[0]) else 0
+    return sum(_jaxpr(inner) for inner in _inner(params))
+
+
+def _inner(params: dict) -> Iterator[Jaxpr]:
+    """The jaxprs among an equation's parameters: jit, remat, custom derivatives and so on."""
+    for value in params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(item, ClosedJaxpr):
+                yield item.jaxpr
+            elif isinstance(item, Jaxpr):
+                yield item
+
+
+def _size(var) -> int:
+    return math.prod(var.aval.shape)
+
+
+def _floating(var) -> bool:
+    return jnp.issubdtype(var.aval.dtype, jnp.inexact)
+
+
+def _dot_general(eqn) -> int:
+    (contracted, _), _ = eqn.params["dimension_numbers"]
+    shape = eqn.invars[0].aval.shape
+    return 2 * _size(eqn.outvars[0]) * math.prod(shape[dim] for dim in contracted)
+
+
+def _convolution(eqn) -> int:
+    """Each output element sums over the kernel's taps and its input channels (the kernel's shape holds channels per group)."""
+    numbers = eqn.params["dimension_numbers"]
+    kernel = eqn.invars[1].aval.shape
+    return 2 * _size(eqn.outvars[0]) * math.prod(kernel) // kernel[numbers.rhs_spec[0]]
+
+
+def _fft(eqn) -> int:
+    """5 n log2 n for a complex transform of n points, half of it for a real one: the usual convention."""
+    lengths = eqn.params["fft_lengths"]
+    points = math.prod(lengths)
+    real = eqn.params["fft_type"] in (jax.lax.FftType.RFFT, jax.lax.FftType.IRFFT)
+    widest = max(eqn.invars[0], eqn.outvars[0], key=_size)
+    batch = math.prod(widest.aval.shape[: len(widest.aval.shape) - len(lengths)])
+    return int(batch * (2.5 if real else 5.0) * points * math.log2(max(points, 2)))
+
+
+def _pallas(eqn) -> int:
+    return math.prod(eqn.params["grid_mapping"].grid) * sum(_jaxpr(inner) for inner in _inner(eqn.params))
+
+
+RULES: dict[str, Callable] = {
+    "dot_general": _dot_general,
+    "conv_general_dilated": _convolution,
+    "fft": _fft,
+    "scan": lambda eqn: eqn.params["length"] * _jaxpr(eqn.params["jaxpr"].jaxpr),
+    "while": lambda eqn: _jaxpr(eqn.params["body_jaxpr"].jaxpr) + _jaxpr(eqn.params["cond_jaxpr"].jaxpr),
+    "cond": lambda eqn: max(_jaxpr(branch.jaxpr) for branch in eqn.params["branches"]),
+    # Shapes inside are those of one device.
+    "shard_map": lambda eqn: eqn.params["mesh"].size * sum(_jaxpr(inner) for inner in _inner(eqn.params)),
+    "pallas_call": _pallas,
+    # The derivative rules a custom_vjp carries are not run by the forward call: only its body is.
+    "custom_jvp_call": lambda eqn: _jaxpr(eqn.params["call_jaxpr"].jaxpr),
+    "custom_vjp_call": lambda eqn: _jaxpr(eqn.params["call_jaxpr"].jaxpr),
+}
+
+
+@functools.cache
+def matmul_peak(dtype: str) -> float:
+    """Operations per second of the best of a few square matmuls in `dtype` on one device: what utilisation is
+    measured against.
+
+    Devices forced out of one CPU share its cores, so there the rate is the machine's, not a device's (see
+    `machine_peak`).
+    """
+    size = 768 if jax.default_backend() == "cpu" else 8192
+    ones = jnp.ones((size, size), dtype)
+    multiply = jax.jit(lambda x: x @ x)
+    multiply(ones).block_until_ready()
+    best = math.inf
+    for _ in range(5):
+        start = time.perf_counter()
+        multiply(ones).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def machine_peak(dtype: str, devices: int) -> float:
+    """`matmul_peak` of `devices` devices together."""
+    return matmul_peak(dtype) * (devices if jax.default_backend() != "cpu" else jax.process_count())

@@ -1,0 +1,91 @@
+"""AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) under a warm-up and a decay, as optax transformations.
+
+Which leaves are decayed and with what multiple of the learning rate is said where a parameter is made (its metadata),
+not here.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxseq.errors import UserError
+
+# Each takes the fraction of the time after warm-up that has passed, in [0, 1], the fraction of the run that decays, and
+# the final fraction f of the peak, and returns the fraction of the peak learning rate.
+DECAYS: dict[str, Callable[[jax.Array, jax.Array, float], jax.Array]] = {
+    "constant": lambda done, tail, f: jnp.ones_like(done),
+    "linear": lambda done, tail, f: 1 - (1 - f) * done,
+    "cosine": lambda done, tail, f: f + (1 - f) * 0.5 * (1 + jnp.cos(math.pi * done)),
+    "wsd": lambda done, tail, f: 1 - (1 - f) * tail,
+}
+
+
+def check(train) -> None:
+    """Raises UserError for a `config.train` that describes no optimiser."""
+    if train.schedule not in DECAYS:
+        raise UserError(f"train.schedule={train.schedule!r} is not a schedule; choose one of {', '.join(DECAYS)}")
+    if train.steps < 1:
+        raise UserError(f"train.steps={train.steps} leaves nothing to train; give a positive number")
+    if not 0 <= train.warmup <= train.steps:
+        raise UserError(
+            f"train.warmup={train.warmup} is not between 0 and train.steps={train.steps}; "
+            "lower train.warmup or raise train.steps"
+        )
+    if train.schedule == "wsd" and not 0 <= train.decay_fraction <= 1 - train.warmup / train.steps:
+        raise UserError(
+            f"train.decay_fraction={train.decay_fraction} and train.warmup={train.warmup} do not both fit in "
+            f"train.steps={train.steps}; lower one of them"
+        )
+    if not train.lr > 0:
+        raise UserError(f"train.lr={train.lr} is not positive; give the peak learning rate, for example 1e-3")
+    for name, low, high in (("beta1", 0, 1), ("beta2", 0, 1), ("final_lr", 0, 1 + 1e-9)):
+        if not low <= train[name] < high:
+            raise UserError(f"train.{name}={train[name]} is outside [{low}, {high:.0f}); give a fraction")
+    for name in ("eps", "weight_decay", "clip"):
+        if not train[name] >= 0:
+            raise UserError(f"train.{name}={train[name]} is negative; give 0 or more")
+
+
+def schedule(train) -> Callable[[jax.Array | int], jax.Array]:
+    """Learning rate of the update that follows `count` updates: lr * min(1, (count + 1) / warmup) * decay.
+
+    'linear' and 'cosine' decay from the end of warm-up to the last step, 'wsd' (warm-up, stable, decay: Hu et al. 2024,
+    arXiv:2404.06395) linearly over the last `decay_fraction` of all steps; each ends at final_lr * lr.
+    """
+    decay = DECAYS[train.schedule]
+    tail_steps = max(train.decay_fraction * train.steps, 1.0)
+
+    def rate(count: jax.Array | int) -> jax.Array:
+        step = jnp.asarray(count, jnp.float32) + 1
+        warm = jnp.minimum(1.0, step / max(train.warmup, 1))
+        done = jnp.clip((step - train.warmup) / max(train.steps - train.warmup, 1), 0.0, 1.0)
+        tail = jnp.clip((step - (train.steps - tail_steps)) / tail_steps, 0.0, 1.0)
+        return train.lr * warm * decay(done, tail, train.final_lr)
+
+    return rate
+
+
+def optimizer(train, metadata) -> optax.GradientTransformation:
+    """Clip by global norm, Adam, decoupled weight decay, then the learning rate; the first and second moments are
+    float32.
+
+    `metadata` mirrors the parameters: a leaf's `.decay` says whether it is decayed and its `.lr` multiplies its rate
+    (and with it its decay, as for parameter groups elsewhere). clip = 0 clips nothing.
+    """
+    is_box = lambda leaf: hasattr(leaf, "decay")  # noqa: E731
+    decayed = jax.tree.map(lambda leaf: bool(leaf.decay), metadata, is_leaf=is_box)
+    multiple = jax.tree.map(lambda leaf: float(leaf.lr), metadata, is_leaf=is_box)
+
+    def scale(updates, state, params=None):
+        return jax.tree.map(lambda update, factor: update * factor, updates, multiple), state
+
+    return optax.chain(
+        optax.clip_by_global_norm(train.clip) if train.clip else optax.identity(),
+        optax.scale_by_adam(train.beta1, train.beta2, train.eps),
+        optax.add_decayed_weights(train.weight_decay, decayed),
+        optax.GradientTransformation(lambda params: optax.EmptyState(), scale),
+        optax.scale_by_learning_rate(schedule(train)),
+    )
