@@ -1,0 +1,29 @@
+"""Mamba: a selective state space model, alone in the stack (Gu & Dao 2023, arXiv:2312.00752).
+
+Claim: matches Transformers of twice its size at equal tokens; state and decoding cost are constant.
+Expected: the best of the three at the laptop size, at more seconds a token on a CPU.
+Command: jaxseq train --config=mamba --workdir=runs/mamba
+"""
+
+from ml_collections import ConfigDict
+
+from jaxseq.config import base, pick
+
+# name: layers, width, lr (five times GPT-3's, three times at 2.8B: §E.2.3)
+SIZES = {
+    "130m": (24, 768, 3e-3),
+    "370m": (48, 1024, 1.5e-3),
+    "790m": (48, 1536, 1.25e-3),
+    "1.4b": (48, 2048, 1e-3),
+    "2.8b": (64, 2560, 4.8e-4),
+}
+
+
+def get_config(size: str = "") -> ConfigDict:
+    config = base()
+    layers, width, lr = pick(SIZES, size, (8, 128, 6e-3))
+    config.model.stack = f"{layers}*(mamba)"
+    config.model.width = width
+    config.train.lr = lr
+    config.train.lr_source = "Mamba §E.2: five times GPT-3's" if size else "twice the Transformer's, towards §E.2's five times"
+    return config

@@ -1,0 +1,32 @@
+"""RetNet: multi-scale retention in attention's place (Sun et al. 2023, arXiv:2307.08621).
+
+Claim: Transformer quality from about 2B parameters on, with a state of constant size and O(1) decoding.
+Expected: near the Transformer on short documents at the laptop size.
+Command: jaxseq train --config=retnet --workdir=runs/retnet
+"""
+
+from ml_collections import ConfigDict
+
+from jaxseq.config import base, pick
+
+# name: layers, width, heads (key size 256), lr; §3.1 and table 2
+SIZES = {
+    "1.3b": (24, 2048, 8, 6e-4),
+    "2.7b": (32, 2560, 10, 3e-4),
+    "6.7b": (32, 4096, 16, 3e-4),
+}
+
+
+def get_config(size: str = "") -> ConfigDict:
+    config = base()
+    layers, width, heads, lr = pick(SIZES, size, (4, 128, 4, 3e-3))
+    config.model.stack = f"{layers}*(retention mlp)"
+    config.model.width = width
+    config.model.retention = {"heads": heads}
+    config.model.mlp = {"factor": 2, "bias": False}  # 12 width^2 parameters a layer, as a Transformer has
+    config.model.norm_eps = 1e-6
+    config.train.lr = lr
+    config.train.lr_source = "RetNet table 2" if size else "the Transformer's: the paper gives both the same"
+    config.train.beta2 = 0.98
+    config.train.weight_decay = 0.05
+    return config

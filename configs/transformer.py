@@ -1,0 +1,29 @@
+"""The Transformer of today: rotary attention and SwiGLU, pre-norm (the Llama recipe, arXiv:2302.13971).
+
+Claim: the one to beat at quality; its state and its decoding cost grow with the context.
+Expected: about 2.1 bits a byte on the State of the Union addresses after 1000 steps of the laptop size.
+Command: jaxseq train --config=transformer --workdir=runs/transformer
+"""
+
+from ml_collections import ConfigDict
+
+from jaxseq.config import base, pick
+
+# name: layers, width, heads, kv_heads, hidden, lr (learning rates of GPT-3, Brown et al. 2020, table 2.1)
+SIZES = {
+    "125m": (12, 768, 12, 12, 2048, 6e-4),
+    "350m": (24, 1024, 16, 16, 2736, 3e-4),
+    "1.3b": (24, 2048, 32, 32, 5464, 2e-4),
+}
+
+
+def get_config(size: str = "") -> ConfigDict:
+    config = base()
+    layers, width, heads, kv_heads, hidden, lr = pick(SIZES, size, (4, 128, 4, 4, None, 3e-3))
+    config.model.stack = f"{layers}*(attention swiglu)"
+    config.model.width = width
+    config.model.attention = {"heads": heads, "kv_heads": kv_heads}
+    config.model.swiglu = {"hidden": hidden} if hidden else {}
+    config.train.lr = lr
+    config.train.lr_source = "GPT-3 table 2.1" if size else "scaled up from GPT-3's 6e-4 at 125M, usual at this size"
+    return config

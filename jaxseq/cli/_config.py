@@ -1,0 +1,40 @@
+"""`--config=NAME[:SIZE] --config.section.field=value` for every command that takes a config."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxseq.config import config
+from jaxseq.errors import UserError
+
+
+def add_config(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    parser.add_argument(
+        "--config", default=default, metavar="NAME[:SIZE]",
+        help="a built-in config (see `jaxseq list`) or a .py file; fields: --config.train.steps=100 --config.model.width=256"
+        + (f" (default: {default})" if default else ""),
+    )  # fmt: skip
+
+
+def overrides(args: argparse.Namespace) -> dict[str, Any]:
+    """{"train.steps": "100"} from the words that begin with --config."""
+    pairs = {}
+    for word in args.overrides:
+        key, equals, value = word.removeprefix("--config.").partition("=")
+        if not equals:
+            raise UserError(f"{word} has no value; write {word}=VALUE")
+        pairs[key] = value
+    return pairs
+
+
+def load(args: argparse.Namespace) -> ConfigDict:
+    """The config that the arguments name, locked."""
+    if not args.config:
+        raise UserError(f"jaxseq {args.command} needs --config=NAME; `jaxseq list` shows the names")
+    name = args.config
+    if "/" in name and not name.endswith(".py") and ".py:" not in name:
+        stem = Path(name).name
+        raise UserError(f"--config={name} is no .py file; built-in configs go by name alone: --config={stem}")
+    return config(name, **overrides(args))

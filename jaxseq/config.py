@@ -1,0 +1,220 @@
+"""Configurations: one short file per architecture in configs/, these defaults underneath, dotted overrides on top.
+
+A config is a locked `ml_collections.ConfigDict`. A .py file named by the user is a program and runs; a .json file is data.
+"""
+
+import dataclasses
+import difflib
+import importlib.util
+import json
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict, FieldReference, config_dict
+
+from jaxseq import registry
+from jaxseq.errors import UserError
+from jaxseq.models import _stack
+
+
+def base() -> ConfigDict:
+    """Every field outside the mixers' sub-sections, with its default."""
+    return ConfigDict(
+        {
+            "model": {
+                "kind": "lm",
+                "stack": "4*(attention swiglu)",
+                "block": "residual",
+                "width": 128,
+                "vocab": config_dict.placeholder(int),  # empty: the tokenizer's, 257 for bytes
+                "tied": True,
+                "norm": "rmsnorm",
+                "norm_eps": 1e-5,
+                "embedding_std": 0.02,
+                "dtype": "float32",  # of the computation; parameters are float32
+                "residual_dtype": "float32",
+                "remat": "none",
+                "dropout": 0.0,
+            },
+            "data": {
+                "source": "sotu",  # sotu, dna, text, jsonl, folder, huggingface
+                "path": config_dict.placeholder(str),
+                "field": "text",
+                "tokenizer": "byte",  # or the path of a tokenizers JSON file
+                "validation_every": 20,
+                "prefetch": 4,
+                "seed": 0,
+                "cache": config_dict.placeholder(str),
+            },
+            "train": {
+                "objective": "next_token",
+                "steps": 1000,
+                "batch": 16,  # rows of all processes together
+                "length": 256,  # tokens a row
+                "accumulate": 1,
+                "lr": 1e-3,
+                "lr_source": "",  # where the learning rate comes from
+                "schedule": "cosine",  # cosine, linear, wsd, constant
+                "warmup": 50,  # steps
+                "decay_fraction": 0.2,  # of the steps, for wsd
+                "final_lr": 0.1,  # of lr
+                "beta1": 0.9,
+                "beta2": 0.95,
+                "eps": 1e-8,
+                "weight_decay": 0.1,
+                "clip": 1.0,
+                "seed": 0,
+                "form": "auto",
+                "init": config_dict.placeholder(str),  # a workdir whose weights to start from
+                "log_every": 10,
+                "checkpoint_every": 200,
+                "keep": 2,
+                "eval_every": 0,  # 0: at the end only
+                "precision": "default",
+            },
+            "mesh": {"data": 1, "fsdp": 1, "sequence": 1, "tensor": 1, "expert": 1},
+            "eval": {"batch": 8, "length": 256, "documents": 0, "carry_state": True},
+        }
+    )
+
+
+def pick(sizes: Mapping[str, tuple], size: str, laptop: tuple) -> tuple:
+    """The row of a published size, or `laptop` for "". Raises UserError that lists the sizes."""
+    if size and size not in sizes:
+        raise UserError(f"there is no size {size!r}; choose one of: {', '.join(sizes)}, or none for the laptop size")
+    return sizes[size] if size else laptop
+
+
+def names() -> tuple[str, ...]:
+    """The causal language models: files of configs/ with `model.kind = "lm"`."""
+    return tuple(n for n in registry.names("configs") if _load(n).get_config().model.kind == "lm")
+
+
+def config(name: str, **overrides: Any) -> ConfigDict:
+    """The locked config of "mamba", "mamba:130m" or "path/to/file.py[:size]", with dotted overrides such as "model.width".
+
+    Raises UserError for an unknown name, size or key, and for a value of the wrong type.
+    """
+    module_name, _, size = name.partition(":")
+    cfg = _load(module_name).get_config(size)
+    with cfg.unlocked():
+        return _finish(cfg, overrides)
+
+
+def from_dict(data: Mapping[str, Any], **overrides: Any) -> ConfigDict:
+    """A locked config from plain data (a workdir's config.json): nothing in it is evaluated."""
+    cfg = base()
+    with cfg.unlocked():
+        for section, fields in data.items():
+            if section not in cfg or not isinstance(fields, Mapping):
+                raise UserError(f"config.json has an unknown section {section!r}; is it a jaxseq config?")
+            for key, value in fields.items():
+                if isinstance(value, Mapping) or key in cfg[section]:
+                    cfg[section][key] = ConfigDict(value) if isinstance(value, Mapping) else value
+                else:
+                    raise UserError(f"config.json has an unknown field {section}.{key!r}; is it a jaxseq config?")
+        return _finish(cfg, overrides)
+
+
+def to_dict(cfg: ConfigDict) -> dict:
+    """Plain data, ready for json.dumps."""
+    return json.loads(cfg.copy_and_resolve_references().to_json())
+
+
+def _load(name: str) -> types.ModuleType:
+    if not name.endswith(".py"):
+        return registry.load("configs", name)
+    path = Path(name)
+    if not path.is_file() and path.parent == Path("configs") and path.stem in registry.names("configs"):
+        return registry.load("configs", path.stem)  # `--config=configs/mamba.py` works from any folder
+    if not path.is_file():
+        raise UserError(f"there is no config file {name}; the built-in ones are: {', '.join(registry.names('configs'))}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"{name} has no function get_config(size); see any file in configs/ for the shape of one")
+    return module
+
+
+def _finish(cfg: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
+    """Overrides, the stack's first: it decides which mixers have a sub-section."""
+    overrides = dict(overrides)
+    if "model.stack" in overrides:
+        _set(cfg, "model.stack", overrides.pop("model.stack"))
+    for label in _stack.labels(cfg.model.stack):
+        _fill_section(cfg.model, label)
+    for key, value in overrides.items():
+        _set(cfg, key, value)
+    return cfg.lock()
+
+
+def _fill_section(model: ConfigDict, label: str) -> None:
+    """Give `model.<label>` every hyper-parameter of its mixer, at the mixer's default unless the config set it."""
+    mixer = registry.load_class("mixers", label.split(":")[0])
+    hints = typing.get_type_hints(mixer)
+    inherited = {"width", "layers", "dtype", "name", "parent"}
+    fields = {f.name: f.default for f in dataclasses.fields(mixer) if f.name not in inherited}
+    given = model.get(label, ConfigDict()).to_dict()
+    if unknown := sorted(set(given) - set(fields)):
+        raise UserError(f"model.{label} has no field {unknown[0]!r}; it has: {', '.join(fields)}")
+    section = ConfigDict()
+    for name, default in fields.items():
+        value = given.get(name, default)
+        section[name] = config_dict.placeholder(_plain_type(hints[name])) if value is None else value
+    model[label] = section
+
+
+def _plain_type(hint: Any) -> type:
+    """int for `int | None`."""
+    kinds = [t for t in typing.get_args(hint) if t is not type(None)] or [hint]
+    return kinds[0]
+
+
+def _set(cfg: ConfigDict, key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    section = cfg
+    for part in path:
+        if part not in section or not isinstance(section[part], ConfigDict):
+            raise UserError(_unknown(key, part, section))
+        section = section[part]
+    if last not in section:
+        raise UserError(_unknown(key, last, section))
+    if isinstance(section[last], ConfigDict):
+        raise UserError(f"config.{key} is a section; set one of its fields: {', '.join(section[last])}")
+    kind = _type(section, last)
+    try:
+        section[last] = _convert(value, kind)
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"config.{key} must be {kind.__name__}, not {value!r}") from None
+
+
+def _unknown(key: str, part: str, section: ConfigDict) -> str:
+    close = difflib.get_close_matches(part, list(section), n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"there is: {', '.join(section)}"
+    return f"config has no {key!r}; {hint}"
+
+
+def _type(section: ConfigDict, name: str) -> type:
+    reference: FieldReference = section.get_ref(name)
+    return reference.get_type()
+
+
+def _convert(value: Any, kind: type) -> Any:
+    """`value`, or the text of one, as `kind`; "none" empties a field."""
+    if isinstance(value, str) and value.lower() == "none" or value is None:
+        return None
+    if kind is bool and isinstance(value, str):
+        return {"true": True, "1": True, "false": False, "0": False}[value.lower()] if value else None
+    if kind is bool and not isinstance(value, bool):
+        raise TypeError(value)
+    if kind is int and isinstance(value, float) and not value.is_integer():
+        raise TypeError(value)
+    if kind is int and isinstance(value, str):
+        return int(value.replace("_", ""))
+    if kind is str and not isinstance(value, str):
+        raise TypeError(value)
+    return kind(value)

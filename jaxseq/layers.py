@@ -1,0 +1,193 @@
+"""Linear maps, norms, rotary angles and the base of all mixers; the only user of logical partitioning metadata.
+
+A parameter is made by `param`, which records beside it what the rest needs to know: the logical name of each axis (mapped
+to mesh axes in train/mesh.py), whether weight decay applies, and its learning-rate multiplier.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+
+from jaxseq.ops import _time
+
+Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
+
+
+class Parameter(nn.LogicallyPartitioned):
+    """A value with its logical axes (`names`) and its optimiser group."""
+
+    decay: bool = struct.field(default=True, pytree_node=False)
+    lr: float = struct.field(default=1.0, pytree_node=False)
+
+
+def param(
+    module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...], axes: tuple[str | None, ...],
+    decay: bool = True, lr: float = 1.0,
+) -> jax.Array:  # fmt: skip
+    """A parameter of `module` in float32 (float64 if the module computes in it). `axes` names each axis of `shape`."""
+    if len(shape) != len(axes):
+        raise ValueError(f"{name}: shape {shape} and axes {axes} differ in length")
+    dtype = jnp.promote_types(module.dtype, jnp.float32)
+    return module.param(name, lambda key: Parameter(init(key, shape, dtype), axes, decay=decay, lr=lr))
+
+
+def metadata(boxed: Any) -> Any:
+    """The tree of `Parameter` boxes' metadata: each leaf a Parameter whose value is a ShapeDtypeStruct."""
+    return jax.tree.map(
+        lambda box: box.replace(value=jax.ShapeDtypeStruct(box.value.shape, box.value.dtype)),
+        boxed,
+        is_leaf=lambda leaf: isinstance(leaf, Parameter),
+    )
+
+
+def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+    """Ask for the sharding that the mesh's rules give these logical axes; nothing without a mesh."""
+    return nn.with_logical_constraint(x, axes)
+
+
+def fan_in(scale: float = 1.0) -> Initializer:
+    """Normal with standard deviation scale / sqrt(number of inputs); the last axis is the output."""
+    return lambda key, shape, dtype: scale * math.prod(shape[:-1]) ** -0.5 * jax.random.normal(key, shape, dtype)
+
+
+def normal(std: float) -> Initializer:
+    return jax.nn.initializers.normal(std)
+
+
+def xavier_uniform(gain: float = 1.0) -> Initializer:
+    """Uniform with variance gain^2 * 2 / (inputs + outputs) (Glorot & Bengio 2010), torch's convention for the gain."""
+    return jax.nn.initializers.variance_scaling(gain**2, "fan_avg", "uniform")
+
+
+def on_matrix(init: Initializer, inputs: int) -> Initializer:
+    """Initialise a kernel of several axes as the matrix [product of the first `inputs`, product of the rest]."""
+
+    def initialise(key, shape, dtype):
+        matrix = (math.prod(shape[:inputs]), math.prod(shape[inputs:]))
+        return init(key, matrix, dtype).reshape(shape)
+
+    return initialise
+
+
+class Linear(nn.Module):
+    """y = x W (+ b), contracting the last `inputs` axes of x with the first of W.
+
+    `axes` names the kernel's axes, inputs first; the bias has the outputs' names and no weight decay. Products are in
+    `dtype`, the parameters float32.
+    """
+
+    features: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    inputs: int = 1
+    bias: bool = False
+    init_fn: Initializer | None = None  # of the kernel as a matrix; default: fan_in()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (*x.shape[x.ndim - self.inputs :], *self.features)
+        init = on_matrix(self.init_fn or fan_in(), self.inputs)
+        kernel = param(self, "kernel", init, shape, self.axes)
+        contract = tuple(range(x.ndim - self.inputs, x.ndim)), tuple(range(self.inputs))
+        y = jax.lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), (contract, ((), ())))
+        if self.bias:
+            zeros = jax.nn.initializers.zeros
+            y += param(self, "bias", zeros, self.features, self.axes[self.inputs :], decay=False).astype(self.dtype)
+        return y
+
+
+def rms_normalize(x: jax.Array, eps: float) -> jax.Array:
+    """x / sqrt(mean(x^2) + eps) over the last axis, in the accumulation dtype (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+    y = x.astype(_time.accumulation_dtype(x))
+    return y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps)
+
+
+class RMSNorm(nn.Module):
+    """scale * rms_normalize(x); the scale starts at 1 and has no weight decay."""
+
+    eps: float = 1e-5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale_D = param(self, "scale", jax.nn.initializers.ones, x.shape[-1:], ("norm",), decay=False)
+        return (rms_normalize(x, self.eps) * scale_D).astype(self.dtype)
+
+
+class LayerNorm(nn.Module):
+    """scale * (x - mean) / sqrt(variance + eps) + bias (Ba et al. 2016, arXiv:1607.06450); neither has weight decay."""
+
+    eps: float = 1e-5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale_D = param(self, "scale", jax.nn.initializers.ones, x.shape[-1:], ("norm",), decay=False)
+        bias_D = param(self, "bias", jax.nn.initializers.zeros, x.shape[-1:], ("norm",), decay=False)
+        y = x.astype(_time.accumulation_dtype(x))
+        y -= jnp.mean(y, axis=-1, keepdims=True)
+        y *= jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
+        return (y * scale_D + bias_D).astype(self.dtype)
+
+
+NORMS = {"rmsnorm": RMSNorm, "layernorm": LayerNorm}
+
+
+def rotate(x_BTHK: jax.Array, pos_BT: jax.Array, frequency_F: jax.Array, interleaved: bool = False) -> jax.Array:
+    """Turn pairs of channels by pos * frequency (Su et al. 2021, arXiv:2104.09864, eq. 34).
+
+    Pairs are (i, i + F) for F frequencies, or (2i, 2i + 1) when `interleaved`; channels past 2F stay. Angles are in the
+    accumulation dtype, the result in x's.
+    """
+    dtype = _time.accumulation_dtype(x_BTHK)
+    angle_BT1F = (pos_BT[..., None].astype(dtype) * frequency_F.astype(dtype))[:, :, None]
+    cos, sin = jnp.cos(angle_BT1F), jnp.sin(angle_BT1F)
+    half = frequency_F.shape[0]
+    turned, rest = x_BTHK[..., : 2 * half].astype(dtype), x_BTHK[..., 2 * half :]
+    if interleaved:
+        a, b = turned[..., 0::2], turned[..., 1::2]
+        y = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(turned.shape)
+    else:
+        a, b = turned[..., :half], turned[..., half:]
+        y = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    return jnp.concatenate([y.astype(x_BTHK.dtype), rest], axis=-1)
+
+
+class Mixer(nn.Module):
+    """A map of a sequence and a state to a sequence and a state; `mix` is the only method that a mixer must write.
+
+    Fields are the hyper-parameters that `config.model.<label>` sets; these three come from the model:
+    """
+
+    width: int = 0  # D
+    layers: int = 1  # blocks in the whole network, for depth-scaled initialisation
+    dtype: Any = jnp.float32  # of the computation; parameters and states are at least float32
+
+    preserve_adopted_names: ClassVar[bool] = True  # the parameter path is the label in the stack
+
+    @nn.nowrap
+    def init_state(self, batch: int, context: int | None) -> Any:
+        """The empty state; () for a mixer that looks at one token at a time. `context`: tokens that it must hold."""
+        return ()
+
+    @nn.nowrap
+    def room(self, state: Any) -> jax.Array | None:
+        """How many more tokens each row of the state can take without losing one it needs; None: any number."""
+        return None
+
+    def __call__(
+        self, x_BTD: jax.Array, state: Any, pos_BT: jax.Array, form: str,
+        layer: jax.Array | int | None = None, train: bool = False,
+    ) -> tuple[jax.Array, Any]:  # fmt: skip
+        """y_BTD and the next state. `state=None`: no prefix. `layer`: index of the block, a traced integer in a scan."""
+        (x_BTD,) = _time.clean(pos_BT, x_BTD)
+        y_BTD, state = self.mix(x_BTD, state, pos_BT, form, layer, train)
+        return _time.select(_time.valid(pos_BT), y_BTD), state
+
+    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+        raise NotImplementedError

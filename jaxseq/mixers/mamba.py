@@ -1,0 +1,100 @@
+"""The Mamba block (Gu & Dao 2023, arXiv:2312.00752, §3.4 and the released code's initialisation)."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxseq import forms
+from jaxseq.layers import Linear, Mixer, param
+from jaxseq.ops import selective_scan, short_conv
+
+
+class MambaState(NamedTuple):
+    conv: short_conv.ShortConvState  # the last taps - 1 inputs of the convolution
+    scan: selective_scan.SelectiveScanState
+
+
+def dt_bias_init(low: float, high: float, floor: float):
+    """softplus^-1(dt) with dt log-uniform in [low, high], at least `floor`: softplus of the bias is dt itself."""
+
+    def init(key, shape, dtype):
+        log_dt = jax.random.uniform(key, shape, dtype, math.log(low), math.log(high))
+        dt = jnp.maximum(jnp.exp(log_dt), floor)
+        return dt + jnp.log(-jnp.expm1(-dt))
+
+    return init
+
+
+def a_log_init(key, shape, dtype):
+    """log(1 .. N) in every channel: the real part of S4D's initialisation."""
+    return jnp.broadcast_to(jnp.log(jnp.arange(1, shape[1] + 1, dtype=dtype)), shape)
+
+
+def uniform(bound: float):
+    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def fan_in_uniform(key, shape, dtype):
+    """U(-1/sqrt(inputs), 1/sqrt(inputs)): torch's default for linear layers, which the released code keeps."""
+    return uniform(shape[0] ** -0.5)(key, shape, dtype)
+
+
+class Mamba(Mixer):
+    """y = (selective_scan(silu(conv(u))) * silu(z)) W_out with (u, z) = x W_in.
+
+    dt = softplus(dt_r W_dt + b_dt), (dt_r, B, C) = u W_x. A = -exp(A_log) and D are float32 without weight decay. dt's bias
+    is the inverse softplus of a log-uniform step; W_out starts smaller by sqrt(residuals * layers).
+    """
+
+    expand: int = 2  # inner width = expand * width
+    state_size: int = 16
+    taps: int = 4
+    dt_rank: int | None = None  # default: ceil(width / 16)
+    dt_min: float = 0.001
+    dt_max: float = 0.1
+    dt_floor: float = 1e-4
+    residuals: int = 1  # residual additions a block; 2 if an MLP follows each Mamba
+
+    @nn.nowrap
+    def init_state(self, batch, context):
+        inner = self.expand * self.width
+        conv = short_conv.init_state(batch, self.taps, inner, self.dtype)
+        return MambaState(conv, selective_scan.init_state(batch, inner, self.state_size, self.dtype))
+
+    @nn.compact
+    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+        inner, rank, time = self.expand * self.width, self.dt_rank or -(-self.width // 16), x_BTD.shape[1]
+        state = MambaState(None, None) if state is None else state
+
+        def linear(x, features, axes, name, init=fan_in_uniform):
+            return Linear((features,), axes, init_fn=init, dtype=self.dtype, name=name)(x)
+
+        u_BTD, z_BTD = jnp.split(linear(x_BTD, 2 * inner, ("embed", "mlp"), "in"), 2, axis=-1)
+        bound = self.taps**-0.5  # torch's default for a depthwise convolution
+        w_WD = param(self, "conv_kernel", uniform(bound), (self.taps, inner), (None, "mlp"))
+        bias_D = param(self, "conv_bias", uniform(bound), (inner,), ("mlp",), decay=False)
+        conv = forms.op("short_conv", form, time)
+        u_BTD, conv_state = conv(u_BTD, w_WD=w_WD, bias_D=bias_D, state=state.conv, pos=pos_BT)
+        u_BTD = nn.silu(u_BTD)
+
+        selected = linear(u_BTD, rank + 2 * self.state_size, ("mlp", None), "x")
+        dt_BTR, b_BTN, c_BTN = jnp.split(selected, [rank, rank + self.state_size], axis=-1)
+        dt_bias_D = param(
+            self, "dt_bias", dt_bias_init(self.dt_min, self.dt_max, self.dt_floor), (inner,), ("mlp",), decay=False
+        )
+        dt_BTD = linear(dt_BTR, inner, (None, "mlp"), "dt", uniform(rank**-0.5))
+        dt_BTD = nn.softplus(dt_BTD.astype(dt_bias_D.dtype) + dt_bias_D)
+        a_log_DN = param(self, "A_log", a_log_init, (inner, self.state_size), ("mlp", None), decay=False)
+        d_D = param(self, "D", jax.nn.initializers.ones, (inner,), ("mlp",), decay=False)
+        scan = forms.op("selective_scan", form, time)
+        y_BTD, scan_state = scan(
+            u_BTD, dt_BTD, b_BTN, c_BTN, a_DN=-jnp.exp(a_log_DN), d_D=d_D, state=state.scan, pos=pos_BT
+        )
+
+        shrink = (self.residuals * self.layers) ** -0.5
+        init = lambda key, shape, dtype: shrink * fan_in_uniform(key, shape, dtype)  # noqa: E731
+        y_BTD = linear(y_BTD * nn.silu(z_BTD), self.width, ("mlp", "embed"), "out", init)
+        return y_BTD, MambaState(conv_state, scan_state)

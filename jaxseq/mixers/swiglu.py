@@ -1,0 +1,26 @@
+"""The gated feed-forward of the Llama family (Shazeer 2020, arXiv:2002.05202, eq. 6)."""
+
+from flax import linen as nn
+
+from jaxseq.layers import Linear, Mixer, fan_in, normal
+
+
+class SwiGLU(Mixer):
+    """y = (silu(x W_gate) * x W_up) W_down, without biases; a mixer of channels, its state is ()."""
+
+    hidden: int | None = None  # default: 8/3 width, up to a multiple of 8
+    init_std: float | None = None  # default: 1 / sqrt(inputs)
+
+    @nn.compact
+    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+        hidden = self.hidden or -(-8 * self.width // 24) * 8
+        init = None if self.init_std is None else normal(self.init_std)
+
+        def up(name):
+            return Linear((hidden,), ("embed", "mlp"), init_fn=init, dtype=self.dtype, name=name)(x_BTD)
+
+        y_BTF = nn.silu(up("gate")) * up("up")
+        shrink = (2 * self.layers) ** -0.5
+        init = fan_in(shrink) if self.init_std is None else normal(self.init_std * shrink)
+        y_BTD = Linear((self.width,), ("mlp", "embed"), init_fn=init, dtype=self.dtype, name="down")(y_BTF)
+        return y_BTD, ()

@@ -1,0 +1,41 @@
+"""The one line that an architecture is: "12*(rglru swiglu attention:local swiglu) + (rglru swiglu)"."""
+
+import re
+from typing import NamedTuple
+
+from jaxseq.errors import UserError
+
+_SEGMENT = re.compile(r"\s*(?:(\d+)\s*\*\s*)?\(([^()]*)\)\s*")
+_LABEL = re.compile(r"[a-z][a-z0-9_]*(:[a-z0-9_]+)?")
+
+
+class Segment(NamedTuple):
+    repeats: int
+    labels: tuple[str, ...]  # mixer names, each with an optional ":label"
+
+
+def parse(stack: str) -> tuple[Segment, ...]:
+    """Segments of a stack. Raises UserError for anything that is not `N*(name name:label …) + …`."""
+    segments = []
+    for part in stack.split("+"):
+        match = _SEGMENT.fullmatch(part)
+        labels = tuple(match[2].split()) if match else ()
+        if not match or not labels or not all(_LABEL.fullmatch(label) for label in labels) or match[1] == "0":
+            raise UserError(f"cannot read {part.strip()!r} in model.stack; write it like 4*(attention swiglu) + (mamba)")
+        segments.append(Segment(int(match[1] or 1), labels))
+    return tuple(segments)
+
+
+def labels(stack: str) -> tuple[str, ...]:
+    """Every label once, in order: the sub-sections of `config.model`."""
+    return tuple(dict.fromkeys(label for segment in parse(stack) for label in segment.labels))
+
+
+def paths(labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Parameter paths: the label, with _1, _2 … when a block uses one again (each use has its own parameters)."""
+    seen: dict[str, int] = {}
+    out = []
+    for label in labels:
+        n = seen[label] = seen.get(label, -1) + 1
+        out.append(f"{label}_{n}" if n else label)
+    return tuple(out)

@@ -1,0 +1,209 @@
+"""The causal language model: embedding, scanned segments of blocks, final norm, head."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from jaxseq import forms, registry
+from jaxseq.errors import UserError
+from jaxseq.layers import NORMS, constrain, metadata, normal, param
+from jaxseq.models import _stack
+from jaxseq.ops import _time
+
+REMAT = {
+    "none": None,  # keep every activation
+    "full": jax.checkpoint_policies.nothing_saveable,  # keep each block's input, compute the rest again
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep the outputs of matrix products
+}
+
+
+class LMState(NamedTuple):
+    segments: tuple  # one a segment: a tuple of the mixers' states, each leaf [repeats, B, ...]
+    next_pos_B: jax.Array  # int32: position of the next token in its document
+
+
+def _gather(x: jax.Array, order_BT: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(x, _time.expand(order_BT, x), axis=1)
+
+
+class LM(nn.Module):
+    """logits, state = model.apply({"params": params}, tokens, state=None, pos=None, form="chunkwise", train=False)
+
+    tokens [B, T] int32 -> logits [B, T, V] in the accumulation dtype, and the LMState after them. pos [B, T]: see
+    `jaxseq.ops`; here padding (-1) may stand anywhere. Without `pos` the sequence continues at the state's `next_pos_B`, or
+    at 0. `form` is a name or a mapping of mixer labels to names. Outputs under padding are zero.
+
+    Raises UserError when a state of full attention has too few slots left for the tokens (outside jit; inside, the caller
+    has to know).
+    """
+
+    vocab: int
+    width: int
+    repeats: tuple[int, ...]  # how often each segment's block stands in a row
+    blocks: tuple[nn.Module, ...]  # one a segment
+    tied: bool = True  # the head is the embedding's transpose
+    norm: str = "rmsnorm"
+    norm_eps: float = 1e-5
+    embedding_std: float = 0.02
+    remat: str = "none"
+    dtype: Any = jnp.float32  # of the computation
+    residual_dtype: Any = jnp.float32  # of the residual stream
+
+    @property
+    def layers(self) -> int:
+        return sum(self.repeats)
+
+    @nn.nowrap
+    def init(self, rngs, tokens, **kwargs):
+        """{"params": plain arrays}; the metadata boxes are in `boxed`."""
+        return nn.meta.unbox(super().init(rngs, tokens, **kwargs))
+
+    @nn.nowrap
+    def boxed(self) -> dict:
+        """{"params": tree of jaxseq.layers.Parameter around ShapeDtypeStructs}: logical axes and optimiser groups."""
+        tokens_BT = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+        return metadata(jax.eval_shape(super().init, jax.random.key(0), tokens_BT))
+
+    @nn.nowrap
+    def init_state(self, batch: int, context: int | None = None) -> LMState:
+        """The state of no tokens. `context`: how many tokens full attention must hold."""
+
+        def stacked(repeats, block):
+            state = block.init_state(batch, context)
+            return jax.tree.map(lambda x: jnp.broadcast_to(x, (repeats, *x.shape)), state)
+
+        segments = tuple(stacked(n, block) for n, block in zip(self.repeats, self.blocks, strict=True))
+        return LMState(segments, jnp.zeros((batch,), jnp.int32))
+
+    @nn.nowrap
+    def room(self, state: LMState) -> jax.Array | None:
+        """How many more tokens each row can take [B]; None: any number."""
+        rooms = [
+            jnp.min(room, axis=0)
+            for block, block_state in zip(self.blocks, state.segments, strict=True)
+            for mixer, mixer_state in zip(block.mixers, block_state, strict=True)
+            if (room := mixer.room(mixer_state)) is not None
+        ]
+        return jnp.min(jnp.stack(rooms), axis=0) if rooms else None
+
+    def setup(self):
+        shape, axes = (self.vocab, self.width), ("vocab", "embed")
+        self.embedding_VD = param(self, "embedding", normal(self.embedding_std), shape, axes)
+        if not self.tied:
+            self.head_VD = param(self, "head", normal(self.width**-0.5), shape, axes)
+        self.final_norm = NORMS[self.norm](self.norm_eps, self.dtype)
+
+    def __call__(self, tokens, state=None, pos=None, form="chunkwise", train=False):
+        x_BTD, state = self.hidden(tokens, state, pos, form, train)
+        return self.logits(x_BTD), state
+
+    def logits(self, x_BTD: jax.Array) -> jax.Array:
+        """[B, T, V] from the hidden activations."""
+        head_VD = (self.embedding_VD if self.tied else self.head_VD).astype(self.dtype)
+        acc = _time.accumulation_dtype(x_BTD)
+        return constrain(jnp.einsum("btd,vd->btv", x_BTD, head_VD, preferred_element_type=acc), ("batch", "time", "vocab"))
+
+    def hidden(self, tokens, state=None, pos=None, form="chunkwise", train=False):
+        """x_BTD after the final norm (zero under padding), and the next state."""
+        chex.assert_rank(tokens, 2)
+        form = forms.freeze(form)
+        next_pos_B = jnp.zeros(tokens.shape[:1], jnp.int32) if state is None else state.next_pos_B
+        self._check_room(state, tokens, pos)
+        if pos is None:
+            return self._run(tokens, state, next_pos_B[:, None] + jnp.arange(tokens.shape[1], dtype=jnp.int32), form, train)
+        chex.assert_equal_shape([tokens, pos])
+        order_BT = jnp.argsort(~_time.valid(pos), axis=1, stable=True)  # padding to the end
+        x_BTD, state = self._run(_gather(tokens, order_BT), state, _gather(pos, order_BT), form, train)
+        return _gather(x_BTD, jnp.argsort(order_BT, axis=1)), state
+
+    def _run(self, tokens_BT, state, pos_BT, form, train):
+        valid_BT = _time.valid(pos_BT)
+        x_BTD = self.embedding_VD[jnp.where(valid_BT, tokens_BT, 0)].astype(self.residual_dtype)
+        x_BTD = constrain(x_BTD, ("batch", "time", None))
+        after, layer = [], 0
+        for i, (repeats, block) in enumerate(zip(self.repeats, self.blocks, strict=True)):
+            before = None if state is None else state.segments[i]
+            x_BTD, s = self._segment(block, repeats, x_BTD, before, pos_BT, form, layer, train)
+            after.append(s)
+            layer += repeats
+        x_BTD = _time.select(valid_BT, self.final_norm(x_BTD))
+        next_pos_B = jnp.zeros(tokens_BT.shape[:1], jnp.int32) if state is None else state.next_pos_B
+        if tokens_BT.shape[1]:
+            last_B1 = jnp.maximum(jnp.sum(valid_BT, axis=1, keepdims=True) - 1, 0)
+            last_pos_B = jnp.take_along_axis(pos_BT, last_B1, axis=1)[:, 0]
+            next_pos_B = jnp.where(valid_BT[:, 0], last_pos_B + 1, next_pos_B)
+        return x_BTD, LMState(tuple(after), next_pos_B)
+
+    def _segment(self, block, repeats, x_BTD, state, pos_BT, form, layer, train):
+        """`repeats` blocks as one scan, so that compile time does not grow with depth."""
+
+        def body(block, x_BTD, state, layer):  # form, pos and train are closed over: static or the same for all layers
+            return block(x_BTD, state, pos_BT, form, layer, train)
+
+        if self.remat != "none":
+            body = nn.remat(body, prevent_cse=False, policy=REMAT[self.remat])
+        scan = nn.scan(
+            body,
+            variable_axes={"params": 0, "losses": 0, "intermediates": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=0,
+            out_axes=0,
+            length=repeats,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        return scan(block, x_BTD, state, layer + jnp.arange(repeats))
+
+    def _check_room(self, state, tokens, pos):
+        if state is None or any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((state, pos))):
+            return
+        room_B = self.room(state)
+        if room_B is None:
+            return
+        pos = np.ones(tokens.shape, np.int32) if pos is None else np.asarray(pos)
+        starts = (pos == _time.START).any(axis=1)
+        need_B = np.where(starts, 0, (pos >= 0).sum(axis=1))
+        short = int((need_B - np.asarray(room_B)).max(initial=0))
+        if short > 0:
+            raise UserError(
+                f"full attention's state has {short} slots too few for these tokens; make it larger: "
+                "model.init_state(batch, context=N)"
+            )
+
+
+def build(config: ConfigDict) -> LM:
+    """The model that `config.model` describes. Raises UserError for an unknown mixer, norm, dtype or remat policy."""
+    model = config.model
+    for field, choices in (("norm", NORMS), ("remat", REMAT), ("dtype", DTYPES), ("residual_dtype", DTYPES)):
+        if model[field] not in choices:
+            raise UserError(f"there is no model.{field} {model[field]!r}; choose one of: {', '.join(choices)}")
+    segments, dtype = _stack.parse(model.stack), DTYPES[model.dtype]
+    block_class = registry.load_class("blocks", model.block)
+    layers = sum(segment.repeats for segment in segments)
+
+    def mixer(label: str, path: str):
+        fields: Mapping = model.get(label, ConfigDict()).to_dict()
+        known = dict(width=model.width, layers=layers, dtype=dtype, name=path, parent=None)
+        return registry.load_class("mixers", label.split(":")[0])(**fields, **known)
+
+    blocks = tuple(
+        block_class(
+            mixers=tuple(map(mixer, segment.labels, _stack.paths(segment.labels))),
+            norm=model.norm, norm_eps=model.norm_eps, dropout=model.dropout, dtype=dtype, parent=None,
+        )  # fmt: skip
+        for segment in segments
+    )
+    return LM(
+        vocab=model.vocab or BYTE_VOCAB, width=model.width, repeats=tuple(s.repeats for s in segments), blocks=blocks,
+        tied=model.tied, norm=model.norm, norm_eps=model.norm_eps, embedding_std=model.embedding_std, remat=model.remat,
+        dtype=dtype, residual_dtype=jnp.promote_types(DTYPES[model.residual_dtype], dtype),
+    )  # fmt: skip
+
+
+BYTE_VOCAB = 257  # 256 bytes and the document boundary, for a config that names no vocabulary
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
