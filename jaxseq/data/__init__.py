@@ -1,0 +1,40 @@
+"""Data: sources of documents, tokenizers, and rows of packed tokens.
+
+tokens = tokenizer(config.data)
+text = corpus(config.data, tokens)
+for batch in batches(config, text): ...
+"""
+
+from jaxseq.data.corpora import Corpus, Documents, corpus, texts
+from jaxseq.data.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer, tokenizer
+
+__all__ = [
+    "ByteTokenizer",
+    "Corpus",
+    "Documents",
+    "JsonTokenizer",
+    "Tokenizer",
+    "batches",
+    "corpus",
+    "texts",
+    "tokenizer",
+]
+
+
+def batches(config, corpus: Corpus, process_index: int = 0, process_count: int = 1):
+    """An endless iterator over batches of packed training rows.
+
+    Yields dicts of arrays [b, T], b = train.batch / process_count: `tokens`, `targets` and `pos` int32, `weights`
+    float32 (1, or 0 under padding). How documents become rows is told in `jaxseq.data.packing`. `state()` and
+    `restore(state)` go on where a run stopped, bitwise.
+
+    Args:
+        config: reads `train.batch`, `train.length`, `data.seed`, `data.prefetch` (batches built ahead by threads; 0:
+        none).
+
+    Raises:
+        UserError: a batch that the processes cannot share equally; an empty training split.
+    """
+    from jaxseq.data.packing import Batches  # grain takes a second to import
+
+    return Batches(config, corpus, process_index, process_count)

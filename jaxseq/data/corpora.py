@@ -1,0 +1,119 @@
+"""A corpus: tokenised documents, every n-th of which validates."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxseq.data.sources import Document, source
+from jaxseq.data.store import Store, store
+from jaxseq.data.tokenizers import Tokenizer
+from jaxseq.data.tokenizers import tokenizer as open_tokenizer
+from jaxseq.errors import UserError
+
+SPLITS = ("train", "validation")
+
+
+class Documents(Sequence):
+    """The documents of one split, each [1 + tokens] int32 with the boundary in front.
+
+    index: [documents] int64, where each stands in the store. lengths: [documents] int64, tokens with the boundary.
+    n_bytes: [documents] int64, UTF-8 bytes of text.
+    """
+
+    def __init__(self, store: Store, index: np.ndarray, boundary: int):
+        self.store, self.index, self.boundary = store, index, boundary
+        self.lengths = np.asarray(store.offsets[index + 1]) - np.asarray(store.offsets[index]) + 1
+        self.n_bytes = np.asarray(store.n_bytes[index])
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, i):
+        if isinstance(i, slice):
+            return Documents(self.store, self.index[i], self.boundary)
+        tokens = self.store[self.index[i]]
+        return np.concatenate([[self.boundary], tokens]).astype(np.int32)
+
+    def piece(self, i: int, start: int, stop: int) -> np.ndarray:
+        """Tokens start..stop-1 of document i, counted without the boundary, in the store's dtype and without a copy."""
+        first = self.store.offsets[self.index[i]]
+        return self.store.tokens[first + start : first + stop]
+
+
+class Corpus(NamedTuple):
+    """Two sequences of documents. fingerprint: of all tokens and of the split; the same on every machine."""
+
+    name: str
+    tokenizer: Tokenizer
+    train: Documents
+    validation: Documents
+    fingerprint: str
+
+    @property
+    def train_bytes(self) -> int:
+        """UTF-8 bytes of text of the training documents."""
+        return int(self.train.n_bytes.sum())
+
+    @property
+    def validation_bytes(self) -> int:
+        return int(self.validation.n_bytes.sum())
+
+    def split(self, name: str) -> Documents:
+        if name not in SPLITS:
+            raise UserError(f"split {name!r} is unknown; choose one of {', '.join(SPLITS)}")
+        documents = getattr(self, name)
+        if not len(documents):
+            raise UserError(f"{self.name} has no {name} documents; set data.validation_every to 2 or more")
+        return documents
+
+    def documents(self, split: str) -> Iterator[tuple[str, np.ndarray, int]]:
+        """(id, ids, n_bytes) of each document of "train" or "validation", in the source's order.
+
+        `ids` has the boundary in front. What a model is scored on are the len(ids) targets ids[1:] + [boundary]:
+        every token and the end of the text. `n_bytes` is what its nats are divided by.
+        """
+        documents = self.split(split)
+        names = documents.store.ids()
+        for i in range(len(documents)):
+            yield names[documents.index[i]], documents[i], int(documents.n_bytes[i])
+
+
+def _validates(count: int, every: int) -> np.ndarray:
+    """[count] bool: documents every - 1, 2 every - 1, … validate. every = 0: none does."""
+    return np.arange(1, count + 1) % every == 0 if every else np.zeros(count, bool)
+
+
+def corpus(config, tokenizer: Tokenizer | None = None) -> Corpus:
+    """Read, tokenise (or take from the cache) and split a corpus.
+
+    Args:
+        config: the data section; reads `source`, `path`, `field`, `tokenizer`, `cache` and `validation_every` (every
+        n-th
+            document validates; 0: none, all train).
+
+    Raises:
+        UserError: the input is wrong in a way that the message tells.
+    """
+    tokenizer = tokenizer or open_tokenizer(config)
+    every = config.validation_every
+    if every < 0 or every == 1:
+        raise UserError(f"data.validation_every={every} leaves nothing to train on; set 2 or more, or 0 for no validation")
+    opened = source(config)
+    held = store(opened, tokenizer, config.cache)
+    if len(held) < max(1, every):
+        mend = f"set data.validation_every to at most {len(held)}" if len(held) > 1 else "give more documents"
+        raise UserError(f"{opened.name} has {len(held)} document(s), too few to validate on every {every}th; {mend}")
+    validates = _validates(len(held), every)
+    train, validation = (Documents(held, np.flatnonzero(chosen), tokenizer.boundary) for chosen in (~validates, validates))
+    fingerprint = f"{held.fingerprint}-{tokenizer.boundary}-{every}"
+    return Corpus(opened.name, tokenizer, train, validation, fingerprint)
+
+
+def texts(config, split: str = "train") -> Iterator[Document]:
+    """The documents' text, as a tokenizer is trained on it: split as `corpus` splits."""
+    kept = (document for document in source(config).read() if document.text)
+    for number, document in enumerate(kept, 1):
+        validates = bool(config.validation_every) and number % config.validation_every == 0
+        if validates == (split == "validation"):
+            yield document
