@@ -1,4 +1,4 @@
-"""The feed-forward of the original Transformer with GELU (Vaswani et al. 2017, eq. 2; Hendrycks & Gimpel 2016, arXiv:1606.08415)."""
+"""The feed-forward of the original Transformer with GELU (Vaswani et al. 2017, eq. 2; Hendrycks & Gimpel, arXiv:1606.08415)."""
 
 from flax import linen as nn
 
