@@ -58,17 +58,18 @@ def continues(pos_BT: jax.Array) -> jax.Array:
     return ~jnp.any(pos_BT == START, axis=1)
 
 
-def scan_time(step, state, xs, pos_BT, unroll: int = 1):
+def scan_time(step, state, xs, pos_BT, unroll: int = 1, empty=None):
     """The recurrent form: `step(state, *x_t) -> (state, y_t)` over axis 1, with resets and padding handled here.
 
-    The state's leading axis is the batch. A document's first token meets a zero state; padding leaves the state alone
-    and yields zeros.
+    The state's leading axis is the batch. A document's first token meets the `empty` state, zeros unless given;
+    padding leaves the state alone and yields zeros.
     """
     xs = clean(pos_BT, *xs)
+    empty = jax.tree.map(jnp.zeros_like, state) if empty is None else empty
 
     def body(state, inputs):
         pos_B, *x = inputs
-        before = jax.tree.map(lambda s: select(pos_B != START, s), state)
+        before = jax.tree.map(lambda s, e: jnp.where(expand(pos_B != START, s), s, e), state, empty)
         after, y = step(before, *x)
         real_B = pos_B >= 0
         state = jax.tree.map(lambda new, old: jnp.where(expand(real_B, new), new, old), after, state)

@@ -1,0 +1,161 @@
+"""WKV of RWKV-4: a weighted mean of the past whose weights decay exponentially (Peng et al. 2023, arXiv:2305.13048, eq. 16).
+
+    y_t = (sum_{i<t} e^{(t-1-i) w + k_i} v_i + e^{u + k_t} v_t) / (the same without v)
+
+`w_D < 0` is the log-decay of a channel; `u_D` is a bonus for the current token alone and never enters the state. State:
+numerator p and denominator q, both scaled by e^-o with o the running maximum of their exponents (appendix D), in the
+accumulation dtype. (p, q, o) and (p e^-c, q e^-c, o + c) are one state: `canonical` compares them.
+"""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxseq.ops import _time
+from jaxseq.ops._example import Example
+
+EMPTY = -1e30  # exponent of nothing: finite, so that differences of two of them are numbers
+
+
+class WKV4State(NamedTuple):
+    p_BD: jax.Array  # sum of e^{k - o} v, decayed
+    q_BD: jax.Array  # sum of e^{k - o}, decayed
+    o_BD: jax.Array  # the exponent that was taken out
+
+
+class Summary(NamedTuple):
+    """What a stretch of input does to any state: decay it by e^log_A (or forget it), then add its own."""
+
+    log_A_BD: jax.Array
+    forget_BD: jax.Array  # bool: a document starts in the stretch
+    p_BD: jax.Array
+    q_BD: jax.Array
+    o_BD: jax.Array
+
+
+def init_state(batch: int, width: int, dtype=jnp.float32) -> WKV4State:
+    zeros_BD = jnp.zeros((batch, width), _time.accumulation_dtype(jnp.zeros((), dtype)))
+    return WKV4State(zeros_BD, zeros_BD, zeros_BD + EMPTY)
+
+
+def canonical(state: WKV4State) -> WKV4State:
+    """The representative with q = 1 (the empty state stays as it is)."""
+    some_BD = state.q_BD > 0
+    q_BD = jnp.where(some_BD, state.q_BD, 1)
+    return WKV4State(state.p_BD / q_BD, jnp.where(some_BD, 1, 0.0), jnp.where(some_BD, state.o_BD + jnp.log(q_BD), EMPTY))
+
+
+def _prepare(k_BTD, v_BTD, w_D, u_D, state, pos):
+    chex.assert_rank([k_BTD, v_BTD], 3)
+    chex.assert_equal_shape([k_BTD, v_BTD])
+    chex.assert_shape([w_D, u_D], k_BTD.shape[2:])
+    pos_BT = _time.positions(pos, k_BTD)
+    chex.assert_shape(pos_BT, k_BTD.shape[:2])
+    acc = _time.accumulation_dtype(k_BTD, v_BTD)
+    state = init_state(k_BTD.shape[0], k_BTD.shape[2], acc) if state is None else state
+    chex.assert_shape(list(state), (k_BTD.shape[0], k_BTD.shape[2]))
+    return acc, w_D.astype(acc), u_D.astype(acc), pos_BT, state
+
+
+def _add(p1, q1, o1, p2, q2, o2):
+    """Two scaled sums as one, scaled by the larger exponent."""
+    o = jax.lax.stop_gradient(jnp.maximum(o1, o2))  # a gauge: the quotient does not depend on it
+    a, b = jnp.exp(o1 - o), jnp.exp(o2 - o)
+    return a * p1 + b * p2, a * q1 + b * q2, o
+
+
+def _read(state: WKV4State, k, v, u):
+    """y_t from the state before the token."""
+    p, q, _ = _add(state.p_BD, state.q_BD, state.o_BD, v, jnp.ones_like(v), u + k)
+    return p / q
+
+
+def recurrent(k_BTD, v_BTD, *, w_D, u_D, state=None, pos=None):
+    """One token after another (appendix D)."""
+    acc, w_D, u_D, pos_BT, state = _prepare(k_BTD, v_BTD, w_D, u_D, state, pos)
+
+    def step(state, k_BD, v_BD):
+        dtype, k_BD, v_BD = v_BD.dtype, k_BD.astype(acc), v_BD.astype(acc)
+        after = _add(state.p_BD, state.q_BD, state.o_BD + w_D, v_BD, jnp.ones_like(v_BD), k_BD)
+        return WKV4State(*after), _read(state, k_BD, v_BD, u_D).astype(dtype)
+
+    empty = init_state(*state.p_BD.shape, acc)
+    return _time.scan_time(step, state, (k_BTD, v_BTD), pos_BT, empty=empty)
+
+
+def combine(first: Summary, second: Summary) -> Summary:
+    """The summary of two stretches, one after the other; associative."""
+    o1 = jnp.where(second.forget_BD, EMPTY, first.o_BD + second.log_A_BD)
+    p, q, o = _add(first.p_BD, first.q_BD, o1, second.p_BD, second.q_BD, second.o_BD)
+    return Summary(first.log_A_BD + second.log_A_BD, first.forget_BD | second.forget_BD, p, q, o)
+
+
+def apply(summary: Summary, state: WKV4State) -> WKV4State:
+    nothing = jnp.zeros_like(state.p_BD)
+    whole = combine(Summary(nothing, nothing.astype(bool), *state), summary)
+    return WKV4State(whole.p_BD, whole.q_BD, whole.o_BD)
+
+
+def _scan(k_BTD, v_BTD, w_D, pos_BT, acc) -> Summary:
+    """Summaries of every prefix, [B, T, D] each, by an associative scan over (decay, max, numerator, denominator)."""
+    real_BTD = jnp.broadcast_to(_time.valid(pos_BT)[..., None], k_BTD.shape)
+    tokens = Summary(
+        log_A_BD=jnp.where(real_BTD, w_D, 0),
+        forget_BD=jnp.broadcast_to((pos_BT == _time.START)[..., None], k_BTD.shape),
+        p_BD=jnp.where(real_BTD, v_BTD.astype(acc), 0),
+        q_BD=real_BTD.astype(acc),
+        o_BD=jnp.where(real_BTD, k_BTD.astype(acc), EMPTY),
+    )
+    return jax.lax.associative_scan(combine, tokens, axis=1)
+
+
+def summary(k_BTD, v_BTD, *, w_D, u_D, pos=None) -> Summary:
+    """What the stretch does to any state. T >= 1."""
+    acc, w_D, _, pos_BT, _ = _prepare(k_BTD, v_BTD, w_D, u_D, None, pos)
+    k_BTD, v_BTD = _time.clean(pos_BT, k_BTD, v_BTD)
+    return jax.tree.map(lambda x: x[:, -1], _scan(k_BTD, v_BTD, w_D, pos_BT, acc))
+
+
+def parallel(k_BTD, v_BTD, *, w_D, u_D, state=None, pos=None):
+    """An associative scan over time; memory linear in T."""
+    acc, w_D, u_D, pos_BT, state = _prepare(k_BTD, v_BTD, w_D, u_D, state, pos)
+    if k_BTD.shape[1] == 0:
+        return v_BTD, state
+    k_BTD, v_BTD = _time.clean(pos_BT, k_BTD, v_BTD)
+    prefix = _scan(k_BTD, v_BTD, w_D, pos_BT, acc)
+    at = jax.tree.map(lambda s: s[:, None], state)
+    after = apply(prefix, WKV4State(*(jnp.broadcast_to(s, k_BTD.shape) for s in at)))
+    before = jax.tree.map(lambda s, a: jnp.concatenate([s, a[:, :-1]], axis=1), at, after)
+    start_BT1 = (pos_BT == _time.START)[..., None]
+    empty = (0, 0, EMPTY)
+    before = WKV4State(*(jnp.where(start_BT1, e, b) for e, b in zip(empty, before, strict=True)))
+    y_BTD = _read(before, k_BTD.astype(acc), v_BTD.astype(acc), u_D)
+    y_BTD = _time.select(_time.valid(pos_BT), y_BTD).astype(v_BTD.dtype)
+    return y_BTD, jax.tree.map(lambda a: a[:, -1], after)
+
+
+def chunkwise(k_BTD, v_BTD, *, w_D, u_D, state=None, pos=None, chunk: int = 64):
+    """An associative scan inside each chunk, the state carried between."""
+    _, _, _, pos_BT, state = _prepare(k_BTD, v_BTD, w_D, u_D, state, pos)
+    if k_BTD.shape[1] == 0:
+        return v_BTD, state
+
+    def form(*xs, state, pos):
+        return parallel(*xs, w_D=w_D, u_D=u_D, state=state, pos=pos)
+
+    return _time.scan_chunks(form, state, (k_BTD, v_BTD), pos_BT, chunk)
+
+
+FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
+
+
+def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    def inputs(key, time):
+        return tuple(jax.random.normal(k, (batch, time, 5), dtype) for k in jax.random.split(key))
+
+    key_x, key_prefix, key_u = jax.random.split(key, 3)
+    weights = {"w_D": -jnp.exp(jnp.linspace(-4, 0, 5, dtype=dtype)), "u_D": jax.random.normal(key_u, (5,), dtype)}
+    state = recurrent(*inputs(key_prefix, 32), **weights)[1]
+    return Example(inputs(key_x, time), weights, {}, state)

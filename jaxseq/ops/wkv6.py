@@ -1,0 +1,135 @@
+"""WKV of RWKV-5 and -6: linear attention with a decay per key channel and a bonus for the current token.
+
+    y_t = r_t (S_{t-1} + diag(u) k_t^T v_t)
+    S_t = diag(e^{log_w_t}) S_{t-1} + k_t^T v_t         S [K, V] per head
+
+Peng et al. 2024 (arXiv:2404.05892, eq. 16 to 19). RWKV-5's `log_w` is the same at every token, RWKV-6's depends on the data;
+log_w <= 0. State: S_BHKV in the accumulation dtype, in which everything is computed.
+"""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxseq.ops import _decay, _time
+from jaxseq.ops._example import Example
+
+
+class WKV6State(NamedTuple):
+    S_BHKV: jax.Array
+
+
+class Summary(NamedTuple):
+    """What a stretch of input does to any state: S -> diag(A) S + S'."""
+
+    A_BHK: jax.Array  # total decay; 0 if a document starts in the stretch
+    S_BHKV: jax.Array
+
+
+def init_state(batch: int, heads: int, key_size: int, value_size: int, dtype=jnp.float32) -> WKV6State:
+    return WKV6State(jnp.zeros((batch, heads, key_size, value_size), _time.accumulation_dtype(jnp.zeros((), dtype))))
+
+
+def _prepare(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK, state, pos):
+    chex.assert_rank([r_BTHK, v_BTHV], 4)
+    chex.assert_equal_shape([r_BTHK, k_BTHK, log_w_BTHK])
+    chex.assert_equal_shape_prefix([r_BTHK, v_BTHV], 3)
+    chex.assert_shape(u_HK, r_BTHK.shape[2:])
+    pos_BT = _time.positions(pos, r_BTHK)
+    chex.assert_shape(pos_BT, r_BTHK.shape[:2])
+    acc = _time.accumulation_dtype(r_BTHK, v_BTHV, log_w_BTHK)
+    if state is None:
+        state = init_state(r_BTHK.shape[0], *r_BTHK.shape[2:], v_BTHV.shape[3], acc)
+    chex.assert_shape(state.S_BHKV, (r_BTHK.shape[0], *r_BTHK.shape[2:], v_BTHV.shape[3]))
+    return acc, pos_BT, state
+
+
+def recurrent(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, *, u_HK, state=None, pos=None):
+    """One token after another."""
+    acc, pos_BT, state = _prepare(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK, state, pos)
+    u_HK = u_HK.astype(acc)
+
+    def step(state, r_BHK, k_BHK, v_BHV, log_w_BHK):
+        dtype, r_BHK, k_BHK, v_BHV, log_w_BHK = r_BHK.dtype, *(z.astype(acc) for z in (r_BHK, k_BHK, v_BHV, log_w_BHK))
+        kv_BHKV = k_BHK[..., None] * v_BHV[..., None, :]
+        y_BHV = jnp.einsum("bhk,bhkv->bhv", r_BHK, state.S_BHKV + u_HK[..., None] * kv_BHKV)
+        return WKV6State(jnp.exp(log_w_BHK)[..., None] * state.S_BHKV + kv_BHKV), y_BHV.astype(dtype)
+
+    return _time.scan_time(step, state, (r_BTHK, k_BTHK, v_BTHV, log_w_BTHK), pos_BT)
+
+
+def _inside(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK, S_BHKV, pos_BT):
+    """Outputs of one chunk [B, T, H, V] from its incoming state and itself."""
+    seg_BT = _time.segments(pos_BT)
+    c_BTHK, c_before_BTHK = _decay.cumulative(log_w_BTHK, pos_BT, S_BHKV.dtype)
+    scores_BHTS = _decay.products(r_BTHK, k_BTHK, c_before_BTHK, c_BTHK, _decay.before(seg_BT))
+    y_BTHV = jnp.einsum("bhts,bshv->bthv", scores_BHTS, v_BTHV)
+    y_BTHV += jnp.sum(r_BTHK * u_HK * k_BTHK, axis=-1, keepdims=True) * v_BTHV
+    in_BTHK = _time.select(seg_BT == 0, jnp.exp(c_before_BTHK))
+    return y_BTHV + jnp.einsum("bthk,bhkv->bthv", r_BTHK * in_BTHK, S_BHKV)
+
+
+def _summary(k_BTHK, v_BTHV, log_w_BTHK, pos_BT) -> Summary:
+    c_BTHK, _ = _decay.cumulative(log_w_BTHK, pos_BT, v_BTHV.dtype)
+    out_BTHK = _time.select(_time.last_segment(pos_BT), jnp.exp(c_BTHK[:, -1:] - c_BTHK))
+    A_BHK = _time.select(_time.continues(pos_BT), jnp.exp(c_BTHK[:, -1]))
+    return Summary(A_BHK, jnp.einsum("bthk,bthv->bhkv", k_BTHK * out_BTHK, v_BTHV))
+
+
+def summary(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, *, u_HK, pos=None) -> Summary:
+    """What the stretch does to any state. T >= 1."""
+    acc, pos_BT, _ = _prepare(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK, None, pos)
+    return _summary(*(x.astype(acc) for x in _time.clean(pos_BT, k_BTHK, v_BTHV, log_w_BTHK)), pos_BT)
+
+
+def combine(first: Summary, second: Summary) -> Summary:
+    """The summary of two stretches, one after the other; associative."""
+    return Summary(second.A_BHK * first.A_BHK, second.A_BHK[..., None] * first.S_BHKV + second.S_BHKV)
+
+
+def apply(summary: Summary, state: WKV6State) -> WKV6State:
+    return WKV6State(summary.A_BHK[..., None] * state.S_BHKV + summary.S_BHKV)
+
+
+def parallel(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, *, u_HK, state=None, pos=None):
+    """All chunks of 64 tokens at once, their states joined by an associative scan."""
+    acc, pos_BT, state = _prepare(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK, state, pos)
+    time = r_BTHK.shape[1]
+    if time == 0:
+        return v_BTHV.astype(r_BTHK.dtype), state
+    xs = (x.astype(acc) for x in _time.clean(pos_BT, r_BTHK, k_BTHK, v_BTHV, log_w_BTHK))
+    pos_XBC, r, k, v, log_w = _time.split_chunks(min(64, time), pos_BT, *xs)
+    front, state = _decay.chunk_parallel(jax.vmap(_summary)(k, v, log_w, pos_XBC), combine, state, apply)
+    y = jax.vmap(_inside, in_axes=(0, 0, 0, 0, None, 0, 0))(r, k, v, log_w, u_HK.astype(acc), front.S_BHKV, pos_XBC)
+    return _time.select(_time.valid(pos_BT), _time.join_chunks(y, time)).astype(r_BTHK.dtype), state
+
+
+def chunkwise(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, *, u_HK, state=None, pos=None, chunk: int = 64):
+    """Matrix products inside each chunk, the state carried between; memory linear in T."""
+    _, pos_BT, state = _prepare(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK, state, pos)
+    if r_BTHK.shape[1] == 0:
+        return v_BTHV.astype(r_BTHK.dtype), state
+
+    def form(*xs, state, pos):
+        return parallel(*xs, u_HK=u_HK, state=state, pos=pos)
+
+    return _time.scan_chunks(form, state, (r_BTHK, k_BTHK, v_BTHV, log_w_BTHK), pos_BT, chunk)
+
+
+FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
+
+
+def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    def inputs(key, time):
+        keys = jax.random.split(key, 4)
+        r_BTHK, k_BTHK = (jax.random.normal(k, (batch, time, 2, 4), dtype) for k in keys[:2])
+        v_BTHV = jax.random.normal(keys[2], (batch, time, 2, 3), dtype)
+        log_w_BTHK = -jnp.exp(jax.random.normal(keys[3], (batch, time, 2, 4), dtype) - 2)
+        return r_BTHK, k_BTHK, v_BTHV, log_w_BTHK
+
+    key_x, key_prefix, key_u = jax.random.split(key, 3)
+    weights = {"u_HK": jax.random.normal(key_u, (2, 4), dtype)}
+    state = recurrent(*inputs(key_prefix, 32), **weights)[1]
+    return Example(inputs(key_x, time), weights, {}, state)

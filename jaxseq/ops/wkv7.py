@@ -1,0 +1,170 @@
+"""WKV of RWKV-7: a generalised delta rule, diagonal decay plus a rank-one correction (Peng et al. 2025, arXiv:2503.14456, §3).
+
+    S_t = (diag(e^{log_w_t}) + b_t^T a_t) S_{t-1} + k_t^T v_t          S [K, V] per head
+    y_t = r_t S_t
+
+The paper writes S transposed. In RWKV-7 a = -kappa and b = kappa * (its in-context learning rate), kappa a unit vector; the
+delta rule is log_w = 0, a = -k, b = beta k. log_w <= 0. State: S_BHKV in the accumulation dtype, in which everything is computed.
+"""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxseq.ops import _decay, _time
+from jaxseq.ops._example import Example
+
+
+class WKV7State(NamedTuple):
+    S_BHKV: jax.Array
+
+
+class Summary(NamedTuple):
+    """What a stretch of input does to any state: S -> A S + S'."""
+
+    A_BHKK: jax.Array  # zero if a document starts in the stretch
+    S_BHKV: jax.Array
+
+
+def init_state(batch: int, heads: int, key_size: int, value_size: int, dtype=jnp.float32) -> WKV7State:
+    return WKV7State(jnp.zeros((batch, heads, key_size, value_size), _time.accumulation_dtype(jnp.zeros((), dtype))))
+
+
+def _prepare(r_BTHK, log_w_BTHK, k_BTHK, v_BTHV, a_BTHK, b_BTHK, state, pos):
+    chex.assert_rank([r_BTHK, v_BTHV], 4)
+    chex.assert_equal_shape([r_BTHK, log_w_BTHK, k_BTHK, a_BTHK, b_BTHK])
+    chex.assert_equal_shape_prefix([r_BTHK, v_BTHV], 3)
+    pos_BT = _time.positions(pos, r_BTHK)
+    chex.assert_shape(pos_BT, r_BTHK.shape[:2])
+    acc = _time.accumulation_dtype(r_BTHK, v_BTHV, log_w_BTHK)
+    if state is None:
+        state = init_state(r_BTHK.shape[0], *r_BTHK.shape[2:], v_BTHV.shape[3], acc)
+    chex.assert_shape(state.S_BHKV, (r_BTHK.shape[0], *r_BTHK.shape[2:], v_BTHV.shape[3]))
+    return acc, pos_BT, state
+
+
+def recurrent(r_BTHK, log_w_BTHK, k_BTHK, v_BTHV, a_BTHK, b_BTHK, *, state=None, pos=None):
+    """One token after another."""
+    xs = (r_BTHK, log_w_BTHK, k_BTHK, v_BTHV, a_BTHK, b_BTHK)
+    acc, pos_BT, state = _prepare(*xs, state, pos)
+
+    def step(state, *xs):
+        r_BHK, log_w_BHK, k_BHK, v_BHV, a_BHK, b_BHK = (x.astype(acc) for x in xs)
+        read_BHV = jnp.einsum("bhk,bhkv->bhv", a_BHK, state.S_BHKV)
+        S_BHKV = jnp.exp(log_w_BHK)[..., None] * state.S_BHKV
+        S_BHKV += b_BHK[..., None] * read_BHV[..., None, :] + k_BHK[..., None] * v_BHV[..., None, :]
+        return WKV7State(S_BHKV), jnp.einsum("bhk,bhkv->bhv", r_BHK, S_BHKV).astype(xs[0].dtype)
+
+    return _time.scan_time(step, state, xs, pos_BT)
+
+
+def _inverse(A_BHTT):
+    """(I - A)^-1 of a strictly lower triangular A: (I + A)(I + A^2)(I + A^4) …, log2 T matrix products."""
+    time = A_BHTT.shape[-1]
+    eye = jnp.eye(time, dtype=A_BHTT.dtype)
+    inverse, power, reach = eye + A_BHTT, A_BHTT, 2
+    while reach < time:
+        power = power @ power
+        inverse = inverse @ (eye + power)
+        reach *= 2
+    return inverse
+
+
+class _Chunk(NamedTuple):
+    """A chunk solved for any incoming state S: the reads are u_t = a_t S_{t-1} = u0_t + U_t S."""
+
+    u0_BTHV: jax.Array
+    U_BTHK: jax.Array
+    c_BTHK: jax.Array
+
+
+def _solve(log_w, k, v, a, b, pos_BT) -> _Chunk:
+    """u_t = a_t e^{c_{t-1}} S + sum_{s<t} a_t e^{c_{t-1} - c_s} (b_s u_s + k_s v_s), a triangular system."""
+    seg_BT = _time.segments(pos_BT)
+    c_BTHK, c_before_BTHK = _decay.cumulative(log_w, pos_BT, v.dtype)
+    mask_BTS = _decay.before(seg_BT)
+    inverse_BHTS = _inverse(_decay.products(a, b, c_before_BTHK, c_BTHK, mask_BTS))
+    from_k_BHTS = inverse_BHTS @ _decay.products(a, k, c_before_BTHK, c_BTHK, mask_BTS)
+    in_BTHK = a * _time.select(seg_BT == 0, jnp.exp(c_before_BTHK))
+    U_BTHK = jnp.einsum("bhts,bshk->bthk", inverse_BHTS, in_BTHK)
+    return _Chunk(jnp.einsum("bhts,bshv->bthv", from_k_BHTS, v), U_BTHK, c_BTHK)
+
+
+def _outputs(r, k, v, b, chunk: _Chunk, S_BHKV, pos_BT):
+    seg_BT, c_BTHK = _time.segments(pos_BT), chunk.c_BTHK
+    time = seg_BT.shape[1]
+    u_BTHV = chunk.u0_BTHV + jnp.einsum("bthk,bhkv->bthv", chunk.U_BTHK, S_BHKV)
+    mask_BTS = _decay.before(seg_BT) | jnp.eye(time, dtype=bool)
+    y_BTHV = jnp.einsum("bhts,bshv->bthv", _decay.products(r, k, c_BTHK, c_BTHK, mask_BTS), v)
+    y_BTHV += jnp.einsum("bhts,bshv->bthv", _decay.products(r, b, c_BTHK, c_BTHK, mask_BTS), u_BTHV)
+    in_BTHK = r * _time.select(seg_BT == 0, jnp.exp(c_BTHK))
+    return y_BTHV + jnp.einsum("bthk,bhkv->bthv", in_BTHK, S_BHKV)
+
+
+def _summary(k, v, b, chunk: _Chunk, pos_BT) -> Summary:
+    c_BTHK = chunk.c_BTHK
+    out_BTHK = _time.select(_time.last_segment(pos_BT), jnp.exp(c_BTHK[:, -1:] - c_BTHK))
+    S_BHKV = jnp.einsum("bthk,bthv->bhkv", b * out_BTHK, chunk.u0_BTHV) + jnp.einsum("bthk,bthv->bhkv", k * out_BTHK, v)
+    decay_BHK = jnp.exp(c_BTHK[:, -1])
+    A_BHKK = jnp.einsum("bthk,bthj->bhkj", b * out_BTHK, chunk.U_BTHK)
+    A_BHKK += decay_BHK[..., None] * jnp.eye(decay_BHK.shape[-1], dtype=decay_BHK.dtype)
+    return Summary(_time.select(_time.continues(pos_BT), A_BHKK), S_BHKV)
+
+
+def combine(first: Summary, second: Summary) -> Summary:
+    """The summary of two stretches, one after the other; associative."""
+    return Summary(second.A_BHKK @ first.A_BHKK, second.A_BHKK @ first.S_BHKV + second.S_BHKV)
+
+
+def apply(summary: Summary, state: WKV7State) -> WKV7State:
+    return WKV7State(summary.A_BHKK @ state.S_BHKV + summary.S_BHKV)
+
+
+def summary(r_BTHK, log_w_BTHK, k_BTHK, v_BTHV, a_BTHK, b_BTHK, *, pos=None) -> Summary:
+    """What the stretch does to any state; one triangular system of size T. T >= 1."""
+    acc, pos_BT, _ = _prepare(r_BTHK, log_w_BTHK, k_BTHK, v_BTHV, a_BTHK, b_BTHK, None, pos)
+    xs = _time.clean(pos_BT, log_w_BTHK, k_BTHK, v_BTHV, a_BTHK, b_BTHK)
+    log_w, k, v, a, b = (x.astype(acc) for x in xs)
+    return _summary(k, v, b, _solve(log_w, k, v, a, b, pos_BT), pos_BT)
+
+
+def parallel(r_BTHK, log_w_BTHK, k_BTHK, v_BTHV, a_BTHK, b_BTHK, *, state=None, pos=None):
+    """All chunks of 32 tokens at once, their states joined by an associative scan over [K, K] matrices."""
+    xs = (r_BTHK, log_w_BTHK, k_BTHK, v_BTHV, a_BTHK, b_BTHK)
+    acc, pos_BT, state = _prepare(*xs, state, pos)
+    time = r_BTHK.shape[1]
+    if time == 0:
+        return v_BTHV.astype(r_BTHK.dtype), state
+    xs = (x.astype(acc) for x in _time.clean(pos_BT, *xs))
+    pos_XBC, r, log_w, k, v, a, b = _time.split_chunks(min(32, time), pos_BT, *xs)
+    chunks = jax.vmap(_solve)(log_w, k, v, a, b, pos_XBC)
+    front, state = _decay.chunk_parallel(jax.vmap(_summary)(k, v, b, chunks, pos_XBC), combine, state, apply)
+    y = jax.vmap(_outputs)(r, k, v, b, chunks, front.S_BHKV, pos_XBC)
+    return _time.select(_time.valid(pos_BT), _time.join_chunks(y, time)).astype(r_BTHK.dtype), state
+
+
+def chunkwise(r_BTHK, log_w_BTHK, k_BTHK, v_BTHV, a_BTHK, b_BTHK, *, state=None, pos=None, chunk: int = 32):
+    """The delta rule in matrix products inside each chunk, the state carried between; memory linear in T."""
+    xs = (r_BTHK, log_w_BTHK, k_BTHK, v_BTHV, a_BTHK, b_BTHK)
+    _, pos_BT, state = _prepare(*xs, state, pos)
+    if r_BTHK.shape[1] == 0:
+        return v_BTHV.astype(r_BTHK.dtype), state
+    return _time.scan_chunks(parallel, state, xs, pos_BT, chunk)
+
+
+FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
+
+
+def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    def inputs(key, time):
+        keys = jax.random.split(key, 6)
+        r, k, kappa, rate, log_w = (jax.random.normal(k, (batch, time, 2, 4), dtype) for k in keys[:5])
+        v_BTHV = jax.random.normal(keys[5], (batch, time, 2, 3), dtype)
+        kappa /= jnp.linalg.norm(kappa, axis=-1, keepdims=True)
+        return r, -0.6 * jax.nn.sigmoid(log_w - 2), 0.5 * k, v_BTHV, -kappa, 0.5 * kappa * jax.nn.sigmoid(rate)
+
+    key_x, key_prefix = jax.random.split(key)
+    state = recurrent(*inputs(key_prefix, 32))[1]
+    return Example(inputs(key_x, time), {}, {}, state)
