@@ -28,6 +28,7 @@ def run(args):
     logger.addHandler(RichHandler(console=console, show_time=False, show_level=False, show_path=False))
     logger.setLevel(logging.INFO)
     logger.propagate = False  # libraries put handlers of their own on the root
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax prints the traceback of what it raises anyway
     try:
         with ProgressLine(console) as progress:
             record = train(config, args.workdir, progress=progress)

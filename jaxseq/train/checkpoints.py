@@ -5,9 +5,11 @@ Everything is restored into an explicit abstract target with shardings: what was
 and the other way round. A config here is data: JSON, never evaluated.
 """
 
+import errno
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,8 @@ def write_config(workdir: str | os.PathLike, config) -> None:
             )
         for key in keys:
             log.info("continuing %s with another %s", workdir, key)
+    if jax.process_index():
+        return
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n")
     draft.replace(path)
@@ -119,6 +123,10 @@ class Checkpoints:
         step = int(state.step)
         if step in self.manager.all_steps():
             return
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.optimizer)))
+        if shutil.disk_usage(self.manager.directory).free < needed:
+            # Better than to let it fail in the middle: the threads below print a traceback each.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.manager.directory))
         self.manager.save(
             step,
             args=ocp.args.Composite(

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from jaxseq import data, evaluation
 from jaxseq.errors import UserError
@@ -146,7 +148,7 @@ class _Run:
                 writer.write(record)
                 progress(record | {"steps": last, "eta_seconds": clock.seconds_a_step * (last - number)})
 
-        while step < last and not stop():
+        while step < last and not self.agreed(stop(), step):
             batch = meshes.put_batch(next(self.batches), self.trainer.mesh, self.config.train.batch)
             state, metrics = compiled(state, batch)
             step += 1
@@ -174,6 +176,12 @@ class _Run:
 
     def logged(self, step: int) -> bool:
         return step in (1, self.config.train.steps) or self.due(step, self.config.train.log_every)
+
+    def agreed(self, stop: bool, step: int) -> bool:
+        """Whether any process wants to stop. Several processes ask each other at logged steps alone: it makes them wait."""
+        if jax.process_count() == 1:
+            return stop
+        return self.logged(step) and bool(multihost_utils.process_allgather(np.asarray(stop)).any())
 
     @staticmethod
     def due(step: int, every: int) -> bool:
