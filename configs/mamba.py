@@ -24,6 +24,8 @@ def get_config(size: str = "") -> ConfigDict:
     layers, width, lr = pick(SIZES, size, (8, 128, 6e-3))
     config.model.stack = f"{layers}*(mamba)"
     config.model.width = width
+    if size:
+        config.model.vocab = 50280  # GPT-NeoX's, up to a multiple of 8
     config.train.lr = lr
     config.train.lr_source = "Mamba §E.2: five times GPT-3's" if size else "twice the Transformer's, towards §E.2's five times"
     return config

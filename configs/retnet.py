@@ -25,6 +25,8 @@ def get_config(size: str = "") -> ConfigDict:
     config.model.retention = {"heads": heads}
     config.model.mlp = {"factor": 2, "bias": False}  # 12 width^2 parameters a layer, as a Transformer has
     config.model.norm_eps = 1e-6
+    if size:
+        config.model.vocab = 50257  # GPT-2's
     config.train.lr = lr
     config.train.lr_source = "RetNet table 2" if size else "the Transformer's: the paper gives both the same"
     config.train.beta2 = 0.98

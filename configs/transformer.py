@@ -24,6 +24,8 @@ def get_config(size: str = "") -> ConfigDict:
     config.model.width = width
     config.model.attention = {"heads": heads, "kv_heads": kv_heads}
     config.model.swiglu = {"hidden": hidden} if hidden else {}
+    if size:
+        config.model.vocab = 50257  # GPT-2's
     config.train.lr = lr
     config.train.lr_source = "GPT-3 table 2.1" if size else "scaled up from GPT-3's 6e-4 at 125M, usual at this size"
     return config

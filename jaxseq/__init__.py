@@ -9,7 +9,8 @@ One dimension key for the whole project; arrays carry it as a suffix (`q_BTHK`),
 
 from jaxseq.config import config, names
 from jaxseq.errors import UserError
+from jaxseq.generation import generate
 from jaxseq.models import build
 
-__all__ = ["UserError", "build", "config", "names"]
+__all__ = ["UserError", "build", "config", "generate", "names"]
 __version__ = "0.1.0"

@@ -6,6 +6,7 @@ is judged with all the context that its state can hold. Documents of similar len
 scores does not depend on its company.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator
@@ -18,7 +19,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxseq.errors import UserError
 from jaxseq.ops._time import PAD
-from jaxseq.train.objectives.next_token import token_nats
 
 
 class Document(NamedTuple):
@@ -33,6 +33,14 @@ class Piece(NamedTuple):
     tokens: np.ndarray
     targets: np.ndarray
     pos: np.ndarray
+
+
+def token_nats(logits_BTV: jax.Array, targets_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(-log p(target), log of the normaliser), both [B, T] float32 or wider; logits of any dtype."""
+    logits_BTV = logits_BTV.astype(jnp.promote_types(logits_BTV.dtype, jnp.float32))
+    log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
+    chosen_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
+    return log_z_BT - chosen_BT, log_z_BT
 
 
 def evaluate(model, params, config, corpus, split: str = "validation", *, mesh: Mesh | None = None) -> dict[str, Any]:
@@ -54,10 +62,7 @@ def evaluate(model, params, config, corpus, split: str = "validation", *, mesh: 
         raise UserError(f"eval.documents={settings.documents} is negative; set it to 0 for all documents")
     found = itertools.islice(corpus.documents(split), settings.documents or None)
     documents = [Document(str(name), np.asarray(ids, np.int32), int(n_bytes)) for name, ids, n_bytes in found]
-    form = config.train.form
-    score = Scorer(
-        model, params, form if isinstance(form, str) else tuple(sorted(form.items())), settings.carry_state, mesh
-    )
+    score = Scorer(model, params, config.train.form, settings.carry_state, mesh)
     nats = np.zeros(len(documents))
     for group in groups(documents, settings.batch):
         rows = [documents[index] for index in group]
@@ -102,18 +107,22 @@ def pieces(rows: list[Document], length: int, carry_state: bool) -> Iterator[Pie
         yield Piece(tokens, targets, pos)
 
 
-class Scorer:
+@functools.partial(jax.jit, static_argnames=("model", "form", "carry_state"), donate_argnames="state")
+def score_piece(model, form, carry_state: bool, params, state, tokens_BT, targets_BT, pos_BT):
+    """(nats [B, T], zero under padding; the state after the piece, or None where none is carried)."""
+    logits_BTV, state = model.apply({"params": params}, tokens_BT, state=state, pos=pos_BT, form=form)
+    nats_BT, _ = token_nats(logits_BTV, targets_BT)
+    return jnp.where(pos_BT == PAD, 0.0, nats_BT), state if carry_state else None
+
+
+class Scorer(NamedTuple):
     """Nats of whole documents, piece by piece; compiled once for each size of the state."""
 
-    def __init__(self, model, params, form, carry_state: bool, mesh: Mesh | None):
-        self.model, self.params, self.carry_state, self.mesh = model, params, carry_state, mesh
-
-        def score(params, state, tokens_BT, targets_BT, pos_BT):
-            logits_BTV, after = model.apply({"params": params}, tokens_BT, state=state, pos=pos_BT, form=form)
-            nats_BT, _ = token_nats(logits_BTV, targets_BT)
-            return jnp.where(pos_BT == PAD, 0.0, nats_BT), after if carry_state else None
-
-        self.score = jax.jit(score, donate_argnums=1)
+    model: Any
+    params: Any
+    form: str
+    carry_state: bool
+    mesh: Mesh | None
 
     def __call__(self, rows: list[Document], length: int) -> np.ndarray:
         """Nats [B] float64 of each row's document."""
@@ -121,7 +130,7 @@ class Scorer:
         state = self.model.init_state(len(rows), context(longest, length)) if self.carry_state else None
         parts = []
         for piece in pieces(rows, length, self.carry_state):
-            nats_BT, state = self.score(self.params, state, *self.place(piece))
+            nats_BT, state = score_piece(self.model, self.form, self.carry_state, self.params, state, *self.place(piece))
             parts.append(nats_BT)
         return np.sum([np.asarray(part, np.float64).sum(1) for part in jax.device_get(parts)], axis=0)
 

@@ -29,7 +29,7 @@ def valid(pos_BT: jax.Array) -> jax.Array:
 
 def segments(pos_BT: jax.Array) -> jax.Array:
     """Number of the document of each token within this call; 0 is the one that continues the incoming state."""
-    return jnp.cumsum(pos_BT == START, axis=1)
+    return jnp.cumsum(pos_BT == START, axis=1, dtype=jnp.int32)
 
 
 def expand(mask: jax.Array, like: jax.Array) -> jax.Array:

@@ -60,7 +60,7 @@ def _empty(k_BTGK, v_BTGV, size) -> AttentionState:
 
 def indices(count_B, pos_BT):
     """Index of each token in its document [B, T], and the first index [B] of those that the last document has here."""
-    seg_BT, rank_BT = _time.segments(pos_BT), jnp.cumsum(_time.valid(pos_BT), axis=1) - 1
+    seg_BT, rank_BT = _time.segments(pos_BT), jnp.cumsum(_time.valid(pos_BT), axis=1, dtype=jnp.int32) - 1
     start_BT = jax.lax.cummax(jnp.where(pos_BT == _time.START, rank_BT, 0), axis=1)
     n_BT = rank_BT - start_BT + jnp.where(seg_BT == 0, count_B[:, None], 0)
     return n_BT, jnp.where(_time.continues(pos_BT), count_B, 0)
@@ -78,7 +78,8 @@ def next_state(state: AttentionState, k_BTGK, v_BTGV, pos_BT) -> AttentionState:
 
     def fill(old, fresh):
         fresh = jnp.take_along_axis(fresh, t_BS[..., None, None], axis=1).astype(old.dtype)
-        return _time.select(n_BS >= 0, jnp.where(_time.expand(new_BS, old), fresh, old))
+        kept = _time.select(_time.continues(pos_BT), old)
+        return jnp.where(_time.expand(new_BS, old), fresh, kept)
 
     return AttentionState(fill(state.k_BSGK, k_BTGK), fill(state.v_BSGV, v_BTGV), count_B)
 

@@ -5,22 +5,22 @@ Everything is restored into an explicit abstract target with shardings: what was
 and the other way round. A config here is data: JSON, never evaluated.
 """
 
+import errno
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
 import orbax.checkpoint as ocp
 
 import jaxseq
-from jaxseq import layers
+from jaxseq.config import from_dict, to_dict
 from jaxseq.errors import UserError
 from jaxseq.train import mesh as meshes
-from jaxseq.train.failures import TrainingError
 from jaxseq.train.step import Trainer, TrainState, abstract_params
 
 # What may change between a run and its continuation: how long, how it is watched, where it runs; not what it computes.
@@ -43,16 +43,6 @@ log = logging.getLogger(__name__)
 
 def folder(workdir: str | os.PathLike) -> Path:
     return Path(workdir).absolute() / "checkpoints"
-
-
-def to_dict(config) -> dict:
-    """A config as plain JSON data: placeholders that were never set are null, tuples are lists."""
-    return json.loads(config.to_json_best_effort())
-
-
-def from_dict(data: dict) -> ml_collections.ConfigDict:
-    """`to_dict` back: a locked ConfigDict."""
-    return ml_collections.ConfigDict(data).lock()
 
 
 def flat(data: dict, prefix: str = "") -> dict[str, Any]:
@@ -84,6 +74,8 @@ def write_config(workdir: str | os.PathLike, config) -> None:
             )
         for key in keys:
             log.info("continuing %s with another %s", workdir, key)
+    if jax.process_index():
+        return
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n")
     draft.replace(path)
@@ -93,9 +85,7 @@ def _read_json(path: Path) -> dict:
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path} is not JSON ({error.msg}, line {error.lineno}); restore it or choose another workdir"
-        ) from None
+        raise UserError(f"{path} is not JSON ({error.msg}, line {error.lineno}); restore it or choose another workdir") from None
 
 
 def steps(workdir: str | os.PathLike) -> list[int]:
@@ -133,6 +123,10 @@ class Checkpoints:
         step = int(state.step)
         if step in self.manager.all_steps():
             return
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.optimizer)))
+        if shutil.disk_usage(self.manager.directory).free < needed:
+            # Better than to let it fail in the middle: the threads below print a traceback each.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.manager.directory))
         self.manager.save(
             step,
             args=ocp.args.Composite(
@@ -227,17 +221,14 @@ def load(workdir: str | os.PathLike, step: int | None = None, devices=None):
     """
     workdir = Path(workdir)
     if not (workdir / "config.json").exists():
-        raise UserError(
-            f"{workdir} is no workdir of a run: it has no config.json; give the --workdir of a training run"
-        )
+        raise UserError(f"{workdir} is no workdir of a run: it has no config.json; give the --workdir of a training run")
     step = _find(workdir, step)
     with _manager(workdir, create=False) as manager:
         if "config" not in set(manager.item_metadata(step).keys()):
-            raise TrainingError(f"{folder(workdir)}/{step} has no config")
+            raise UserError(f"{folder(workdir)}/{step} has no config; choose another checkpoint or workdir")
         config = from_dict(manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"])
     model = jaxseq.build(config)
     sizes = dict.fromkeys(meshes.AXES, 1) | {"fsdp": -1}
     mesh = meshes.make_mesh(sizes, devices or jax.local_devices()[:1])
-    boxed = model.boxed((1, 2))["params"]
-    abstract = abstract_params(boxed, layers.metadata(boxed), mesh)
+    abstract = abstract_params(model.boxed()["params"], mesh)
     return model, restore_params(workdir, abstract, step), config

@@ -30,9 +30,7 @@ def diagnose(trainer: Trainer, state: TrainState, batch: dict[str, jax.Array]) -
         bad = bad_leaves(grads)
         if not np.isfinite(loss):
             return (
-                f"the loss is {loss} from finite parameters, and gradient {_some(bad)} with it"
-                if bad
-                else f"the loss is {loss}"
+                f"the loss is {loss} from finite parameters, and gradient {_some(bad)} with it" if bad else f"the loss is {loss}"
             )
         if bad:
             return f"gradient {_some(bad)}, under a finite loss of {loss:.4g}"

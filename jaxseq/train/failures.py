@@ -1,14 +1,10 @@
-"""How a run can end badly through no fault of the user's input: one line for people, exit status 1."""
+"""How a run can end badly through no fault of the user's input."""
 
 import errno
 
 
-class TrainingError(RuntimeError):
-    """The run cannot go on; the message is one line."""
-
-
-class NonFiniteError(TrainingError):
-    """A loss, gradient or parameter is no longer a finite number."""
+class NonFiniteError(ArithmeticError):
+    """A loss, gradient or parameter is no longer a finite number; the message is one line that names it and the step."""
 
 
 def is_disk_full(error: BaseException | None) -> bool:

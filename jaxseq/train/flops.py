@@ -134,7 +134,7 @@ def _dot_general(eqn) -> int:
 
 
 def _convolution(eqn) -> int:
-    """Each output element sums over the kernel's taps and its input channels (the kernel's shape holds channels per group)."""
+    """An output element sums over the kernel's taps and input channels (its shape holds those of one group)."""
     numbers = eqn.params["dimension_numbers"]
     kernel = eqn.invars[1].aval.shape
     return 2 * _size(eqn.outvars[0]) * math.prod(kernel) // kernel[numbers.rhs_spec[0]]

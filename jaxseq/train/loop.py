@@ -1,6 +1,7 @@
 """The training loop: resume, step, log one step late, evaluate, save, stop for the right reasons."""
 
 import contextlib
+import errno
 import logging
 import math
 import os
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from jaxseq import data, evaluation
 from jaxseq.errors import UserError
@@ -19,7 +22,7 @@ from jaxseq.train import flops
 from jaxseq.train import mesh as meshes
 from jaxseq.train.checkpoints import Checkpoints, restore_params, write_config
 from jaxseq.train.diagnose import diagnose
-from jaxseq.train.failures import NonFiniteError, TrainingError, is_disk_full
+from jaxseq.train.failures import NonFiniteError, is_disk_full
 from jaxseq.train.metrics import MetricsWriter, memory, read
 from jaxseq.train.step import Trainer, TrainState, prepare
 
@@ -43,7 +46,7 @@ def train(
       devices: all devices by default.
 
     Raises UserError for a config that cannot be trained or a workdir of another one, NonFiniteError when the numbers
-    go bad (the last good checkpoint stays), TrainingError when the disk is full.
+    go bad (the last good checkpoint stays), OSError with ENOSPC when the disk is full (so does it then).
     """
     try:
         with terminated() as asked:
@@ -55,9 +58,8 @@ def train(
     except Exception as error:
         if not is_disk_full(error):
             raise
-        raise TrainingError(
-            f"the disk that holds {workdir} is full; free some space and run again, it goes on from the last checkpoint"
-        ) from error
+        # One exception for all that a full disk makes Orbax, TensorBoard and Python raise.
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(workdir)) from error
 
 
 @contextlib.contextmanager
@@ -86,11 +88,12 @@ class _Run:
     """One process's share of a run: what the loop keeps between its steps."""
 
     def __init__(self, config, workdir: Path, devices: Sequence[jax.Device] | None):
-        self.config, self.workdir = config, workdir
-        self.trainer: Trainer = prepare(config, devices)
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_config(workdir, config)
         tokenizer = data.tokenizer(config.data)
+        self.config = config = with_vocab(config, tokenizer)
+        self.workdir = workdir
+        self.trainer: Trainer = prepare(config, devices)
+        make_workdir(workdir)
+        write_config(workdir, config)
         self.corpus = data.corpus(config.data, tokenizer)
         process_index, process_count = meshes.process_rows(self.trainer.mesh, config.train.batch)
         self.batches = data.batches(config, self.corpus, process_index=process_index, process_count=process_count)
@@ -116,9 +119,7 @@ class _Run:
             with contextlib.closing(MetricsWriter(self.workdir, int(state.step))) as writer:
                 return self.loop(state, checkpoints, writer, progress, stop)
 
-    def loop(
-        self, state: TrainState, checkpoints: Checkpoints, writer: MetricsWriter, progress, stop
-    ) -> dict[str, Any]:
+    def loop(self, state: TrainState, checkpoints: Checkpoints, writer: MetricsWriter, progress, stop) -> dict[str, Any]:
         """Steps until done. Step k is recorded after step k + 1 was handed to the devices: they never wait for it."""
         first = step = int(state.step)
         last = self.config.train.steps
@@ -147,7 +148,7 @@ class _Run:
                 writer.write(record)
                 progress(record | {"steps": last, "eta_seconds": clock.seconds_a_step * (last - number)})
 
-        while step < last and not stop():
+        while step < last and not self.agreed(stop(), step):
             batch = meshes.put_batch(next(self.batches), self.trainer.mesh, self.config.train.batch)
             state, metrics = compiled(state, batch)
             step += 1
@@ -175,6 +176,12 @@ class _Run:
 
     def logged(self, step: int) -> bool:
         return step in (1, self.config.train.steps) or self.due(step, self.config.train.log_every)
+
+    def agreed(self, stop: bool, step: int) -> bool:
+        """Whether any process wants to stop. Several processes ask each other at logged steps alone: it makes them wait."""
+        if jax.process_count() == 1:
+            return stop
+        return self.logged(step) and bool(multihost_utils.process_allgather(np.asarray(stop)).any())
 
     @staticmethod
     def due(step: int, every: int) -> bool:
@@ -210,6 +217,29 @@ class _Run:
                 **memory(),
             }
         )
+
+
+def with_vocab(config, tokenizer):
+    """`config` with model.vocab set: the tokenizer's where it was left empty. Raises UserError when it is too small."""
+    vocab = config.model.vocab
+    if vocab is None:
+        config = config.copy_and_resolve_references()
+        config.model.vocab = tokenizer.vocab
+    elif vocab < tokenizer.vocab:
+        raise UserError(f"model.vocab={vocab} is smaller than the tokenizer's {tokenizer.vocab} ids; raise it or leave it empty")
+    return config
+
+
+def make_workdir(workdir: Path) -> None:
+    """Raises UserError when the folder cannot be made or written."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"--workdir={workdir} is a file, or lies below one; name a folder") from None
+    except PermissionError:
+        raise UserError(f"--workdir={workdir} cannot be made here; choose a folder that you may write") from None
+    if not os.access(workdir, os.W_OK):
+        raise UserError(f"--workdir={workdir} cannot be written; choose a folder that you may write")
 
 
 class Clock:

@@ -31,9 +31,16 @@ RULES: dict[str, tuple[str, ...]] = {
 log = logging.getLogger(__name__)
 
 
-def logical_rules() -> tuple[tuple[str, tuple[str, ...] | None], ...]:
-    """RULES as `flax.linen.logical_axis_rules` takes them."""
-    return tuple((name, axes or None) for name, axes in RULES.items())
+def activation_rules(mesh: Mesh, sizes: Mapping[str, int]) -> tuple[tuple[str, tuple[str, ...] | None], ...]:
+    """RULES as `flax.linen.logical_axis_rules` takes them, for activations.
+
+    sizes: of the logical axes whose size may not divide over the mesh (a byte vocabulary of 257): those stay whole.
+    """
+
+    def divides(name: str, axes: tuple[str, ...]) -> bool:
+        return sizes.get(name, 0) % math.prod(mesh.shape[axis] for axis in axes) == 0
+
+    return tuple((name, axes if axes and divides(name, axes) else None) for name, axes in RULES.items())
 
 
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -113,9 +120,7 @@ def check_batch(mesh: Mesh, batch: int, length: int, accumulate: int) -> None:
             f"{rows} devices (mesh.data x mesh.fsdp); make it a multiple of {rows * max(accumulate, 1)}"
         )
     if length < 1 or length % mesh.shape["sequence"]:
-        raise UserError(
-            f"train.length={length} does not divide over mesh.sequence={mesh.shape['sequence']}; make it a multiple"
-        )
+        raise UserError(f"train.length={length} does not divide over mesh.sequence={mesh.shape['sequence']}; make it a multiple")
 
 
 def process_rows(mesh: Mesh, batch: int) -> tuple[int, int]:

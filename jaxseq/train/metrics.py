@@ -2,43 +2,57 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import jax
 import psutil
-import tensorboardX
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 
 class MetricsWriter:
     """Appends records to a workdir. Opened at step s, it first drops what an earlier process wrote after s.
 
-    So a run that was killed after its last checkpoint and started again leaves one line a step, none missing.
+    So a run that was killed after its last checkpoint and started again leaves one line a step, none missing. Of several
+    processes the first alone writes. TensorBoard's events are written here and now: the thread that tensorboardX's
+    SummaryWriter keeps for them dies on a full disk, and whoever feeds it then waits for ever.
     """
 
     def __init__(self, workdir: str | os.PathLike, step: int):
-        self.path = Path(workdir) / "metrics.jsonl"
-        truncate(self.path, step)
-        self.file = self.path.open("a")
-        self.board = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
+        self.file = self.board = None
+        if jax.process_index():
+            return
+        path = Path(workdir) / "metrics.jsonl"
+        truncate(path, step)
+        self.file = path.open("a")
+        self.board = EventsWriter(str(Path(workdir) / "events"))
+        self.board.write_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, record: dict[str, Any]) -> None:
+        if self.file is None:
+            return
         self.file.write(json.dumps(record) + "\n")
         self.file.flush()
         for name, value in record.items():
-            if name != "step" and isinstance(value, int | float):
-                self.board.add_scalar(name, value, record["step"])
+            if name != "step":
+                self.board.write_event(Event(wall_time=time.time(), step=record["step"], summary=scalar(name, value)))
 
     def sync(self) -> None:
         """Everything written so far is on disk: call it before a checkpoint that lies after it."""
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        if self.file is not None:
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.board.flush()
 
     def close(self) -> None:
-        try:
-            self.file.close()
-        finally:
-            self.board.close()
+        if self.file is not None:
+            try:
+                self.file.close()
+            finally:
+                self.board.close()
 
 
 def read(workdir: str | os.PathLike) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxseq import layers
 from jaxseq.errors import UserError
 
 # Each takes the fraction of the time after warm-up that has passed, in [0, 1], the fraction of the run that decays, and
@@ -31,8 +32,7 @@ def check(train) -> None:
         raise UserError(f"train.steps={train.steps} leaves nothing to train; give a positive number")
     if not 0 <= train.warmup <= train.steps:
         raise UserError(
-            f"train.warmup={train.warmup} is not between 0 and train.steps={train.steps}; "
-            "lower train.warmup or raise train.steps"
+            f"train.warmup={train.warmup} is not between 0 and train.steps={train.steps}; lower train.warmup or raise train.steps"
         )
     if train.schedule == "wsd" and not 0 <= train.decay_fraction <= 1 - train.warmup / train.steps:
         raise UserError(
@@ -68,16 +68,18 @@ def schedule(train) -> Callable[[jax.Array | int], jax.Array]:
     return rate
 
 
-def optimizer(train, metadata) -> optax.GradientTransformation:
-    """Clip by global norm, Adam, decoupled weight decay, then the learning rate; the first and second moments are
-    float32.
+def _is_box(leaf) -> bool:
+    return isinstance(leaf, layers.Parameter)
 
-    `metadata` mirrors the parameters: a leaf's `.decay` says whether it is decayed and its `.lr` multiplies its rate
-    (and with it its decay, as for parameter groups elsewhere). clip = 0 clips nothing.
+
+def optimizer(train, boxes) -> optax.GradientTransformation:
+    """Clip by global norm, Adam, decoupled weight decay, then the learning rate.
+
+    `boxes` mirrors the parameters (`model.boxed()["params"]`): a box's `decay` says whether its parameter is decayed, and
+    its `lr` multiplies the rate (and with it the decay, as for parameter groups elsewhere). clip = 0 clips nothing.
     """
-    is_box = lambda leaf: hasattr(leaf, "decay")  # noqa: E731
-    decayed = jax.tree.map(lambda leaf: bool(leaf.decay), metadata, is_leaf=is_box)
-    multiple = jax.tree.map(lambda leaf: float(leaf.lr), metadata, is_leaf=is_box)
+    decayed = jax.tree.map(lambda box: box.decay, boxes, is_leaf=_is_box)
+    multiple = jax.tree.map(lambda box: box.lr, boxes, is_leaf=_is_box)
 
     def scale(updates, state, params=None):
         return jax.tree.map(lambda update, factor: update * factor, updates, multiple), state

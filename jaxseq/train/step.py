@@ -50,8 +50,8 @@ class Trainer:
         """The mesh, the logical rules and the matmul precision under which everything of this run is traced."""
         precision = self.config.train.precision
         with (
-            self.mesh,
-            nn.logical_axis_rules(meshes.logical_rules()),
+            jax.set_mesh(self.mesh),
+            nn.logical_axis_rules(meshes.activation_rules(self.mesh, {"vocab": self.config.model.vocab})),
             jax.default_matmul_precision(None if precision == "default" else precision),
         ):
             yield
@@ -66,25 +66,19 @@ class Trainer:
             return TrainState(jnp.zeros((), jnp.int32), jnp.ones((), bool), params, self.optimizer.init(params))
 
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
-        with self.scope():
-            if params is None:
-                params = jax.jit(fresh, out_shardings=shardings.params)()
-            return jax.jit(start, out_shardings=shardings)(params)
+        if params is None:  # outside of `scope`: two example tokens do not split over a mesh
+            params = jax.jit(fresh, out_shardings=shardings.params)()
+        return jax.jit(start, out_shardings=shardings)(params)
 
     def sums(self, params: Any, batch: dict[str, jax.Array], rng: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
         """Gradient of the total loss, and the objective's sums with `total` among them, over one micro-batch."""
 
         def total(params):
-            loss, sums = self.objective(self.model, params, batch, rng, form=self.form, train=True)
+            loss, sums = self.objective(self.model, params, batch, rng, form=self.config.train.form, train=True)
             return loss, sums | {"total": loss}
 
         grads, sums = jax.grad(total, has_aux=True)(params)
         return grads, sums
-
-    @property
-    def form(self) -> str | tuple[tuple[str, str], ...]:
-        form = self.config.train.form
-        return form if isinstance(form, str) else tuple(sorted(form.items()))
 
     def gradients(self, params: Any, batch: dict[str, jax.Array], step: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
         """Mean gradient over the batch's tokens and the objective's means, micro-batch by micro-batch.
@@ -116,9 +110,9 @@ class Trainer:
     def step(self, state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
         """One update. Where anything is not finite, the state is returned as it came, with ok = False."""
         grads, metrics = self.gradients(state.params, batch, state.step)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         updates, moments = self.optimizer.update(grads, state.optimizer, state.params)
-        update_norm = optax.global_norm(updates)
+        update_norm = optax.tree.norm(updates)
         ok = state.ok & jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm) & jnp.isfinite(update_norm)
         params = optax.apply_updates(state.params, updates)
         new = (state.step + 1, params, moments)
@@ -156,10 +150,7 @@ class Trainer:
             config.model.remat = "none"
         twin = dataclasses.replace(self, model=jaxseq.build(config))
         rows = self.config.train.batch // self.config.train.accumulate
-        batch = {
-            name: jax.ShapeDtypeStruct((rows, leaf.shape[1]), leaf.dtype)
-            for name, leaf in self.abstract_batch().items()
-        }
+        batch = {name: jax.ShapeDtypeStruct((rows, leaf.shape[1]), leaf.dtype) for name, leaf in self.abstract_batch().items()}
         with self.scope():
             operations = flops.count(twin.sums, self.abstract.params, batch, self.key)
         return operations / (rows * self.config.train.length)
@@ -183,12 +174,11 @@ def prepare(config, devices: Sequence[jax.Device] | None = None) -> Trainer:
     mesh = meshes.make_mesh(config.mesh, devices)
     meshes.check_batch(mesh, config.train.batch, config.train.length, config.train.accumulate)
     model = jaxseq.build(config)
-    boxed = model.boxed(_example_tokens().shape)["params"]
-    metadata = layers.metadata(boxed)
-    transform = optimizer.optimizer(config.train, metadata)
-    params = abstract_params(boxed, metadata, mesh)
+    boxes = model.boxed()["params"]
+    transform = optimizer.optimizer(config.train, boxes)
+    params = abstract_params(boxes, mesh)
     whole = meshes.replicated(mesh)
-    moments = optax.tree_map_params(
+    moments = optax.tree.map_params(
         transform,
         lambda leaf, param: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=param.sharding),
         jax.eval_shape(transform.init, params),
@@ -204,11 +194,14 @@ def prepare(config, devices: Sequence[jax.Device] | None = None) -> Trainer:
     return Trainer(config, model, mesh, objective, transform, optimizer.schedule(config.train), abstract)
 
 
-def abstract_params(boxed: Any, metadata: Any, mesh: Mesh) -> Any:
-    """The parameters as ShapeDtypeStructs with the shardings that their logical axes have on `mesh`."""
+def abstract_params(boxes: Any, mesh: Mesh) -> Any:
+    """The parameters as ShapeDtypeStructs with the shardings that their logical axes have on `mesh`.
 
-    def place(leaf: jax.ShapeDtypeStruct, box) -> jax.ShapeDtypeStruct:
-        spec = meshes.partition(box.names, leaf.shape, mesh)
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
+    boxes: tree of `jaxseq.layers.Parameter` round ShapeDtypeStructs, as `model.boxed()["params"]` gives it.
+    """
 
-    return jax.tree.map(place, nn.meta.unbox(boxed), metadata)
+    def place(box: layers.Parameter) -> jax.ShapeDtypeStruct:
+        spec = meshes.partition(box.names, box.value.shape, mesh)
+        return jax.ShapeDtypeStruct(box.value.shape, box.value.dtype, sharding=NamedSharding(mesh, spec))
+
+    return jax.tree.map(place, boxes, is_leaf=lambda leaf: isinstance(leaf, layers.Parameter))

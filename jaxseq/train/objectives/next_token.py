@@ -3,13 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-
-def token_nats(logits_BTV: jax.Array, targets_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(-log p(target), log of the normaliser), both [B, T] float32 or wider; logits of any dtype."""
-    logits_BTV = logits_BTV.astype(jnp.promote_types(logits_BTV.dtype, jnp.float32))
-    log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
-    chosen_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
-    return log_z_BT - chosen_BT, log_z_BT
+from jaxseq.evaluation.bits_per_byte import token_nats
 
 
 def loss(model, params, batch, rng, *, form, train) -> tuple[jax.Array, dict[str, jax.Array]]:

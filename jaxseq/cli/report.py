@@ -1,0 +1,52 @@
+"""Write report.html again from a results.json: after an upgrade, or from a run that was broken off.
+
+The verdicts are computed anew from the measurements.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from jaxseq.errors import UserError
+
+SCHEMA = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--results", required=True, metavar="FILE", help="results.json of `jaxseq compare`, or the folder it is in"
+    )
+    parser.add_argument("--out", metavar="FILE", help="where the page goes (default: report.html beside the results)")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from jaxseq.compare import report  # matplotlib takes a second that no other command should wait for
+
+    path = Path(args.results)
+    path = path / "results.json" if path.is_dir() else path
+    out = Path(args.out) if args.out else path.with_name("report.html")
+    page = report.render(read(path))
+    if not out.parent.is_dir():
+        raise UserError(f"--out={out}: there is no folder {out.parent}; make it first")
+    if out.is_dir():
+        raise UserError(f"--out={out} is a folder; name a file, such as {out / 'report.html'}")
+    out.write_text(page, encoding="utf-8")
+    print(f"wrote {out}", file=sys.stderr)
+    return {"report": str(out), "bytes": len(page.encode())}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The results in `path`. Raises UserError if they are no results of this program."""
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"there is no {path}; name the results.json that `jaxseq compare --out=DIR` wrote") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); run `jaxseq compare` again to write it") from None
+    if not isinstance(results, dict) or not isinstance(results.get("architectures"), dict):
+        raise UserError(f"{path} is no results.json of `jaxseq compare`: it has no architectures")
+    if results.get("schema") != SCHEMA:
+        raise UserError(f"{path} has schema {results.get('schema')}, this version reads {SCHEMA}; run `jaxseq compare` again")
+    return results

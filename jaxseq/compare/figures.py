@@ -1,0 +1,261 @@
+"""The report's charts: which measurement goes on which axis, with a caption, a legend and the numbers behind it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxseq.compare import costs, plots
+from jaxseq.compare.markup import Markup, folded, join, table, tag
+from jaxseq.compare.words import (
+    REFERENCE,
+    decimal,
+    duration,
+    finite,
+    labels,
+    sentence,
+    short_count,
+    short_length,
+    significant,
+    size,
+    subject,
+)
+
+BINS = 60  # points of a training curve after averaging neighbours
+START = 0.04  # the first part of the training, whose high loss is cut off at the top of the chart
+
+
+class Spec(NamedTuple):
+    """A chart of one measurement over lengths."""
+
+    metric: costs.Metric
+    title: str
+    x: str
+    y: plots.Axis
+    say: Callable[[float], str]  # a value in the legend and in the table
+    caption: str
+
+
+RATE = plots.Axis("tokens per second", short_count, log=10)
+MEMORY = plots.Axis("memory", size, log=2)
+STATE = plots.Axis("size", size, log=2)
+SECONDS = plots.Axis("time", duration, log=10)
+TRAINING = (
+    Spec(costs.TRAIN_SPEED, "Training speed", "tokens in a row", RATE, significant, "Measured training steps. Higher is better."),
+    Spec(
+        costs.TRAIN_MEMORY,
+        "Training memory",
+        "tokens in a row",
+        MEMORY,
+        size,
+        "What the compiler allots to one training step on one row. Lower is better.",
+    ),
+)
+INFERENCE = (
+    Spec(
+        costs.DECODE,
+        "Decoding time per token",
+        "context in tokens",
+        SECONDS,
+        duration,
+        "One token after a context of this length, one sequence. Lower is better.",
+    ),
+    Spec(
+        costs.STATE, "Size of the state", "context in tokens", STATE, size, "What is kept between two tokens, for one sequence."
+    ),
+    Spec(
+        costs.PREFILL, "Reading a prompt", "tokens in the prompt", SECONDS, duration, "Measured, one sequence. Lower is better."
+    ),
+)
+
+
+class Figures:
+    """Charts of one results.json. `found` are its verdicts."""
+
+    def __init__(self, results: Mapping[str, Any], found: Mapping[str, Any]):
+        self.results, self.found = results, found
+        self.architectures = results.get("architectures") or {}
+        self.labels = labels(self.architectures)
+        # The reference looks the same in every report; the others take the next look in their order.
+        others = [name for name in self.architectures if name != REFERENCE]
+        self.styles = {REFERENCE: plots.Style(0)} | {name: plots.Style(i + 1) for i, name in enumerate(others)}
+
+    def quality(self) -> Markup:
+        return join(filter(None, [self.differences(), self.validation(), self.loss("tokens"), self.loss("seconds")]))
+
+    def training(self) -> Markup:
+        return join(filter(None, map(self.lengths, TRAINING)))
+
+    def inference(self) -> Markup:
+        return join(filter(None, [*map(self.lengths, INFERENCE), self.quality_of_state()]))
+
+    def name(self, name: str) -> Markup:
+        """The architecture's mark and its label."""
+        return tag("span", Markup(self.styles[name].glyph()), self.labels[name], class_="name")
+
+    def line(self, name: str, x: Sequence[float], y: Sequence[float]) -> plots.Line:
+        return plots.Line(self.labels[name], self.styles[name], x, y)
+
+    def lengths(self, spec: Spec) -> Markup | None:
+        """A measurement over lengths, with a table of its numbers."""
+        series = {name: costs.series(entry, spec.metric) for name, entry in self.architectures.items()}
+        series = {name: values for name, values in series.items() if values}
+        if not series:
+            return None
+        lines = [self.line(name, list(values), list(values.values())) for name, values in series.items()]
+        last = {name: (max(values), values[max(values)]) for name, values in series.items()}
+        said = [f"{self.labels[n]} {spec.say(v)} at {short_length(x)}" for n, (x, v) in last.items()]
+        svg = plots.chart(
+            f"c-{spec.metric.part.replace('_', '-')}",
+            lines,
+            plots.Axis(spec.x, short_length, log=2),
+            spec.y,
+            sentence(f"{spec.title}: {', '.join(said)}"),
+        )
+        longest = max(x for x, _ in last.values())
+        legend = [
+            (name, spec.say(value) + ("" if x == longest else f" at {short_length(x)}"))
+            for name, (x, value) in sorted(last.items(), key=lambda item: -item[1][1])
+        ]
+        lengths = sorted({x for values in series.values() for x in values})
+        rows = [[self.labels[n], *(spec.say(v[x]) if x in v else "–" for x in lengths)] for n, v in series.items()]
+        numbers = folded("Numbers", table(f"{spec.title} by {spec.x}", ["", *map(short_length, lengths)], rows))
+        return self.figure(spec.title, spec.caption, svg, legend, f"at {short_length(longest)}", numbers)
+
+    def loss(self, by: str) -> Markup | None:
+        """Training loss in nats a token against tokens or seconds, neighbouring points averaged."""
+        curves = {}
+        for name, entry in self.architectures.items():
+            points = [(finite(p.get(by)), finite(p.get("loss"))) for p in entry.get("curve") or ()]
+            points = [point for point in points if None not in point]
+            if points:
+                curves[name] = averaged(np.array(points, np.float64))
+        if not curves:
+            return None
+        x = time_axis(max(c[-1, 0] for c in curves.values())) if by == "seconds" else plots.Axis("tokens", short_count)
+        lines = [self.line(name, curve[:, 0].tolist(), curve[:, 1].tolist()) for name, curve in curves.items()]
+        y = plots.Axis("training loss, nats per token", plain, top=ceiling(lines))
+        last = sorted(((name, float(curve[-1, 1])) for name, curve in curves.items()), key=lambda item: -item[1])
+        title = f"Training loss against {'time' if by == 'seconds' else 'tokens'}"
+        said = ", ".join(f"{self.labels[name]} ends at {decimal(value, 2)}" for name, value in last)
+        svg = plots.chart(f"c-loss-{by}", lines, x, y, sentence(f"{title}: {said}"))
+        caption = "Neighbouring steps averaged; the first steps are cut off at the top."
+        caption += " Compilation is not counted." if by == "seconds" else ""
+        return self.figure(title, caption, svg, [(name, decimal(value, 2)) for name, value in last], "at the end")
+
+    def validation(self) -> Markup | None:
+        """Bits per byte of the validation documents along the run, the Markov models as lines."""
+        lines, last = [], []
+        for name, entry in self.architectures.items():
+            points = [(finite(p.get("tokens")), finite(p.get("bits_per_byte"))) for p in entry.get("evaluations") or ()]
+            points = sorted(point for point in points if None not in point)
+            if points:
+                lines.append(self.line(name, *map(list, zip(*points, strict=True))))
+                last.append((name, points[-1][1]))
+        if not lines:
+            return None
+        markov = [(m.get("order"), finite(m.get("bits_per_byte"))) for m in self.results.get("markov") or ()]
+        levels = [plots.Level(f"Markov {order}", value) for order, value in markov if value is not None]
+        top = max([ceiling(lines, 0.2), *(1.04 * level.y for level in levels)])
+        last.sort(key=lambda item: -item[1])
+        said = [f"{self.labels[name]} ends at {decimal(value, 2)}" for name, value in last]
+        said += [f"{level.label}: {decimal(level.y, 2)}" for level in levels]
+        title = "Validation along the run"
+        svg = plots.chart(
+            "c-validation",
+            lines,
+            plots.Axis("training tokens", short_count),
+            plots.Axis("bits per byte", plain, top=top),
+            sentence(f"{title}: {', '.join(said)}"),
+            levels,
+        )
+        caption = "Held-out documents, lower is better. Markov models of order 1 to 3 were counted on the same training text."
+        return self.figure(title, caption, svg, [(name, decimal(value, 2)) for name, value in last], "at the end")
+
+    def differences(self) -> Markup | None:
+        """How far each is ahead of or behind the reference, with intervals, on both bases."""
+        ranked = [row["architecture"] for row in self.found["ranking"]["tokens"]]
+        if len(ranked) < 2:
+            return None
+        anchor = REFERENCE if REFERENCE in ranked else ranked[0]
+        gaps: dict[str, dict[str, tuple]] = {name: {} for name in ranked if name != anchor}
+        for pair in self.found["pairs"]:
+            other = pair["b"] if pair["a"] == anchor else pair["a"]
+            if anchor in (pair["a"], pair["b"]) and other in gaps:
+                sign = 1 if pair["b"] == anchor else -1
+                gaps[other][pair["basis"]] = tuple(
+                    v if v is None else sign * v for v in (pair["difference"], pair["low"], pair["high"])
+                )
+        bases = ("tokens", "time") if any("time" in found for found in gaps.values()) else ("tokens",)
+        rows = [
+            plots.Bar(self.labels[name], self.styles[name], [found.get(basis) for basis in bases]) for name, found in gaps.items()
+        ]
+        who = self.labels[anchor]
+        said = [f"{self.labels[name]} {decimal(found['tokens'][0], 2)}" for name, found in gaps.items() if "tokens" in found]
+        title = f"Ahead of or behind {subject(who)}"
+        svg = plots.intervals(
+            "c-differences",
+            rows,
+            plots.Axis(f"bits per byte minus {costs.possessive(subject(who))}", plain),
+            sentence(f"{title} at equal tokens, in bits per byte: {', '.join(said)}"),
+            "\u2190 better \u00b7 worse \u2192",
+        )
+        key = "Filled: at equal tokens. Hollow: at equal time. " if len(bases) > 1 else "At equal tokens. "
+        return self.figure(title, key + "Bars are 95 % intervals; one that crosses 0 ranks nothing.", svg)
+
+    def quality_of_state(self) -> Markup | None:
+        """Validation against the size of the state at the longest context: what each byte kept is worth."""
+        ranked = {row["architecture"]: row["bits_per_byte"] for row in self.found["ranking"]["tokens"]}
+        states = {name: costs.series(self.architectures[name], costs.STATE) for name in ranked}
+        longest = max((max(found) for found in states.values() if found), default=None)
+        points = [(name, states[name][longest], ranked[name]) for name in ranked if longest in states[name]]
+        if len(points) < 2:
+            return None
+        points.sort(key=lambda point: -point[2])
+        said = [f"{self.labels[name]} {decimal(value, 2)} bits per byte with {size(kept)}" for name, kept, value in points]
+        title = "Quality against the state"
+        svg = plots.chart(
+            "c-quality-state",
+            [self.line(name, [kept], [value]) for name, kept, value in points],
+            plots.Axis(f"state at context {short_length(longest)}", size, log=2),
+            plots.Axis("bits per byte", plain),
+            sentence(f"{title}: {', '.join(said)}"),
+        )
+        legend = [(name, decimal(value, 2)) for name, _, value in points]
+        return self.figure(title, "Final validation. Better is lower, smaller is further left.", svg, legend, "bits per byte")
+
+    def figure(
+        self, title: str, caption: str, svg: str, legend: Sequence[tuple[str, str]] = (), when: str = "", extra: Markup | str = ""
+    ) -> Markup:
+        """Title, chart, legend (from the top of the chart down, with the value at its right end), caption, numbers."""
+        chips = [tag("li", self.name(name), " ", tag("span", value, class_="value")) for name, value in legend]
+        listed = tag("ul", *chips, class_="legend", aria_label=f"Legend, {when}") if chips else ""
+        head = tag("div", tag("h3", title), tag("p", caption), class_="head")
+        return tag("figure", tag("figcaption", head), Markup(svg), listed, extra)
+
+
+def averaged(points: np.ndarray) -> np.ndarray:
+    """[N, 2] -> at most [BINS, 2], means of neighbours."""
+    if len(points) <= BINS:
+        return points
+    return np.array([block.mean(0) for block in np.array_split(points[np.argsort(points[:, 0])], BINS)])
+
+
+def ceiling(lines: Sequence[plots.Line], start: float = START) -> float:
+    """The highest value after the first part of the longest line's x."""
+    first = start * max(line.x[-1] for line in lines)
+    late = [value for line in lines for at, value in zip(line.x, line.y, strict=True) if at >= first]
+    return max(late) + 0.05 * (max(late) - min(late))
+
+
+def time_axis(seconds: float) -> plots.Axis:
+    """Training time in the unit that suits its length."""
+    for unit, name in ((3600.0, "hours"), (60.0, "minutes")):
+        if seconds > 3 * unit:
+            return plots.Axis(f"training time, {name}", lambda value, unit=unit: plain(value / unit), unit=unit)
+    return plots.Axis("training time, seconds", plain)
+
+
+def plain(value: float) -> str:
+    """A tick of a linear axis: as few digits as it has."""
+    return f"{round(value, 6):,g}".replace("-", "\u2212")

@@ -1,0 +1,168 @@
+"""Who is ahead of whom on one basis, and the sentences that say so; see jaxseq.compare.verdicts for the rules."""
+
+import itertools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from jaxseq.compare.bootstrap import Difference, Paired, Scores
+from jaxseq.compare.words import REFERENCE, bits, decimal, listing, places, plural, sentence
+
+TOO_SHORT = "too short to rank"
+MARKOV_ORDER = 2
+FEW = 6  # below this, not even documents that all agree make a sign test significant at 5 %: 2 · 2^-5
+ALL_PAIRS = 4  # with more architectures, sentences name the pairs with the reference and with the best one
+MANY = 3  # more names than this are counted in a headline
+EXACT = 1e-9  # bits per byte: what rounding can make of two identical models
+
+
+class Standing(NamedTuple):
+    """A model at one moment of its training."""
+
+    bits_per_byte: float
+    scores: Scores
+    tokens: float | None
+    seconds: float | None
+
+
+class Pair(NamedTuple):
+    a: str
+    b: str
+    difference: Difference  # a - b, bits per byte
+    reason: str  # why nothing can be said; empty where something can
+
+    @property
+    def winner(self) -> str | None:
+        return None if self.reason else self.a if self.difference.value < 0 else self.b
+
+    @property
+    def loser(self) -> str | None:
+        return None if self.reason else self.b if self.difference.value < 0 else self.a
+
+
+class Judgement:
+    """All pairs of models on one basis, and the sentences about them. `called`: name -> its name in a sentence."""
+
+    def __init__(self, standings: Mapping[str, Standing], markov: Scores, called: Mapping[str, str], when: str):
+        self.standings, self.called, self.when = standings, called, when
+        baseline = "\0markov"  # no architecture's name
+        self.paired = Paired({name: standing.scores for name, standing in standings.items()} | {baseline: markov})
+        self.markov = {name: self.paired.difference(name, baseline) for name in standings}
+        self.order = sorted(standings, key=lambda name: standings[name].bits_per_byte)
+        self.pairs = {(a, b): self.judge(a, b) for a, b in itertools.combinations(standings, 2)}
+
+    def better_than_markov(self, name: str) -> bool | None:
+        """None: nothing can be said, for want of documents."""
+        found = self.markov[name]
+        return None if found is None or found.high is None else found.high < -EXACT
+
+    def judge(self, a: str, b: str) -> Pair:
+        found = self.paired.difference(a, b)
+        if found is None:
+            value = self.standings[a].bits_per_byte - self.standings[b].bits_per_byte
+            return Pair(a, b, Difference(value, None, None, 0), "no scores of documents at this point, so no interval")
+        if found.low is None:
+            return Pair(a, b, found, "one document, so no interval")
+        if found.low <= EXACT and found.high >= -EXACT:
+            return Pair(a, b, found, "the interval spans 0")
+        worse = [self.called[name] for name in (a, b) if self.better_than_markov(name) is False]
+        unknown = [name for name in (a, b) if self.better_than_markov(name) is None]
+        if worse:
+            verb = "is" if len(worse) == 1 else "are"
+            return Pair(a, b, found, f"{listing(worse)} {verb} no better than an order-{MARKOV_ORDER} Markov model")
+        if unknown:
+            return Pair(a, b, found, f"there is no order-{MARKOV_ORDER} Markov model to hold them against")
+        return Pair(a, b, found, "")
+
+    def pair(self, a: str, b: str) -> Pair:
+        return self.pairs[a, b] if (a, b) in self.pairs else self.pairs[b, a]
+
+    def numbers(self, pair: Pair, ahead: bool) -> str:
+        """ "difference 0.12 bits per byte (95 % interval 0.10 to 0.14, 12 documents)"; the winner's lead is positive."""
+        sign = -1 if ahead and pair.difference.value < 0 else 1
+        shown = [sign * x for x in (pair.difference.value, pair.difference.low, pair.difference.high) if x is not None]
+        digits = places(*(x for x in shown if abs(x) > EXACT))
+        value, *interval = (decimal(x, digits) for x in [shown[0], *sorted(shown[1:])])
+        few = ": so few that the interval is too narrow" if pair.difference.documents < FEW else ""
+        among = plural(pair.difference.documents, "document") + few
+        inside = f"95 % interval {interval[0]} to {interval[1]}, {among}" if interval else pair.reason
+        return f"{value} bits per byte ({inside})"
+
+    def sentence(self, pair: Pair) -> str:
+        a, b = self.called[pair.a], self.called[pair.b]
+        if pair.winner:
+            winner, loser = self.called[pair.winner], self.called[pair.loser]
+            return sentence(f"{self.when}, {winner} is ahead of {loser} by {self.numbers(pair, True)}")
+        reason = f": {pair.reason}" if pair.difference.low is not None and "spans" not in pair.reason else ""
+        return sentence(f"{self.when}, {a} and {b} are {TOO_SHORT}{reason}; {a} minus {b} is {self.numbers(pair, False)}")
+
+    def sentences(self) -> list[str]:
+        """One a pair; with many architectures only the pairs with the reference, those too close in one sentence."""
+        if len(self.standings) < 2:
+            return [sentence(f"{self.when}, there are no two architectures to compare")]
+        if len(self.standings) <= ALL_PAIRS:
+            return [self.sentence(pair) for pair in self.pairs.values()]
+        best = self.order[0]
+        anchors = [best, REFERENCE] if REFERENCE in self.standings and best != REFERENCE else [best]
+        told, out = set(), [self.headline()]
+        for anchor in reversed(anchors):
+            pairs = [self.pair(anchor, name) for name in self.order if name != anchor]
+            pairs = [pair for pair in pairs if (pair.a, pair.b) not in told]
+            told |= {(pair.a, pair.b) for pair in pairs}
+            out += [self.sentence(pair) for pair in pairs if pair.winner]
+            close = [self.called[pair.b if pair.a == anchor else pair.a] for pair in pairs if not pair.winner]
+            if close:
+                out.append(sentence(f"{self.when}, {listing(close)} against {self.called[anchor]}: {TOO_SHORT}"))
+        return out
+
+    def headline(self) -> str | None:
+        """The best model, and whether it is ahead of the others or only in front of them."""
+        if len(self.order) < 2:
+            return None
+        best, *rest = self.order
+        who, value = self.called[best], bits(self.standings[best].bits_per_byte)
+        close = [name for name in rest if self.pair(best, name).winner != best]
+        if not close:
+            others = self.called[rest[0]] if len(rest) == 1 else "both others" if len(rest) == 2 else f"all {len(rest)} others"
+            return sentence(f"{who} is ahead of {others}, at {value} bits per byte")
+        if all(self.better_than_markov(name) is False for name in self.order):
+            return sentence(f"{TOO_SHORT}: no model is better than an order-{MARKOV_ORDER} Markov model")
+        if len(close) == len(rest):
+            return sentence(f"{TOO_SHORT}: {who} is the lowest at {value} bits per byte, but ahead of none")
+        behind = [name for name in rest if name not in close]
+        ahead = plural(len(behind), "other") if len(behind) > MANY else listing([self.called[name] for name in behind])
+        near = f"{len(close)} more" if len(close) > MANY else listing([self.called[name] for name in close])
+        return sentence(f"{who} is the lowest at {value} bits per byte and ahead of {ahead}; against {near}, {TOO_SHORT}")
+
+    def against_markov(self) -> list[str]:
+        """Who has learnt more than pairs of bytes."""
+        groups: dict[bool | None, list[str]] = {True: [], False: [], None: []}
+        for name in self.order:
+            groups[self.better_than_markov(name)].append(self.called[name])
+        model = f"an order-{MARKOV_ORDER} Markov model of the training text"
+        rest = f"no better than {model}, and so {TOO_SHORT}"
+        out = [(groups[True], f"better than {model}"), (groups[False], rest), (groups[None], f"not held against {model}")]
+        return [sentence(f"{listing(who)} {'is' if len(who) == 1 else 'are'} {what}") for who, what in out if who]
+
+    def pairs_json(self, basis: str) -> list[dict[str, Any]]:
+        out = []
+        for (a, b), pair in self.pairs.items():
+            words = f"{self.called[pair.winner]} is ahead of {self.called[pair.loser]}" if pair.winner else TOO_SHORT
+            numbers = dict(zip(("difference", "low", "high", "documents"), pair.difference, strict=True))
+            out.append({"a": a, "b": b, "basis": basis, **numbers, "words": sentence(words)[:-1] if pair.winner else words})
+            out[-1]["reason"] = pair.reason
+        return out
+
+    def ranking(self) -> list[dict[str, Any]]:
+        out = []
+        for name in self.order:
+            standing = self.standings[name]
+            low, high = self.paired.interval(name) or (None, None)
+            mine = [self.pair(name, other) for other in self.order if other != name]
+            out.append({
+                "architecture": name, "bits_per_byte": standing.bits_per_byte, "low": low, "high": high,
+                "tokens": standing.tokens, "seconds": standing.seconds,
+                "better_than_markov": self.better_than_markov(name),
+                "ahead_of": [pair.loser for pair in mine if pair.winner == name],
+                "behind": [pair.winner for pair in mine if pair.loser == name],
+            })  # fmt: skip
+        return out

@@ -1,0 +1,112 @@
+"""What was run, on what and when, and what the numbers mean: the end of the report."""
+
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+from jaxseq.compare import costs
+from jaxseq.compare.bootstrap import RESAMPLES
+from jaxseq.compare.markup import Markup, definitions, join, tag, unordered
+from jaxseq.compare.words import count, duration, finite, plural, significant, size
+
+
+def date(results: Mapping[str, Any]) -> str:
+    """The day in words; what it said where it is no ISO time."""
+    created = str(results.get("created") or "")
+    try:
+        when = datetime.datetime.fromisoformat(created)
+    except ValueError:
+        return created
+    return f"{when.day} {when:%B %Y}"
+
+
+def device(machine: Mapping[str, Any]) -> str:
+    """ "AMD EPYC 7B13, 2 cores" or "8 × TPU v5e"."""
+    devices = int(finite(machine.get("devices")) or 1)
+    if machine.get("platform") in (None, "cpu"):
+        cores = finite(machine.get("cores"))
+        return ", ".join(filter(None, [str(machine.get("cpu") or ""), plural(int(cores), "core") if cores else ""]))
+    what = str(machine.get("device") or machine["platform"])
+    return f"{devices} × {what}" if devices > 1 else what
+
+
+def what_was_run(results: Mapping[str, Any]) -> Markup:
+    """Machine, versions, seed, command, budget, data and date."""
+    machine, data, budget = (results.get(part) or {} for part in ("machine", "data", "budget"))
+    peak, memory = finite(machine.get("matmul_flops_per_second")), finite(machine.get("memory_bytes"))
+    versions = {"python": machine.get("python")} | dict(machine.get("versions") or {})
+    budget_said = [f"{key} {amount(value)}" for key, value in budget.items() if value is not None]
+    data_said = [f"{key.replace('_', ' ')} {amount(value)}" for key, value in data.items() if value is not None]
+    return definitions(
+        [
+            ("Command", command(results)),
+            ("Preset", results.get("preset")),
+            ("Date", results.get("created")),
+            ("Seed", results.get("seed")),
+            ("Budget", "; ".join(budget_said)),
+            ("Data", "; ".join(data_said)),
+            ("Machine", device(machine)),
+            ("Backend", machine.get("platform")),
+            ("Devices", machine.get("devices")),
+            ("Memory", size(memory) if memory else None),
+            ("Matrix products", f"{significant(peak / 1e9)} GFLOP/s measured" if peak else None),
+            ("Versions", ", ".join(f"{key} {value}" for key, value in versions.items() if value)),
+            ("Training time", times_said(results, "train_seconds")),
+            ("Compilation", times_said(results, "compile_seconds")),
+        ]
+    )
+
+
+def command(results: Mapping[str, Any]) -> Markup | None:
+    """Breaks between words only, where they fit."""
+    words = str(results.get("command") or "").split(" ")
+    return tag("code", join((tag("span", word) for word in words), " ")) if any(words) else None
+
+
+def amount(value: Any) -> str:
+    number = finite(value)
+    return str(value) if number is None else count(number) if number == int(number) else significant(number)
+
+
+def times_said(results: Mapping[str, Any], key: str) -> str | None:
+    """The sum over all architectures and its range."""
+    found = [value for entry in (results.get("architectures") or {}).values() if (value := finite(entry.get(key))) is not None]
+    if not found:
+        return None
+    return duration(sum(found)) + (f" in all; {duration(min(found))} to {duration(max(found))} each" if len(found) > 1 else "")
+
+
+def method(results: Mapping[str, Any], found: Mapping[str, Any]) -> Markup:
+    """What the numbers mean and what they do not."""
+    pairs = [pair for pair in found["pairs"] if pair["basis"] == "tokens"]
+    documents = max((pair["documents"] for pair in pairs), default=0)
+    tokens = finite((results.get("budget") or {}).get("tokens"))
+    parameters = [int(p) for e in (results.get("architectures") or {}).values() if (p := finite(e.get("parameters")))]
+    percent = f"{100 * (costs.NOISE - 1):.0f} %"
+    notes = [
+        "Bits per byte: how many bits the model needs for each byte of held-out text, the end of each document included. "
+        "No tokenizer can flatter it.",
+        f"Intervals: a paired bootstrap over {plural(documents, 'validation document')}, {count(RESAMPLES)} draws, the 2.5th to "
+        "the 97.5th percentile. They say what other documents would change. They do not say what another seed would: each "
+        "architecture was trained once."
+        if documents > 1
+        else "",
+        f"{len(pairs)} pairs are compared, each at 95 %: about {significant(len(pairs) / 20, 2)} would be ranked by chance alone "
+        "if all models were equal."
+        if len(pairs) >= 10
+        else "",
+        "“Too short to rank” stands where an interval spans 0, where there is none, and where a model is no better than a "
+        "Markov model of order 2, which sees the two tokens before.",
+        f"Equal time is the moment at which the first architecture had finished its training ({duration(found['time'])}); the "
+        "others are taken as they stood then, between two evaluations on a straight line. Compilation is not counted."
+        if found["time"] is not None
+        else "",
+        "Training memory is what the compiler plans for one step on one row, not what was observed. Times are measured on the "
+        f"machine named below; the verdicts call differences under {percent} equal. Another machine will give other times.",
+        "Learning rates come from the sources named in the table.",
+        f"These are models of {count(min(parameters))} to {count(max(parameters))} parameters after {count(tokens)} tokens. "
+        "Nothing here says what happens at a thousand times the size."
+        if parameters and tokens
+        else "",
+    ]
+    return unordered(filter(None, notes))

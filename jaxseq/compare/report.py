@@ -1,0 +1,221 @@
+"""report.html: one file that opens offline, without scripts and without a network. The words come from the verdicts."""
+
+import json
+import string
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+from jaxseq.compare import costs
+from jaxseq.compare.figures import Figures
+from jaxseq.compare.judgement import ALL_PAIRS
+from jaxseq.compare.markup import Markup, folded, join, table, tag, unordered
+from jaxseq.compare.provenance import date, device, method, what_was_run
+from jaxseq.compare.verdicts import verdicts
+from jaxseq.compare.words import count, decimal, finite, plural, sentence, significant, size
+
+SHOWN = 5  # sentences of one kind before the rest is folded away
+SAMPLE = 1200  # characters of a sample
+EMPTY = "–"
+
+
+def render(results: Mapping[str, Any]) -> str:
+    """The page of a results.json, whole or not yet finished. Deterministic; the verdicts are computed anew."""
+    found = verdicts(results)
+    figures = Figures(results, found)
+    template = resources.files("jaxseq.compare").joinpath("report_template.html").read_text(encoding="utf-8")
+    return string.Template(template).substitute(
+        intro=intro(results),
+        notice=notice(found),
+        headlines=headlines(found),
+        verdicts=verdict_lists(found, figures),
+        quality=figures.quality() or nothing("No training was recorded."),
+        training=figures.training() or nothing("Training speed and memory were not measured."),
+        inference=figures.inference() or nothing("Decoding, state and prompts were not measured."),
+        summary=summary(found, figures),
+        samples=samples(figures),
+        run=what_was_run(results),
+        method=method(results, found),
+        configs=configs(figures),
+    )
+
+
+def nothing(why: str) -> Markup:
+    return tag("p", why, class_="nothing")
+
+
+def intro(results: Mapping[str, Any]) -> Markup:
+    """What was compared, in a sentence or two."""
+    architectures, budget, data = (results.get(part) or {} for part in ("architectures", "budget", "data"))
+    machine = results.get("machine") or {}
+    parameters, tokens = finite(budget.get("parameters")), finite(budget.get("tokens"))
+    said = plural(len(architectures), "architecture")
+    said += f" of about {count(parameters)} parameters" if parameters else ""
+    said += f", trained on {count(tokens)} tokens" if tokens else ""
+    said += f" of {data.get('path') or data['source']}" if data.get("source") else ""
+    said += f", on {where}" if (where := device(machine)) else ""
+    return join([tag("p", sentence(said), class_="lede"), tag("p", date(results), class_="date")])
+
+
+def notice(found: Mapping[str, Any]) -> Markup | str:
+    """What was not run to its end."""
+    if not found["missing"]:
+        return ""
+    return tag("aside", tag("strong", "Not everything was run to its end"), unordered(found["missing"]), class_="notice")
+
+
+def headlines(found: Mapping[str, Any]) -> Markup:
+    """The four answers on top."""
+    said = found["headlines"]
+    cards = [
+        ("At equal tokens", said["tokens"]),
+        ("At equal time", said["time"]),
+        ("Decoding", said["decoding"]),
+        ("Training memory", said["memory"]),
+    ]
+    shown = [tag("div", tag("dt", title), tag("dd", words)) for title, words in cards if words]
+    return tag("dl", *shown, class_="cards") if shown else nothing("There are no two architectures to compare yet.")
+
+
+def verdict_lists(found: Mapping[str, Any], figures: Figures) -> Markup:
+    """All sentences, by kind; what each basis' sentences have in common stands once, above them."""
+    blocks = []
+    for key, basis in (("equal_tokens", "tokens"), ("equal_time", "time")):
+        when = found["when"][basis]
+        said = [sentence(words.removeprefix(f"{when}, ")) for words in found[key]]
+        blocks.append(verdict_list(when, said, pair_table(found, figures, basis, when)))
+    blocks.append(verdict_list("Against a Markov model", found["markov"]))
+    blocks += [verdict_list(title, found[key]) for title, key in (("Training speed", "speed"), ("Training memory", "memory"))]
+    blocks.append(verdict_list("Decoding", found["decoding"]))
+    return join(filter(None, blocks))
+
+
+def verdict_list(title: str, sentences: list[str], extra: Markup | str = "") -> Markup | None:
+    if not sentences:
+        return None
+    split = len(sentences) if len(sentences) <= SHOWN + 1 else SHOWN
+    shown, rest = sentences[:split], sentences[split:]
+    more = folded(f"{len(rest)} more", unordered(rest, class_="verdicts")) if rest else ""
+    return tag("section", tag("h3", title), unordered(shown, class_="verdicts"), more, extra)
+
+
+def pair_table(found: Mapping[str, Any], figures: Figures, basis: str, when: str) -> Markup | str:
+    """Every pair: row minus column, bold where one of the two is ahead."""
+    order = [row["architecture"] for row in found["ranking"][basis]]
+    if len(order) <= ALL_PAIRS:
+        return ""
+    pairs = {(pair["a"], pair["b"]): pair for pair in found["pairs"] if pair["basis"] == basis}
+
+    def cell(a: str, b: str) -> Markup | str:
+        if a == b:
+            return ""
+        value = pairs[a, b]["difference"] if (a, b) in pairs else -pairs[b, a]["difference"]
+        ranked = not (pairs.get((a, b)) or pairs[b, a])["reason"]
+        shown = decimal(value, 2)
+        return tag("b", shown, class_="ahead" if value < 0 else "behind") if ranked else tag("span", shown, class_="open")
+
+    rows = [[figures.labels[a], *(cell(a, b) for b in order)] for a in order]
+    caption = (
+        f"{when}: bits per byte of the row minus those of the column; bold where one is ahead, grey where it is too short to rank"
+    )
+    return folded("All pairs", table(caption, ["", *(figures.labels[name] for name in order)], rows, class_="pairs"))
+
+
+def summary(found: Mapping[str, Any], figures: Figures) -> Markup:
+    """One row an architecture, best first; those without a validation last."""
+    ranked = {row["architecture"]: row for row in found["ranking"]["tokens"]}
+    order = [*ranked, *(name for name in figures.architectures if name not in ranked)]
+    if not order:
+        return nothing("No architecture has been run yet.")
+    longest = {metric: furthest(figures.architectures, metric) for metric in (costs.TRAIN_MEMORY, costs.STATE, costs.DECODE)}
+    head = [
+        "Architecture",
+        "Parameters",
+        "Bits per byte",
+        "95 % interval",
+        "Perplexity",
+        "Tokens/s",
+        f"Training memory{at(longest[costs.TRAIN_MEMORY])}",
+        f"State{at(longest[costs.STATE])}",
+        f"Decoding, ms/token{at(longest[costs.DECODE])}",
+        "Learning rate",
+        "Its source",
+        "Forms",
+        "Status",
+    ]
+    rows = [summary_row(name, figures, ranked.get(name), longest) for name in order]
+    return table("Summary, best at equal tokens first", head, rows, class_="summary")
+
+
+def furthest(architectures: Mapping[str, Any], metric: costs.Metric) -> int | None:
+    return max((max(found) for entry in architectures.values() if (found := costs.series(entry, metric))), default=None)
+
+
+def at(length: int | None) -> str:
+    return f" at {count(length)}" if length else ""
+
+
+def summary_row(name: str, figures: Figures, ranked: Mapping[str, Any] | None, longest: Mapping) -> list[Any]:
+    entry = figures.architectures[name]
+    low, high = (ranked["low"], ranked["high"]) if ranked else (None, None)
+    validation = entry.get("validation") or {}
+    status = str(entry.get("status") or "partial")
+    forms = [f"{op}: {form}" for op, form in sorted((entry.get("forms") or {}).items())]
+    return [
+        figures.name(name),
+        number(entry.get("parameters"), count),
+        number(validation.get("bits_per_byte"), lambda value: decimal(value, 3)),
+        f"{decimal(low, 3)} to {decimal(high, 3)}" if low is not None else EMPTY,
+        number(validation.get("perplexity"), lambda value: decimal(value, 2)),
+        number(entry.get("tokens_per_second"), significant),
+        measured(entry, costs.TRAIN_MEMORY, longest, size),
+        measured(entry, costs.STATE, longest, size),
+        measured(entry, costs.DECODE, longest, lambda value: significant(1000 * value)),
+        number(entry.get("lr"), lambda value: f"{value:g}"),
+        tag("span", entry.get("lr_source") or EMPTY, class_="wide"),
+        tag("span", ", ".join(forms) or EMPTY, class_="wide"),
+        status if status in ("done", "partial") else tag("span", status, class_="wide failed"),
+    ]
+
+
+def number(value: Any, say) -> str:
+    found = finite(value)
+    return EMPTY if found is None else say(found)
+
+
+def measured(entry: Mapping[str, Any], metric: costs.Metric, longest: Mapping, say) -> str:
+    """The measurement at the longest length of all, or at its own longest, which is then said."""
+    found = costs.series(entry, metric)
+    if not found:
+        return EMPTY
+    last = max(found)
+    return say(found[last]) + ("" if last == longest[metric] else at(last))
+
+
+def samples(figures: Figures) -> Markup:
+    """What each model writes, the prompt set apart."""
+    cards = []
+    for name, entry in figures.architectures.items():
+        shown = [sample for sample in entry.get("samples") or () if sample.get("text") is not None]
+        if shown:
+            texts = [
+                tag("pre", tag("span", sample.get("prompt") or "", class_="prompt"), cut(str(sample["text"])), tabindex="0")
+                for sample in shown
+            ]
+            cards.append(tag("article", tag("h3", figures.name(name)), *texts))
+    return tag("div", *cards, class_="samples") if cards else nothing("No samples were drawn.")
+
+
+def cut(sample: str) -> str:
+    return sample if len(sample) <= SAMPLE else sample[:SAMPLE] + " …"
+
+
+def configs(figures: Figures) -> Markup | str:
+    """Each architecture's whole configuration, folded."""
+    shown = []
+    for name, entry in figures.architectures.items():
+        title = str(entry.get("title") or figures.labels[name])
+        if entry.get("config"):
+            body = json.dumps(entry["config"], indent=2, ensure_ascii=False, default=str)
+            shown.append(folded(join([figures.name(name), tag("span", title, class_="title")]), tag("pre", body, tabindex="0")))
+    return join([tag("h3", "Configurations"), *shown]) if shown else ""

@@ -1,0 +1,319 @@
+"""Text from a language model: prefill in any form, then token after token in the recurrent form, in one compiled loop.
+
+A row's tokens depend on its own prompt, its own seed and the settings, never on the company it keeps. For that every
+array that a row takes part in has a shape that the row alone decides: batches always have `rows` rows (the last one is
+filled up with idle rows), the prompt is fed in pieces of fixed lengths, rows whose full attention needs buffers of another
+size run in another batch, and a row's random keys are fold_in(key(its seed), number of the token). What remains is that the
+backend computes one row of a matrix product alike whatever stands in the other rows. So it does on CPU, where the tests hold
+it to the bit; a backend that autotunes its kernels between two processes may flip a token whose logits are tied to within
+rounding. Logits are compared in the accumulation dtype (at least float32).
+
+Order of the filters: temperature, then top-k, then top-p on what is left, renormalised.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseq import forms
+from jaxseq.errors import UserError
+from jaxseq.models.lm import LM, LMState
+from jaxseq.ops._time import PAD
+
+BLOCK = 16  # tokens between two looks of the host: stop strings, callbacks
+PIECES = (256, 32)  # lengths in which a prompt is fed; memory is linear in the first, waste is below the last
+SMALLEST_CONTEXT = 128  # slots of full attention; from there on powers of two, so that few programs are compiled
+
+
+class Sampling(NamedTuple):
+    """How a token is chosen; arrays, so that other values do not compile again."""
+
+    temperature: jax.Array  # > 0
+    top_k: jax.Array  # int32; 0: all
+    top_p: jax.Array  # in (0, 1]; 1: all
+    seed_B: jax.Array  # uint32
+    stop_V: jax.Array  # bool: ids that end a row
+
+
+class Carry(NamedTuple):
+    state: LMState
+    token_B: jax.Array  # the newest token of each row, which the state has not seen
+    done_B: jax.Array  # bool
+
+
+class Piece(NamedTuple):
+    """What a row has gained. `tokens` and `text` leave out stop ids and stop strings."""
+
+    row: int  # index of the prompt
+    tokens: list[int]
+    text: str  # of complete characters; "" without a tokenizer
+    end: str  # "": there is more to come; "stop": a stop id or string; "length": max_tokens
+
+
+def keep_top(logits_BV: jax.Array, top_k: jax.Array | int = 0, top_p: jax.Array | float = 1.0) -> jax.Array:
+    """logits_BV, -inf outside the top_k largest and, of those, outside the nucleus.
+
+    The nucleus is the smallest set of the likeliest tokens whose probability, renormalised after top-k, reaches top_p
+    (Holtzman et al. 2020, arXiv:1904.09751, §3.1). Of equal logits the lower id is the likelier. 0 and 1 keep all.
+    """
+    order_BV = jnp.argsort(-logits_BV, axis=-1, stable=True)
+    sorted_BV = jnp.take_along_axis(logits_BV, order_BV, axis=-1)
+    size = logits_BV.shape[-1]
+    sorted_BV = jnp.where(jnp.arange(size) < jnp.where(top_k > 0, top_k, size), sorted_BV, -jnp.inf)
+    p_BV = jax.nn.softmax(sorted_BV, axis=-1)
+    before_BV = jnp.cumsum(p_BV, axis=-1) - p_BV
+    kept_BV = jnp.where((before_BV < top_p) | (top_p >= 1), sorted_BV, -jnp.inf)
+    return jnp.take_along_axis(kept_BV, jnp.argsort(order_BV, axis=-1), axis=-1)
+
+
+def sample(logits_BV: jax.Array, keys_B: jax.Array, sampling: Sampling) -> jax.Array:
+    """One id [B] int32 a row, by the Gumbel-max trick: row i uses nothing but its logits and its key."""
+    logits_BV = (logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)) / sampling.temperature
+    logits_BV = keep_top(logits_BV, sampling.top_k, sampling.top_p)
+    noise_BV = jax.vmap(lambda key: jax.random.gumbel(key, logits_BV.shape[1:], logits_BV.dtype))(keys_B)
+    return jnp.argmax(logits_BV + noise_BV, axis=-1).astype(jnp.int32)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "form"), donate_argnames="state")
+def _prefill(model: LM, form: forms.Form, params: Any, state: LMState, tokens_BT: jax.Array, pos_BT: jax.Array) -> LMState:
+    return model.apply({"params": params}, tokens_BT, state=state, pos=pos_BT, form=form, method="hidden")[1]
+
+
+@functools.partial(jax.jit, static_argnames=("model", "greedy"), donate_argnames="carry")
+def _decode(model: LM, greedy: bool, params: Any, carry: Carry, sampling: Sampling, start: jax.Array, stop: jax.Array):
+    """Tokens start to stop of each row, at most BLOCK, fewer when all are done: (carry, ids [B, BLOCK], -1: no token)."""
+
+    def going(loop):
+        i, carry, _ = loop
+        return (start + i < stop) & ~jnp.all(carry.done_B)
+
+    def step(loop):
+        i, carry, out_BT = loop
+        pos_BT = jnp.where(carry.done_B, PAD, carry.state.next_pos_B)[:, None]
+        logits_BTV, state = model.apply(
+            {"params": params}, carry.token_B[:, None], state=carry.state, pos=pos_BT, form="recurrent"
+        )
+        logits_BV = logits_BTV[:, 0].astype(jnp.promote_types(logits_BTV.dtype, jnp.float32))
+        if greedy:
+            token_B = jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+        else:
+            keys_B = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), start + i))(sampling.seed_B)
+            token_B = sample(logits_BV, keys_B, sampling)
+        out_BT = out_BT.at[:, i].set(jnp.where(carry.done_B, -1, token_B))
+        return i + 1, Carry(state, token_B, carry.done_B | sampling.stop_V[token_B]), out_BT
+
+    out_BT = jnp.full((carry.token_B.shape[0], BLOCK), -1, jnp.int32)
+    _, carry, out_BT = jax.lax.while_loop(going, step, (jnp.int32(0), carry, out_BT))
+    return carry, out_BT
+
+
+def pieces(prompts: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(tokens, pos) [B, T] of all tokens of the prompts, first in long pieces, what is left in short ones.
+
+    How a row is cut depends on its own length alone; pieces that it has no part in are padding, which changes no state.
+    """
+    done = np.zeros(len(prompts), int)
+    for length in PIECES:
+        last = length == PIECES[-1]
+        ends = np.array([len(prompt) if last else len(prompt) // length * length for prompt in prompts])
+        while (done < ends).any():
+            tokens = np.zeros((len(prompts), length), np.int32)
+            pos = np.full((len(prompts), length), PAD, np.int32)
+            for row, prompt in enumerate(prompts):
+                part = prompt[done[row] : min(done[row] + length, ends[row])]
+                tokens[row, : len(part)] = part
+                pos[row, : len(part)] = done[row] + np.arange(len(part))
+                done[row] += len(part)
+            yield tokens, pos
+
+
+class _Row:
+    """The host's side of a row: its text so far, held back where it may turn out to be a stop string."""
+
+    def __init__(self, number: int, tokenizer: Any, stop_ids: set[int], stop_strings: Sequence[str]):
+        self.number, self.stop_ids, self.stop_strings = number, stop_ids, stop_strings
+        self.stream = tokenizer.stream() if tokenizer else None
+        self.tokens: list[int] = []
+        self.starts: list[int] = []  # where in the text each token begins
+        self.text, self.end = "", ""
+        self.sent_tokens = self.sent_text = 0
+
+    def push(self, token: int) -> None:
+        if token in self.stop_ids:
+            return self.finish("stop")
+        self.tokens.append(token)
+        self.starts.append(len(self.text))
+        if self.stream:
+            self._extend(self.stream.push(token))
+
+    def finish(self, end: str) -> None:
+        """No more tokens: an incomplete character is shown as what it is."""
+        if self.stream:
+            self._extend(self.stream.finish())
+        self.end = self.end or end
+
+    def _extend(self, text: str) -> None:
+        """Append; the stop string that is complete first ends the text in front of it, the longest if there are several."""
+        self.text += text
+        found = [(self.text.find(stop, self.sent_text), stop) for stop in self.stop_strings]
+        if hits := [(start + len(stop), start) for start, stop in found if start >= 0]:
+            cut = min(hits)[1]
+            self.text, self.end = self.text[:cut], "stop"
+            kept = sum(start < cut for start in self.starts)
+            del self.tokens[kept:], self.starts[kept:]
+
+    def take(self) -> Piece:
+        """What can no longer change and has not been taken."""
+        text, tokens = len(self.text), len(self.tokens)
+        if not self.end and self.stop_strings:
+            text -= held_back(self.text[self.sent_text :], self.stop_strings)
+            tokens = sum(start < text for start in self.starts)
+        piece = Piece(self.number, self.tokens[self.sent_tokens : tokens], self.text[self.sent_text : text], self.end)
+        self.sent_tokens, self.sent_text = tokens, text
+        return piece
+
+
+def held_back(text: str, stops: Sequence[str]) -> int:
+    """Length of the longest end of `text` with which one of the stop strings could begin."""
+    longest = min(len(text), max(map(len, stops)) - 1)
+    return next((n for n in range(longest, 0, -1) if any(stop.startswith(text[-n:]) for stop in stops)), 0)
+
+
+def stream(
+    model: LM, params: Any, prompts: Sequence[Sequence[int]], *,
+    max_tokens: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
+    seed: int = 0, seeds: Sequence[int] | None = None, stop: Iterable[int | str] = (), tokenizer: Any = None,
+    form: forms.Form = "auto", rows: int = 8,
+) -> Iterator[Piece]:  # fmt: skip
+    """Pieces of text as they come; the arguments are those of `generate`, which see. Raises UserError at once."""
+    stop_ids, stop_strings = _stops(model, stop, tokenizer)
+    _check(model, prompts, max_tokens, temperature, top_k, top_p, rows)
+    seeds = [seed + i for i in range(len(prompts))] if seeds is None else list(seeds)
+    if len(seeds) != len(prompts):
+        raise UserError(f"{len(seeds)} seeds for {len(prompts)} prompts; give one seed a prompt, or only `seed`")
+    stop_V = np.zeros(model.vocab, bool)
+    stop_V[list(stop_ids)] = True
+    temperatures = np.float32(temperature or 1), np.int32(top_k), np.float32(top_p)
+
+    def batches():
+        for context, numbers in _groups(model, prompts, max_tokens, rows):
+            group = [np.asarray(prompts[i], np.int32) for i in numbers]
+            seed_B = np.array([seeds[i] % 2**32 for i in numbers] + [0] * (rows - len(numbers)), np.uint32)
+            texts = [_Row(i, tokenizer, stop_ids, stop_strings) for i in numbers]
+            sampling = Sampling(*temperatures, seed_B, stop_V)
+            carry = _start(model, params, forms.freeze(form), group, rows, context)
+            yield from _continue(model, params, temperature == 0, carry, sampling, texts, max_tokens)
+
+    return batches()
+
+
+def generate(
+    model: LM, params: Any, prompts: Sequence[Sequence[int]], *,
+    max_tokens: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
+    seed: int = 0, seeds: Sequence[int] | None = None, stop: Iterable[int | str] = (), tokenizer: Any = None,
+    form: forms.Form = "auto", rows: int = 8, on_tokens: Callable[[int, list[int]], None] | None = None,
+) -> list[list[int]]:  # fmt: skip
+    """New token ids of each prompt (ids of any lengths, at least one; documents begin with the tokenizer's boundary).
+
+    Args:
+        max_tokens: new tokens a row at most.
+        temperature: 0 takes the likeliest token (the lowest id of equals); else logits are divided by it.
+        top_k, top_p: applied after it in this order; see `keep_top`. 0 and 1 switch them off.
+        seed, seeds: row i draws from its own seed, `seeds[i]`, by default seed + i. Alone with that seed it gets the same ids.
+        stop: ids, and strings (these need `tokenizer`); the output ends in front of the first to appear. A token that a stop
+            string begins inside of is kept whole; the text of `stream` is cut exactly.
+        tokenizer: its boundary ends a row, as one more stop id.
+        form: of the prefill; a name or one name per mixer label. Tokens are always made in the recurrent form.
+        rows: rows of a compiled batch; more prompts run batch after batch. Results compare bit by bit at equal `rows` only.
+        on_tokens: called with (row, new ids) every few tokens.
+
+    Raises UserError for values out of range and for prompts that are empty or hold ids outside of the vocabulary.
+    """
+    out: list[list[int]] = [[] for _ in prompts]
+    for piece in stream(
+        model, params, prompts, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, seeds=seeds,
+        stop=stop, tokenizer=tokenizer, form=form, rows=rows,
+    ):  # fmt: skip
+        out[piece.row] += piece.tokens
+        if on_tokens and piece.tokens:
+            on_tokens(piece.row, piece.tokens)
+    return out
+
+
+def _stops(model: LM, stop: Iterable[int | str], tokenizer: Any) -> tuple[set[int], list[str]]:
+    stop = [stop] if isinstance(stop, str) else list(stop)
+    strings = [s for s in stop if isinstance(s, str)]
+    ids = {int(s) for s in stop if not isinstance(s, str)} | ({tokenizer.boundary} if tokenizer else set())
+    if strings and tokenizer is None:
+        raise UserError("stop strings are found in decoded text; give tokenizer= as well, or stop ids")
+    if "" in strings:
+        raise UserError("a stop string is empty; leave it out, or name the text to stop at")
+    if bad := [i for i in ids if not 0 <= i < model.vocab]:
+        raise UserError(f"the stop id {bad[0]} is outside of the model's vocabulary of {model.vocab}")
+    return ids, strings
+
+
+def _check(model: LM, prompts, max_tokens, temperature, top_k, top_p, rows) -> None:
+    if max_tokens < 1:
+        raise UserError(f"max_tokens={max_tokens} makes no token; set it to 1 or more")
+    if not 0 <= temperature < math.inf:
+        raise UserError(f"temperature={temperature} is out of range; 0 takes the likeliest token, 1 samples as trained")
+    if top_k < 0:
+        raise UserError(f"top_k={top_k} is negative; 0 keeps all tokens")
+    if not 0 < top_p <= 1:
+        raise UserError(f"top_p={top_p} is out of range; it is a probability above 0, and 1 keeps all tokens")
+    if rows < 1:
+        raise UserError(f"rows={rows} is not positive; set it to 1 or more")
+    for number, prompt in enumerate(prompts):
+        ids = np.asarray(prompt)
+        if ids.size == 0:
+            raise UserError(f"prompt {number} is empty; give at least one token, such as the tokenizer's boundary")
+        if ids.min() < 0 or ids.max() >= model.vocab:
+            bad = ids[(ids < 0) | (ids >= model.vocab)][0]
+            raise UserError(f"prompt {number} holds the id {bad}, outside of the model's vocabulary of {model.vocab}")
+
+
+def _groups(model: LM, prompts, max_tokens: int, rows: int) -> list[tuple[int | None, list[int]]]:
+    """(slots of full attention, prompt numbers) of each batch: rows that need buffers of the same size, in order."""
+    endless = jax.eval_shape(lambda: model.room(model.init_state(1, 1))) is None
+    groups: dict[int | None, list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        need = max(SMALLEST_CONTEXT, len(prompt) + max_tokens)
+        groups.setdefault(None if endless else 2 ** math.ceil(math.log2(need)), []).append(number)
+    return [(context, n[i : i + rows]) for context, n in groups.items() for i in range(0, len(n), rows)]
+
+
+def _start(model: LM, params, form, prompts: Sequence[np.ndarray], rows: int, context: int | None) -> Carry:
+    """State after all tokens but the last of each prompt. Rows past the prompts are idle."""
+    idle = rows - len(prompts)
+    state = model.init_state(rows, context)
+    for tokens, pos in pieces([prompt[:-1] for prompt in prompts] + [np.zeros(0, np.int32)] * idle):
+        state = _prefill(model, form, params, state, tokens, pos)
+    token_B = np.array([prompt[-1] for prompt in prompts] + [0] * idle, np.int32)
+    return Carry(state, jnp.array(token_B), jnp.arange(rows) >= len(prompts))
+
+
+def _continue(model: LM, params, greedy, carry, sampling, texts: list[_Row], max_tokens: int) -> Iterator[Piece]:
+    done = np.array(carry.done_B)
+    for start in range(0, max_tokens, BLOCK):
+        stop = min(start + BLOCK, max_tokens)
+        carry, out_BT = _decode(model, greedy, params, carry, sampling, np.int32(start), np.int32(stop))
+        for row, ids in zip(texts, np.asarray(out_BT).tolist(), strict=False):
+            if row.end:
+                continue
+            for token in ids[: stop - start]:
+                if not row.end:
+                    row.push(token)
+            if not row.end and stop == max_tokens:
+                row.finish("length")
+            if (piece := row.take()).tokens or piece.text or piece.end:
+                yield piece
+        done[: len(texts)] = [bool(row.end) for row in texts]
+        if done.all():
+            return
+        carry = carry._replace(done_B=jnp.array(done))  # a copy: the next call may write into it

@@ -1,0 +1,49 @@
+"""One law put to one subject: comparisons that raise LawBroken, and the largest error that passed."""
+
+import numpy as np
+
+from jaxseq.ops._time import PAD
+from jaxseq.testing import compare
+from jaxseq.testing.subjects import Subject, patterns
+
+
+class Check:
+    def __init__(self, subject: Subject, law: str):
+        self.subject, self.law, self.largest = subject, law, 0.0
+
+    def close(self, found: tuple[float, str], form, time, what, allowed=compare.FLOAT64, dtype=np.float64):
+        """`found` is a size and a place, as compare.worst gives them."""
+        size, where = found
+        if not size <= allowed:
+            self.fail(form, time, f"{what} differ by {size:.2e} (allowed {allowed:.2e}) in {where}", dtype)
+        self.largest = max(self.largest, size)
+
+    def result(self, got, wanted, form, time, what="", **options):
+        """Compare two (y, state)."""
+        self.close(compare.worst(got[0], wanted[0]), form, time, what + "outputs", **options)
+        self.close(self.subject.compare_states(got[1], wanted[1]), form, time, what + "states", **options)
+
+    def zero(self, x, form, time, what):
+        self.close(compare.worst(x, 0 * np.nan_to_num(x)), form, time, what, allowed=0.0)
+
+    def same(self, got, wanted, form, time, what, dtype=np.float64):
+        if got != wanted:
+            self.fail(form, time, f"{what} is {got} instead of {wanted}", dtype)
+
+    def fail(self, form, time, what, dtype=np.float64):
+        place = f"form {form!r}, T={time}, {np.dtype(dtype).name}"
+        raise compare.LawBroken(f"{self.subject.name} breaks the law {self.law!r} ({place}): {what}")
+
+
+def run(subject: Subject, form, xs, state, pos, dtype=np.float64):
+    return subject.run(form, dtype, xs, subject.case(dtype).weights, state, pos)
+
+
+def positions(subject: Subject, time: int) -> np.ndarray:
+    return patterns(time, subject.next_position)
+
+
+def garbage(x: np.ndarray, pos: np.ndarray) -> np.ndarray:
+    """x with NaN under padding; integers, which have no NaN, become others of the same range."""
+    mask = (pos == PAD).reshape(pos.shape + (1,) * (x.ndim - 2))
+    return np.where(mask, np.asarray(np.nan, x.dtype) if compare.is_float(x) else x.max() - x, x)

@@ -1,0 +1,60 @@
+"""How far two results are apart, and how far they may be: one table, by dtype alone."""
+
+import jax
+import ml_dtypes
+import numpy as np
+
+FLOAT64 = 1e-10  # between two forms in float64: relative to the largest value of the array
+FINITE_DIFFERENCE = 1e-5  # between a gradient and a central difference in float64
+OWN_ERROR = 16.0  # how many times the recurrent form's own rounding error another form may make in a lower dtype
+LOW_DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
+
+
+class LawBroken(AssertionError):
+    """A law that does not hold: the message names subject, law, form, T, dtype and the size of the error."""
+
+
+def is_float(x) -> bool:
+    return jax.dtypes.issubdtype(x.dtype, np.floating)
+
+
+def epsilon(dtype) -> float:
+    return float(jax.numpy.finfo(dtype).eps)
+
+
+def cast(tree, dtype):
+    """Floating arrays to `dtype`, the others as they are; everything on the host."""
+    return jax.tree.map(lambda x: np.asarray(x, dtype) if is_float(x) else np.asarray(x), tree)
+
+
+def error(got, wanted) -> float:
+    """Largest difference relative to the largest wanted value; infinite where one of them alone is NaN or infinite."""
+    got, wanted = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
+    if got.shape != wanted.shape:
+        return float("inf")
+    if got.size == 0:
+        return 0.0
+    with np.errstate(invalid="ignore"):
+        difference = np.where(got == wanted, 0.0, np.abs(got - wanted))
+    finite = np.abs(wanted[np.isfinite(wanted)])
+    scale = max(float(finite.max(initial=0.0)), 1e-6)
+    return float(np.max(np.where(np.isnan(difference), np.inf, difference))) / scale
+
+
+def worst(got, wanted) -> tuple[float, str]:
+    """The largest `error` over two trees of equal structure, and the leaf where it is."""
+    got_leaves = jax.tree_util.tree_leaves_with_path(got)
+    wanted_leaves, same = jax.tree.leaves(wanted), jax.tree.structure(got) == jax.tree.structure(wanted)
+    if not same:
+        return float("inf"), f"structure {jax.tree.structure(got)} instead of {jax.tree.structure(wanted)}"
+    errors = [
+        (error(a, b), jax.tree_util.keystr(path) or "value")
+        for (path, a), b in zip(got_leaves, wanted_leaves, strict=True)
+    ]
+    return max(errors, default=(0.0, "nothing"))
+
+
+def spec(tree):
+    """Structure, shapes and dtypes, comparable with ==."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple((tuple(x.shape), np.dtype(x.dtype).name) for x in leaves)

@@ -1,0 +1,103 @@
+"""Mixers and models as subjects: a small network whose parameters were all moved off their initial values."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from jaxseq.testing.subjects import BATCH, PREFIX, WHOLE, Subject
+
+CONTEXT = PREFIX + WHOLE
+MOVE = 0.1  # standard deviation of what is added to every parameter: a zero or a one cannot hide a mistake
+
+
+def with_dtype(module: nn.Module, dtype) -> nn.Module:
+    """The same network, computing in `dtype`, and so for every module among its fields."""
+
+    def change(value: Any, name: str):
+        if isinstance(value, nn.Module):
+            return with_dtype(value, dtype)
+        if isinstance(value, tuple):
+            return tuple(change(item, name) for item in value)
+        if name == "dtype":
+            return dtype
+        return jnp.promote_types(value, dtype) if name == "residual_dtype" else value
+
+    fields = [f.name for f in dataclasses.fields(module) if f.init and f.name not in ("name", "parent")]
+    return module.clone(parent=None, **{name: change(getattr(module, name), name) for name in fields})
+
+
+def moved(params, key):
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    leaves = [x + MOVE * jax.random.normal(k, x.shape, x.dtype) for x, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(structure, leaves)
+
+
+class NetworkSubject(Subject):
+    """A Linen module whose `init_state(batch, context)` gives the empty state."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module, self.name = module, type(module).__name__
+
+    def make(self, dtype, key) -> tuple:
+        key_x, key_other, key_init, key_move = jax.random.split(key, 4)
+        module = with_dtype(self.module, dtype)
+        x, other = self.inputs(key_x, CONTEXT, dtype), self.inputs(key_other, WHOLE, dtype)
+        weights = moved(self.initial(module, key_init, x[:, :2]), key_move)
+        empty = module.init_state(BATCH, CONTEXT)
+        pos_BT = jnp.broadcast_to(jnp.arange(PREFIX, dtype=jnp.int32), (BATCH, PREFIX))
+        state = self.call("recurrent", dtype, (x[:, :PREFIX],), weights, empty, pos_BT)[1]
+        return (x[:, PREFIX:],), (other,), weights, state, empty
+
+    def inputs(self, key, time: int, dtype) -> jax.Array:
+        raise NotImplementedError
+
+    def initial(self, module, key, x):
+        """Initial parameters, unboxed."""
+        raise NotImplementedError
+
+
+class MixerSubject(NetworkSubject):
+    kind = "mixer"
+    optional_pos = False
+
+    def call(self, form, dtype, xs, weights, state, pos):
+        return with_dtype(self.module, dtype).apply({"params": weights}, xs[0], state, pos, form, 0)
+
+    def inputs(self, key, time, dtype):
+        return jax.random.normal(key, (BATCH, time, self.module.width), dtype)
+
+    def boxed(self, module, key, x) -> dict:
+        pos_BT = jnp.zeros(x.shape[:2], jnp.int32)
+        return module.init(key, x, None, pos_BT, "recurrent", 0)
+
+    def initial(self, module, key, x):
+        return nn.meta.unbox(self.boxed(module, key, x)).get("params", {})
+
+
+class ModelSubject(NetworkSubject):
+    kind = "model"
+
+    def call(self, form, dtype, xs, weights, state, pos):
+        return with_dtype(self.module, dtype).apply({"params": weights}, xs[0], state, pos, form)
+
+    def inputs(self, key, time, dtype):
+        return jax.random.randint(key, (BATCH, time), 0, self.module.vocab, jnp.int32)
+
+    def boxed(self, module, key, x) -> dict:
+        return nn.Module.init(module, key, x)
+
+    def initial(self, module, key, x):
+        return module.init(key, x)["params"]
+
+    def output_dtype(self, dtype):
+        return np.promote_types(dtype, np.float32)
+
+    def rows(self, state, rows):
+        segments = jax.tree.map(lambda s: s[:, rows], state.segments)  # [repeats, B, ...]
+        return state._replace(segments=segments, next_pos_B=state.next_pos_B[rows])

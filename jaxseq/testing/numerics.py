@@ -1,0 +1,90 @@
+"""Laws about numbers: gradients, dtypes, and the spec of the state."""
+
+import jax
+import numpy as np
+
+from jaxseq.ops._time import PAD
+from jaxseq.testing import compare
+from jaxseq.testing.check import Check, garbage, positions, run
+from jaxseq.testing.subjects import BATCH, LENGTHS, WHOLE, Subject, join_floats, split_floats
+
+_, PIECE, _ = LENGTHS
+STEP = 3e-7  # of the central difference: its own error is third derivative x STEP^2 + rounding / STEP
+
+
+def gradient(subject: Subject) -> float:
+    """Gradients by inputs, weights and state are those of the recurrent form, which are those of a central difference.
+
+    Nothing under PAD, NaN included, reaches a gradient, and the gradient there is zero.
+    """
+    check, case, pos = Check(subject, "gradient"), subject.case(np.float64), positions(subject, PIECE)
+    rng, xs = np.random.default_rng(0), case.part(0, PIECE)
+    y, state = run(subject, "recurrent", xs, case.state, pos)
+    results, _, _ = split_floats((y, jax.device_get(subject.canonical(state))))
+    cotangents = [rng.normal(size=np.shape(x)) for x in results]
+
+    wanted = subject.gradients("recurrent", xs, case.weights, case.state, pos, cotangents)[1]
+    floats, rest, structure = split_floats((xs, case.weights, case.state))
+    direction = [rng.normal(size=np.shape(x)) for x in floats]
+
+    def value(step):
+        moved = [x + step * d for x, d in zip(floats, direction, strict=True)]
+        return subject.gradients("recurrent", *join_floats(moved, rest, structure), pos, cotangents)[0]
+
+    slope = sum(float(np.vdot(g, d)) for g, d in zip(wanted, direction, strict=True))
+    found = compare.error(slope, (value(STEP) - value(-STEP)) / (2 * STEP)), "a random direction"
+    check.close(found, "recurrent", PIECE, "gradient and central difference", allowed=compare.FINITE_DIFFERENCE)
+
+    check.largest = 0.0  # what the table shows is the agreement of the forms
+    for form in subject.forms:
+        for inputs in (xs, tuple(garbage(x, pos) for x in xs)):
+            got = subject.gradients(form, inputs, case.weights, case.state, pos, cotangents)[1]
+            check.close(compare.worst(got, wanted), form, PIECE, "gradients")
+            for g in got[: len(split_floats(xs)[0])]:
+                check.zero(np.asarray(g)[pos == PAD], form, PIECE, "gradients under PAD and zero")
+    return check.largest
+
+
+def spec(subject: Subject) -> float:
+    """What comes out has the structure, shapes and dtypes of what went in, in every dtype.
+
+    States are float64 in float64; otherwise they accumulate in float32 or cache inputs in the inputs' dtype.
+    """
+    check = Check(subject, "spec")
+    for dtype in (np.float64, *compare.LOW_DTYPES.values()):
+        case = subject.case(dtype)
+        for form in subject.forms:
+            for time in (1, PIECE):
+                y, state = subject.shapes(form, dtype, case.part(0, time), positions(subject, time))
+                check.same(compare.spec(state), compare.spec(case.state), form, time, "the state's spec", dtype)
+                check.same(y.shape[:2], (BATCH, time), form, time, "y's shape", dtype)
+                check.same(np.dtype(y.dtype), subject.output_dtype(dtype), form, time, "y's dtype", dtype)
+        for leaf in filter(compare.is_float, jax.tree.leaves(case.state)):
+            if leaf.dtype not in (np.promote_types(dtype, np.float32), np.dtype(dtype)):
+                check.fail("recurrent", WHOLE, f"a state leaf is {leaf.dtype}", dtype)
+    return check.largest
+
+
+def dtype(subject: Subject) -> float:
+    """In float32 and bfloat16 no form is much further from float64 than the recurrent one is.
+
+    A state leaf of an op in bfloat16 must be a copy of inputs: sums are kept in float32.
+    """
+    check, pos = Check(subject, "dtype"), positions(subject, WHOLE)
+    for low in compare.LOW_DTYPES.values():
+        case = subject.case(low)
+        arguments = compare.cast((case.xs, case.weights, case.state), np.float64)
+        exact = subject.run("recurrent", np.float64, *arguments, pos)
+        results = {form: run(subject, form, case.xs, case.state, pos, low) for form in subject.forms}
+        rounding = subject.compare_values(results["recurrent"], exact)
+        check.close(rounding, "recurrent", WHOLE, "values and float64's", WHOLE * compare.epsilon(low), low)
+        allowed = compare.OWN_ERROR * max(rounding[0], compare.epsilon(low))
+        for form, got in results.items():
+            check.same(np.dtype(got[0].dtype), subject.output_dtype(low), form, WHOLE, "y's dtype", low)
+            check.close(subject.compare_values(got, exact), form, WHOLE, "values and float64's", allowed, low)
+            if subject.exact_caches:
+                caches = [compare.is_float(x) and x.dtype.itemsize < 4 for x in jax.tree.leaves(got[1])]
+                for leaf, copy, cache in zip(jax.tree.leaves(got[1]), jax.tree.leaves(exact[1]), caches, strict=True):
+                    if cache:
+                        check.close(compare.worst(leaf, copy), form, WHOLE, "cached inputs", 0.0, low)
+    return check.largest

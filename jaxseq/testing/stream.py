@@ -1,0 +1,130 @@
+"""The laws of a stream: how a sequence is cut, packed or padded, and which form takes a piece, changes nothing.
+
+    run(x1 ++ x2, s) == let (y1, s1) = run(x1, s); (y2, s2) = run(x2, s1) in (y1 ++ y2, s2)
+    run([], s)       == ([], s)
+
+Everything is compared in float64 with the `recurrent` form. A law is a function of a subject; it returns the largest error
+that it let pass or raises LawBroken. There are no exemptions, and tolerances depend on the dtype alone (compare.py).
+"""
+
+import numpy as np
+
+from jaxseq.ops._time import PAD
+from jaxseq.testing import compare
+from jaxseq.testing.check import Check, garbage, positions, run
+from jaxseq.testing.subjects import BATCH, LENGTHS, WHOLE, Subject
+
+_, PIECE, _ = LENGTHS
+PLANS = 6  # random ways to cut a sequence, besides the whole in every form
+
+
+def _plans(forms: tuple[str, ...], seed: int = 0):
+    """Lists of (length, form) whose lengths are in LENGTHS and sum to WHOLE."""
+    rng = np.random.default_rng(seed)
+    yield from ([(WHOLE, form)] for form in forms)
+    pieces = [PIECE] * (WHOLE // PIECE) + [1] * (WHOLE % PIECE)
+    for _ in range(PLANS):
+        yield [(int(n), str(rng.choice(forms))) for n in rng.permutation(pieces)]
+
+
+def split(subject: Subject) -> float:
+    """However a sequence is cut and whichever form takes each piece, outputs and final state are the same."""
+    check, case, pos = Check(subject, "split"), subject.case(np.float64), positions(subject, WHOLE)
+    wanted = run(subject, "recurrent", case.xs, case.state, pos)
+    for plan in _plans(subject.forms):
+        state, ys, start = case.state, [], 0
+        for length, form in plan:
+            stop = start + length
+            y, state = run(subject, form, case.part(start, stop), state, pos[:, start:stop])
+            ys.append(y)
+            start = stop
+        got = np.concatenate(ys, axis=1), state
+        check.result(got, wanted, " ".join(f"{n}:{form}" for n, form in plan), WHOLE)
+    return check.largest
+
+
+def unit(subject: Subject) -> float:
+    """No tokens: no outputs, and the state bit for bit; from state=None the empty state of a padded row."""
+    check, case = Check(subject, "unit"), subject.case(np.float64)
+    for form in subject.forms:
+        like = run(subject, "recurrent", case.part(0, 1), case.state, positions(subject, 1))[0]
+        y, state = run(subject, form, case.part(0, 0), case.state, positions(subject, 0))
+        check.same((y.shape, y.dtype), ((BATCH, 0, *like.shape[2:]), like.dtype), form, 0, "the output's shape")
+        check.same(compare.spec(state), compare.spec(case.state), form, 0, "the state's spec")
+        check.close(compare.worst(state, case.state), form, 0, "states", allowed=0.0)
+    return check.largest
+
+
+def none(subject: Subject) -> float:
+    """state=None is the empty state, that of a document's start; pos=None is neither a start nor padding."""
+    check, case, pos = Check(subject, "none"), subject.case(np.float64), positions(subject, PIECE)
+    xs = case.part(0, PIECE)
+    document = np.broadcast_to(np.arange(PIECE, dtype=np.int32), pos.shape)
+    padded, ongoing = np.full_like(pos, PAD), subject.next_position + document
+    empty = run(subject, "recurrent", xs, None, padded)[1]
+    for form in subject.forms:
+        wanted = run(subject, "recurrent", xs, empty, pos)
+        check.result(run(subject, form, xs, None, pos), wanted, form, PIECE, "state=None: ")
+        wanted = run(subject, "recurrent", xs, case.empty, pos)[0]
+        check.close(compare.worst(run(subject, form, xs, None, pos)[0], wanted), form, PIECE, "state=None: outputs")
+        state = run(subject, form, xs, None, padded)[1]
+        check.close(subject.compare_states(state, empty), form, PIECE, "empty states", allowed=0.0)
+        if subject.optional_pos:
+            wanted = run(subject, "recurrent", xs, case.state, ongoing)
+            check.result(run(subject, form, xs, case.state, None), wanted, form, PIECE, "pos=None: ")
+            wanted = run(subject, "recurrent", xs, case.state, document)[0]
+            found = compare.worst(run(subject, form, xs, None, None)[0], wanted)
+            check.close(found, form, PIECE, "state=None, pos=None: outputs")
+    return check.largest
+
+
+def reset(subject: Subject) -> float:
+    """Documents packed into a row, NaN after them, are the documents one by one."""
+    check, case, count = Check(subject, "reset"), subject.case(np.float64), WHOLE // PIECE
+    document = np.arange(PIECE, dtype=np.int32)
+    row = np.concatenate([subject.next_position + document, *[document] * (count - 1)])
+    alone = []
+    for i in range(count):
+        part = slice(i * PIECE, (i + 1) * PIECE)
+        state, pos = case.empty if i else case.state, np.tile(row[part], (BATCH, 1))
+        alone.append(run(subject, "recurrent", case.part(part.start, part.stop), state, pos))
+    y = np.concatenate([y for y, _ in alone], axis=1)
+    y = np.pad(y, ((0, 0), (0, WHOLE - len(row))) + ((0, 0),) * (y.ndim - 2))
+    pos = np.tile(np.pad(row, (0, WHOLE - len(row)), constant_values=PAD), (BATCH, 1))
+
+    pos[0, len(row) - PIECE :], y[0, len(row) - PIECE :] = PAD, 0  # one row has a document less
+    xs = tuple(garbage(x, pos) for x in case.xs)
+    for form in subject.forms:
+        got_y, got = run(subject, form, xs, case.state, pos)
+        check.close(compare.worst(got_y, y), form, WHOLE, "outputs")
+        for rows, last in ((slice(0, 1), alone[-2]), (slice(1, None), alone[-1])):
+            found = subject.compare_states(subject.rows(got, rows), subject.rows(last[1], rows))
+            check.close(found, form, WHOLE, "states")
+    return check.largest
+
+
+def padding(subject: Subject) -> float:
+    """Under PAD the output is zero and the state passes; what lies there, NaN included, reaches nothing."""
+    check, case, pos = Check(subject, "padding"), subject.case(np.float64), positions(subject, WHOLE)
+    xs = tuple(garbage(x, pos) for x in case.xs)
+    for form in subject.forms:
+        y, state = got = run(subject, form, xs, case.state, pos)
+        check.result(got, run(subject, form, case.xs, case.state, pos), form, WHOLE, "with NaN under PAD, ", allowed=0.0)
+        check.zero(y[pos == PAD], form, WHOLE, "outputs under PAD and zero")
+        last = slice(-1, None)  # this row is padding from end to end
+        found = subject.compare_states(subject.rows(state, last), subject.rows(case.state, last))
+        check.close(found, form, WHOLE, "states of a padded row", allowed=0.0)
+    return check.largest
+
+
+def causality(subject: Subject) -> float:
+    """Other inputs from token t on leave every output before t as it was, to the last bits (an FFT's rounding)."""
+    check, case, pos = Check(subject, "causality"), subject.case(np.float64), positions(subject, WHOLE)
+    for form in subject.forms:
+        y = run(subject, form, case.xs, case.state, pos)[0]
+        for t in (1, 4, 5, PIECE, WHOLE - 1):
+            xs = tuple(np.concatenate([x[:, :t], z[:, t:]], axis=1) for x, z in zip(case.xs, case.other, strict=True))
+            changed = run(subject, form, xs, case.state, pos)[0]
+            found = compare.worst(changed[:, :t], y[:, :t])
+            check.close(found, form, WHOLE, f"outputs before the change at t={t}", allowed=32 * compare.epsilon(np.float64))
+    return check.largest

@@ -1,0 +1,74 @@
+"""Laws of an op's own making: its loops, its summaries, its example."""
+
+import jax
+import numpy as np
+
+from jaxseq.testing import compare
+from jaxseq.testing.check import Check, positions, run
+from jaxseq.testing.loops import longest_loop
+from jaxseq.testing.subjects import BATCH, CHUNK, LENGTHS, OpSubject
+
+_, PIECE, _ = LENGTHS
+LONG = 1024  # T at which loops are counted; nothing of this length is compiled
+SHARE = 0.3  # of the output's norm that the example's state must carry at T = PIECE
+
+
+def loops(subject: OpSubject) -> float:
+    """The parallel form has no loop of T steps; the chunkwise form's loops grow by one step a chunk."""
+    check, case = Check(subject, "loops"), subject.case(np.float64)
+
+    def longest(form, time):
+        xs = tuple(jax.ShapeDtypeStruct((BATCH, time, *x.shape[2:]), x.dtype) for x in case.xs)
+        pos = jax.ShapeDtypeStruct((BATCH, time), np.int32)
+        return longest_loop(lambda xs, pos: subject.call(form, np.float64, xs, case.weights, case.state, pos), xs, pos)
+
+    if "parallel" in subject.forms and (steps := longest("parallel", LONG)) >= LONG:
+        check.fail("parallel", LONG, f"a loop of {steps:.0f} steps")
+    if "chunkwise" in subject.forms:
+        more = longest("chunkwise", 2 * LONG) - longest("chunkwise", LONG)
+        if not more <= LONG / CHUNK:  # NaN, of two loops without a known end, is refused too
+            check.fail("chunkwise", LONG, f"{more:.0f} more steps for {LONG} more tokens in chunks of {CHUNK}")
+    return 0.0
+
+
+def summary(subject: OpSubject) -> float:
+    """apply(summary(x), s) is recurrent(x, s)'s state, and combine joins stretches, associatively."""
+    check, case, op = Check(subject, "summary"), subject.case(np.float64), subject.op
+    if not hasattr(op, "summary"):
+        for name in ("combine", "apply"):
+            if hasattr(op, name):
+                check.fail("summary", 0, f"the op has {name} and no summary")
+        return 0.0
+    pos = positions(subject, 3 * PIECE)
+
+    def stretch(start, stop):
+        return subject.summary(case.part(start, stop), case.weights, pos[:, start:stop])
+
+    first, second, third = (stretch(i * PIECE, (i + 1) * PIECE) for i in range(3))
+    state = case.state
+    for i, piece in enumerate((first, second, third)):
+        part = slice(i * PIECE, (i + 1) * PIECE)
+        wanted = run(subject, "recurrent", case.part(part.start, part.stop), state, pos[:, part])[1]
+        state = jax.device_get(op.apply(piece, state))
+        check.close(subject.compare_states(state, wanted), "summary", PIECE, "applied summaries and states")
+    left, right = (op.combine(op.combine(first, second), third), op.combine(first, op.combine(second, third)))
+    check.close(compare.worst(left, right), "summary", PIECE, "the two orders of combine")
+    whole = stretch(0, 3 * PIECE)
+    check.same(compare.spec(left), compare.spec(whole), "summary", 3 * PIECE, "the spec of combined summaries")
+    check.close(compare.worst(left, whole), "summary", 3 * PIECE, "combined summaries and the whole's")
+    check.close(
+        subject.compare_states(jax.device_get(op.apply(left, case.state)), state), "summary", 3 * PIECE, "states"
+    )
+    return check.largest
+
+
+def example(subject: OpSubject) -> float:
+    """The example's state is so large that a law which lost it would notice: SHARE of the output comes from it."""
+    check, case = Check(subject, "example"), subject.case(np.float64)
+    pos = np.broadcast_to(subject.next_position + np.arange(PIECE, dtype=np.int32), (BATCH, PIECE))
+    y = run(subject, "recurrent", case.part(0, PIECE), case.state, pos)[0]
+    without = run(subject, "recurrent", case.part(0, PIECE), case.empty, pos)[0]
+    share = float(np.linalg.norm(y - without) / np.linalg.norm(y))
+    if not share >= SHARE:
+        check.fail("recurrent", PIECE, f"the state carries {share:.0%} of the output, it must be {SHARE:.0%} at least")
+    return 0.0

@@ -1,0 +1,207 @@
+"""What the laws are put to: an op, a mixer or a model, each as one function of inputs, weights, state and positions."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseq.ops._time import PAD
+from jaxseq.testing import compare
+
+FORMS = ("recurrent", "parallel", "chunkwise")
+BATCH = 5  # one row for each pattern of positions
+LENGTHS = (1, 7, 33)  # every T that is compiled; odd, and 33 holds several chunks and a rest
+WHOLE = LENGTHS[-1]
+PREFIX = 15  # tokens before the state of those subjects that bring none of their own
+CHUNK = 4
+
+
+class Case(NamedTuple):
+    """Arguments on the host. xs have [BATCH, WHOLE, ...]; `other` are different inputs; `empty` is the state of no tokens."""
+
+    xs: tuple
+    other: tuple
+    weights: Any
+    state: Any
+    empty: Any
+
+    def part(self, start: int, stop: int) -> tuple:
+        return tuple(x[:, start:stop] for x in self.xs)
+
+
+class Subject:
+    """Base: `call` is the function under test, `make` its arguments; both are traced, once per form, T and dtype.
+
+    kind says which laws there are ("op", "mixer", "model"); exact_caches: a state leaf in a low dtype must be a copy
+    of inputs; optional_pos: `pos` may be None.
+    """
+
+    kind: str
+    name: str
+    forms: tuple[str, ...] = FORMS
+    exact_caches = False
+    optional_pos = True
+    next_position = PREFIX  # what the first token after the state would be, for rows that go on
+
+    def __init__(self):
+        self._cases: dict[str, Case] = {}
+        self._compiled: dict[tuple, Callable] = {}
+
+    def call(self, form: str, dtype, xs, weights, state, pos):
+        raise NotImplementedError
+
+    def make(self, dtype, key) -> tuple:
+        """The fields of a Case, traced."""
+        raise NotImplementedError
+
+    def canonical(self, state):
+        return state
+
+    def rows(self, state, rows: slice):
+        """Some rows of the batch."""
+        return jax.tree.map(lambda s: s[rows], state)
+
+    def case(self, dtype) -> Case:
+        """Drawn once, in float64; in another dtype the same numbers, rounded to the dtypes that `make` gives there."""
+        name = np.dtype(dtype).name
+        if name not in self._cases:
+            key = jax.random.key(0, impl="unsafe_rbg")  # threefry takes six times longer to compile
+            make = functools.partial(self.make, dtype)
+            if name == "float64":
+                case = jax.device_get(jax.jit(make)(key))
+            else:
+                case = jax.tree.map(
+                    lambda x, like: np.asarray(x, like.dtype), tuple(self.case(np.float64)), jax.eval_shape(make, key)
+                )
+            self._cases[name] = Case(*case)
+        return self._cases[name]
+
+    def run(self, form: str, dtype, xs, weights, state, pos):
+        """(y, state) on the host; jitted, so that laws share the compiled function."""
+        return jax.device_get(self._jit("run", self.call, form, dtype)(xs, weights, state, pos))
+
+    def compare_states(self, got, wanted) -> tuple[float, str]:
+        if compare.spec(got) != compare.spec(wanted):
+            return float("inf"), f"spec {compare.spec(got)} instead of {compare.spec(wanted)}"
+        return compare.worst(self.canonical(got), self.canonical(wanted))
+
+    def compare_values(self, got, wanted) -> tuple[float, str]:
+        """Two (y, state) by value, whatever their dtypes."""
+        got, wanted = ((compare.cast(y, np.float64), self.canonical(state)) for y, state in (got, wanted))
+        return compare.worst(got, wanted)
+
+    def output_dtype(self, dtype) -> np.dtype:
+        return np.dtype(dtype)
+
+    def shapes(self, form: str, dtype, xs, pos):
+        """(y, state) as ShapeDtypeStructs: nothing is compiled."""
+        case = self.case(dtype)
+        return jax.eval_shape(functools.partial(self.call, form, dtype), xs, case.weights, case.state, pos)
+
+    def gradients(self, form: str, xs, weights, state, pos, cotangents):
+        """Value of <y, u> + <canonical(state), v> and its gradients, a list, by all floating arguments, in float64."""
+        floats, rest, structure = split_floats((xs, weights, state))
+        jitted = self._jit("grad", functools.partial(self._value_and_grad, structure), form, np.dtype(np.float64))
+        return jax.device_get(jitted(floats, rest, pos, cotangents))
+
+    def _value_and_grad(self, structure, form, dtype, floats, rest, pos, cotangents):
+        def loss(floats):
+            y, state = self.call(form, dtype, *join_floats(floats, rest, structure), pos)
+            results, _, _ = split_floats((y, self.canonical(state)))
+            return sum(jnp.vdot(a, u) for a, u in zip(results, cotangents, strict=True))
+
+        return jax.value_and_grad(loss)(floats)
+
+    def _jit(self, purpose, function, form, dtype):
+        key = purpose, form, np.dtype(dtype).name
+        if key not in self._compiled:
+            self._compiled[key] = jax.jit(functools.partial(function, form, dtype))
+        return self._compiled[key]
+
+
+def split_floats(tree):
+    """Floating leaves, the others (None in place of floats), and what `join_floats` needs to put them together."""
+    leaves, structure = jax.tree.flatten(tree)
+    floats = [x for x in leaves if compare.is_float(x)]
+    return floats, [None if compare.is_float(x) else x for x in leaves], structure
+
+
+def join_floats(floats, rest, structure):
+    floats = iter(floats)
+    return jax.tree.unflatten(structure, [next(floats) if x is None else x for x in rest])
+
+
+class OpSubject(Subject):
+    """An op module, or any object with FORMS, example and __name__. `defaults`: with options left at their defaults."""
+
+    kind = "op"
+    exact_caches = True
+
+    def __init__(self, op, defaults: bool = False, forms: tuple[str, ...] | None = None):
+        super().__init__()
+        self.op, self.defaults = op, defaults
+        self.forms = forms or tuple(op.FORMS)
+        self.name = op.__name__.rpartition(".")[2] + (" (default options)" if defaults else "")
+        self.options: dict[str, Any] = {}
+
+    def variant(self, op) -> "OpSubject":
+        """Another op on this one's arguments, in its recurrent form alone: nothing is drawn or compiled twice."""
+        other = OpSubject(op, self.defaults, tuple(f for f in op.FORMS if f == "recurrent" or len(op.FORMS) == 2))
+        if op.example is self.op.example:
+            other._cases, other.options = self._cases, self.options
+        return other
+
+    def options_of(self, function, options):
+        parameters = inspect.signature(function).parameters
+        if self.defaults:
+            options = {k: v for k, v in options.items() if parameters[k].default is inspect.Parameter.empty}
+        return options | ({"chunk": CHUNK} if "chunk" in parameters else {})
+
+    def call(self, form, dtype, xs, weights, state, pos):
+        function = self.op.FORMS[form]
+        return function(*xs, state=state, pos=pos, **weights, **self.options_of(function, self.options))
+
+    def canonical(self, state):
+        return self.op.canonical(state) if hasattr(self.op, "canonical") else state
+
+    def summary(self, xs, weights, pos):
+        def function(form, dtype, xs, weights, pos):
+            return self.op.summary(*xs, pos=pos, **weights, **self.options_of(self.op.summary, self.options))
+
+        return jax.device_get(self._jit("summary", function, "summary", np.float64)(xs, weights, pos))
+
+    def make(self, dtype, key) -> tuple:
+        time = PREFIX + WHOLE
+        key, key_other = jax.random.split(key)
+        xs, weights, self.options, state = self.op.example(key, BATCH, time, dtype)
+        other = self.op.example(key_other, BATCH, WHOLE, dtype).xs
+        # Padding passes the state through: a padded stretch leaves the empty state, of a size for `time` tokens.
+        pos_BT = jnp.full((BATCH, time), PAD)
+        empty = self.call("recurrent", dtype, xs, weights, None, pos_BT)[1]
+        if self.defaults:
+            pos_BT = pos_BT.at[:, :PREFIX].set(jnp.arange(PREFIX))
+            state = self.call("recurrent", dtype, xs, weights, None, pos_BT)[1]
+        return tuple(x[:, PREFIX:] for x in xs), other, weights, state, empty
+
+    def has_options(self) -> bool:
+        """Whether the example sets options that have defaults: then the defaults must obey the laws too."""
+        self.case(np.float64)
+        parameters = inspect.signature(self.op.FORMS["recurrent"]).parameters
+        return any(parameters[k].default is not inspect.Parameter.empty for k in self.options)
+
+
+def patterns(time: int, next_position: int = PREFIX) -> np.ndarray:
+    """pos [BATCH, time]: goes on · goes on, then a document · three documents, padding · goes on, padding · padding."""
+    a, b, t = time // 3, time // 2, np.arange(time)
+    rows = (
+        next_position + t,
+        np.where(t < a, next_position + t, t - a),
+        np.where(t < b, t, np.where(t == b, 0, np.where(t < time - max(1, time // 6), t - b - 1, PAD))),
+        np.where(t < max(1, time // 4), next_position + t, PAD),
+        np.full(time, PAD),
+    )
+    return np.stack(rows).astype(np.int32)

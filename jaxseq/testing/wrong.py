@@ -1,0 +1,176 @@
+"""Ops with one thing wrong, as wrappers round any right op: each must be caught by its law, or that law proves nothing.
+
+Every form is wrapped, so that the forms may well agree with one another; the usual test (no state, the whole sequence,
+outputs only) passes most of them.
+"""
+
+import functools
+import types
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxseq.ops._time import PAD, START, positions, select
+from jaxseq.testing.compare import is_float
+
+
+def _floats(function: Callable, state):
+    """`function` of every floating leaf."""
+    return jax.tree.map(lambda x: function(x) if is_float(x) else x, state)
+
+
+def _add(y, term, pos):
+    """y + term in y's dtype, zero under padding as before."""
+    return (y + select(positions(pos, y) >= 0, jnp.broadcast_to(term, y.shape))).astype(y.dtype)
+
+
+def ignores_state(form, xs, state, pos, **kwargs):
+    return form(*xs, state=jax.tree.map(jnp.zeros_like, state), pos=pos, **kwargs)
+
+
+def returns_old_state(form, xs, state, pos, **kwargs):
+    y, after = form(*xs, state=state, pos=pos, **kwargs)
+    return y, after if state is None else state
+
+
+def state_one_token_late(form, xs, state, pos, **kwargs):
+    y, _ = form(*xs, state=state, pos=pos, **kwargs)
+    _, late = form(*(x[:, :-1] for x in xs), state=state, pos=None if pos is None else pos[:, :-1], **kwargs)
+    return y, late
+
+
+def rounds_state(form, xs, state, pos, **kwargs):
+    y, state = form(*xs, state=state, pos=pos, **kwargs)
+    return y, _floats(lambda s: s.astype(jnp.bfloat16).astype(s.dtype), state)
+
+
+def forgets_when_empty(form, xs, state, pos, **kwargs):
+    y, after = form(*xs, state=state, pos=pos, **kwargs)
+    return y, after if xs[0].shape[1] else jax.tree.map(jnp.zeros_like, after)
+
+
+def starts_from_one(form, xs, state, pos, **kwargs):
+    """Without a prefix, one token of ones comes before the first."""
+    if state is None:
+        _, state = form(*(jnp.ones_like(x[:, :1]) for x in xs), state=None, **kwargs)
+    return form(*xs, state=state, pos=pos, **kwargs)
+
+
+def starts_without_pos(form, xs, state, pos, **kwargs):
+    """No positions taken for "the row begins a document"."""
+    return form(*xs, state=state, pos=positions(pos, xs[0]).at[:, :1].set(START) if pos is None else pos, **kwargs)
+
+
+def sees_the_future(form, xs, state, pos, **kwargs):
+    y, state = form(*xs, state=state, pos=pos, **kwargs)
+    return _add(y, 1e-3 * jnp.sum(y, axis=1, keepdims=True), pos), state
+
+
+def ignores_resets(form, xs, state, pos, **kwargs):
+    return form(*xs, state=state, pos=None if pos is None else jnp.where(pos == START, 1, pos), **kwargs)
+
+
+def counts_padding(form, xs, state, pos, **kwargs):
+    """Outputs are right; the state has seen the padding (as zeros)."""
+    y, _ = form(*xs, state=state, pos=pos, **kwargs)
+    if pos is None:
+        return y, _
+    zeros = (select(pos >= 0, x) for x in xs)
+    return y, form(*zeros, state=state, pos=jnp.where(pos == PAD, START + 1, pos), **kwargs)[1]
+
+
+def lets_garbage_into_state(form, xs, state, pos, **kwargs):
+    """0 x NaN = NaN: what lies under padding is multiplied by zero instead of being left out."""
+    y, state = form(*xs, state=state, pos=pos, **kwargs)
+    zero = sum(0 * jnp.sum(x) for x in xs)
+    return y, _floats(lambda s: s + zero.astype(s.dtype), state)
+
+
+def lets_garbage_into_gradient(form, xs, state, pos, **kwargs):
+    """Right values: the NaN is cut off, but after the product whose backward pass multiplies it by zero."""
+    y, state = form(*xs, state=state, pos=pos, **kwargs)
+    zero = sum(0 * jnp.sum(x * x) for x in xs)
+    return _add(y, jnp.where(jnp.isnan(zero), 0, zero), pos), state
+
+
+def cuts_gradient(form, xs, state, pos, **kwargs):
+    return form(*xs, state=jax.lax.stop_gradient(state), pos=pos, **kwargs)
+
+
+def widens_output(form, xs, state, pos, **kwargs):
+    y, state = form(*xs, state=state, pos=pos, **kwargs)
+    return y.astype(jnp.promote_types(y.dtype, jnp.float32)), state
+
+
+def keeps_state_in_float32(form, xs, state, pos, **kwargs):
+    y, state = form(*xs, state=state, pos=pos, **kwargs)
+    return y, _floats(lambda s: s.astype(jnp.float32), state)
+
+
+def computes_in_fewer_bits(form, xs, state, pos, **kwargs):
+    """Inputs in less than float64 lose four bits more than their dtype does."""
+    bits = jnp.finfo(xs[0].dtype).nmant - 4
+    rounded = xs if xs[0].dtype == jnp.float64 else (jax.lax.reduce_precision(x, 8, bits) for x in xs)
+    return form(*rounded, state=state, pos=pos, **kwargs)
+
+
+WRAPPERS = {
+    "split": (ignores_state, returns_old_state, state_one_token_late, rounds_state),
+    "unit": (forgets_when_empty,),
+    "none": (starts_from_one, starts_without_pos),
+    "reset": (ignores_resets,),
+    "padding": (counts_padding, lets_garbage_into_state),
+    "causality": (sees_the_future,),
+    "gradient": (cuts_gradient, lets_garbage_into_gradient),
+    "spec": (widens_output, keeps_state_in_float32),
+    "dtype": (computes_in_fewer_bits,),
+}
+
+
+def _like(op, name: str, **changes) -> types.SimpleNamespace:
+    parts = {k: getattr(op, k) for k in ("FORMS", "example", "summary", "combine", "apply", "canonical") if hasattr(op, k)}
+    return types.SimpleNamespace(**(parts | changes), __name__=f"{op.__name__} that {name}")
+
+
+def _wrapped(op, wrapper: Callable):
+    def wrap(form):
+        @functools.wraps(form)
+        def wrapped(*xs, state=None, pos=None, **kwargs):
+            return wrapper(form, xs, state, pos, **kwargs)
+
+        return wrapped
+
+    return _like(op, wrapper.__name__, FORMS={name: wrap(form) for name, form in op.FORMS.items()})
+
+
+def _structures(op) -> list[tuple[str, Any]]:
+    """Ops wrong in what they declare rather than in what a form computes."""
+    recurrent = op.FORMS["recurrent"]
+
+    def empty_example(*args):
+        example = op.example(*args)
+        return example._replace(state=jax.tree.map(jnp.zeros_like, example.state))
+
+    def chunkwise(*xs, chunk=0, **kwargs):
+        return recurrent(*xs, **kwargs)
+
+    wrong = [
+        ("loops", _like(op, "loops_in_parallel", FORMS={"recurrent": recurrent, "parallel": recurrent})),
+        ("loops", _like(op, "loops_in_chunkwise", FORMS={"recurrent": recurrent, "chunkwise": chunkwise})),
+        ("example", _like(op, "has_an_empty_example", example=empty_example)),
+    ]
+    if hasattr(op, "summary"):
+        forgetful = lambda summary, state: op.apply(summary, jax.tree.map(jnp.zeros_like, state))  # noqa: E731
+        wrong.append(("summary", _like(op, "combines_in_reverse", combine=lambda first, second: op.combine(second, first))))
+        wrong.append(("summary", _like(op, "applies_to_nothing", apply=forgetful)))
+    else:
+        wrong.append(("summary", _like(op, "combines_no_summary", combine=lambda first, second: second)))
+    return wrong
+
+
+def wrong_ops(op) -> list[tuple[str, Any]]:
+    """(law, wrong op) pairs: that law must refuse that op."""
+    wrapped = [(law, _wrapped(op, wrapper)) for law, wrappers in WRAPPERS.items() for wrapper in wrappers]
+    return wrapped + _structures(op)

@@ -1,0 +1,27 @@
+"""Subjects of the laws by name, made once a process so that tests share what is compiled."""
+
+import functools
+
+import pytest
+
+from jaxseq import registry, testing
+
+
+def cells(package: str, names: tuple[str, ...], laws) -> list:
+    """Every name with every law; one worker runs all laws of a name."""
+    group = lambda name: pytest.mark.xdist_group(f"{package}/{name}")  # noqa: E731
+    return [pytest.param(name, law, marks=group(name), id=f"{name}-{law}") for name in names for law in laws]
+
+
+@functools.cache
+def of_op(name: str):
+    return testing.subjects(registry.load("ops", name))
+
+
+def check(record_property, subject, law: str):
+    """Put the law and note its largest error for the table; a law that raises leaves no note but its failure."""
+    error = float("nan")
+    try:
+        error = testing.check_law(subject, law)
+    finally:
+        record_property("law", (subject.name, law, error))

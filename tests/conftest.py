@@ -1,0 +1,48 @@
+"""Before JAX starts: the CPU, full precision, and one compilation cache for all runs and workers."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+
+import jax
+import pytest
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "xdist_group(name): tests that share compiled functions, run by one worker")
+    jax.config.update("jax_default_matmul_precision", "highest")
+    if hasattr(config, "cache") and config.cache is not None:
+        directory = config.cache.mkdir("jax")
+        jax.config.update("jax_compilation_cache_dir", str(directory))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Tests of a module run on one worker, unless they say which group they belong to."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
+@pytest.fixture
+def x64():
+    """float64 inside the test, and only there."""
+    with jax.enable_x64(True):
+        yield
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Subjects x laws, as far as they were run."""
+    from jaxseq.testing import laws_table
+
+    reports: dict[str, dict[str, float]] = {}
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, []):
+            for subject, law, error in (value for key, value in getattr(report, "user_properties", []) if key == "law"):
+                reports.setdefault(subject, {})[law] = error
+    if reports:
+        terminalreporter.section("laws")
+        terminalreporter.write_line(laws_table(reports))

@@ -1,0 +1,23 @@
+"""Every notebook runs from top to bottom, and was committed with its outputs and without errors."""
+
+from pathlib import Path
+
+import nbclient
+import nbformat
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+
+
+def outputs(cells):
+    """How many outputs each code cell has."""
+    return [len(cell.get("outputs", [])) for cell in cells if cell.cell_type == "code"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs(path):
+    notebook = nbformat.read(path, as_version=4)
+    committed = outputs(notebook.cells)
+    assert sum(committed) > 0, "commit the notebook with its outputs"
+    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3").execute()  # raises on the first error
+    assert outputs(notebook.cells) == committed

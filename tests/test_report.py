@@ -1,0 +1,217 @@
+"""The page of a comparison: whole, well-formed, offline, escaped, legible, whatever is missing from the results."""
+
+import copy
+import json
+import re
+from html.parser import HTMLParser
+from importlib import resources
+
+import fake_results
+import pytest
+
+from jaxseq import cli
+from jaxseq.compare import plots, report
+
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+LIMIT = 1_500_000
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and collects what the tests ask for."""
+
+    def __init__(self, source):
+        super().__init__(convert_charrefs=True)
+        self.open, self.ids, self.refs, self.tags, self.attributes, self.text = [], [], [], [], [], []
+        self.feed(source)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes.append((tag, dict(attrs)))
+        names = [name for name, _ in attrs]
+        assert len(names) == len(set(names)), f"{tag} repeats an attribute"
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value)
+            if name in ("href", "src", "srcset", "data", "poster", "action"):
+                self.refs.append(value)
+            if name in ("aria-labelledby", "aria-describedby"):
+                self.refs += [f"#{part}" for part in value.split()]
+            self.refs += [f"#{found}" for found in re.findall(r"url\(#([^)]+)\)", value or "")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes something else, line {self.getpos()}"
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def three():
+    return report.render(fake_results.results())
+
+
+@pytest.fixture(scope="module")
+def twelve():
+    return report.render(fake_results.results(fake_results.NAMES[:12], trouble=True))
+
+
+@pytest.mark.parametrize("which", ["three", "twelve"])
+def test_well_formed_offline_and_small(which, request):
+    source = request.getfixturevalue(which)
+    page = Page(source)
+    assert len(source.encode()) < LIMIT
+    assert len(page.ids) == len(set(page.ids))
+    assert all(ref.startswith("#") and ref[1:] in page.ids for ref in page.refs)
+    assert "script" not in page.tags and "link" not in page.tags and "@import" not in source
+    assert "http:" not in source and "https:" not in source
+    assert source.startswith("<!DOCTYPE html>") and '<html lang="en">' in source and 'name="viewport"' in source
+
+
+def test_accessible(twelve):
+    page = Page(twelve)
+    charts = [attrs for tag, attrs in page.attributes if tag == "svg" and attrs.get("class") == "chart"]
+    assert len(charts) == 10
+    assert all(attrs["role"] == "img" and "-title" in attrs["aria-labelledby"] for attrs in charts)
+    others = [attrs for tag, attrs in page.attributes if tag == "svg" and attrs.get("class") != "chart"]
+    assert all(attrs["aria-hidden"] == "true" for attrs in others)
+    assert page.tags.count("h1") == 1 and page.tags.count("main") == 1
+    assert all(attrs["scope"] in ("col", "row") for tag, attrs in page.attributes if tag == "th")
+    assert page.tags.count("table") == page.tags.count("caption")
+    scrolls = [attrs for _, attrs in page.attributes if attrs.get("class") == "scroll"]
+    assert len(scrolls) == page.tags.count("table") and all(attrs["tabindex"] == "0" for attrs in scrolls)
+
+
+def test_says_the_verdicts_the_numbers_and_what_was_run(three):
+    said = " ".join(" ".join(Page(three).text).split())
+    for part in (
+        "RetNet is ahead of the Transformer by 0.36 bits per byte (95 % interval 0.36 to 0.37, 12 documents).",
+        "At equal time (30 s of training, when the Transformer was done)",
+        "Markov 1", "Markov 2", "Markov 3", "Validation along the run", "Training loss against tokens",
+        "Training loss against time",
+        "Training speed", "Training memory", "Decoding time per token", "Size of the state", "Reading a prompt",
+        "150,811", "My fellow Americans, ", "retnet: chunkwise", "twice the Transformer's", "32k", "16 MiB",
+        "AMD EPYC 7B13, 2 cores", "jax 0.10.2", "train documents 231", "2025-11-21T21:30:00+00:00", "21 November 2025",
+    ):  # fmt: skip
+        assert part in said, part
+    assert "--preset=quick" in said and "--architectures=transformer,retnet,mamba" in said
+
+
+def test_what_failed_is_said(twelve):
+    said = " ".join(" ".join(Page(twelve).text).split())
+    assert "Mixtral failed: RESOURCE_EXHAUSTED <out of memory>." in said and "H3 was only partly run." in said
+    assert "2.90 at 512" in said, "a measurement at a shorter length says so"
+
+
+def test_rendering_is_deterministic(three):
+    assert report.render(fake_results.results()) == three
+
+
+def hostile(value):
+    """Every string of the results, turned against the page."""
+    attack = "</title></style></svg><script>alert(1)</script><img src=x onerror=y>\"'&$x^2$\x00\ud800"
+    if isinstance(value, dict):
+        return {key: hostile(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [hostile(item) for item in value]
+    return value + attack if isinstance(value, str) else value
+
+
+def test_everything_is_escaped():
+    results = fake_results.results()
+    results = hostile(results) | {"schema": 1}
+    results["architectures"]["<i>x</i> $y$"] = hostile(fake_results.architecture("gru", 3, 250_000, 12)) | {"title": "<b>$z"}
+    page = Page(report.render(results))
+    assert not {"script", "img", "b", "i"} & set(page.tags)
+    assert not any(name.startswith("on") for _, attrs in page.attributes for name in attrs)
+    report.render(results).encode()
+
+
+@pytest.mark.parametrize("count", [0, 1, 25])
+def test_any_number_of_architectures(count):
+    source = report.render(fake_results.results(fake_results.NAMES[:count], documents_count=3))
+    page = Page(source)
+    assert len(page.ids) == len(set(page.ids)) and len(source.encode()) < LIMIT
+
+
+def test_every_part_may_be_missing(monkeypatch):
+    monkeypatch.setattr(plots, "chart", lambda name, lines, *rest: f'<svg id="{name}"></svg>')
+    whole = fake_results.results()
+    for part in list(whole["architectures"]["mamba"]):
+        results = copy.deepcopy(whole)
+        for entry in results["architectures"].values():
+            entry[part] = None
+        Page(report.render(results))
+    for part in whole:
+        Page(report.render({key: value for key, value in whole.items() if key != part}))
+
+
+def test_no_measurements_at_all_says_so():
+    said = " ".join(Page(report.render({"schema": 1, "architectures": {"gru": {"status": "failed: x"}}})).text)
+    for part in ("No training was recorded.", "were not measured.", "No samples were drawn.", "Gru failed: x."):
+        assert part in said
+
+
+def luminance(color):
+    channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(a, b):
+    high, low = sorted((luminance(a), luminance(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_contrast_in_light_and_dark():
+    css = resources.files("jaxseq.compare").joinpath("report_template.html").read_text(encoding="utf-8")
+    for block in re.findall(r":root \{(.*?)\}", css, re.S):
+        colors = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block))
+        for under in ("page", "card"):
+            assert all(contrast(colors[name], colors[under]) >= 4.5 for name in ("ink", "muted", "accent"))
+            assert all(contrast(colors[f"s{i}"], colors[under]) >= 3 for i in range(plots.HUES + 1)), "WCAG 1.4.11"
+    assert len(re.findall(r":root \{", css)) == 2
+
+
+def test_no_two_architectures_look_the_same():
+    styles = [plots.Style(i) for i in range(60)]
+    assert len({(s.color, s.marker) for s in styles}) == 60
+    assert len({s.glyph() for s in styles}) == 60
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "base"),
+    [(128, 32768, 2), (1e3, 1e6, 10), (900, 1100, 10), (2e-3, 9e-3, 10), (2**10, 2**35, 2), (1.0, 1.3, 2), (5, 5.01, 10)],
+)
+def test_log_ticks_are_few_and_inside(low, high, base):
+    ticks = plots.log_ticks(low, high, base)
+    assert 1 <= len(ticks) <= plots.TICKS + 1 and all(low * 0.999 <= tick <= high * 1.001 for tick in ticks)
+
+
+def test_the_command_writes_the_page_again(tmp_path, capsys, three):
+    (tmp_path / "results.json").write_text(json.dumps(fake_results.results()))
+    assert cli.main(["report", f"--results={tmp_path}", "--json"]) == 0
+    out = tmp_path / "report.html"
+    assert json.loads(capsys.readouterr().out) == {"report": str(out), "bytes": len(three.encode())}
+    assert out.read_text(encoding="utf-8") == three
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(None, "there is no"), ("{", "not JSON"), ("[]", "no architectures"), ('{"architectures": {}, "schema": 9}', "schema 9")],
+)
+def test_what_is_no_results_file_is_said_in_one_line(tmp_path, capsys, content, says):
+    path = tmp_path / "results.json"
+    if content is not None:
+        path.write_text(content)
+    assert cli.main(["report", f"--results={path}"]) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1

@@ -1,0 +1,101 @@
+"""What the training tests share: a folder of small documents, a tiny model, and a run of it in a process of its own."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import jaxseq
+from jaxseq.config import to_dict
+
+WORDS = [
+    "the",
+    "of",
+    "and",
+    "state",
+    "union",
+    "people",
+    "congress",
+    "government",
+    "year",
+    "new",
+    "work",
+    "war",
+    "peace",
+]
+MODEL = {
+    "model.stack": "1*(attention swiglu)",
+    "model.width": 32,
+    "model.vocab": 257,
+    "model.dropout": 0.1,
+    "model.attention.heads": 4,
+}
+
+# Processes that compile the same program share it, unless the environment already says how.
+CACHE = {
+    "JAX_COMPILATION_CACHE_DIR": tempfile.mkdtemp(prefix="jaxseq-test-"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+}
+
+RUN = """
+import json, sys
+from jaxseq.train import train
+from jaxseq.config import from_dict
+config, workdir = from_dict(json.loads(sys.argv[1])), sys.argv[2]
+train(config, workdir, progress=lambda record: print(record["step"], flush=True))
+"""
+
+
+def write_documents(folder: Path, count: int = 40) -> Path:
+    """`count` text files of 3 to 120 words, the same on every call."""
+    folder.mkdir(parents=True, exist_ok=True)
+    chance = random.Random(0)
+    for number in range(count):
+        words = (chance.choice(WORDS) for _ in range(chance.randint(3, 120)))
+        (folder / f"{number:03}.txt").write_text(" ".join(words))
+    return folder
+
+
+def tiny(documents: Path, **overrides):
+    """A config that trains in a second: `tiny(folder, **{"train.steps": 3})`."""
+    values = {
+        "data.source": "folder",
+        "data.path": str(documents),
+        "data.validation_every": 10,
+        "data.prefetch": 4,
+        "train.steps": 6,
+        "train.batch": 8,
+        "train.length": 32,
+        "train.lr": 1e-2,
+        "train.warmup": 2,
+        "train.log_every": 1,
+        "train.checkpoint_every": 3,
+        "train.eval_every": 0,
+        "eval.batch": 4,
+        "eval.length": 64,
+        "eval.documents": 2,
+    }
+    return jaxseq.config("transformer", **MODEL | values | overrides)
+
+
+def launch(config, workdir: Path, devices: int = 1, code: str = RUN, **more) -> subprocess.Popen:
+    """Starts `code` on a config (and `more` beside it) and a workdir in a new Python that sees `devices` CPU devices."""
+    # Tiny programs: what they do faster when optimised is far less than what optimising them costs.
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, json.dumps(to_dict(config) | more), str(workdir)],
+        env=CACHE | os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen, seconds: float = 120) -> str:
+    """Waits for a process that must succeed, and returns what it printed."""
+    out, err = process.communicate(timeout=seconds)
+    assert process.returncode == 0, err[-3000:]
+    return out
