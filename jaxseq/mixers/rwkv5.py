@@ -1,0 +1,70 @@
+"""The time mixing of RWKV-5.2, "Eagle" (Peng et al. 2024, arXiv:2404.05892, §4.1)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxseq import forms
+from jaxseq.errors import UserError
+from jaxseq.layers import Linear, Mixer, param
+from jaxseq.mixers import _rwkv
+from jaxseq.ops import token_shift, wkv6
+
+
+class RWKV5State(NamedTuple):
+    shift: token_shift.TokenShiftState  # the last input
+    wkv: wkv6.WKV6State
+
+
+class RWKV5(Mixer):
+    """y = (group_norm(wkv(r, k, v)) * silu(x_g W_g)) W_o with r, k, v from mixtures of this token and the last one.
+
+    A decay e^-e^time_decay for each key channel, the same at every token. The released code divides by 8 in front of a norm
+    with eps 1e-5: that is eps 64e-5 here.
+    """
+
+    head_size: int = 64
+    eps: float = 64e-5
+
+    @nn.nowrap
+    def _heads(self) -> int:
+        if self.width % self.head_size:
+            raise UserError(f"width {self.width} is not a multiple of head_size {self.head_size}; change one of them")
+        return self.width // self.head_size
+
+    @nn.nowrap
+    def init_state(self, batch, context):
+        shift = token_shift.init_state(batch, self.width, self.dtype)
+        return RWKV5State(shift, wkv6.init_state(batch, self._heads(), self.head_size, self.head_size, self.dtype))
+
+    @nn.compact
+    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+        time, heads = x_BTD.shape[1], self._heads()
+        state = RWKV5State(None, None) if state is None else state
+        done, left = _rwkv.depth(layer, self.layers)
+        ramp_D = _rwkv.ramp(self.width)
+        last_BTD, shift = forms.op("token_shift", form, time)(x_BTD, state=state.shift, pos=pos_BT)
+
+        def project(name, share_D, gain=1.0):
+            mixed_BTD = _rwkv.mix(self, f"mix_{name}", share_D, x_BTD, last_BTD)
+            axes, init = ("embed", "heads", None), _rwkv.orthogonal(gain)
+            return Linear((heads, self.head_size), axes, init_fn=init, dtype=self.dtype, name=name)(mixed_BTD)
+
+        r_BTHK, k_BTHK = project("r", ramp_D ** (0.5 * left)), project("k", ramp_D**left, 0.1)
+        v_BTHV = project("v", ramp_D**left + 0.3 * done)
+        g_BTHV = jax.nn.silu(project("g", ramp_D ** (0.5 * left), 0.1))
+        n_D = jnp.arange(self.width) / max(self.width - 1, 1)
+        shape, axes = (heads, self.head_size), ("heads", None)
+        decay_D = _rwkv.decay_speed(self.width, -6.0, 5.0, done).reshape(shape)
+        bonus_D = (done * (1 - n_D) + 0.1 * _rwkv.zigzag(self.width)).reshape(shape)
+        decay_HK = param(self, "time_decay", _rwkv.constant(decay_D), shape, axes, decay=False, lr=2.0)
+        u_HK = param(self, "time_first", _rwkv.constant(bonus_D), shape, axes, decay=False)
+        log_w_BTHK = jnp.broadcast_to(-jnp.exp(decay_HK), k_BTHK.shape)
+        y_BTHV, wkv = forms.op("wkv6", form, time)(
+            r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK=u_HK, state=state.wkv, pos=pos_BT
+        )
+        y_BTD = _rwkv.group_norm(self, y_BTHV, self.eps) * g_BTHV.reshape(*x_BTD.shape[:2], -1)
+        out = Linear((self.width,), ("heads", "embed"), init_fn=_rwkv.zeros, dtype=self.dtype, name="o")
+        return out(y_BTD), RWKV5State(shift, wkv)

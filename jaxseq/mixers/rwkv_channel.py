@@ -1,0 +1,42 @@
+"""The channel mixing of RWKV (Peng et al. 2023, arXiv:2305.13048, eq. 21 to 23)."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxseq import forms
+from jaxseq.layers import Linear, Mixer
+from jaxseq.mixers import _rwkv
+from jaxseq.ops import token_shift
+
+
+class RWKVChannel(Mixer):
+    """y = sigmoid(x_r W_r) * (relu(x_k W_k)^2 W_v), x_k and x_r mixtures of this token and the last one.
+
+    RWKV-7 has neither gate nor x_r (`gated=False`). State: the last input. W_v and W_r start at zero, W_k orthogonal.
+    """
+
+    hidden: int | None = None  # default: 4 width
+    gated: bool = True
+
+    @nn.nowrap
+    def init_state(self, batch, context):
+        return token_shift.init_state(batch, self.width, self.dtype)
+
+    @nn.compact
+    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+        hidden = self.hidden or 4 * self.width
+        _, left = _rwkv.depth(layer, self.layers)
+        share_D = _rwkv.ramp(self.width) ** left
+        last_BTD, state = forms.op("token_shift", form, x_BTD.shape[1])(x_BTD, state=state, pos=pos_BT)
+
+        def linear(x, features, axes, name, init=_rwkv.zeros):
+            return Linear((features,), axes, init_fn=init, dtype=self.dtype, name=name)(x)
+
+        x_k_BTD = _rwkv.mix(self, "mix_k", share_D, x_BTD, last_BTD)
+        k_BTF = linear(x_k_BTD, hidden, ("embed", "mlp"), "k", _rwkv.orthogonal())
+        y_BTD = linear(jnp.square(nn.relu(k_BTF)), self.width, ("mlp", "embed"), "v")
+        if not self.gated:
+            return y_BTD, state
+        x_r_BTD = _rwkv.mix(self, "mix_r", share_D, x_BTD, last_BTD)
+        return jax.nn.sigmoid(linear(x_r_BTD, self.width, ("embed", None), "r")) * y_BTD, state
