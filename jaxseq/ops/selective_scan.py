@@ -8,6 +8,7 @@ A is discretised by zero-order hold and B by Euler's rule, as in the released co
 computed. No form but `parallel` holds an array of [B, T, D, N].
 """
 
+import functools
 from typing import NamedTuple
 
 import chex
@@ -101,16 +102,41 @@ def parallel(x_BTD, dt_BTD, b_BTN, c_BTN, *, a_DN, d_D, state=None, pos=None):
     return y_BTD, SelectiveScanState(h_BTDN[:, -1])
 
 
-def chunkwise(x_BTD, dt_BTD, b_BTN, c_BTN, *, a_DN, d_D, state=None, pos=None, chunk: int = 64):
-    """An associative scan inside each chunk, the state carried between; the backward pass keeps T / C states only."""
-    _, pos_BT, state = _prepare(x_BTD, dt_BTD, b_BTN, c_BTN, a_DN, d_D, state, pos)
+def _within(x_BCD, dt_BCD, b_BCN, c_BCN, *, a_ND, state: jax.Array, pos):
+    """The inside of a chunk, one token after another, from and to a state h_BND; everything is in the accumulation dtype.
+
+    Padding, whose inputs are zero, is the identity by itself: decay exp(0), input 0.
+    """
+    keep_BC = (pos != _time.START).astype(x_BCD.dtype)
+
+    def step(h_BND, inputs):
+        keep_B, u_BD, dt_BD, b_BN, c_BN = inputs
+        decay_BND = keep_B[:, None, None] * jnp.exp(dt_BD[:, None] * a_ND)
+        h_BND = decay_BND * h_BND + u_BD[:, None] * b_BN[..., None]
+        return h_BND, jnp.sum(h_BND * c_BN[..., None], axis=1)
+
+    xs = tuple(jnp.moveaxis(x, 1, 0) for x in (keep_BC, dt_BCD * x_BCD, dt_BCD, b_BCN, c_BCN))
+    h_BND, y_CBD = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), state, xs)
+    return jnp.moveaxis(y_CBD, 0, 1), h_BND
+
+
+def chunkwise(x_BTD, dt_BTD, b_BTN, c_BTN, *, a_DN, d_D, state=None, pos=None, chunk: int = 32):
+    """One token after another inside a chunk, too; the backward pass keeps T / C states and those of one chunk.
+
+    Unlike attention, this recurrence has no product form that a matrix unit could take: a chunk in parallel is an associative
+    scan, which does log C times the work on arrays of [B, C, D, N]. On two CPU cores (B16 T256 D128 N16) it took 412 ms forward
+    and 1352 ms with gradients, the recurrent form 17 and 215, this one 8 and 53. What makes the difference: states are computed
+    again from those between the chunks instead of being read back, decays likewise, and D comes last, so that the sum over N
+    runs across vectors instead of along them. Unrolled steps or a gradient by hand gain nothing more that would pay for them.
+    """
+    acc, pos_BT, state = _prepare(x_BTD, dt_BTD, b_BTN, c_BTN, a_DN, d_D, state, pos)
     if x_BTD.shape[1] == 0:
         return x_BTD, state
-
-    def form(*xs, state, pos):
-        return parallel(*xs, a_DN=a_DN, d_D=d_D, state=state, pos=pos)
-
-    return _time.scan_chunks(form, state, (x_BTD, dt_BTD, b_BTN, c_BTN), pos_BT, chunk)
+    xs = tuple(z.astype(acc) for z in _time.clean(pos_BT, x_BTD, dt_BTD, b_BTN, c_BTN))
+    form = functools.partial(_within, a_ND=a_DN.astype(acc).T)
+    y_BTD, h_BND = _time.scan_chunks(form, jnp.swapaxes(state.h_BDN, 1, 2), xs, pos_BT, chunk)
+    y_BTD = _time.select(_time.valid(pos_BT), y_BTD + d_D.astype(acc) * xs[0]).astype(x_BTD.dtype)
+    return y_BTD, SelectiveScanState(jnp.swapaxes(h_BND, 1, 2))
 
 
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
