@@ -44,6 +44,9 @@ def _prepare(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale):
     chex.assert_is_divisible(q_BTHK.shape[2], k_BTGK.shape[2])
     pos_BT = _time.positions(pos, q_BTHK)
     chex.assert_shape(pos_BT, q_BTHK.shape[:2])
+    if state is not None:
+        for slots, x in ((state.k_BSGK, k_BTGK), (state.v_BSGV, v_BTGV)):
+            chex.assert_shape(slots, (x.shape[0], None, *x.shape[2:]))
     scale = q_BTHK.shape[3] ** -0.5 if scale is None else scale
     return scale, *_time.clean(pos_BT, q_BTHK, k_BTGK, v_BTGV), pos_BT
 

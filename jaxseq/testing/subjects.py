@@ -68,7 +68,9 @@ class Subject:
     def case(self, dtype) -> Case:
         """Drawn once, in float64; in another dtype the same numbers, rounded to the dtypes that `make` gives there."""
         name = np.dtype(dtype).name
-        if name not in self._cases:
+        if name in self._cases:
+            return self._cases[name]
+        with jax.enable_x64(True):
             key = jax.random.key(0, impl="unsafe_rbg")  # threefry takes six times longer to compile
             make = functools.partial(self.make, dtype)
             if name == "float64":
@@ -82,7 +84,8 @@ class Subject:
 
     def run(self, form: str, dtype, xs, weights, state, pos):
         """(y, state) on the host; jitted, so that laws share the compiled function."""
-        return jax.device_get(self._jit("run", self.call, form, dtype)(xs, weights, state, pos))
+        with jax.enable_x64(True):
+            return jax.device_get(self._jit("run", self.call, form, dtype)(xs, weights, state, pos))
 
     def compare_states(self, got, wanted) -> tuple[float, str]:
         if compare.spec(got) != compare.spec(wanted):
