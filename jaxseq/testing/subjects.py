@@ -148,7 +148,7 @@ class OpSubject(Subject):
         super().__init__()
         self.op, self.defaults = op, defaults
         self.forms = forms or tuple(op.FORMS)
-        self.name = op.__name__.rpartition(".")[2] + (" (default options)" if defaults else "")
+        self.name = getattr(op, "__name__", type(op).__name__).rpartition(".")[2] + (" (default options)" if defaults else "")
         self.options: dict[str, Any] = {}
 
     def variant(self, op) -> "OpSubject":

@@ -131,7 +131,7 @@ WRAPPERS = {
 
 def _like(op, name: str, **changes) -> types.SimpleNamespace:
     parts = {k: getattr(op, k) for k in ("FORMS", "example", "summary", "combine", "apply", "canonical") if hasattr(op, k)}
-    return types.SimpleNamespace(**(parts | changes), __name__=f"{op.__name__} that {name}")
+    return types.SimpleNamespace(**(parts | changes), __name__=f"{getattr(op, '__name__', type(op).__name__)} that {name}")
 
 
 def _wrapped(op, wrapper: Callable):
