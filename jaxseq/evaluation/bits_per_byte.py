@@ -107,12 +107,15 @@ def pieces(rows: list[Document], length: int, carry_state: bool) -> Iterator[Pie
         yield Piece(tokens, targets, pos)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "form", "carry_state"), donate_argnames="state")
-def score_piece(model, form, carry_state: bool, params, state, tokens_BT, targets_BT, pos_BT):
+@functools.partial(jax.jit, static_argnames=("model", "form", "carry_state", "mesh"), donate_argnames="state")
+def score_piece(model, form, carry_state: bool, mesh: Mesh | None, params, state, tokens_BT, targets_BT, pos_BT):
     """(nats [B, T], zero under padding; the state after the piece, or None where none is carried)."""
     logits_BTV, state = model.apply({"params": params}, tokens_BT, state=state, pos=pos_BT, form=form)
     nats_BT, _ = token_nats(logits_BTV, targets_BT)
-    return jnp.where(pos_BT == PAD, 0.0, nats_BT), state if carry_state else None
+    nats_BT = jnp.where(pos_BT == PAD, 0.0, nats_BT)
+    if mesh is not None:  # so that each of several processes can read all of it
+        nats_BT = jax.lax.with_sharding_constraint(nats_BT, NamedSharding(mesh, PartitionSpec()))
+    return nats_BT, state if carry_state else None
 
 
 class Scorer(NamedTuple):
@@ -130,7 +133,9 @@ class Scorer(NamedTuple):
         state = self.model.init_state(len(rows), context(longest, length)) if self.carry_state else None
         parts = []
         for piece in pieces(rows, length, self.carry_state):
-            nats_BT, state = score_piece(self.model, self.form, self.carry_state, self.params, state, *self.place(piece))
+            nats_BT, state = score_piece(
+                self.model, self.form, self.carry_state, self.mesh, self.params, state, *self.place(piece)
+            )
             parts.append(nats_BT)
         return np.sum([np.asarray(part, np.float64).sum(1) for part in jax.device_get(parts)], axis=0)
 
