@@ -39,6 +39,7 @@ LENGTHS = (64, 256, 1024, 4096)
 TOKENS = 4096  # rows * T
 MEMORY = 2 << 30  # a form whose temporaries need more bytes is left out
 PATIENCE = 2.0  # a form that took more seconds at one length is left out at longer ones
+BEATEN = 4.0  # a form that needs that many times the best one's time is timed once
 SLICE = 2e-3  # seconds that one sample takes at least: short calls are repeated within it
 
 
@@ -112,15 +113,16 @@ def example_call(op: str, dtype: str) -> Call:
 
 def arguments(op: str, call: Call, batch: int, length: int) -> Arguments:
     """Arrays of the call's shapes whose entries are drawn from those of the op's `example`; what it lacks is normal."""
-    example = registry.load("ops", op).example(jax.random.key(0), 4, 32, jnp.float32)
+    example = registry.load("ops", op).example
+    known_xs, known_weights = jax.jit(lambda key: example(key, 4, 32, jnp.float32)[:2])(jax.random.key(0))
     random = np.random.default_rng(0)
 
     def draw(source, shape, dtype):
         source = random.normal(size=64) if source is None else np.asarray(source).reshape(-1)
         return jnp.asarray(random.choice(source, shape), dtype)
 
-    xs = tuple(draw(x, (batch, length, *shape), dtype) for x, (shape, dtype) in zip(example.xs, call.xs, strict=True))
-    weights = {name: draw(example.weights.get(name), shape, dtype) for name, shape, dtype in call.weights}
+    xs = tuple(draw(x, (batch, length, *shape), dtype) for x, (shape, dtype) in zip(known_xs, call.xs, strict=True))
+    weights = {name: draw(known_weights.get(name), shape, dtype) for name, shape, dtype in call.weights}
     pos_BT = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32) % -(-length // 2), (batch, length))
     return Arguments(xs, weights, pos_BT)
 
@@ -203,45 +205,57 @@ def measure(op: str, call: Call, length: int, skip: Sequence[str] = (), rounds: 
 
 
 def _in_turns(compiled: dict[str, dict[str, Callable]], args, rounds: int) -> dict[str, dict[str, float]]:
-    """Median seconds of each program, A B C A B C …"""
-    programs = {(form, kind): f for form, kinds in compiled.items() for kind, f in kinds.items()}
-    repeats = {}
-    for key, program in programs.items():
-        _seconds(program, args)  # the first call touches its memory
-        repeats[key] = max(1, math.ceil(SLICE / _seconds(program, args)))
-    samples: dict[tuple, list[float]] = {key: [] for key in programs}
-    for _ in range(rounds):
-        for key, program in programs.items():
-            samples[key].append(_seconds(program, args, repeat=repeats[key]))
+    """Median seconds of each program, A B C A B C …; those that are clearly beaten keep their first figure."""
     medians: dict[str, dict[str, float]] = {form: {} for form in compiled}
-    for (form, kind), values in samples.items():
-        medians[form][kind] = statistics.median(values)
+    for kind in ("forward", "training"):
+        programs = {form: kinds[kind] for form, kinds in compiled.items()}
+        for program in programs.values():
+            _seconds(program, args)  # the first call touches its memory
+        samples = {form: [_seconds(program, args)] for form, program in programs.items()}
+        best = min((values[0] for values in samples.values()), default=0)
+        for _ in range(rounds):
+            for form, program in programs.items():
+                if (first := samples[form][0]) < BEATEN * best:
+                    samples[form].append(_seconds(program, args, repeat=max(1, math.ceil(SLICE / first))))
+        for form, values in samples.items():
+            medians[form][kind] = statistics.median(values[1:] or values)
     return medians
 
 
 def bench(
     ops: Sequence[str] = (), lengths: Sequence[int] = LENGTHS, rounds: int = 5, dtype: str = "float32",
-    progress: Callable[[list[dict]], None] | None = None,
+    progress: Callable[[list[dict]], None] | None = None, finished: Callable[[dict], None] | None = None,
 ) -> dict:  # fmt: skip
-    """Times every form of `ops` (default: all) at every length; JSON-able. `progress` gets the records of each length.
+    """Times every form of `ops` (default: all) at every length; JSON-able.
+
+    `progress` gets the records of each length, `finished` the result so far whenever an op is done.
 
     Keys: platform, device, jax, date, dtype, operations_per_second, bytes_per_second, shapes {op: …}, records, and choices
     {op: [[longest T, form], …]}: the form that trains fastest.
     """
-    ops, known, records = list(ops) or list(registry.names("ops")), calls(dtype), []
-    shapes = {}
+    ops, known = list(ops) or list(registry.names("ops")), calls(dtype)
     for op in ops:
         registry.load("ops", op)  # an unknown name is an error before anything is timed
+    result = _about(dtype) | {"shapes": {}, "records": [], "choices": {}}
     for op in ops:
         call = known.get(op) or example_call(op, dtype)
-        shapes[op] = {"inputs": [shape for shape, _ in call.xs], "options": dict(call.options), "tokens": TOKENS}
         slow: set[str] = set()
+        records: list[dict] = []
         for length in sorted(lengths):
             new = measure(op, call, length, sorted(slow), rounds, dtype)
             slow |= {r["form"] for r in new if r.get("training", 0) > 1e3 * PATIENCE or "skipped" in r}
             records += new
             if progress:
                 progress(new)
+        result["shapes"][op] = {"inputs": [shape for shape, _ in call.xs], "options": dict(call.options), "tokens": TOKENS}
+        result["records"] += records
+        result["choices"][op] = choose(records)
+        if finished:
+            finished(result)
+    return result
+
+
+def _about(dtype: str) -> dict:
     rates, device = machine(dtype), jax.devices()[0]
     return {
         "platform": jax.default_backend(),
@@ -251,9 +265,6 @@ def bench(
         "dtype": dtype,
         "operations_per_second": rates.operations,
         "bytes_per_second": rates.bytes,
-        "shapes": shapes,
-        "records": records,
-        "choices": {op: choose([r for r in records if r["op"] == op]) for op in ops},
     }
 
 

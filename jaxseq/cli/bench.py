@@ -4,8 +4,6 @@ Milliseconds are medians of runs in turns. --write puts the form that trains fas
 for this platform: that is what the form "auto" takes.
 """
 
-import sys
-
 from jaxseq.errors import UserError
 
 LENGTHS = "64,256,1024,4096"
@@ -29,7 +27,8 @@ def run(args):
 
     console = Console(stderr=args.json)
     ops = [op for op in args.ops.split(",") if op]
-    result = bench.bench(ops, lengths, args.rounds, args.dtype, lambda records: console.print(table(records)))
+    show = lambda records: console.print(table(records))  # noqa: E731
+    result = bench.bench(ops, lengths, args.rounds, args.dtype, show, bench.write if args.write else None)
     console.print(
         f"{result['device']}: {result['operations_per_second'] / 1e9:.3g} GFLOP/s in a matrix product, "
         f"{result['bytes_per_second'] / 1e9:.3g} GB/s in a copy; jax {result['jax']}, {result['dtype']}"
@@ -37,7 +36,7 @@ def run(args):
     for op, rows in result["choices"].items():
         console.print(f"auto on {result['platform']}: {op}: " + ", ".join(f"{form} up to T {length}" for length, form in rows))
     if args.write:
-        print(bench.write(result), file=sys.stderr)
+        console.print("written to jaxseq/ops/_auto.json")
     return result
 
 
@@ -53,7 +52,8 @@ def table(records: list[dict]):
     from rich.table import Table
 
     first = records[0]
-    grid = Table("form", title=f"{first['op']}  {first['rows']} x {first['time']} tokens", title_justify="left")
+    grid = Table(title=f"{first['op']}  {first['rows']} x {first['time']} tokens", title_justify="left")
+    grid.add_column("form", no_wrap=True)
     for name in ("forward ms", "x best", "x floor", "training ms", "x best", "x floor", "memory MB"):
         grid.add_column(name, justify="right")
     for record in records:

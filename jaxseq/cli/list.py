@@ -118,7 +118,7 @@ def _cells(row: dict, between: str = "; ") -> list[str]:
 
 
 STATES = [f"state at {n} tokens" for n in CONTEXTS]
-HEADER = ["architecture", "stack", "ops: forms", *STATES, "parameters", "published sizes (with a byte vocabulary)"]
+HEADER = ["architecture", "stack", "ops: forms", *STATES, "parameters", "published sizes"]
 RIGHT = range(3, 6)  # columns of numbers
 
 
