@@ -124,8 +124,9 @@ def chunkwise(x_BTD, dt_BTD, b_BTN, c_BTN, *, a_DN, d_D, state=None, pos=None, c
     """One token after another inside a chunk, too; the backward pass keeps T / C states and those of one chunk.
 
     Unlike attention, this recurrence has no product form that a matrix unit could take: a chunk in parallel is an associative
-    scan, which does log C times the work on arrays of [B, C, D, N]. On two CPU cores (B16 T256 D128 N16) it took 412 ms forward
-    and 1352 ms with gradients, the recurrent form 17 and 215, this one 8 and 53. What makes the difference: states are computed
+    scan, which does log C times the work on arrays of [B, C, D, N]. On two busy CPU cores
+    (B16 T256 D128 N16, the least of eight runs) it took 412 ms forward and 1352 ms with gradients, the recurrent form 17 and
+    215, this one 8 and 53. What makes the difference: states are computed
     again from those between the chunks instead of being read back, decays likewise, and D comes last, so that the sum over N
     runs across vectors instead of along them. Unrolled steps or a gradient by hand gain nothing more that would pay for them.
     With D 256, chunks of 8, 16, 32 and 64 took 170, 158, 218 and 251 ms: the states of one should stay in the cache.
