@@ -19,16 +19,16 @@ from jaxseq.train import NonFiniteError
 
 TINY = PRESETS["quick"]._replace(
     name="tiny", parameters=36_000, tokens=512, batch=4, length=32, evaluations=2, evaluation_tokens=1500, rounds=1,
-    speed_lengths=(32,), memory_lengths=(32, 64), decode_contexts=(32, 64), prefill_lengths=(32,), decode_steps=4,
-    sample_tokens=8, state_contexts=(128, 32768),
+    speed_tokens=64, speed_lengths=(32,), memory_lengths=(32, 64), decode_contexts=(32, 64), prefill_lengths=(32,),
+    decode_steps=4, sample_tokens=8, state_contexts=(128, 32768),
 )  # fmt: skip
 OWN = textwrap.dedent(
     '''
     """My net: attention with a window."""
-    import jaxseq.config
+    from jaxseq.config import base
 
     def get_config(size=""):
-        config = jaxseq.config.base()
+        config = base()
         config.model.stack = "2*(attention mlp)"
         config.model.width = 64
         config.model.attention = {"window": 16}
@@ -54,7 +54,8 @@ def test_fit_gives_all_the_same_size(name, preset):
 
 
 def test_fit_keeps_segments_in_proportion_and_respects_heads():
-    overrides = {"model.stack": "4*(attention swiglu) + 2*(mamba)", "model.attention.heads": 6, "model.width": 96}
+    overrides = {"model.stack": "4*(attention swiglu) + 2*(mamba)", "model.width": 96}
+    overrides |= {"model.attention.heads": 6, "model.attention.kv_heads": 6}
     fitted = fit.fit(config_of("transformer", **overrides), 600_000)
     assert fit.parameters_of(jaxseq.build(fitted)) == pytest.approx(600_000, rel=fit.TOLERANCE)
     assert fitted.model.width % 12 == 0

@@ -16,6 +16,7 @@ from jaxseq.cli import _config
 from jaxseq.errors import UserError
 
 DEFAULT = "transformer,retnet,mamba"
+PLAIN_WIDTH = 120  # columns where standard error is no terminal
 STOPPED = 128  # the exit status of a signal is this and its number
 
 
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> dict:
     from jaxseq.compare.engine import Interrupted, compare
 
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax tells every file that it writes
-    console = Console(stderr=True)
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else PLAIN_WIDTH)
     names = [name for name in args.architectures.split(",") if name] + args.config
     command = shlex.join(["jaxseq", "compare", *sys.argv[2:]])
     received = []

@@ -247,7 +247,7 @@ class Comparison:
                 lacks = lambda e, step=step: step not in [point["step"] for point in e.get("evaluations", ())]  # noqa: E731
                 yield Part(f"{name}: evaluation at step {step}", 2, (name,), lacks, lambda names, s=step: self.evaluate(names, s))
             yield Part(f"{name}: samples", 3, (name,), lambda e: "samples" not in e, self.sample)
-        tokens, rounds = preset.batch * preset.length, preset.rounds
+        tokens, rounds = preset.speed_tokens, preset.rounds
         series = (
             ("train_speed", "length", preset.speed_lengths, "tokens_per_second", 5, "training speed at length",
              lambda s, n: measure.train_speed(s, n, tokens, rounds)),
@@ -335,7 +335,7 @@ class Comparison:
     def subject(self, name: str) -> measure.Subject:
         if name not in self.subjects:
             model, params, _ = load(self.workdir(name), devices=self.devices)
-            self.subjects[name] = measure.Subject(self.configs[name], model, params, self.devices)
+            self.subjects[name] = measure.Subject(self.configs[name], model, params, self.devices, {})
         return self.subjects[name]
 
     def workdir(self, name: str) -> Path:

@@ -1,6 +1,6 @@
 """What an architecture costs: bytes of state, speed and memory of training, decoding and prefill against length.
 
-Everything is measured on the models that were trained. Whatever is timed is compiled and run once before; the
+Everything is measured on the models that were trained. Whatever is timed has been compiled and run before; the
 architectures are timed in turns (A B C, A B C, …), so that a machine that is busy for a while slows all of them; figures
 are medians. Figures of one architecture that cannot be had (out of memory) are left out, with the reason.
 """
@@ -39,17 +39,15 @@ class Subject(NamedTuple):
     model: Any
     params: Any
     devices: Sequence[jax.Device]
+    step_bytes: dict[int, int]  # length -> bytes of a training step on one row, as far as one was compiled
 
 
 Figures = dict[str, Any]  # name -> a number, or the exception that stood in its way
 
 
 def in_turns(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median seconds of one call of each; a call returns when its work is done. The first call of each is not counted."""
-    repeats = {}
-    for name, call in calls.items():
-        call()
-        repeats[name] = max(1, math.ceil(FASTEST / max(_seconds(call, 1), 1e-6)))
+    """Median seconds of one call of each; a call returns when its work is done. One call before is not counted."""
+    repeats = {name: max(1, math.ceil(FASTEST / max(_seconds(call, 1), 1e-6))) for name, call in calls.items()}
     laps: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
@@ -125,6 +123,8 @@ def train_speed(subjects: Mapping[str, Subject], length: int, tokens: int, round
     def make(subject: Subject) -> Callable[[], None]:
         trainer = step_trainer(subject, rows, length)
         compiled = trainer.compile()
+        if rows == 1:
+            subject.step_bytes[length] = _planned(compiled)
         # A step donates its state: it must not own the parameters that other measurements read.
         state = trainer.init(jax.tree.map(jnp.copy, subject.params))
         random = np.random.default_rng(0).integers(0, subject.model.vocab, (rows, length))
@@ -138,6 +138,7 @@ def train_speed(subjects: Mapping[str, Subject], length: int, tokens: int, round
             state, metrics = compiled(state, batch)
             jax.block_until_ready((state, metrics))
 
+        call()
         return call
 
     seconds = _timed(subjects, make, rounds)
@@ -150,14 +151,20 @@ def train_memory(subjects: Mapping[str, Subject], length: int) -> Figures:
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
 
     def make(subject: Subject) -> int:
-        trainer = step_trainer(subject, 1, length)
-        with trainer.scope():
-            lowered = jax.jit(trainer.step, donate_argnums=0).lower(trainer.abstract, trainer.abstract_batch())
-        plan = lowered.compile(options).memory_analysis()
-        donated = plan.alias_size_in_bytes  # results that lie where arguments were
-        return plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes - donated
+        if length not in subject.step_bytes:
+            trainer = step_trainer(subject, 1, length)
+            with trainer.scope():
+                lowered = jax.jit(trainer.step, donate_argnums=0).lower(trainer.abstract, trainer.abstract_batch())
+            subject.step_bytes[length] = _planned(lowered.compile(options))
+        return subject.step_bytes[length]
 
     return _for_all(subjects, make)
+
+
+def _planned(compiled: jax.stages.Compiled) -> int:
+    plan = compiled.memory_analysis()
+    donated = plan.alias_size_in_bytes  # results that lie where arguments were
+    return plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes - donated
 
 
 @functools.partial(jax.jit, static_argnames=("model", "steps"), donate_argnames="state")

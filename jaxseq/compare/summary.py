@@ -9,6 +9,8 @@ from rich.table import Table
 
 from jaxseq.compare.words import count, size
 
+HEADLINES = {"At equal tokens": "tokens", "At equal time": "time", "Decoding": "decoding", "Training memory": "memory"}
+
 
 def last(entry: Mapping[str, Any], series: str, value: str) -> tuple[int, float] | None:
     """(length, value) of the longest point of a series that has a value."""
@@ -46,11 +48,15 @@ def show(results: Mapping[str, Any], console: Console) -> None:
     table_rows = rows(results)
     columns = list(dict.fromkeys(key for row in table_rows for key in row))
     table = Table(*columns, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.columns[0].no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
     for row in table_rows:
         table.add_row(*(row.get(column, "") for column in columns))
     console.print(table)
     found = results["verdicts"]
-    for sentence in [*found["missing"], *found["equal_tokens"], *found["equal_time"], *filter(None, found["headlines"].values())]:
-        console.print(f"- {sentence}", highlight=False, soft_wrap=True)
+    for title, key in HEADLINES.items():
+        if words := found["headlines"].get(key):
+            console.print(f"{title}: {words}", highlight=False, soft_wrap=True)
+    for words in [*found["missing"], *found["equal_tokens"], *found["equal_time"]]:
+        console.print(f"- {words}", highlight=False, soft_wrap=True)
