@@ -75,7 +75,7 @@ def _join_processes(where: str) -> None:
         address, count, index = where.split(",")
         jax.distributed.initialize(address, int(count), int(index))
     except ValueError:
-        raise UserError(f"JAXSEQ_DISTRIBUTED={where} is neither 1 nor HOST:PORT,COUNT,INDEX; write it like 10.0.0.2:1234,2,0") from None
+        raise UserError(f"JAXSEQ_DISTRIBUTED={where} is neither 1 nor HOST:PORT,COUNT,INDEX, like 10.0.0.2:1234,2,0") from None
 
 
 def entry() -> None:

@@ -208,7 +208,7 @@ def _online_softmax(q_BCHK, n_BC, seg_BC, chunks: Keys, window, scale, acc):
 
 
 def chunkwise(q_BTHK, k_BTGK, v_BTGV, *, state=None, pos=None, window=None, scale=None, chunk: int = 128):
-    """Blocks of `chunk` queries against blocks of `chunk` keys with an online softmax; the backward pass computes scores again."""
+    """Blocks of `chunk` queries against blocks of `chunk` keys with an online softmax; gradients compute scores again."""
     if q_BTHK.shape[1] <= chunk:
         return parallel(q_BTHK, k_BTGK, v_BTGV, state=state, pos=pos, window=window, scale=scale)
     scale, q_BTHK, k_BTGK, v_BTGV, pos_BT = _prepare(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale)
