@@ -1,4 +1,4 @@
-"""The Transformer of today: rotary attention and SwiGLU, pre-norm (the Llama recipe, arXiv:2302.13971).
+"""Transformer: rotary attention and SwiGLU, pre-norm, the recipe of today (Llama, arXiv:2302.13971).
 
 Claim: the one to beat at quality; its state and its decoding cost grow with the context.
 Expected: about 2.1 bits a byte on the State of the Union addresses after 1000 steps of the laptop size.

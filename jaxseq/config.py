@@ -76,7 +76,13 @@ def base() -> ConfigDict:
                 "precision": "default",
             },
             "mesh": {"data": 1, "fsdp": 1, "sequence": 1, "tensor": 1, "expert": 1},
-            "eval": {"batch": 8, "length": 256, "documents": 0, "carry_state": True},
+            "eval": {
+                "batch": 8,  # documents at a time
+                "length": 256,  # tokens a piece
+                "documents": 0,  # 0: all
+                "carry_state": True,  # from piece to piece
+                "context": config_dict.placeholder(int),  # tokens until it starts anew; empty: never, or see evaluation
+            },
         }
     )
 

@@ -188,7 +188,7 @@ def stream(
     model: LM, params: Any, prompts: Sequence[Sequence[int]], *,
     max_tokens: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
     seed: int = 0, seeds: Sequence[int] | None = None, stop: Iterable[int | str] = (), tokenizer: Any = None,
-    form: forms.Form = "auto", rows: int = 8,
+    form: forms.Form = "auto", rows: int = 4,
 ) -> Iterator[Piece]:  # fmt: skip
     """Pieces of text as they come; the arguments are those of `generate`, which see. Raises UserError at once."""
     stop_ids, stop_strings = _stops(model, stop, tokenizer)
@@ -216,7 +216,7 @@ def generate(
     model: LM, params: Any, prompts: Sequence[Sequence[int]], *,
     max_tokens: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
     seed: int = 0, seeds: Sequence[int] | None = None, stop: Iterable[int | str] = (), tokenizer: Any = None,
-    form: forms.Form = "auto", rows: int = 8, on_tokens: Callable[[int, list[int]], None] | None = None,
+    form: forms.Form = "auto", rows: int = 4, on_tokens: Callable[[int, list[int]], None] | None = None,
 ) -> list[list[int]]:  # fmt: skip
     """New token ids of each prompt (ids of any lengths, at least one; documents begin with the tokenizer's boundary).
 

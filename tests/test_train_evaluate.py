@@ -13,10 +13,12 @@ from jaxseq import data
 from jaxseq.evaluation import evaluate
 from jaxseq.evaluation.bits_per_byte import token_nats
 
+WHOLE = {"eval.documents": 0, "eval.context": 0, "data.validation_every": 4}
+
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
-    config = tiny(write_documents(tmp_path_factory.mktemp("documents")), **{"eval.documents": 0, "data.validation_every": 4})
+    config = tiny(write_documents(tmp_path_factory.mktemp("documents")), **WHOLE)
     model = jaxseq.build(config)
     params = model.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
     return config, model, params, data.corpus(config.data, data.tokenizer(config.data))
@@ -25,7 +27,8 @@ def setting(tmp_path_factory):
 def scored(setting, **overrides):
     config, model, params, corpus = setting
     config = config.copy_and_resolve_references()
-    config.update_from_flattened_dict(overrides)
+    with config.unlocked():
+        config.update_from_flattened_dict(overrides)
     return evaluate(model, params, config, corpus)
 
 
@@ -47,6 +50,16 @@ def test_a_document_scores_what_one_pass_over_it_gives(setting):
         nats, _ = token_nats(score(padded[None])[:, : len(ids)], jnp.asarray(np.append(ids[1:], ids[0]))[None])
         assert (row["id"], row["bytes"], row["tokens"]) == (name, n_bytes, len(ids))
         np.testing.assert_allclose(row["nats"], nats.sum(), rtol=2e-5)
+
+
+def test_a_state_that_grows_is_emptied_after_the_context(setting):
+    """A context of one piece, the default for full attention here, is no carried state; one that holds all changes nothing."""
+    scratch = scored(setting, **{"eval.carry_state": False})
+    short, long = (scored(setting, **{"eval.context": context}) for context in (None, 4096))
+    nats = [[row["nats"] for row in result["documents"]] for result in (scratch, short, long, scored(setting))]
+    np.testing.assert_allclose(nats[0], nats[1], rtol=2e-5)
+    np.testing.assert_allclose(nats[2], nats[3], rtol=2e-5)
+    assert np.mean(np.asarray(nats[1]) != nats[2]) > 0.5
 
 
 def test_totals_are_sums_over_the_documents(setting):

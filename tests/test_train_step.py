@@ -26,24 +26,22 @@ def batch_of(config, seed=0):
     }
 
 
-def stepped(config, batch, steps=1):
-    trainer = prepare(config, jax.devices()[:1])
-    compiled, state = trainer.compile(), trainer.init()
-    for _ in range(steps):
-        state, metrics = compiled(state, batch)
-    return state, metrics
+def made(folder, **overrides):
+    """(trainer, its compiled step) of a config without dropout."""
+    trainer = prepare(tiny(folder, **{"model.dropout": 0.0, "train.schedule": "constant"} | overrides), jax.devices()[:1])
+    return trainer, trainer.compile()
 
 
 @pytest.fixture(scope="module")
-def no_dropout(tmp_path_factory):
-    return {"model.dropout": 0.0}, tmp_path_factory.mktemp("documents")
+def plain(tmp_path_factory):
+    return made(tmp_path_factory.mktemp("documents"))
 
 
-def test_accumulated_steps_equal_the_step_on_the_whole_batch(no_dropout):
-    overrides, folder = no_dropout
-    config = tiny(folder, **overrides)
-    whole, metrics = stepped(config, batch_of(config))
-    parts, accumulated = stepped(tiny(folder, **overrides | {"train.accumulate": 4}), batch_of(config))
+def test_accumulated_steps_equal_the_step_on_the_whole_batch(plain, tmp_path):
+    trainer, step = plain
+    batch = batch_of(trainer.config)
+    whole, metrics = step(trainer.init(), batch)
+    parts, accumulated = made(tmp_path, **{"train.accumulate": 4})[1](trainer.init(), batch)
     assert metrics.keys() == accumulated.keys()
     for name in metrics:
         np.testing.assert_allclose(metrics[name], accumulated[name], rtol=2e-4, err_msg=name)
@@ -52,12 +50,9 @@ def test_accumulated_steps_equal_the_step_on_the_whole_batch(no_dropout):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-7)
 
 
-def test_a_bad_step_leaves_the_state_as_it_was_and_so_do_all_later_ones(no_dropout):
-    overrides, folder = no_dropout
-    config = tiny(folder, **overrides)
-    trainer = prepare(config, jax.devices()[:1])
-    compiled, state = trainer.compile(), trainer.init()
-    batch = batch_of(config)
+def test_a_bad_step_leaves_the_state_as_it_was_and_so_do_all_later_ones(plain):
+    trainer, compiled = plain
+    state, batch = trainer.init(), batch_of(trainer.config)
     state, metrics = compiled(state, batch)
     assert metrics["ok"]
     before = jax.device_get(state)
@@ -76,38 +71,40 @@ def test_a_bad_step_leaves_the_state_as_it_was_and_so_do_all_later_ones(no_dropo
     assert f"parameter {name} was already bad" in diagnose(trainer, poisoned, batch)
 
 
-def test_dropout_is_a_function_of_seed_and_step(no_dropout):
-    _, folder = no_dropout
-    config = tiny(folder, **{"model.dropout": 0.5})
-    trainer = prepare(config, jax.devices()[:1])
-    state, batch = trainer.init(), batch_of(config)
+def test_dropout_is_a_function_of_seed_and_step(tmp_path):
+    trainer = prepare(tiny(tmp_path, **{"model.dropout": 0.5}), jax.devices()[:1])
+    state, batch = trainer.init(), batch_of(trainer.config)
     loss = jax.jit(lambda params, step: trainer.gradients(params, batch, step)[1]["loss"])
     first, again, second = (float(loss(state.params, jnp.int32(step))) for step in (0, 0, 1))
     assert first == again != second
 
 
-def test_the_loss_is_that_of_the_weighted_tokens(no_dropout):
+def test_the_loss_is_that_of_the_weighted_tokens(plain):
     """Against plain numpy, with garbage under padding that must not count."""
-    overrides, folder = no_dropout
-    config = tiny(folder, **overrides)
-    trainer = prepare(config, jax.devices()[:1])
-    state, batch = trainer.init(), batch_of(config)
-    _, metrics = jax.jit(trainer.gradients)(state.params, batch, jnp.int32(0))
-    logits, _ = trainer.model.apply({"params": state.params}, batch["tokens"], pos=batch["pos"])
+    trainer, step = plain
+    state, batch = trainer.init(), batch_of(trainer.config)
+    logits, _ = jax.jit(trainer.model.apply)({"params": state.params}, batch["tokens"], pos=batch["pos"])
     logits = np.asarray(logits, np.float64)
+    _, metrics = step(state, batch)
     nats = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, np.asarray(batch["targets"])[..., None], -1)[..., 0]
     weights = np.asarray(batch["weights"])
     np.testing.assert_allclose(metrics["loss"], (nats * weights).sum() / weights.sum(), rtol=1e-5)
     assert float(metrics["tokens"]) == weights.sum()
 
 
-def test_a_small_model_learns_a_small_text(no_dropout):
-    overrides, folder = no_dropout
-    config = tiny(folder, **overrides | {"train.steps": 60, "train.batch": 2})
+def test_a_small_model_learns_a_small_text(plain):
+    trainer, step = plain
+    rows, length = trainer.config.train.batch, trainer.config.train.length
     text = np.frombuffer(b"the people of the union, and the state of the union " * 4, np.uint8).astype(np.int32)
-    length = config.train.length
-    rows = np.stack([text[: length + 1], text[7 : length + 8]])
-    batch = {"tokens": rows[:, :-1], "targets": rows[:, 1:], "pos": np.tile(np.arange(length, dtype=np.int32), (2, 1)),
-             "weights": np.ones((2, length), np.float32)}  # fmt: skip
-    _, metrics = stepped(config, batch, steps=60)
-    assert metrics["loss"] < 0.5 < 5
+    pieces = np.stack([text[7 * row : 7 * row + length + 1] for row in range(rows)])
+    batch = {
+        "tokens": pieces[:, :-1],
+        "targets": pieces[:, 1:],
+        "pos": np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
+        "weights": np.ones((rows, length), np.float32),
+    }
+    state, losses = trainer.init(), []
+    for _ in range(60):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    assert losses[0] > 5 and losses[-1] < 0.5

@@ -40,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     try:
         args, rest = parser().parse_known_args(argv)
+        _join_processes(os.environ.get("JAXSEQ_DISTRIBUTED", ""))
         args.overrides = [word for word in rest if hasattr(args, "config") and word.startswith("--config.")]
         if unknown := [word for word in rest if word not in args.overrides]:
             raise UserError(f"jaxseq {args.command} has no argument {unknown[0]}; see jaxseq {args.command} --help")
@@ -58,6 +59,23 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _join_processes(where: str) -> None:
+    """Makes this one process of several. JAXSEQ_DISTRIBUTED is "1" on TPU slices and under Slurm or MPI, where jax finds the
+    others itself, and HOST:PORT,COUNT,INDEX elsewhere."""
+    if not where:
+        return
+    import jax
+
+    if where == "1":
+        jax.distributed.initialize()
+        return
+    try:
+        address, count, index = where.split(",")
+        jax.distributed.initialize(address, int(count), int(index))
+    except ValueError:
+        raise UserError(f"JAXSEQ_DISTRIBUTED={where} is neither 1 nor HOST:PORT,COUNT,INDEX, like 10.0.0.2:1234,2,0") from None
 
 
 def entry() -> None:

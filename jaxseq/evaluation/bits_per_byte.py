@@ -1,9 +1,10 @@
 """How well a model compresses held-out documents: bits per byte, which no tokenizer can flatter, and perplexity.
 
 A document is the targets ids[1:] + [boundary]: each of its tokens and the end of the text. Documents longer than
-eval.length are streamed in pieces through one jitted function, the state carried from piece to piece, so that a model
-is judged with all the context that its state can hold. Documents of similar length share a batch; what a document
-scores does not depend on its company.
+eval.length are streamed in pieces through one jitted function, the state carried from piece to piece. A model whose state
+does not grow is judged with all the context there is. Full attention, whose cost grows with it and whose positions were
+never trained past train.length, starts anew after that many tokens; eval.context says another number, for any model.
+Documents of similar length share a batch; what a document scores does not depend on its company.
 """
 
 import functools
@@ -19,6 +20,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxseq.errors import UserError
 from jaxseq.ops._time import PAD
+
+# Attention over a whole book costs its length squared, and says little about a model trained on short rows.
+CONTEXT = 1024
 
 
 class Document(NamedTuple):
@@ -46,34 +50,39 @@ def token_nats(logits_BTV: jax.Array, targets_BT: jax.Array) -> tuple[jax.Array,
 def evaluate(model, params, config, corpus, split: str = "validation", *, mesh: Mesh | None = None) -> dict[str, Any]:
     """Scores the first eval.documents documents of a split (0: all of them) and returns JSON-able figures.
 
-    Reads config.eval (batch: documents at a time; length: tokens a piece; documents; carry_state: False scores each
-    piece from an empty state and position 0, as training rows are) and config.train.form. With `mesh`, documents are
-    split over data and fsdp.
+    Reads config.train.form and config.eval: batch, documents at a time; length, tokens a piece; documents; carry_state,
+    where False scores each piece from an empty state and position 0, as training rows are; context, the tokens after which
+    the state starts anew (0: never; empty: train.length for a state that grows, never for one that does not). With `mesh`,
+    documents are split over data and fsdp.
 
     Returns:
-      bits_per_byte, nats_per_token, perplexity over all documents together, tokens, bytes, split, carry_state, and
+      bits_per_byte, nats_per_token, perplexity over all documents together, tokens, bytes, split, carry_state, context, and
       documents: [{id, bytes, tokens, nats}] in the corpus' order. Deterministic.
     """
     settings = config.eval
     for name in ("batch", "length"):
         if settings[name] < 1:
             raise UserError(f"eval.{name}={settings[name]} is not positive; set it to 1 or more")
-    if settings.documents < 0:
-        raise UserError(f"eval.documents={settings.documents} is negative; set it to 0 for all documents")
+    for name, zero in (("documents", "for all documents"), ("context", "to carry the state over whole documents")):
+        if (settings[name] or 0) < 0:
+            raise UserError(f"eval.{name}={settings[name]} is negative; set it to 0 {zero}")
     found = itertools.islice(corpus.documents(split), settings.documents or None)
     documents = [Document(str(name), np.asarray(ids, np.int32), int(n_bytes)) for name, ids, n_bytes in found]
-    score = Scorer(model, params, config.train.form, settings.carry_state, mesh)
+    batch = min(settings.batch, len(documents))
+    anew = restart(model, config)
+    score = Scorer(model, params, config.train.form, settings.length, anew, settings.carry_state, mesh)
     nats = np.zeros(len(documents))
-    for group in groups(documents, settings.batch):
+    for group in groups(documents, batch):
         rows = [documents[index] for index in group]
-        rows += [Document("", rows[0].ids[:0], 0)] * (settings.batch - len(rows))
-        nats[group] = score(rows, settings.length)[: len(group)]
+        rows += [Document("", rows[0].ids[:0], 0)] * (batch - len(rows))
+        nats[group] = score(rows)[: len(group)]
     tokens = sum(len(document.ids) for document in documents)
     n_bytes = sum(document.n_bytes for document in documents)
     total = math.fsum(nats)
     return {
         "split": split,
         "carry_state": bool(settings.carry_state),
+        "context": anew,
         "bits_per_byte": total / math.log(2) / max(n_bytes, 1),
         "nats_per_token": total / max(tokens, 1),
         "perplexity": math.exp(min(total / max(tokens, 1), 700.0)),
@@ -92,8 +101,18 @@ def groups(documents: list[Document], batch: int) -> Iterator[list[int]]:
     return (order[start : start + batch] for start in range(0, len(order), batch))
 
 
-def pieces(rows: list[Document], length: int, carry_state: bool) -> Iterator[Piece]:
-    """Cuts documents into pieces of `length` tokens; `pos` counts on over the pieces, or restarts at each."""
+def restart(model, config) -> int | None:
+    """After how many tokens, a multiple of eval.length, a document goes on from an empty state; None: after none."""
+    settings = config.eval
+    if not settings.carry_state:
+        return settings.length
+    grows = jax.eval_shape(lambda: model.room(model.init_state(1, 1))) is not None
+    context = (config.train.length if grows else 0) if settings.context is None else settings.context
+    return settings.length * max(1, context // settings.length) if context else None
+
+
+def pieces(rows: list[Document], length: int, restart: int | None) -> Iterator[Piece]:
+    """Cuts documents into pieces of `length` tokens; `pos` counts the tokens since the last restart."""
     for start in range(0, max(len(row.ids) for row in rows), length):
         tokens = np.zeros((len(rows), length), np.int32)
         targets = np.zeros((len(rows), length), np.int32)
@@ -103,16 +122,19 @@ def pieces(rows: list[Document], length: int, carry_state: bool) -> Iterator[Pie
             tokens[index, : len(ids)] = ids
             # What follows the last token of a document is the boundary, which is also its first id.
             targets[index, : len(ids)] = np.append(row.ids, row.ids[:1])[start + 1 : start + 1 + len(ids)]
-            pos[index, : len(ids)] = np.arange(len(ids)) + (start if carry_state else 0)
+            pos[index, : len(ids)] = np.arange(len(ids)) + (start % restart if restart else start)
         yield Piece(tokens, targets, pos)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "form", "carry_state"), donate_argnames="state")
-def score_piece(model, form, carry_state: bool, params, state, tokens_BT, targets_BT, pos_BT):
+@functools.partial(jax.jit, static_argnames=("model", "form", "carry_state", "mesh"), donate_argnames="state")
+def score_piece(model, form, carry_state: bool, mesh: Mesh | None, params, state, tokens_BT, targets_BT, pos_BT):
     """(nats [B, T], zero under padding; the state after the piece, or None where none is carried)."""
     logits_BTV, state = model.apply({"params": params}, tokens_BT, state=state, pos=pos_BT, form=form)
     nats_BT, _ = token_nats(logits_BTV, targets_BT)
-    return jnp.where(pos_BT == PAD, 0.0, nats_BT), state if carry_state else None
+    nats_BT = jnp.where(pos_BT == PAD, 0.0, nats_BT)
+    if mesh is not None:  # so that each of several processes can read all of it
+        nats_BT = jax.lax.with_sharding_constraint(nats_BT, NamedSharding(mesh, PartitionSpec()))
+    return nats_BT, state if carry_state else None
 
 
 class Scorer(NamedTuple):
@@ -121,16 +143,20 @@ class Scorer(NamedTuple):
     model: Any
     params: Any
     form: str
+    length: int
+    restart: int | None
     carry_state: bool
     mesh: Mesh | None
 
-    def __call__(self, rows: list[Document], length: int) -> np.ndarray:
+    def __call__(self, rows: list[Document]) -> np.ndarray:
         """Nats [B] float64 of each row's document."""
-        longest = max(len(row.ids) for row in rows)
-        state = self.model.init_state(len(rows), context(longest, length)) if self.carry_state else None
+        longest = min(max(len(row.ids) for row in rows), self.restart or math.inf)
+        state = self.model.init_state(len(rows), slots(longest, self.length)) if self.carry_state else None
         parts = []
-        for piece in pieces(rows, length, self.carry_state):
-            nats_BT, state = score_piece(self.model, self.form, self.carry_state, self.params, state, *self.place(piece))
+        for piece in pieces(rows, self.length, self.restart):
+            nats_BT, state = score_piece(
+                self.model, self.form, self.carry_state, self.mesh, self.params, state, *self.place(piece)
+            )
             parts.append(nats_BT)
         return np.sum([np.asarray(part, np.float64).sum(1) for part in jax.device_get(parts)], axis=0)
 
@@ -143,6 +169,6 @@ class Scorer(NamedTuple):
         return [jax.make_array_from_callback(array.shape, sharding, array.__getitem__) for array in piece]
 
 
-def context(longest: int, length: int) -> int:
+def slots(longest: int, length: int) -> int:
     """Slots of the state: the longest document in pieces, rounded up to a power of two: few programs are compiled."""
     return length * 2 ** math.ceil(math.log2(max(longest / length, 1)))

@@ -44,6 +44,9 @@ def _prepare(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale):
     chex.assert_is_divisible(q_BTHK.shape[2], k_BTGK.shape[2])
     pos_BT = _time.positions(pos, q_BTHK)
     chex.assert_shape(pos_BT, q_BTHK.shape[:2])
+    if state is not None:
+        for slots, x in ((state.k_BSGK, k_BTGK), (state.v_BSGV, v_BTGV)):
+            chex.assert_shape(slots, (x.shape[0], None, *x.shape[2:]))
     scale = q_BTHK.shape[3] ** -0.5 if scale is None else scale
     return scale, *_time.clean(pos_BT, q_BTHK, k_BTGK, v_BTGV), pos_BT
 
@@ -205,7 +208,7 @@ def _online_softmax(q_BCHK, n_BC, seg_BC, chunks: Keys, window, scale, acc):
 
 
 def chunkwise(q_BTHK, k_BTGK, v_BTGV, *, state=None, pos=None, window=None, scale=None, chunk: int = 128):
-    """Blocks of `chunk` queries against blocks of `chunk` keys with an online softmax; the backward pass computes scores again."""
+    """Blocks of `chunk` queries against blocks of `chunk` keys with an online softmax; gradients compute scores again."""
     if q_BTHK.shape[1] <= chunk:
         return parallel(q_BTHK, k_BTGK, v_BTGV, state=state, pos=pos, window=window, scale=scale)
     scale, q_BTHK, k_BTGK, v_BTGV, pos_BT = _prepare(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale)

@@ -33,6 +33,7 @@ def _prepare(x_BTD, w_WD, bias_D, state, pos):
     chex.assert_axis_dimension(x_BTD, 2, width)
     if bias_D is None:
         bias_D = jnp.zeros((width,), w_WD.dtype)
+    chex.assert_shape(bias_D, (width,))
     pos_BT = _time.positions(pos, x_BTD)
     chex.assert_shape(pos_BT, x_BTD.shape[:2])
     if state is None:

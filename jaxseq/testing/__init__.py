@@ -45,9 +45,9 @@ def check_law(subject: Subject, law: str) -> float:
 def check_laws(thing: Any) -> dict[str, dict[str, float]]:
     """Hold an architecture to every law; {subject: {law: largest relative error}}, which `laws_table` prints.
 
-    `thing` is one of
+    `thing` is one of:
 
-    - an op: a module, or any object with `__name__`, `FORMS = {"recurrent": …, "parallel": …, "chunkwise": …}` and
+    - an op: a module, or any object with `FORMS = {"recurrent": …, "parallel": …, "chunkwise": …}` and
       `example(key, batch, time, dtype) -> jaxseq.ops._example.Example`; a form is called as
       `form(*xs, state=None, pos=None, **weights, **options) -> (y, state)`; optional: `summary`, `combine`, `apply`,
       `canonical`. A form's option `chunk` is set to a small number;

@@ -19,7 +19,7 @@ _, PIECE, _ = LENGTHS
 def parameters(subject: NetworkSubject) -> float:
     """`init` makes 'params' and nothing else; each has logical axes and an optimiser group.
 
-    Weight decay is for matrices: norms, biases and other vectors (A_log and D by their place in the box) have none.
+    Weight decay is for matrices: norms, biases, other vectors, A_log and D have none.
     Parameters are float32 when the computation is in bfloat16.
     """
     check = Check(subject, "parameters")

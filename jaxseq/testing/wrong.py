@@ -73,12 +73,12 @@ def ignores_resets(form, xs, state, pos, **kwargs):
 
 
 def counts_padding(form, xs, state, pos, **kwargs):
-    """Outputs are right; the state has seen the padding (as zeros)."""
-    y, _ = form(*xs, state=state, pos=pos, **kwargs)
+    """Outputs are right and nothing is NaN, but the state has seen the padding."""
+    y, after = form(*xs, state=state, pos=pos, **kwargs)
     if pos is None:
-        return y, _
-    zeros = (select(pos >= 0, x) for x in xs)
-    return y, form(*zeros, state=state, pos=jnp.where(pos == PAD, START + 1, pos), **kwargs)[1]
+        return y, after
+    numbers = (jnp.where(jnp.isnan(x), 1, x) for x in xs)
+    return y, form(*numbers, state=state, pos=jnp.where(pos == PAD, START + 1, pos), **kwargs)[1]
 
 
 def lets_garbage_into_state(form, xs, state, pos, **kwargs):
@@ -109,10 +109,9 @@ def keeps_state_in_float32(form, xs, state, pos, **kwargs):
     return y, _floats(lambda s: s.astype(jnp.float32), state)
 
 
-def computes_in_fewer_bits(form, xs, state, pos, **kwargs):
-    """Inputs in less than float64 lose four bits more than their dtype does."""
-    bits = jnp.finfo(xs[0].dtype).nmant - 4
-    rounded = xs if xs[0].dtype == jnp.float64 else (jax.lax.reduce_precision(x, 8, bits) for x in xs)
+def rounds_float32_to_bfloat16(form, xs, state, pos, **kwargs):
+    """What a matrix product at an accelerator's default precision does to float32."""
+    rounded = (x.astype(jnp.bfloat16).astype(x.dtype) if x.dtype == jnp.float32 else x for x in xs)
     return form(*rounded, state=state, pos=pos, **kwargs)
 
 
@@ -125,13 +124,13 @@ WRAPPERS = {
     "causality": (sees_the_future,),
     "gradient": (cuts_gradient, lets_garbage_into_gradient),
     "spec": (widens_output, keeps_state_in_float32),
-    "dtype": (computes_in_fewer_bits,),
+    "dtype": (rounds_float32_to_bfloat16,),
 }
 
 
 def _like(op, name: str, **changes) -> types.SimpleNamespace:
     parts = {k: getattr(op, k) for k in ("FORMS", "example", "summary", "combine", "apply", "canonical") if hasattr(op, k)}
-    return types.SimpleNamespace(**(parts | changes), __name__=f"{op.__name__} that {name}")
+    return types.SimpleNamespace(**(parts | changes), __name__=f"{getattr(op, '__name__', type(op).__name__)} that {name}")
 
 
 def _wrapped(op, wrapper: Callable):

@@ -51,7 +51,7 @@ class Trainer:
         precision = self.config.train.precision
         with (
             jax.set_mesh(self.mesh),
-            nn.logical_axis_rules(meshes.activation_rules(self.mesh, {"vocab": self.config.model.vocab})),
+            nn.logical_axis_rules(meshes.activation_rules(self.mesh, {"vocab": self.model.vocab})),
             jax.default_matmul_precision(None if precision == "default" else precision),
         ):
             yield

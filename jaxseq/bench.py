@@ -1,0 +1,325 @@
+"""How long the forms of every op take, forward and in training, against each other and against what the machine could do.
+
+Arguments have the shapes that the laptop-size architectures give an op (recorded while a model is traced), and values drawn
+from the op's `example`. Every length has the same number of tokens in all, as a batch of training has. The forms of one op
+and length are timed in turns, so that a machine that is busy for a while slows all of them alike; figures are medians.
+
+The floor is a bound, not a goal: the operations of the form that has the fewest, at the rate of a large matrix product, or
+the bytes of arguments and results, at the rate of a copy, whichever takes longer.
+"""
+
+import collections
+import contextlib
+import datetime
+import functools
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseq import forms, kernels, registry
+from jaxseq.config import config, names
+from jaxseq.errors import UserError
+from jaxseq.models import build
+from jaxseq.train import flops
+
+LENGTHS = (64, 256, 1024, 4096)
+TOKENS = 4096  # rows * T
+MEMORY = 2 << 30  # a form whose temporaries need more bytes is left out
+PATIENCE = 2.0  # a form that took more seconds at one length is left out at longer ones
+BEATEN = 4.0  # a form that needs that many times the best one's time is timed once
+SLICE = 2e-3  # seconds that one sample takes at least: short calls are repeated within it
+
+
+class Call(NamedTuple):
+    """How an architecture calls an op: shapes after [B, T], weights' shapes, static options; all hashable."""
+
+    xs: tuple[tuple[tuple[int, ...], str], ...]
+    weights: tuple[tuple[str, tuple[int, ...], str], ...]
+    options: tuple[tuple[str, Any], ...]
+
+
+class Arguments(NamedTuple):
+    """xs and weights are arrays; `pos_BT` starts a document at 0 and one in the middle."""
+
+    xs: tuple
+    weights: dict
+    pos_BT: jax.Array
+
+
+@contextlib.contextmanager
+def _recording(seen: Callable[[str, tuple, dict], None]) -> Iterator[None]:
+    """While it lasts, ops that mixers look up tell `seen` their arguments."""
+    lookup = forms.op
+
+    def op(name, form, time):
+        function = lookup(name, form, time)
+
+        def call(*xs, **kwargs):
+            seen(name, xs, kwargs)
+            return function(*xs, **kwargs)
+
+        return call
+
+    forms.op = op
+    try:
+        yield
+    finally:
+        forms.op = lookup
+
+
+def calls(dtype: str = "float32") -> dict[str, Call]:
+    """{op: how the laptop-size architectures call it}, the commonest way; traced, never run."""
+    counts: dict[str, collections.Counter] = {}
+
+    def seen(name, xs, kwargs):
+        arrays = {k: v for k, v in kwargs.items() if k not in ("state", "pos") and hasattr(v, "shape")}
+        options = {k: v for k, v in kwargs.items() if k not in ("state", "pos") and not hasattr(v, "shape")}
+        call = Call(
+            tuple((x.shape[2:], x.dtype.name) for x in xs),
+            tuple((k, v.shape, v.dtype.name) for k, v in arrays.items()),
+            tuple(options.items()),
+        )
+        counts.setdefault(name, collections.Counter())[call] += 1
+
+    for name in names():
+        model = build(config(name, **{"model.dtype": dtype}))
+        tokens_BT = jax.ShapeDtypeStruct((1, 8), jnp.int32)
+        with _recording(seen):
+            jax.eval_shape(functools.partial(model.init, form="recurrent"), jax.random.key(0), tokens_BT)
+    return {name: counter.most_common(1)[0][0] for name, counter in counts.items()}
+
+
+def example_call(op: str, dtype: str) -> Call:
+    """How `example` calls an op that no architecture uses: small, and better than nothing."""
+    example = jax.eval_shape(lambda: registry.load("ops", op).example(jax.random.key(0), 1, 8, jnp.dtype(dtype))[:2])
+    xs, weights = example
+    return Call(
+        tuple((x.shape[2:], x.dtype.name) for x in xs), tuple((k, v.shape, v.dtype.name) for k, v in weights.items()), ()
+    )
+
+
+def arguments(op: str, call: Call, batch: int, length: int) -> Arguments:
+    """Arrays of the call's shapes whose entries are drawn from those of the op's `example`; what it lacks is normal."""
+    example = registry.load("ops", op).example
+    known_xs, known_weights = jax.jit(lambda key: example(key, 4, 32, jnp.float32)[:2])(jax.random.key(0))
+    random = np.random.default_rng(0)
+
+    def draw(source, shape, dtype):
+        source = random.normal(size=64) if source is None else np.asarray(source).reshape(-1)
+        return jnp.asarray(random.choice(source, shape), dtype)
+
+    xs = tuple(draw(x, (batch, length, *shape), dtype) for x, (shape, dtype) in zip(known_xs, call.xs, strict=True))
+    weights = {name: draw(known_weights.get(name), shape, dtype) for name, shape, dtype in call.weights}
+    pos_BT = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32) % -(-length // 2), (batch, length))
+    return Arguments(xs, weights, pos_BT)
+
+
+def functions(form: Callable, options: dict) -> dict[str, Callable]:
+    """{"forward": y, "training": gradients by inputs and weights} of Arguments."""
+
+    def forward(args: Arguments):
+        return form(*args.xs, **args.weights, **options, pos=args.pos_BT)[0]
+
+    def loss(floats, pos_BT):
+        y = forward(Arguments(*floats, pos_BT))
+        return jnp.sum(jnp.square(y.astype(jnp.promote_types(y.dtype, jnp.float32))))
+
+    return {"forward": forward, "training": lambda args: jax.grad(loss)((args.xs, args.weights), args.pos_BT)}
+
+
+class Machine(NamedTuple):
+    operations: float  # a second, of a large matrix product
+    bytes: float  # a second, read and written
+
+
+@functools.cache
+def machine(dtype: str) -> Machine:
+    """What this device reached just now, the best of a few tries."""
+    x = jnp.ones(1 << 24, jnp.float32)
+    copy = jax.jit(lambda x: x + 1)
+    copy(x).block_until_ready()
+    return Machine(flops.matmul_peak(dtype), 2 * x.nbytes / min(_seconds(copy, x) for _ in range(5)))
+
+
+def _seconds(function: Callable, *args, repeat: int = 1) -> float:
+    start = time.perf_counter()
+    for _ in range(repeat):
+        out = function(*args)
+    jax.block_until_ready(out)
+    return (time.perf_counter() - start) / repeat
+
+
+def _bytes(tree: Any) -> int:
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def floors(candidates: dict[str, Callable], options: dict, args: Arguments, dtype: str) -> dict[str, float]:
+    """Seconds that forward and training take at least; training reads the inputs twice and writes their gradients."""
+    least = {"forward": math.inf, "training": math.inf}
+    moved = dict.fromkeys(least, 0)
+    for form in candidates.values():
+        for kind, function in functions(form, options).items():
+            least[kind] = min(least[kind], flops.count(function, args))
+            moved[kind] = _bytes(jax.eval_shape(function, args)) + _bytes(args) * (1 if kind == "forward" else 2)
+    rates = machine(dtype)
+    return {kind: max(least[kind] / rates.operations, moved[kind] / rates.bytes) for kind in least}
+
+
+def measure(op: str, call: Call, length: int, skip: Sequence[str] = (), rounds: int = 5, dtype: str = "float32") -> list[dict]:
+    """One record a form: op, time, rows, form, and forward, training, floor_* in milliseconds, or why it was left out."""
+    batch, options = max(1, TOKENS // length), dict(call.options)
+    args = arguments(op, call, batch, length)
+    candidates = registry.load("ops", op).FORMS | kernels.forms(op)
+    records, compiled = {}, {}
+    for name, form in candidates.items():
+        records[name] = {"op": op, "time": length, "rows": batch, "form": name}
+        if name in skip:
+            records[name]["skipped"] = "too slow"
+            continue
+        programs = {kind: jax.jit(f).lower(args).compile() for kind, f in functions(form, options).items()}
+        temporary = max(program.memory_analysis().temp_size_in_bytes for program in programs.values())
+        records[name]["temporary_bytes"] = temporary
+        if temporary > MEMORY:
+            records[name]["skipped"] = "too much memory"
+        else:
+            compiled[name] = programs
+    for name, medians in _in_turns(compiled, args, rounds).items():
+        records[name] |= {kind: 1e3 * value for kind, value in medians.items()}
+    limits = floors(candidates, options, args, dtype)
+    for record in records.values():
+        record |= {f"floor_{kind}": 1e3 * value for kind, value in limits.items()}
+    return list(records.values())
+
+
+def _in_turns(compiled: dict[str, dict[str, Callable]], args, rounds: int) -> dict[str, dict[str, float]]:
+    """Median seconds of each program, A B C A B C …; those that are clearly beaten keep their first figure."""
+    medians: dict[str, dict[str, float]] = {form: {} for form in compiled}
+    for kind in ("forward", "training"):
+        programs = {form: kinds[kind] for form, kinds in compiled.items()}
+        for program in programs.values():
+            _seconds(program, args)  # the first call touches its memory
+        samples = {form: [_seconds(program, args)] for form, program in programs.items()}
+        best = min((values[0] for values in samples.values()), default=0)
+        for _ in range(rounds):
+            for form, program in programs.items():
+                if (first := samples[form][0]) < BEATEN * best:
+                    samples[form].append(_seconds(program, args, repeat=max(1, math.ceil(SLICE / first))))
+        for form, values in samples.items():
+            medians[form][kind] = statistics.median(values[1:] or values)
+    return medians
+
+
+def bench(
+    ops: Sequence[str] = (), lengths: Sequence[int] = LENGTHS, rounds: int = 5, dtype: str = "float32",
+    progress: Callable[[list[dict]], None] | None = None, finished: Callable[[dict], None] | None = None,
+) -> dict:  # fmt: skip
+    """Times every form of `ops` (default: all) at every length; JSON-able.
+
+    `progress` gets the records of each length, `finished` the result so far whenever an op is done.
+
+    Keys: platform, device, jax, date, dtype, operations_per_second, bytes_per_second, shapes {op: …}, records, and choices
+    {op: [[longest T, form], …]}: the form that trains fastest.
+    """
+    ops, known = list(ops) or list(registry.names("ops")), calls(dtype)
+    for op in ops:
+        registry.load("ops", op)  # an unknown name is an error before anything is timed
+    result = _about(dtype) | {"shapes": {}, "records": [], "choices": {}}
+    for op in ops:
+        call = known.get(op) or example_call(op, dtype)
+        slow: set[str] = set()
+        records: list[dict] = []
+        for length in sorted(lengths):
+            new = measure(op, call, length, sorted(slow), rounds, dtype)
+            slow |= {r["form"] for r in new if r.get("training", 0) > 1e3 * PATIENCE or "skipped" in r}
+            records += new
+            if progress:
+                progress(new)
+        result["shapes"][op] = {"inputs": [shape for shape, _ in call.xs], "options": dict(call.options), "tokens": TOKENS}
+        result["records"] += records
+        result["choices"][op] = choose(records)
+        if finished:
+            finished(result)
+    return result
+
+
+def _about(dtype: str) -> dict:
+    rates, device = machine(dtype), jax.devices()[0]
+    return {
+        "platform": jax.default_backend(),
+        "device": _processor() if device.platform == "cpu" else device.device_kind,
+        "jax": importlib.metadata.version("jax"),
+        "date": datetime.date.today().isoformat(),
+        "dtype": dtype,
+        "operations_per_second": rates.operations,
+        "bytes_per_second": rates.bytes,
+    }
+
+
+def choose(records: Sequence[dict]) -> list[list]:
+    """[[longest T, form], …] ascending: the form that trains fastest at each measured T, equal neighbours joined."""
+    rows: list[list] = []
+    for length in sorted({r["time"] for r in records}):
+        timed = [r for r in records if r["time"] == length and "training" in r]
+        if not timed:
+            continue
+        best = min(timed, key=lambda r: r["training"])["form"]
+        if rows and rows[-1][1] == best:
+            rows[-1][0] = length
+        else:
+            rows.append([length, best])
+    return rows
+
+
+def merge(table: dict, result: dict) -> dict:
+    """`ops/_auto.json` with the choices and figures of a new result in the place of its ops' old ones."""
+    backend = result["platform"]
+    choices = table["choices"] | {backend: table["choices"].get(backend, {}) | result["choices"]}
+    measured = dict(table["measured"].get(backend, {}))
+    about = {key: result[key] for key in ("device", "jax", "date", "dtype")}
+    for op in result["choices"]:
+        figures = [
+            [r["time"], r["form"], round(r["forward"], 3), round(r["training"], 3)]
+            for r in result["records"]
+            if r["op"] == op and "training" in r
+        ]
+        measured[op] = about | result["shapes"][op] | {"time, form, forward ms, training ms": figures}
+    return {"measured": table["measured"] | {backend: measured}, "choices": choices}
+
+
+def write(result: dict) -> str:
+    """Merge a result into the committed table that the form "auto" reads; returns its path."""
+    path = resources.files("jaxseq.ops").joinpath("_auto.json")
+    text = json.dumps(merge(json.loads(path.read_text()), result), indent=1)
+    try:
+        path.write_text(_compact(text) + "\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}; run jaxseq from a checkout") from None
+    forms.table.cache_clear()
+    forms.automatic.cache_clear()
+    return str(path)
+
+
+def _compact(text: str) -> str:
+    """JSON with its innermost lists on one line each: a diff shows a measurement a line."""
+    return re.sub(r"\[[^\[\]{}]*\]", lambda match: " ".join(match[0].split()).replace("[ ", "[").replace(" ]", "]"), text)
+
+
+def _processor() -> str:
+    """Model and cores of this machine's CPU."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{models[0] if models else platform.processor() or platform.machine()}, {os.cpu_count()} cores"

@@ -1,0 +1,71 @@
+"""Time the forms of every op, forward and in training, against each other and against the machine.
+
+Milliseconds are medians of runs in turns. --write puts the form that trains fastest at each length into jaxseq/ops/_auto.json
+for this platform: that is what the form "auto" takes.
+"""
+
+from jaxseq.errors import UserError
+
+LENGTHS = "64,256,1024,4096"
+
+
+def add_arguments(parser):
+    parser.add_argument("--ops", default="", metavar="A,B", help="only these (default: all)")
+    parser.add_argument("--lengths", default=LENGTHS, metavar="T,T", help=f"tokens a row (default: {LENGTHS})")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each form, in turns (default: 5)")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="default: float32")
+    parser.add_argument("--write", action="store_true", help="commit the choices to jaxseq/ops/_auto.json")
+
+
+def run(args):
+    lengths = _lengths(args.lengths)
+    if args.rounds < 1:
+        raise UserError(f"--rounds={args.rounds} measures nothing; set it to 1 or more")
+    from rich.console import Console
+
+    from jaxseq import bench
+
+    console = Console(stderr=args.json)
+    ops = [op for op in args.ops.split(",") if op]
+    show = lambda records: console.print(table(records))  # noqa: E731
+    result = bench.bench(ops, lengths, args.rounds, args.dtype, show, bench.write if args.write else None)
+    console.print(
+        f"{result['device']}: {result['operations_per_second'] / 1e9:.3g} GFLOP/s in a matrix product, "
+        f"{result['bytes_per_second'] / 1e9:.3g} GB/s in a copy; jax {result['jax']}, {result['dtype']}"
+    )
+    for op, rows in result["choices"].items():
+        console.print(f"auto on {result['platform']}: {op}: " + ", ".join(f"{form} up to T {length}" for length, form in rows))
+    if args.write:
+        console.print("written to jaxseq/ops/_auto.json")
+    return result
+
+
+def _lengths(text: str) -> list[int]:
+    words = text.split(",")
+    if not all(word.isdigit() and int(word) > 0 for word in words):
+        raise UserError(f"--lengths={text} is not a list of lengths; write it like {LENGTHS}")
+    return sorted({int(word) for word in words})
+
+
+def table(records: list[dict]):
+    """One op at one length as a rich table: milliseconds, how often the best form's, how often the floor's."""
+    from rich.table import Table
+
+    first = records[0]
+    grid = Table(title=f"{first['op']}  {first['rows']} x {first['time']} tokens", title_justify="left")
+    grid.add_column("form", no_wrap=True)
+    for name in ("forward ms", "x best", "x floor", "training ms", "x best", "x floor", "memory MB"):
+        grid.add_column(name, justify="right")
+    for record in records:
+        memory = f"{record['temporary_bytes'] / 1e6:.1f}" if "temporary_bytes" in record else ""
+        if "skipped" in record:
+            cells = [record["skipped"], *[""] * 5]
+        else:
+            cells = [cell for kind in ("forward", "training") for cell in _cells(record, records, kind)]
+        grid.add_row(record["form"], *cells, memory)
+    return grid
+
+
+def _cells(record: dict, records: list[dict], kind: str) -> list[str]:
+    best = min(r[kind] for r in records if kind in r)
+    return [f"{record[kind]:.2f}", f"{record[kind] / best:.2f}", f"{record[kind] / record[f'floor_{kind}']:.1f}"]

@@ -1,0 +1,162 @@
+"""List the architectures: the forms of their mixers, the bytes of their state, their parameters.
+
+Nothing is computed: sizes come from shapes alone. --write=README.md rewrites the block between
+`<!-- generated: jaxseq list --markdown -->` and `<!-- end -->`.
+"""
+
+import importlib.util
+import math
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import jax
+
+from jaxseq import registry
+from jaxseq.config import config, names
+from jaxseq.errors import UserError
+from jaxseq.models import _stack, build
+
+CONTEXTS = (128, 32768)  # tokens that the state has seen
+PLATFORMS = ("tpu", "gpu")  # for which there may be a Pallas twin
+BEGIN, END = "<!-- generated: jaxseq list --markdown -->", "<!-- end -->"
+
+
+def add_arguments(parser):
+    parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
+    parser.add_argument("--write", metavar="FILE", help="put the Markdown table into FILE's generated block")
+
+
+def run(args):
+    rows = [describe(name) for name in names()]
+    if args.write:
+        path = Path(args.write)
+        path.write_text(rewrite(_read(path), markdown(rows), args.write))
+        print(f"{path}: {len(rows)} architectures", file=sys.stderr)
+    elif args.markdown:
+        print(markdown(rows), file=sys.stderr if args.json else sys.stdout)
+    elif not args.json:
+        _print(rows)
+    return {"contexts": list(CONTEXTS), "architectures": rows}
+
+
+def describe(name: str) -> dict:
+    """One architecture as plain data.
+
+    Keys: name, title, stack, mixers {label: [op, …]}, forms {op: [form, …]}, state_bytes {tokens: bytes a row}, parameters,
+    and sizes {published size: parameters}.
+    """
+    module = registry.load("configs", name)
+    cfg = config(name)
+    mixers = {label: ops_of(label.split(":")[0]) for label in _stack.labels(cfg.model.stack)}
+    model = build(cfg)
+    return {
+        "name": name,
+        "title": module.__doc__.strip().splitlines()[0],
+        "stack": cfg.model.stack,
+        "mixers": mixers,
+        "forms": {op: forms_of(op) for op in dict.fromkeys(op for ops in mixers.values() for op in ops)},
+        "state_bytes": {str(context): state_bytes(model, context) for context in CONTEXTS},
+        "parameters": parameters(model),
+        "sizes": {size: parameters(build(config(f"{name}:{size}"))) for size in getattr(module, "SIZES", {})},
+    }
+
+
+def ops_of(mixer: str) -> list[str]:
+    """The ops that a mixer runs: those that its module, or that of a mixer it extends, imports from jaxseq.ops."""
+    lineage = [c.__module__ for c in registry.load_class("mixers", mixer).__mro__ if c.__module__.startswith("jaxseq.mixers.")]
+    modules = [value for home in lineage for value in vars(sys.modules[home]).values() if isinstance(value, ModuleType)]
+    found = (m.__name__.removeprefix("jaxseq.ops.") for m in modules if m.__name__.startswith("jaxseq.ops."))
+    return [op for op in dict.fromkeys(found) if op in registry.names("ops")]
+
+
+def forms_of(op: str) -> list[str]:
+    """Names of the op's forms; its Pallas twins by platform, as "pallas (tpu)"."""
+    twins = [p for p in PLATFORMS if importlib.util.find_spec(f"jaxseq.kernels.{op}_{p}")]
+    return [*registry.load("ops", op).FORMS, *(f"pallas ({p})" for p in twins)]
+
+
+def state_bytes(model, context: int) -> int:
+    """Bytes of one row's state after `context` tokens."""
+    return _bytes(jax.eval_shape(lambda: model.init_state(1, context)))
+
+
+def parameters(model) -> int:
+    """How many numbers are trained."""
+    return sum(math.prod(box.shape) for box in jax.tree.leaves(model.boxed()["params"]))
+
+
+def _bytes(tree) -> int:
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def human(number: float, unit: str = "") -> str:
+    """Three digits and a prefix: 1.06 M, 65.7 kB."""
+    for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {prefix}{unit}"
+    return f"{number:g} {unit}".strip()
+
+
+def _forms(row: dict, between: str) -> str:
+    """Ops that have the same forms on one line."""
+    groups: dict[str, list[str]] = {}
+    for op, forms in row["forms"].items():
+        groups.setdefault(", ".join(forms), []).append(op)
+    return between.join(f"{', '.join(ops)}: {forms}" for forms, ops in groups.items())
+
+
+def _cells(row: dict, between: str = "; ") -> list[str]:
+    return [
+        row["name"],
+        row["stack"],
+        _forms(row, between),
+        *(human(size, "B") for size in row["state_bytes"].values()),
+        human(row["parameters"]),
+        ", ".join(f"{size}: {human(count)}" for size, count in row["sizes"].items()) or "-",
+    ]
+
+
+STATES = [f"state at {n} tokens" for n in CONTEXTS]
+HEADER = ["architecture", "stack", "ops: forms", *STATES, "parameters", "published sizes"]
+RIGHT = range(3, 6)  # columns of numbers
+
+
+def markdown(rows: list[dict]) -> str:
+    """The table as GitHub reads it."""
+    rules = ["---:" if i in RIGHT else "---" for i in range(len(HEADER))]
+    lines = [HEADER, rules, *([cell.replace("|", "\\|") for cell in _cells(row)] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def rewrite(text: str, table: str, name: str) -> str:
+    """`text` with its generated block replaced. Raises UserError if it has none."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise UserError(f"{name} has no generated block; put the lines {BEGIN} and {END} where the table belongs")
+    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; give the path of a Markdown file") from None
+
+
+def _print(rows: list[dict]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*(HEADER[i] for i in (0, 2, *RIGHT)))
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for row in rows:
+        cells = _cells(row, "\n")
+        table.add_row(*(cells[i] for i in (0, 2, *RIGHT)))
+    console = Console()
+    console.print(table)
+    for row in rows:
+        console.print(f"\n[bold]{row['name']}[/]  {row['title']}\n  stack: {row['stack']}", highlight=False, soft_wrap=True)
+        console.print(f"  {HEADER[-1]}: {_cells(row)[-1]}", highlight=False, soft_wrap=True)

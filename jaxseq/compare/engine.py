@@ -1,0 +1,361 @@
+"""A comparison: the same budget for every architecture, part after part, each written down when it is done.
+
+A part is done for an architecture when its figures stand in results.json; what stands there is never computed again. An
+architecture that fails is told so and left out of the parts that follow; run again, it gets another try.
+"""
+
+import contextlib
+import datetime
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from rich.console import Console
+
+import jaxseq
+from jaxseq import data
+from jaxseq.compare import entries, fit, machine, measure
+from jaxseq.compare.excerpts import Excerpts, markov
+from jaxseq.compare.presets import Preset
+from jaxseq.compare.progress import Display
+from jaxseq.compare.store import SCHEMA, Store
+from jaxseq.compare.verdicts import verdicts
+from jaxseq.config import to_dict
+from jaxseq.errors import UserError
+from jaxseq.evaluation import evaluate
+from jaxseq.generation import generate
+from jaxseq.train import load, train
+from jaxseq.train.failures import is_disk_full
+from jaxseq.train.metrics import read
+
+MARKOV_ORDERS = (1, 2, 3)
+PROMPTS, PROMPT_TOKENS = 2, 48
+TEMPERATURE = 0.8
+EVALUATION_ROWS = 16
+
+
+class Interrupted(Exception):
+    """The comparison was asked to stop; what is done is on disk."""
+
+
+class Part(NamedTuple):
+    """`run(names)` computes something for the architectures that `lacks` it."""
+
+    title: str
+    weight: float  # how long it takes for one architecture, in no unit
+    names: tuple[str, ...]
+    lacks: Callable[[dict], bool]
+    run: Callable[[list[str]], None]
+
+
+def compare(
+    preset: Preset, architectures: Sequence[str], out: str | Path, *, seed: int = 0,
+    overrides: Mapping[str, Any] | None = None, command: str = "", console: Console | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Runs or continues the comparison in the folder `out`, writes out/results.json and out/report.html, returns the results.
+
+    Args:
+        architectures: names as `jaxseq.config` takes them, .py files among them, or "all".
+        overrides: dotted config fields, for all architectures.
+        command: what the user typed, for the record.
+        console: where progress is shown.
+
+    Raises UserError for bad input and for a folder that holds another comparison, Interrupted when asked to stop.
+    """
+    out = Path(out)
+    with _compilation_cache(out / ".cache"):
+        comparison = Comparison(preset, architectures, out, seed, dict(overrides or {}), command)
+        with Display(console) as display:
+            comparison.run(display)
+        return comparison.store.results
+
+
+@contextlib.contextmanager
+def _compilation_cache(folder: Path) -> Iterator[None]:
+    """Compiled programs are kept in `folder`, for the measurements and for a comparison that goes on; unless the user keeps
+    them elsewhere."""
+    if jax.config.jax_compilation_cache_dir:
+        yield
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+    try:
+        yield
+    finally:
+        jax.config.update("jax_compilation_cache_dir", None)
+
+
+class Comparison:
+    """Everything that is fixed before the first part runs, and the parts."""
+
+    def __init__(self, preset: Preset, architectures: Sequence[str], out: Path, seed: int, overrides: dict, command: str):
+        self.out, self.overrides, self.seed = out, entries.overridden(overrides), seed
+        self.given = entries.keys(architectures)
+        configs = {name: jaxseq.config(given, **self.overrides) for name, given in self.given.items()}
+        self.preset = entries.budgeted(preset, configs.values(), self.overrides)
+        self.configs = {name: entries.prepared(c, self.preset, seed, self.overrides) for name, c in configs.items()}
+        self.data = next(iter(self.configs.values())).data
+        self.tokenizer = data.tokenizer(self.data)
+        self.corpus = data.corpus(self.data, self.tokenizer)
+        self.excerpts = Excerpts(self.corpus, self.preset.evaluation_tokens, self.preset.length)
+        meshed = any(key.startswith("mesh.") for key in self.overrides)
+        self.devices = jax.devices() if meshed else jax.local_devices()[:1]
+        self.subjects: dict[str, measure.Subject] = {}
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--out={out} cannot be made ({error.strerror}); name another folder") from None
+        self.store = Store(out)
+        self.store.open(self.fresh(command))
+
+    @property
+    def results(self) -> dict[str, Any]:
+        return self.store.results
+
+    def fresh(self, command: str) -> dict[str, Any]:
+        """The results before the first part."""
+        preset, excerpts = self.preset, self.excerpts
+        return {
+            "schema": SCHEMA,
+            "preset": preset.name,
+            "created": datetime.datetime.now(datetime.UTC).astimezone().isoformat(timespec="seconds"),
+            "command": command,
+            "seed": self.seed,
+            "overrides": {key: str(value) for key, value in self.overrides.items() if key != "data.path"},
+            "data": {
+                "source": self.data.source,
+                "path": self.data.path,
+                "tokenizer": self.data.tokenizer,
+                "train_documents": len(self.corpus.train),
+                "validation_documents": len(self.corpus.validation),
+                "train_bytes": self.corpus.train_bytes,
+                "validation_bytes": self.corpus.validation_bytes,
+                "fingerprint": self.corpus.fingerprint,
+            },
+            "budget": {
+                "parameters": preset.parameters,
+                "tokens": preset.steps * preset.batch * preset.length,
+                "batch": preset.batch,
+                "length": preset.length,
+                "steps": preset.steps,
+            },
+            "evaluation": {
+                "documents": excerpts.count,
+                "longest": excerpts.cut,
+                "tokens": excerpts.tokens,
+                "context": preset.length,
+            },
+            "architectures": {},
+            "seconds": {},
+        }
+
+    # What is done for each architecture. Every part leaves plain data in its entry.
+
+    def run(self, display: Display) -> None:
+        self.start()
+        todo = [(part, names) for part in self.parts() if (names := self.waiting(part))]
+        display.plan(sum(part.weight * len(names) for part, names in todo))
+        for part, _ in todo:
+            if names := self.waiting(part):
+                self.do(part, names, display)
+        for entry in self.entries().values():
+            if entry["status"] == "partial":
+                entry["status"] = "done"
+        self.finish()
+
+    def entries(self) -> dict[str, dict]:
+        """Of the architectures that were asked for now."""
+        return {name: self.results["architectures"][name] for name in self.configs}
+
+    def waiting(self, part: Part) -> list[str]:
+        found = self.results["architectures"]
+        return [name for name in part.names if not found[name]["status"].startswith("failed") and part.lacks(found[name])]
+
+    def do(self, part: Part, names: list[str], display: Display) -> None:
+        """One part for these architectures; one that cannot do it has failed, the others go on."""
+        self.display = display
+        display.begin(part.title, part.weight * len(names))
+        began = time.monotonic()
+        try:
+            part.run(names)
+        except Exception as error:
+            # A part of several architectures has its own net: what comes through it is a fault of ours.
+            if isinstance(error, Interrupted) or is_disk_full(error) or len(part.names) > 1:
+                raise
+            self.fail(names[0], error)
+        seconds = self.results["seconds"]
+        seconds[part.title] = seconds.get(part.title, 0.0) + time.monotonic() - began
+        self.store.save()
+        display.end()
+
+    def fail(self, name: str, error: Exception) -> None:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        self.results["architectures"][name]["status"] = f"failed: {reason[:400]}"
+        folder = self.workdir(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "failure.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        self.display.say(f"{name} failed: {reason}")
+
+    def start(self) -> None:
+        """Sizes of all architectures, the machine, the Markov models: what needs no training."""
+        results = self.results
+        if "machine" not in results:
+            results["machine"] = machine.describe()
+        for name in self.configs:
+            entry = results["architectures"].setdefault(name, {"status": "partial"})
+            if entry["status"].startswith("failed"):
+                entry["status"] = "partial"
+            try:
+                self.describe(name, entry)
+            except UserError as error:
+                if len(self.configs) == 1:
+                    raise
+                entry["status"] = f"failed: {error}"
+        if "markov" not in results:
+            config = next(iter(self.configs.values()))
+            batches = data.batches(config, self.corpus)
+            results["markov"] = markov(batches, self.preset.steps, self.excerpts, MARKOV_ORDERS)
+        self.store.save()
+
+    def describe(self, name: str, entry: dict) -> None:
+        """Fits the architecture to the budget, or takes the size that it was given before."""
+        config = fit.fit(self.configs[name], self.preset.parameters)
+        plain = to_dict(config)
+        if "curve" in entry and entry["config"] != plain:
+            raise UserError(
+                f"the config of {name} has changed since {self.store.path} was written; give another --out, or delete {self.out}"
+            )
+        self.configs[name] = config
+        model = jaxseq.build(config)
+        entry |= {
+            "title": entries.title(self.given[name]),
+            "config": plain,
+            "parameters": fit.parameters_of(model),
+            **entries.learning_rate(config, self.overrides),
+            "forms": measure.op_forms(config, self.preset.length),
+            "state_bytes": [{"context": n, "bytes": measure.state_bytes(model, n)} for n in self.preset.state_contexts],
+        }
+
+    def parts(self) -> Iterator[Part]:
+        """All parts in their order; weights are about the seconds that each takes on two cores with the quick preset."""
+        every, preset = tuple(self.configs), self.preset
+        for name in every:
+            yield Part(f"{name}: training", 25, (name,), lambda e: "train_seconds" not in e, self.train)
+            for step in entries.evaluation_steps(preset):
+                lacks = lambda e, step=step: step not in [point["step"] for point in e.get("evaluations", ())]  # noqa: E731
+                yield Part(f"{name}: evaluation at step {step}", 2, (name,), lacks, lambda names, s=step: self.evaluate(names, s))
+            yield Part(f"{name}: samples", 3, (name,), lambda e: "samples" not in e, self.sample)
+        tokens, rounds = preset.speed_tokens, preset.rounds
+        series = (
+            ("train_speed", "length", preset.speed_lengths, "tokens_per_second", 5, "training speed at length",
+             lambda s, n: measure.train_speed(s, n, tokens, rounds)),
+            ("train_memory", "length", preset.memory_lengths, "bytes", 3, "training memory at length", measure.train_memory),
+            ("decode", "context", preset.decode_contexts, "seconds_per_token", 1, "decoding at context",
+             lambda s, n: measure.decode(s, n, preset.decode_steps, rounds)),
+            ("prefill", "length", preset.prefill_lengths, "seconds", 2, "prefill of length",
+             lambda s, n: measure.prefill(s, n, rounds)),
+        )  # fmt: skip
+        for key, by, sizes, value, weight, words, figures in series:
+            for size in sizes:
+                lacks = lambda e, key=key, by=by, size=size: size not in [p[by] for p in e.get(key, ())]  # noqa: E731
+                run = lambda names, k=key, b=by, n=size, v=value, f=figures: self.series(names, k, b, n, v, f)  # noqa: E731
+                yield Part(f"{words} {size}", weight, every, lacks, run)
+
+    def train(self, names: list[str]) -> None:
+        (name,) = names
+        config, entry = self.configs[name], self.results["architectures"][name]
+
+        def progress(record: dict) -> None:
+            note = f"loss {record['loss']:.3f}  {record['tokens_per_second']:,.0f} tokens/s"
+            self.display.update(record["step"] / record["steps"], note)
+
+        with measure.compiling() as compile_seconds:
+            record = train(config, self.workdir(name), progress=progress, devices=self.devices)
+        if record["step"] < config.train.steps:
+            raise Interrupted
+        curve, seconds, before = [], 0.0, 0
+        for point in read(self.workdir(name)):
+            seconds += (point["tokens_seen"] - before) / point["tokens_per_second"]
+            before = point["tokens_seen"]
+            shown = {key: point.get(key) for key in ("step", "loss", "bits_per_byte")}
+            curve.append(shown | {"tokens": before, "seconds": seconds})
+        entry |= {
+            "curve": curve,
+            "compile_seconds": compile_seconds(),
+            "train_seconds": seconds,
+            "tokens_per_second": before / seconds,
+            "flops_per_token": record.get("flops_per_token"),
+        }
+
+    def evaluate(self, names: list[str], step: int) -> None:
+        """Scores a checkpoint; the last one is the validation as well."""
+        (name,) = names
+        entry = self.results["architectures"][name]
+        config = self.configs[name].copy_and_resolve_references()
+        with config.unlocked():
+            config.eval.batch, config.eval.documents = min(EVALUATION_ROWS, self.excerpts.count), 0
+        model, params, _ = load(self.workdir(name), step, self.devices)
+        found = evaluate(model, params, config, self.excerpts)
+        documents = [{key: document[key] for key in ("id", "bytes", "nats")} for document in found["documents"]]
+        tokens = step * self.preset.batch * self.preset.length
+        point = {"step": step, "tokens": tokens, "seconds": seconds_at(entry["curve"], tokens)}
+        point |= {"bits_per_byte": found["bits_per_byte"], "documents": documents}
+        entry.setdefault("evaluations", []).append(point)
+        if step == self.preset.steps:
+            entry["validation"] = {"bits_per_byte": found["bits_per_byte"], "perplexity": found["perplexity"]}
+            entry["validation"]["documents"] = documents
+
+    def sample(self, names: list[str]) -> None:
+        """Continues the first words of some validation documents."""
+        subject = self.subject(names[0])
+        documents = [ids for _, ids, _ in self.excerpts.documents("validation")]
+        prompts = [ids[: PROMPT_TOKENS + 1].tolist() for ids in documents[:: max(1, len(documents) // PROMPTS)][:PROMPTS]]
+        found = generate(
+            subject.model, subject.params, prompts, max_tokens=self.preset.sample_tokens, temperature=TEMPERATURE,
+            seed=self.seed, tokenizer=self.tokenizer, form=subject.config.train.form, rows=PROMPTS,
+        )  # fmt: skip
+        self.results["architectures"][names[0]]["samples"] = [
+            {"prompt": self.tokenizer.decode(prompt), "text": self.tokenizer.decode(ids)}
+            for prompt, ids in zip(prompts, found, strict=True)
+        ]
+
+    def series(self, names: list[str], key: str, by: str, size: int, value: str, figures: Callable) -> None:
+        """One point of a series for all these architectures at once."""
+        found = figures({name: self.subject(name) for name in names}, size)
+        for name, figure in found.items():
+            point = {by: size, value: figure}
+            if isinstance(figure, Exception):
+                point = {by: size, value: None, "failed": " ".join(str(figure).split())[:400] or type(figure).__name__}
+            if key == "decode":
+                point["state_bytes"] = measure.state_bytes(self.subject(name).model, size)
+            self.results["architectures"][name].setdefault(key, []).append(point)
+
+    def subject(self, name: str) -> measure.Subject:
+        if name not in self.subjects:
+            model, params, _ = load(self.workdir(name), devices=self.devices)
+            self.subjects[name] = measure.Subject(self.configs[name], model, params, self.devices, {})
+        return self.subjects[name]
+
+    def workdir(self, name: str) -> Path:
+        return self.out / "runs" / name.replace(":", "-")
+
+    def finish(self) -> None:
+        """The verdicts, and the report that shows them."""
+        from jaxseq.compare import report  # matplotlib takes a second
+
+        self.results["verdicts"] = verdicts(self.results)
+        self.store.save()
+        (self.out / "report.html").write_text(report.render(self.results), encoding="utf-8")
+
+
+def seconds_at(curve: Sequence[Mapping[str, float]], tokens: int) -> float:
+    """Seconds of training after which so many tokens had been seen, on a straight line between records."""
+    before = {"tokens": 0, "seconds": 0.0}
+    for point in curve:
+        if point["tokens"] >= tokens:
+            share = (tokens - before["tokens"]) / (point["tokens"] - before["tokens"])
+            return before["seconds"] + share * (point["seconds"] - before["seconds"])
+        before = point
+    return before["seconds"]

@@ -1,0 +1,97 @@
+"""The architectures of a comparison: from what the user named to configs of one size and one budget."""
+
+import ast
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+import jaxseq
+from jaxseq import registry
+from jaxseq.compare.presets import Preset
+from jaxseq.data import files, tokenizer
+from jaxseq.errors import UserError
+
+RECORDS = 60  # points of a loss curve
+WARMUP = 0.05  # of the steps
+CHOSEN = ("model.width", "model.stack")  # what `fit` decides
+
+
+def keys(architectures: Iterable[str]) -> dict[str, str]:
+    """{name in the results: what `jaxseq.config` takes}. "all" stands for every built-in one; a file goes by its stem."""
+    found: dict[str, str] = {}
+    for given in architectures:
+        for config_name in jaxseq.names() if given == "all" else (given,):
+            path, _, size = config_name.partition(":")
+            key = Path(path).stem + (f":{size}" if size else "") if path.endswith(".py") else config_name
+            if found.setdefault(key, config_name) != config_name:
+                raise UserError(f"two architectures are called {key}: {found[key]} and {config_name}; rename one of the files")
+    if not found:
+        raise UserError("no architecture is named; give --architectures=transformer,mamba or leave it out")
+    return found
+
+
+def overridden(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides, completed: a text of one's own brings its kind of source along."""
+    out = dict(overrides)
+    for key in CHOSEN:
+        if key in out:
+            raise UserError(f"config.{key} cannot be set here: a comparison chooses it, so that all have equal parameters")
+    path = out.get("data.path")
+    if path and "data.source" not in out:
+        path = Path(path)
+        out["data.source"] = "folder" if path.is_dir() else "jsonl" if files.is_json_lines(path) else "text"
+    return out
+
+
+def budgeted(preset: Preset, configs: Iterable[ConfigDict], overrides: Mapping[str, Any]) -> Preset:
+    """The preset with what the overrides say of steps, batch and length."""
+    train = next(iter(configs)).train
+    batch = train.batch if "train.batch" in overrides else preset.batch
+    length = train.length if "train.length" in overrides else preset.length
+    tokens = train.steps * batch * length if "train.steps" in overrides else preset.tokens
+    if batch < 1 or length < 1 or tokens < 1:
+        raise UserError("train.batch, train.length and train.steps must be positive; set them to 1 or more")
+    return preset._replace(batch=batch, length=length, tokens=tokens)
+
+
+def prepared(config: ConfigDict, preset: Preset, seed: int, overrides: Mapping[str, Any]) -> ConfigDict:
+    """The config as it is trained, its size aside: the budget, the schedule over it, checkpoints where it is evaluated."""
+    out = config.copy_and_resolve_references()
+    with out.unlocked():
+        train = out.train
+        train.batch, train.length, train.steps = preset.batch, preset.length, preset.steps
+        if "train.warmup" not in overrides:
+            train.warmup = max(1, round(WARMUP * preset.steps))
+        if "train.seed" not in overrides:
+            train.seed = seed
+        if "data.seed" not in overrides:
+            out.data.seed = seed
+        train.log_every = max(1, preset.steps // RECORDS)
+        train.checkpoint_every = math.ceil(preset.steps / preset.evaluations)
+        train.keep = preset.evaluations + 1
+        train.eval_every = 0
+        out.eval.batch, out.eval.documents = 1, 1  # the comparison evaluates checkpoints itself
+        out.eval.length, out.eval.carry_state = preset.length, False
+        out.model.vocab = out.model.vocab or tokenizer(out.data).vocab
+    return out.lock()
+
+
+def evaluation_steps(preset: Preset) -> list[int]:
+    every = math.ceil(preset.steps / preset.evaluations)
+    return [*range(every, preset.steps, every), preset.steps]
+
+
+def title(config_name: str) -> str:
+    """The first line of the config's docstring: what the experiment card is called."""
+    path = config_name.partition(":")[0]
+    file = Path(path) if path.endswith(".py") else Path(registry.load("configs", path).__file__)
+    doc = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    return doc.strip().partition("\n")[0]
+
+
+def learning_rate(config: ConfigDict, overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+    source = "--config.train.lr" if "train.lr" in overrides else config.train.lr_source or "its config"
+    return {"lr": config.train.lr, "lr_source": source}

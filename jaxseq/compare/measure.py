@@ -1,0 +1,240 @@
+"""What an architecture costs: bytes of state, speed and memory of training, decoding and prefill against length.
+
+Everything is measured on the models that were trained. Whatever is timed has been compiled and run before; the
+architectures are timed in turns (A B C, A B C, …), so that a machine that is busy for a while slows all of them; figures
+are medians. Figures of one architecture that cannot be had (out of memory) are left out, with the reason.
+"""
+
+import contextlib
+import functools
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxseq import forms, registry
+from jaxseq.models import _stack
+from jaxseq.train import mesh as meshes
+from jaxseq.train import prepare
+from jaxseq.train.step import BATCH_DTYPES, Trainer
+
+FASTEST = 0.05  # seconds that one timing takes at least: short calls are repeated within it
+COMPILERS = 2  # programs compiled at a time
+COMPILE_EVENTS = ("/jax/core/compile/jaxpr_to_mlir_module_duration", "/jax/core/compile/backend_compile_duration")
+
+
+class Subject(NamedTuple):
+    """A trained model, and the devices that its training was laid out on."""
+
+    config: ConfigDict
+    model: Any
+    params: Any
+    devices: Sequence[jax.Device]
+    step_bytes: dict[int, int]  # length -> bytes of a training step on one row, as far as one was compiled
+
+
+Figures = dict[str, Any]  # name -> a number, or the exception that stood in its way
+
+
+def in_turns(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Median seconds of one call of each; a call returns when its work is done. One call before is not counted."""
+    repeats = {name: max(1, math.ceil(FASTEST / max(_seconds(call, 1), 1e-6))) for name, call in calls.items()}
+    laps: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            laps[name].append(_seconds(call, repeats[name]))
+    return {name: statistics.median(found) for name, found in laps.items()}
+
+
+def _seconds(call: Callable[[], Any], repeat: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeat):
+        call()
+    return (time.perf_counter() - start) / repeat
+
+
+def _for_all(subjects: Mapping[str, Subject], make: Callable[[Subject], Any]) -> Figures:
+    """{name: make(subject)} or the exception that it raised; compiling leaves Python, so two run at a time."""
+
+    def attempt(subject: Subject) -> Any:
+        try:
+            return make(subject)
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:  # out of memory; all else is our fault
+            return error
+
+    with ThreadPoolExecutor(COMPILERS) as pool:
+        return dict(zip(subjects, pool.map(attempt, subjects.values()), strict=True))
+
+
+def _timed(subjects: Mapping[str, Subject], make: Callable[[Subject], Callable[[], Any]], rounds: int) -> Figures:
+    """Seconds of the calls that `make` gives, or the exceptions."""
+    made = _for_all(subjects, make)
+    seconds = in_turns({name: call for name, call in made.items() if not isinstance(call, Exception)}, rounds)
+    return {name: seconds.get(name, call) for name, call in made.items()}
+
+
+def op_forms(config: ConfigDict, length: int) -> dict[str, str]:
+    """{op: form} that the mixers of this config run at rows of `length` tokens."""
+    found = {}
+    for label in _stack.labels(config.model.stack):
+        form = forms.of_label(forms.freeze(config.train.form), label)
+        for op in _ops(registry.load_class("mixers", label.partition(":")[0])):
+            found[op] = forms.automatic(op, length, jax.default_backend()) if form == "auto" else form
+    return found
+
+
+def _ops(mixer: type) -> list[str]:
+    """The ops that a mixer's module, or that of a mixer it extends, imports."""
+    homes = [c.__module__ for c in mixer.__mro__ if c.__module__.startswith("jaxseq.mixers.")]
+    modules = [value for home in homes for value in vars(sys.modules[home]).values() if isinstance(value, ModuleType)]
+    found = [m.__name__.removeprefix("jaxseq.ops.") for m in modules if m.__name__.startswith("jaxseq.ops.")]
+    return [op for op in dict.fromkeys(found) if op in registry.names("ops")]
+
+
+def state_bytes(model: Any, context: int) -> int:
+    """Bytes of one row's state after `context` tokens."""
+    return _bytes(jax.eval_shape(lambda: model.init_state(1, context)))
+
+
+def _bytes(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def step_trainer(subject: Subject, rows: int, length: int) -> Trainer:
+    config = subject.config.copy_and_resolve_references()
+    with config.unlocked():
+        config.train.batch, config.train.length, config.train.accumulate = rows, length, 1
+    return prepare(config, subject.devices)
+
+
+def train_speed(subjects: Mapping[str, Subject], length: int, tokens: int, rounds: int) -> Figures:
+    """Tokens per second of whole training steps (gradients and update) of `tokens` tokens in rows of `length`."""
+    rows = max(1, tokens // length)
+
+    def make(subject: Subject) -> Callable[[], None]:
+        trainer = step_trainer(subject, rows, length)
+        compiled = trainer.compile()
+        if rows == 1:
+            subject.step_bytes[length] = _planned(compiled)
+        # A step donates its state: it must not own the parameters that other measurements read.
+        state = trainer.init(jax.tree.map(jnp.copy, subject.params))
+        random = np.random.default_rng(0).integers(0, subject.model.vocab, (rows, length))
+        batch = {name: random.astype(dtype) for name, dtype in BATCH_DTYPES.items()}
+        batch["pos"] = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))
+        batch["weights"] = np.ones((rows, length), np.float32)
+        batch = meshes.put_batch(batch, trainer.mesh, rows)
+
+        def call() -> None:
+            nonlocal state
+            state, metrics = compiled(state, batch)
+            jax.block_until_ready((state, metrics))
+
+        call()
+        return call
+
+    seconds = _timed(subjects, make, rounds)
+    return {name: value if isinstance(value, Exception) else rows * length / value for name, value in seconds.items()}
+
+
+def train_memory(subjects: Mapping[str, Subject], length: int) -> Figures:
+    """Bytes that the compiler plans for one training step on one row: temporaries, arguments, results; it is not run."""
+    # What XLA's CPU compiler does after it has planned the memory takes half of its time and changes no byte.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+
+    def make(subject: Subject) -> int:
+        if length not in subject.step_bytes:
+            trainer = step_trainer(subject, 1, length)
+            with trainer.scope():
+                lowered = jax.jit(trainer.step, donate_argnums=0).lower(trainer.abstract, trainer.abstract_batch())
+            subject.step_bytes[length] = _planned(lowered.compile(options))
+        return subject.step_bytes[length]
+
+    return _for_all(subjects, make)
+
+
+def _planned(compiled: jax.stages.Compiled) -> int:
+    plan = compiled.memory_analysis()
+    donated = plan.alias_size_in_bytes  # results that lie where arguments were
+    return plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes - donated
+
+
+@functools.partial(jax.jit, static_argnames=("model", "steps"), donate_argnames="state")
+def _decode(model: Any, steps: int, params: Any, state: Any, token_B: jax.Array) -> tuple[Any, jax.Array]:
+    def step(carry, _):
+        state, token_B = carry
+        logits_BTV, state = model.apply({"params": params}, token_B[:, None], state=state, form="recurrent")
+        return (state, jnp.argmax(logits_BTV[:, 0], axis=-1).astype(jnp.int32)), None
+
+    return jax.lax.scan(step, (state, token_B), length=steps)[0]
+
+
+def full_state(model: Any, context: int, steps: int) -> Any:
+    """A made-up state of a row in which `steps` tokens are missing to `context`: its cost is that of a real one."""
+
+    def fill(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        counts = jnp.issubdtype(leaf.dtype, jnp.integer)
+        return jnp.full(leaf.shape, max(context - steps, 1) if counts else 0.01, leaf.dtype)
+
+    return jax.tree.map(fill, jax.eval_shape(lambda: model.init_state(1, context)))
+
+
+def decode(subjects: Mapping[str, Subject], context: int, steps: int, rounds: int) -> Figures:
+    """Seconds per token of greedy decoding of one row, `steps` tokens at a time, at a context of `context` tokens."""
+
+    def make(subject: Subject) -> Callable[[], None]:
+        carry = full_state(subject.model, context, steps), jnp.zeros((1,), jnp.int32)
+        jax.block_until_ready(carry := _decode(subject.model, steps, subject.params, *carry))
+
+        def call() -> None:
+            nonlocal carry
+            carry = jax.block_until_ready(_decode(subject.model, steps, subject.params, *carry))
+
+        return call
+
+    seconds = _timed(subjects, make, rounds)
+    return {name: value if isinstance(value, Exception) else value / steps for name, value in seconds.items()}
+
+
+@functools.partial(jax.jit, static_argnames=("model", "form"))
+def _prefill(model: Any, form: forms.Form, params: Any, tokens_BT: jax.Array) -> tuple[jax.Array, Any]:
+    x_BTD, state = model.apply({"params": params}, tokens_BT, form=form, method="hidden")
+    return model.apply({"params": params}, x_BTD[:, -1:], method="logits"), state
+
+
+def prefill(subjects: Mapping[str, Subject], length: int, rounds: int) -> Figures:
+    """Seconds from a prompt of `length` tokens to the logits of the next token and the state behind the prompt."""
+    tokens_BT = np.random.default_rng(0).integers(0, 256, (1, length)).astype(np.int32)
+
+    def make(subject: Subject) -> Callable[[], None]:
+        form = forms.freeze(subject.config.train.form)
+        tokens = jnp.asarray(tokens_BT % subject.model.vocab)
+        jax.block_until_ready(_prefill(subject.model, form, subject.params, tokens))
+        return lambda: jax.block_until_ready(_prefill(subject.model, form, subject.params, tokens))
+
+    return _timed(subjects, make, rounds)
+
+
+@contextlib.contextmanager
+def compiling() -> Iterator[Callable[[], float]]:
+    """Yields a function that says how many seconds XLA has been translating and compiling since."""
+    spent = 0.0
+
+    def listen(event: str, seconds: float, **_: Any) -> None:
+        nonlocal spent
+        if event in COMPILE_EVENTS:
+            spent += seconds
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield lambda: spent
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)

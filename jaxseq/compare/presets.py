@@ -1,0 +1,54 @@
+"""Budgets of a comparison. All architectures of one get the same parameters, the same rows in the same order, the same tokens."""
+
+from typing import NamedTuple
+
+CONTEXTS = tuple(2**n for n in range(7, 16))  # 128 … 32768
+
+
+class Preset(NamedTuple):
+    """A budget, and at which sizes what is measured.
+
+    Widths are multiples of 8, so not every number of parameters can be met: those here are numbers that the
+    architectures of this package come near to in a sound shape.
+    """
+
+    name: str
+    parameters: int
+    tokens: int  # of training; rounded to whole steps
+    batch: int  # rows of a step
+    length: int  # tokens of a row
+    evaluations: int  # along the run, the last one at its end
+    evaluation_tokens: int  # validation tokens of each, from as many documents as there are
+    speed_tokens: int  # of a step whose speed is measured, at every length
+    speed_lengths: tuple[int, ...]
+    memory_lengths: tuple[int, ...]
+    decode_contexts: tuple[int, ...]
+    prefill_lengths: tuple[int, ...]
+    rounds: int  # timings of which the median is taken
+    decode_steps: int = 16  # tokens of one timing
+    sample_tokens: int = 160
+    state_contexts: tuple[int, ...] = CONTEXTS
+
+    @property
+    def steps(self) -> int:
+        return max(1, round(self.tokens / (self.batch * self.length)))
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        # So few tokens teach most in many small steps: with rows of 256 tokens, eight a step, a Transformer of this size is no
+        # better after 250k tokens than an order-1 Markov model; with rows of 128, two a step, it beats order 2.
+        Preset(
+            "quick", parameters=165_000, tokens=250_000, batch=2, length=128, evaluations=4, evaluation_tokens=96_000,
+            speed_tokens=2048, speed_lengths=(256, 2048), memory_lengths=(256, 2048, 8192), decode_contexts=(128, 2048, 32768),
+            prefill_lengths=(256, 2048), rounds=5,
+        ),
+        Preset(
+            "standard", parameters=475_000, tokens=1_000_000, batch=4, length=256, evaluations=5, evaluation_tokens=200_000,
+            speed_tokens=4096, speed_lengths=(256, 512, 1024, 2048, 4096),
+            memory_lengths=(256, 512, 1024, 2048, 4096, 8192), decode_contexts=CONTEXTS, prefill_lengths=(256, 1024, 4096),
+            rounds=5,
+        ),
+    )
+}  # fmt: skip

@@ -1,0 +1,74 @@
+"""What a person sees while a comparison runs, on standard error: two live bars on a terminal, plain lines elsewhere."""
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from jaxseq.train.progress import duration
+
+EVERY = 15.0  # seconds between two plain lines of one part
+
+
+class Display:
+    """Parts of known weights, one after the other; use as a context manager. `console=None` shows nothing."""
+
+    def __init__(self, console: Console | None):
+        self.console = console
+        columns = TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(), TimeElapsedColumn()
+        live = console is not None and console.is_terminal
+        self.live = Progress(*columns, TextColumn("{task.fields[note]}"), console=console) if live else None
+        self.total = self.done = self.weight = 0.0
+        self.title = ""
+        self.began = self.printed = 0.0
+
+    def __enter__(self) -> "Display":
+        self.began = time.monotonic()
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self.live:
+            self.live.stop()
+
+    def plan(self, total: float) -> None:
+        """`total`: the weights of all that is left to do."""
+        self.total = total
+        if self.live:
+            self.whole = self.live.add_task("comparison", total=total, note="")
+            self.part = self.live.add_task("", total=1.0, note="")
+
+    def begin(self, title: str, weight: float) -> None:
+        self.title, self.weight, self.printed = title, weight, time.monotonic()
+        if self.live:
+            self.live.reset(self.part, description=title, note="")
+        else:
+            self.say(f"{title} …{self._left(0.0)}")
+
+    def update(self, fraction: float, note: str = "") -> None:
+        """`fraction` of the part that is running is done."""
+        if self.live:
+            self.live.update(self.part, completed=fraction, note=note)
+            self.live.update(self.whole, completed=self.done + fraction * self.weight, note=self._left(fraction).strip(" ()"))
+        elif time.monotonic() - self.printed > EVERY:
+            self.printed = time.monotonic()
+            self.say(f"  {self.title}: {fraction:.0%}  {note}{self._left(fraction)}")
+
+    def end(self) -> None:
+        self.done += self.weight
+        self.weight = 0.0
+        if self.live:
+            self.live.update(self.part, completed=1.0)
+            self.live.update(self.whole, completed=self.done, note=self._left(0.0).strip(" ()"))
+
+    def say(self, text: str) -> None:
+        if self.console is not None:
+            self.console.print(text, highlight=False, soft_wrap=True)
+
+    def _left(self, fraction: float) -> str:
+        done = self.done + fraction * self.weight
+        if done <= 0.03 * self.total:
+            return ""
+        seconds = (time.monotonic() - self.began) * (self.total / done - 1)
+        return f"  ({done / self.total:.0%}, about {duration(seconds)} left)"

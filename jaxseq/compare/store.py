@@ -1,0 +1,52 @@
+"""results.json: one file, rewritten in one move after every finished part, so that an interrupted comparison goes on."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from jaxseq.errors import UserError
+
+SCHEMA = 1
+IDENTITY = ("schema", "preset", "seed", "budget", "evaluation", "overrides", "data")  # must agree to go on
+ELSEWHERE = ("path",)  # of `data`: the same text may lie elsewhere; its fingerprint tells
+
+
+class Store:
+    """`results` as plain data, and where it lives."""
+
+    def __init__(self, out: Path):
+        self.path = out / "results.json"
+        self.results: dict[str, Any] = {}
+
+    def open(self, fresh: dict[str, Any]) -> None:
+        """Takes up the comparison in the folder, or begins `fresh`. Raises UserError if it is another one."""
+        if not self.path.exists():
+            self.results = fresh
+            return
+        try:
+            self.results = json.loads(self.path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{self.path} is not JSON ({error}); delete it, or give another --out") from None
+        if not isinstance(self.results, dict) or not isinstance(self.results.get("architectures"), dict):
+            raise UserError(f"{self.path} is no results.json of a comparison; delete it, or give another --out")
+        wrong = [text for key in IDENTITY for text in _differing(key, self.results.get(key), fresh[key])]
+        if wrong:
+            raise UserError(
+                f"{self.path} belongs to another comparison ({'; '.join(wrong)}); give another --out, "
+                f"or delete {self.path.parent} to begin anew"
+            )
+        self.results |= {key: fresh[key] for key in ("command",)}
+
+    def save(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self.path.with_name(f".results.{os.getpid()}")
+        draft.write_text(json.dumps(self.results, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        draft.replace(self.path)
+
+
+def _differing(name: str, there: Any, here: Any) -> list[str]:
+    if isinstance(there, dict) and isinstance(here, dict):
+        keys = [key for key in {**there, **here} if key not in ELSEWHERE]
+        return [text for key in keys for text in _differing(f"{name}.{key}", there.get(key), here.get(key))]
+    return [] if there == here else [f"{name} is {there} there and {here} here"]

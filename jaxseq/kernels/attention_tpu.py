@@ -1,0 +1,255 @@
+"""Flash attention for TPU: the form `pallas` of `jaxseq.ops.attention`, forward and backward, under the same law.
+
+Compiles for v5e, simulated on CPU; not yet timed on a TPU; opt-in.
+
+For query t and the keys s that it may see, with the log-sum-exp L of its scores (FlashAttention-2, Dao 2023,
+arXiv:2307.08691, algorithms 1 and 2):
+
+    s_ts = scale q_t . k_s,   L_t = log sum_s exp(s_ts),   p_ts = exp(s_ts - L_t),   y_t = sum_s p_ts v_s
+    D_t = dy_t . y_t,         ds_ts = p_ts (dy_t . v_s - D_t)
+    dq_t = scale sum_s ds_ts k_s,   dk_s = scale sum_t ds_ts q_t,   dv_s = sum_t p_ts dy_t
+
+The forward pass keeps a running maximum, sum and output for a block of I queries while blocks of J keys pass by, and saves
+y and L alone: the backward pass computes the scores again, once for dq and once, with keys as rows, for dk and dv,
+which also sum over the H / G query heads that share a key head. No [T, S] array exists outside of a block.
+
+Who sees whom is an interval. Number the tokens of a row onwards from the state's count, never restarting: then query t sees
+the keys with low_t <= number <= high_t, where high_t is its own number and low_t the later of its document's first
+token and high_t - window + 1. The ring buffer's slots, whatever their order, have numbers too; padding and empty slots
+have -1. Two integers a query and one a key carry causality, window, packing and the state, and their extrema over blocks
+tell, ahead of the call, which blocks of keys a block of queries needs: the others are neither fetched nor computed.
+
+Shapes: q [B, T, H, K], k [B, T, G, K], v [B, T, G, V] and the state's [B, S, G, ...], in bfloat16 or float32; inside, heads
+come before time and S counts the state's slots and the call's tokens. Scores, L, D and sums are float32; p and ds are rounded
+to the inputs' dtype where they meet v, k, q and dy. On a TPU `block_q` and `block_k` are multiples of 128. A Pallas call is
+opaque to the partitioner: on several devices it runs inside `jax.shard_map(..., check_vma=False)`.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from jaxseq.kernels import _attention_tpu_kernels as kernels
+from jaxseq.ops import _time, attention
+
+LANES = 128
+NEVER = jnp.iinfo(jnp.int32).max
+
+
+class _Plan(NamedTuple):
+    """What is static in a call."""
+
+    scale: float
+    block_q: int
+    block_k: int
+    key_steps: int  # blocks of keys that a block of queries can need
+    query_steps: int  # blocks of queries that a block of keys can need
+    pairs: int  # about how many keys all the queries of one head see, for the compiler's cost model
+
+
+def pallas(q_BTHK, k_BTGK, v_BTGV, *, state=None, pos=None, window=None, scale=None, block_q: int = 512, block_k: int = 512):
+    """The law of `attention.parallel`; `block_q` queries meet `block_k` keys at a time (multiples of 128 on a TPU)."""
+    scale, q_BTHK, k_BTGK, v_BTGV, pos_BT = attention._prepare(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale)
+    time = q_BTHK.shape[1]
+    if time == 0:
+        return attention.recurrent(q_BTHK, k_BTGK, v_BTGV, state=state, window=window)
+    low_BT, high_BT, number_BS, keys = _visible(state, k_BTGK, v_BTGV, pos_BT, window)
+    slots = number_BS.shape[1] - time
+    block_q, block_k = (min(b, _round_up(n, LANES)) for b, n in ((block_q, time), (block_k, slots + time)))
+    span_B2T = jnp.stack([_pad(low_BT, block_q, NEVER), _pad(high_BT, block_q, -1)], axis=1)
+    number_B1S = _pad(number_BS, block_k, -1)[:, None]
+    dtype = jnp.result_type(q_BTHK, k_BTGK, v_BTGV)
+    blocks = (q_BTHK, block_q), (keys.k_BSGK, block_k), (keys.v_BSGV, block_k)
+    qkv = tuple(jnp.moveaxis(_pad(x.astype(dtype), block), 1, 2) for x, block in blocks)
+    plan = _plan(scale, window, slots, block_q, block_k, span_B2T.shape[2], number_B1S.shape[2])
+    y_BHTV = _attend(plan, *qkv, span_B2T, number_B1S)
+    y_BTHV = _time.select(_time.valid(pos_BT), jnp.moveaxis(y_BHTV, 1, 2)[:, :time]).astype(q_BTHK.dtype)
+    before = attention._empty(k_BTGK, v_BTGV, attention._size(None, window, time)) if state is None else state
+    return y_BTHV, attention.next_state(before, k_BTGK, v_BTGV, pos_BT)
+
+
+def _visible(state, k_BTGK, v_BTGV, pos_BT, window):
+    """The numbers that each query sees, from low to high [B, T], and the number of each key [B, S]. Padding sees nothing."""
+    n_BT, _, keys = attention.gather_keys(state, k_BTGK, v_BTGV, pos_BT)
+    valid_BT = _time.valid(pos_BT)
+    own_BT = jnp.cumsum(valid_BT, axis=1) - 1 + (0 if state is None else state.count_B[:, None])
+    low_BT = own_BT - (n_BT if window is None else jnp.minimum(n_BT, window - 1))
+    slots_BS = jnp.maximum(keys.n_BS[:, : keys.n_BS.shape[1] - pos_BT.shape[1]], -1)
+    high_BT = jnp.where(valid_BT, own_BT, -1)
+    numbers = jnp.where(valid_BT, low_BT, NEVER), high_BT, jnp.concatenate([slots_BS, high_BT], axis=1)
+    return *(x.astype(jnp.int32) for x in numbers), keys
+
+
+def _round_up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
+def _pad(x_BT, block: int, fill=0):
+    """Fill axis 1 up to a multiple of `block`."""
+    return jnp.pad(x_BT, ((0, 0), (0, -x_BT.shape[1] % block), *((0, 0),) * (x_BT.ndim - 2)), constant_values=fill)
+
+
+def _plan(scale, window, slots, block_q, block_k, queries, keys) -> _Plan:
+    """With a window, the blocks that another one can need lie within a range whose length does not depend on T.
+
+    A block that sees the state lies within a window of the call's beginning, so that its keys are the slots, that window
+    and the block itself. Padding is a suffix: a token's place in the row is its number less the count.
+    """
+    key_steps, query_steps = keys // block_k, queries // block_q
+    if window is not None:
+        key_steps = min(key_steps, (slots + window + block_q) // block_k + 2)
+        query_steps = min(query_steps, (window + block_k) // block_q + 2)
+    pairs = queries * min(window or keys, slots + queries // 2)
+    return _Plan(float(scale), block_q, block_k, key_steps, query_steps, pairs)
+
+
+def _ranges(plan, span_B2T, number_B1S):
+    """First and last block of keys for each block of queries [B * T / I], then of queries for each block of keys."""
+    batch = span_B2T.shape[0]
+    low_BI = jnp.min(span_B2T[:, 0].reshape(batch, -1, plan.block_q), axis=2)
+    high_BI = jnp.max(span_B2T[:, 1].reshape(batch, -1, plan.block_q), axis=2)
+    number_BJC = number_B1S.reshape(batch, -1, plan.block_k)
+    newest_BJ = jnp.max(number_BJC, axis=2)
+    oldest_BJ = jnp.min(jnp.where(number_BJC < 0, NEVER, number_BJC), axis=2)
+    need_BIJ = (newest_BJ[:, None] >= low_BI[:, :, None]) & (oldest_BJ[:, None] <= high_BI[:, :, None])
+
+    def ends(need_BXY):
+        last = need_BXY.shape[2] - 1
+        some_BX = jnp.any(need_BXY, axis=2)
+        first_BX = jnp.where(some_BX, jnp.argmax(need_BXY, axis=2), 1)  # nothing to do: 1 > 0, and 0 can be fetched
+        last_BX = jnp.where(some_BX, last - jnp.argmax(need_BXY[:, :, ::-1], axis=2), 0)
+        return first_BX.astype(jnp.int32).ravel(), last_BX.astype(jnp.int32).ravel()
+
+    return ends(need_BIJ), ends(jnp.swapaxes(need_BIJ, 1, 2))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(plan, q_BHTK, k_BGSK, v_BGSV, span_B2T, number_B1S):
+    return _forward(plan, q_BHTK, k_BGSK, v_BGSV, span_B2T, number_B1S)[0]
+
+
+def _attend_fwd(plan, *arguments):
+    y_BHTV, lse_BH1T = _forward(plan, *arguments)
+    return y_BHTV, (*arguments, y_BHTV, lse_BH1T)
+
+
+def _attend_bwd(plan, saved, dy_BHTV):
+    q_BHTK, k_BGSK, v_BGSV, span_B2T, number_B1S, y_BHTV, lse_BH1T = saved
+    inner_BH1T = jnp.einsum("bhtv,bhtv->bht", dy_BHTV, y_BHTV, preferred_element_type=lse_BH1T.dtype)[:, :, None]
+    stats_BH2T = jnp.concatenate([lse_BH1T, inner_BH1T], axis=2)
+    inputs = span_B2T, number_B1S, q_BHTK, k_BGSK, v_BGSV
+    return *_backward(plan, inputs, dy_BHTV, stats_BH2T), None, None
+
+
+_attend.defvjp(_attend_fwd, _attend_bwd)
+
+
+def _specs(plan: _Plan, key_size, value_size, queries_at, keys_at):
+    """Blocks of (span, number, q, k, v, y, statistics) where `queries_at` and `keys_at` of the grid's indices say."""
+
+    def heads(block, size, at):
+        return pl.BlockSpec((None, None, block, size), lambda *ids: (*at(*ids), 0))
+
+    def of_batch(rows, block, at):
+        return pl.BlockSpec((None, rows, block), lambda *ids: (at(*ids)[0], 0, at(*ids)[2]))
+
+    def statistics(rows):
+        return pl.BlockSpec((None, None, rows, plan.block_q), lambda *ids: (*queries_at(*ids)[:2], 0, queries_at(*ids)[2]))
+
+    q, y = heads(plan.block_q, key_size, queries_at), heads(plan.block_q, value_size, queries_at)
+    k, v = heads(plan.block_k, key_size, keys_at), heads(plan.block_k, value_size, keys_at)
+    return of_batch(2, plan.block_q, queries_at), of_batch(1, plan.block_k, keys_at), q, k, v, y, statistics
+
+
+def _needed(blocks, b, x, step, first, last):
+    """The `step`-th block that block x of row b needs; past the last it stays there, so that nothing new is fetched."""
+    return jnp.minimum(first[b * blocks + x] + step, last[b * blocks + x])
+
+
+def _query_grid(plan, q_BHTK, k_BGSK, v_BGSV):
+    """For each block of queries the blocks of keys: the grid (B, H, T / I, steps) and the blocks of the arrays."""
+    batch, heads, queries, key_size = q_BHTK.shape
+    group, blocks = heads // k_BGSK.shape[1], queries // plan.block_q
+
+    def keys_at(b, h, i, step, first, last):
+        return b, h // group, _needed(blocks, b, i, step, first, last)
+
+    specs = _specs(plan, key_size, v_BGSV.shape[3], lambda b, h, i, *_: (b, h, i), keys_at)
+    return (batch, heads, blocks, plan.key_steps), specs
+
+
+def _key_grid(plan, q_BHTK, k_BGSK, v_BGSV):
+    """For each block of keys the blocks of queries of each head: the grid (B, G, S / J, H / G, steps), the blocks."""
+    batch, kv_heads, keys, key_size = k_BGSK.shape
+    group, blocks = q_BHTK.shape[1] // kv_heads, keys // plan.block_k
+
+    def queries_at(b, g, j, r, step, first, last):
+        return b, g * group + r, _needed(blocks, b, j, step, first, last)
+
+    specs = _specs(plan, key_size, v_BGSV.shape[3], queries_at, lambda b, g, j, *_: (b, g, j))
+    return (batch, kv_heads, blocks, group, plan.query_steps), specs
+
+
+def _call(kernel, plan, ranges, grid, specs, inputs, outputs, scratch, products: int):
+    """One kernel over one grid, whose three outer dimensions are independent; those inside accumulate in scratch.
+
+    `specs` are the inputs' blocks, then the outputs'; `products` are the multiply-adds for a pair of a query and a key.
+    """
+    pairs = plan.pairs * inputs[2].shape[0] * inputs[2].shape[1]
+    out_shape = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in outputs]
+    moved = sum(math.prod(x.shape) * x.dtype.itemsize for x in (*inputs, *out_shape))
+    return pl.pallas_call(
+        functools.partial(kernel, scale=plan.scale),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=2,
+            grid=grid,
+            in_specs=specs[: len(inputs)],
+            out_specs=specs[len(inputs) :],
+            scratch_shapes=[pltpu.VMEM(shape, dtype) for shape, dtype in scratch],
+        ),
+        out_shape=out_shape,
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",) * 3 + ("arbitrary",) * (len(grid) - 3)),
+        cost_estimate=pl.CostEstimate(flops=2 * products * pairs, transcendentals=pairs, bytes_accessed=moved),
+        name=f"attention_{kernel.__name__}",
+    )(*ranges, *inputs)
+
+
+def _forward(plan, q_BHTK, k_BGSK, v_BGSV, span_B2T, number_B1S):
+    """y [B, H, T, V] and the log-sum-exp L [B, H, 1, T]; both zero where a query sees nothing."""
+    acc, size = _time.accumulation_dtype(q_BHTK), plan.block_q
+    batch, heads, time, key_size = q_BHTK.shape
+    value_size = v_BGSV.shape[3]
+    ranges, _ = _ranges(plan, span_B2T, number_B1S)
+    grid, (*specs, y, statistics) = _query_grid(plan, q_BHTK, k_BGSK, v_BGSV)
+    inputs = span_B2T, number_B1S, q_BHTK, k_BGSK, v_BGSV
+    outputs = ((batch, heads, time, value_size), q_BHTK.dtype), ((batch, heads, 1, time), acc)
+    scratch = ((size, 2), jnp.int32), ((size, 1), acc), ((size, 1), acc), ((size, value_size), acc)
+    specs = [*specs, y, statistics(1)]
+    return _call(kernels.forward, plan, ranges, grid, specs, inputs, outputs, scratch, key_size + value_size)
+
+
+def _backward(plan, inputs, dy_BHTV, stats_BH2T):
+    """dq, dk and dv, in the shapes and dtypes of q, k and v; `stats` holds L and D."""
+    span_B2T, number_B1S, *qkv = inputs
+    q_BHTK, k_BGSK, v_BGSV = qkv
+    acc, key_size, value_size = stats_BH2T.dtype, q_BHTK.shape[3], v_BGSV.shape[3]
+    ranges_q, ranges_k = _ranges(plan, span_B2T, number_B1S)
+    inputs = *inputs, dy_BHTV, stats_BH2T
+
+    grid, (*specs, y, statistics) = _query_grid(plan, *qkv)
+    specs = [*specs, y, statistics(2), specs[2]]
+    scratch = ((plan.block_q, 2), jnp.int32), ((plan.block_q, 2), acc), ((plan.block_q, key_size), acc)
+    outputs, products = [(q_BHTK.shape, q_BHTK.dtype)], 2 * key_size + value_size
+    (dq_BHTK,) = _call(kernels.dq, plan, ranges_q, grid, specs, inputs, outputs, scratch, products)
+
+    grid, (*specs, y, statistics) = _key_grid(plan, *qkv)
+    specs = [*specs, y, statistics(2), *specs[3:]]
+    scratch = ((plan.block_k, 1), jnp.int32), ((plan.block_k, key_size), acc), ((plan.block_k, value_size), acc)
+    outputs, products = [(x.shape, x.dtype) for x in (k_BGSK, v_BGSV)], 2 * (key_size + value_size)
+    dk_BGSK, dv_BGSV = _call(kernels.dkv, plan, ranges_k, grid, specs, inputs, outputs, scratch, products)
+    return dq_BHTK, dk_BGSK, dv_BGSV

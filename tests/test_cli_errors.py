@@ -1,0 +1,154 @@
+"""What a user can get wrong on the command line: one line that says what and how to mend it, exit status 2."""
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from jaxseq.cli import main
+
+SMALL = ["--config.model.stack=1*(retention mlp)", "--config.model.width=16", "--config.train.steps=1", "--config.train.warmup=0",
+         "--config.train.batch=2", "--config.train.length=32", "--config.eval.documents=1"]  # fmt: skip
+
+
+@pytest.fixture
+def fails(capsys):
+    """Runs a command that must fail with status 2 and one line; returns the line."""
+
+    def run(*argv):
+        status = main([str(word) for word in argv])
+        out, err = capsys.readouterr()
+        lines = [line for line in err.splitlines() if line.startswith("jaxseq: ")]
+        assert status == 2, err
+        assert out == "" and len(lines) == 1, err
+        assert "Traceback" not in err
+        return lines[0]
+
+    return run
+
+
+@pytest.fixture
+def train(fails, tmp_path):
+    return lambda *words: fails("train", "--config=retnet", *SMALL, f"--workdir={tmp_path / 'run'}", *words)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([], "COMMAND"),
+        (["tarin"], "train"),
+        (["train", "--config=retnet"], "--workdir"),
+        (["train", "--workdir=x"], "--config"),
+        (["train", "--config=retnett", "--workdir=x"], "retnet"),
+        (["train", "--config=retnet:9b", "--workdir=x"], "1.3b"),
+        (["train", "--config=configs/none.py", "--workdir=x"], "none.py"),
+        (["train", "--config=retnet", "--workdir=x", "--steps=3"], "--steps"),
+        (["train", "--config=retnet", "--workdir=x", "--config.train.steps"], "--config.train.steps=VALUE"),
+        (["train", "--config=retnet", "--workdir=x", "--config.train.step=3"], "'steps'"),
+        (["train", "--config=retnet", "--workdir=x", "--config.trian.steps=3"], "'train'"),
+        (["train", "--config=retnet", "--workdir=x", "--config.train.steps=many"], "int"),
+        (["train", "--config=retnet", "--workdir=x", "--config.train=3"], "section"),
+        (["train", "--config=retnet", "--workdir=x", "--config.model.stack=4(retention)"], "4*("),
+        (["train", "--config=retnet", "--workdir=x", "--config.model.stack=4*(retentoin)"], "retention"),
+        (["compare", "--architectures=mambo"], "mamba"),
+        (["generate", "--workdir=nowhere", "--prompt=a"], "nowhere"),
+        (["eval", "--workdir=nowhere"], "nowhere"),
+        (["report", "--results=nowhere"], "nowhere"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_words_that_are_wrong(fails, tmp_path, monkeypatch, argv, words):
+    monkeypatch.chdir(tmp_path)
+    assert words in fails(*argv)
+    assert not list(tmp_path.rglob("*")), "a refused command leaves nothing behind"
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--config.model.retention.heads=3", "heads"),
+        ("--config.model.retention.heads=16", "even"),
+        ("--config.model.retention.decay=slow", "published"),
+        ("--config.model.norm=batchnorm", "rmsnorm"),
+        ("--config.model.dtype=float8", "bfloat16"),
+        ("--config.train.accumulate=3", "train.accumulate"),
+        ("--config.train.batch=0", "train.batch"),
+        ("--config.train.length=0", "train.length"),
+        ("--config.train.warmup=9", "train.warmup"),
+        ("--config.train.lr=0", "train.lr"),
+        ("--config.train.schedule=cosin", "cosine"),
+        ("--config.train.objective=next", "next_token"),
+        ("--config.train.form=fast", "chunkwise"),
+        ("--config.mesh.data=3", "mesh"),
+        ("--config.data.source=web", "sotu"),
+        ("--config.data.tokenizer=none.json", "none.json"),
+        ("--config.train.init=nowhere", "nowhere"),
+    ],
+)
+def test_values_that_are_wrong(train, option, words):
+    assert words in train(option)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("missing.txt", None, "missing.txt"),
+        ("empty.txt", b"", "empty"),
+        ("binary.txt", bytes(range(256)) * 8, "binary.txt"),
+        ("latin.txt", "Résumé of the state. ".encode("latin-1") * 99, "UTF-8"),
+        ("half.jsonl", b'{"text": "a"}\n{"text": \n', "line 2"),
+        ("fields.jsonl", b'{"body": "a"}\n' * 50, "text"),
+        ("short.jsonl", b'{"text": "a"}\n', "too few"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and "." in value else "",
+)
+def test_files_that_are_wrong(train, tmp_path, name, content, words):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    assert words in train(f"--config.data.path={path}")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("trained")
+    assert main(["train", "--config=retnet", *SMALL, f"--workdir={workdir}"]) == 0
+    return workdir
+
+
+def snapshot(folder: Path):
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_checkpoint_of_another_config(fails, trained):
+    before = snapshot(trained / "checkpoints")
+    line = fails("train", "--config=retnet", *SMALL, f"--workdir={trained}", "--config.model.width=32", "--config.train.lr=1e-4")
+    assert "model.width" in line and "train.lr" in line and "--workdir" in line
+    assert snapshot(trained / "checkpoints") == before, "nothing of the old run is lost"
+
+
+def test_an_empty_prompt(fails, trained):
+    assert "empty" in fails("generate", f"--workdir={trained}", "--prompt=")
+
+
+def test_a_config_that_is_no_config(fails, trained, tmp_path):
+    (tmp_path / "config.json").write_text('{"model": {"stack": "__import__(\'os\').system(\'touch pwned\')"}}')
+    assert "checkpoint" in fails("eval", f"--workdir={tmp_path}")
+
+
+def test_a_full_disk_is_status_1_in_one_line(monkeypatch, capsys, tmp_path):
+    from jaxseq.cli import train as command
+
+    def full(args):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "metrics.jsonl"))
+
+    monkeypatch.setattr(command, "run", full)
+    assert main(["train", "--config=retnet", f"--workdir={tmp_path}"]) == 1
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1 and "disk is full" in err and "metrics.jsonl" in err
+
+
+def test_json_is_one_document(trained, capsys):
+    assert main(["eval", f"--workdir={trained}", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bits_per_byte"] > 0

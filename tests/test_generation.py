@@ -1,0 +1,204 @@
+"""Generation: a row's tokens are its own; sampling filters; stop strings; streamed tokens are the whole sequence's."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxseq
+from jaxseq import generation
+from jaxseq.data import ByteTokenizer
+
+TOKENIZER = ByteTokenizer()
+PROMPT = [256, *b"The people of the United States "]
+GREEDY, SAMPLED = {"temperature": 0}, {"temperature": 0.9, "top_k": 50, "top_p": 0.95}
+LENGTHS = (2, 33, 5, 140)  # the last has buffers of its own in full attention
+
+
+@functools.cache
+def tiny(name: str):
+    stack = re.sub(r"\d+\*", "2*", jaxseq.config(name).model.stack)
+    config = jaxseq.config(name, **{"model.width": 16, "model.stack": stack})
+    model = jaxseq.build(config)
+    params = model.init(jax.random.key(1), jnp.zeros((1, 2), jnp.int32))["params"]
+    return model, jax.tree.map(lambda x: 2 * x, params)  # far from uniform, so that there is something to sample
+
+
+def prompts():
+    random = np.random.default_rng(0)
+    return [[256, *random.integers(0, 256, n - 1)] for n in LENGTHS]
+
+
+@pytest.mark.parametrize("name", jaxseq.names())
+@pytest.mark.parametrize("options", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_a_row_alone_and_in_company(name, options):
+    model, params = tiny(name)
+    together = jaxseq.generate(model, params, prompts(), max_tokens=20, seed=7, **options)
+    assert [len(ids) for ids in together] == [20] * len(LENGTHS)
+    assert len({tuple(ids) for ids in together}) == len(LENGTHS)
+    for i, prompt in enumerate(prompts()):
+        assert jaxseq.generate(model, params, [prompt], max_tokens=20, seed=7 + i, **options) == [together[i]]
+    turned = jaxseq.generate(model, params, prompts()[::-1], max_tokens=20, seeds=[10, 9, 8, 7], **options)
+    assert turned == together[::-1]
+
+
+@pytest.mark.parametrize("name", jaxseq.names())
+def test_greedy_tokens_are_those_of_the_whole_sequence(name):
+    model, params = tiny(name)
+    prompt = prompts()[1]
+    (ids,) = jaxseq.generate(model, params, [prompt], max_tokens=30, temperature=0)
+    logits, _ = model.apply({"params": params}, jnp.array([prompt + ids[:-1]]), form="parallel")
+    logits = logits[0, len(prompt) - 1 :]
+    chosen = jnp.take_along_axis(logits, jnp.array(ids)[:, None], axis=1)[:, 0]
+    np.testing.assert_allclose(chosen, logits.max(axis=1), atol=1e-4)
+
+
+def test_a_long_prompt_is_fed_in_pieces():
+    model, params = tiny("retnet")
+    prompt = [256, *np.random.default_rng(1).integers(0, 256, 310)]
+    (ids,) = jaxseq.generate(model, params, [prompt], max_tokens=1, temperature=0)
+    logits, _ = model.apply({"params": params}, jnp.array([prompt]), form="parallel")
+    assert logits[0, -1, ids[0]] > logits[0, -1].max() - 1e-4
+
+
+def test_more_prompts_than_rows():
+    model, params = tiny("retnet")
+    many = [[256, i] for i in range(5)]
+    assert jaxseq.generate(model, params, many, max_tokens=3, rows=2) == [
+        jaxseq.generate(model, params, [p], max_tokens=3, rows=2, seed=i)[0] for i, p in enumerate(many)
+    ]
+    assert jaxseq.generate(model, params, [], max_tokens=3) == []
+
+
+def test_a_second_call_compiles_nothing():
+    model, params = tiny("retnet")
+    jaxseq.generate(model, params, [PROMPT], max_tokens=5, top_k=3)
+    before = generation._decode._cache_size(), generation._prefill._cache_size()
+    jaxseq.generate(model, params, [PROMPT[:7], PROMPT], max_tokens=9, top_k=9, top_p=0.5, temperature=0.3, seed=5)
+    assert (generation._decode._cache_size(), generation._prefill._cache_size()) == before
+
+
+def test_stream_and_callback_agree_with_the_result():
+    model, params = tiny("retnet")
+    got, texts, ends = [[], []], ["", ""], ["", ""]
+    options = dict(max_tokens=40, tokenizer=TOKENIZER, seed=3)
+    for piece in generation.stream(model, params, [PROMPT, PROMPT], **options):
+        got[piece.row] += piece.tokens
+        texts[piece.row] += piece.text
+        ends[piece.row] = piece.end
+    heard = [[], []]
+    result = jaxseq.generate(model, params, [PROMPT, PROMPT], on_tokens=lambda row, ids: heard[row].extend(ids), **options)
+    assert got == heard == result
+    assert texts == [TOKENIZER.decode(ids) for ids in result]
+    assert all(end in ("stop", "length") for end in ends)
+
+
+def test_stop_ids_and_strings_end_a_row():
+    model, params = tiny("transformer")
+    (ids,) = jaxseq.generate(model, params, [PROMPT], max_tokens=40, seed=1)
+    first = {token: ids.index(token) for token in ids}
+    stop = ids[20]
+    assert jaxseq.generate(model, params, [PROMPT], max_tokens=40, seed=1, stop=[stop]) == [ids[: first[stop]]]
+    text = bytes(i for i in ids if i < 128).decode()  # a stop string of two characters that were generated one after the other
+    pair = next(text[i : i + 2] for i in range(10, 30) if text[i : i + 2].encode() in bytes(ids))
+    pieces = list(generation.stream(model, params, [PROMPT], max_tokens=40, seed=1, stop=pair, tokenizer=TOKENIZER))
+    whole = TOKENIZER.decode(ids)
+    assert "".join(p.text for p in pieces) == whole[: whole.index(pair)]
+    assert sum((p.tokens for p in pieces), []) == ids[: bytes(ids).index(pair.encode())]
+    assert pieces[-1].end == "stop"
+
+
+def feed(text: bytes, *stops: str, every: int = 1) -> tuple[list[str], generation._Row]:
+    row, out = generation._Row(0, TOKENIZER, {256}, stops), []
+    for i, token in enumerate(text):
+        if not row.end:
+            row.push(token)
+        if (i + 1) % every == 0:
+            out.append(row.take().text)
+    if not row.end:
+        row.finish("length")
+    return [*out, row.take().text], row
+
+
+def test_stop_strings_across_tokens():
+    assert feed(b"one two three", "two")[0][:5] == ["o", "n", "e", " ", ""]
+    for every in (1, 2, 5, 100):
+        for stops, wanted in ((["two"], "one "), (["xyz", "o t"], "one tw"), (["e t", "wo"], "on"), (["two t", "wo"], "one t")):
+            pieces, row = feed(b"one two three", *stops, every=every)
+            assert "".join(pieces) == wanted == TOKENIZER.decode(row.tokens)
+        assert "".join(feed(b"one two thr", "three", every=every)[0]) == "one two thr"  # held back, then given
+        accented = "caf\u00e9 \u2713 noir".encode()
+        assert "".join(feed(accented, "\u2713", every=every)[0]) == "caf\u00e9 "
+        assert "".join(feed(accented[:4], "x", every=every)[0]) == "caf\ufffd"
+    assert generation.held_back("ab\n", ["\n\nQ", "zz"]) == 1
+
+
+def test_keep_top_in_the_documented_order():
+    logits = jnp.log(jnp.array([[0.1, 0.4, 0.2, 0.3]]))
+
+    def kept(**options):
+        return np.flatnonzero(np.isfinite(generation.keep_top(logits, **options)[0])).tolist()
+
+    assert kept() == [0, 1, 2, 3]
+    assert kept(top_k=2) == [1, 3]
+    assert kept(top_p=0.65) == [1, 3]
+    assert kept(top_p=0.75) == [1, 2, 3]
+    assert kept(top_k=2, top_p=0.55) == [1]  # 0.4 / 0.7 = 0.57: renormalised after top-k
+    assert kept(top_p=1e-9) == [1]
+    ties = generation.keep_top(jnp.zeros((1, 4)), top_k=2)
+    assert np.isfinite(ties[0]).tolist() == [True, True, False, False]
+
+
+def test_samples_follow_the_distribution():
+    logits = jnp.broadcast_to(jnp.log(jnp.array([0.1, 0.4, 0.2, 0.3])), (20000, 4))
+    keys = jax.random.split(jax.random.key(0), len(logits))
+
+    def shares(temperature, top_k=0, top_p=1.0):
+        sampling = generation.Sampling(np.float32(temperature), np.int32(top_k), np.float32(top_p), None, None)
+        return np.bincount(generation.sample(logits, keys, sampling), minlength=4) / len(logits)
+
+    np.testing.assert_allclose(shares(1), [0.1, 0.4, 0.2, 0.3], atol=0.015)
+    np.testing.assert_allclose(shares(0.5), np.array([1, 16, 4, 9]) / 30, atol=0.015)
+    np.testing.assert_allclose(shares(1, top_k=2), [0, 4 / 7, 0, 3 / 7], atol=0.015)
+    np.testing.assert_allclose(shares(1e-30), [0, 1, 0, 0])
+
+
+def test_pieces_depend_on_each_length_alone():
+    def own(prompts, row):
+        return [(t[row][p[row] >= 0].tolist(), t.shape[1]) for t, p in generation.pieces(prompts) if (p[row] >= 0).any()]
+
+    ragged = [np.arange(n) for n in (0, 600, 33, 256, 7)]
+    for row, prompt in enumerate(ragged):
+        assert own(ragged, row) == own([prompt], 0)
+        assert sum((tokens for tokens, _ in own(ragged, row)), []) == prompt.tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"temperature": -1}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"top_k": -1}, "top_k"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"stop": "x"}, "tokenizer"),
+        ({"stop": [""], "tokenizer": TOKENIZER}, "empty"),
+        ({"stop": [999]}, "999"),
+        ({"seeds": [1, 2]}, "seeds"),
+        ({"rows": 0}, "rows"),
+    ],
+)
+def test_bad_settings_are_one_line(options, words):
+    model, params = tiny("retnet")
+    with pytest.raises(jaxseq.UserError, match=words):
+        jaxseq.generate(model, params, [PROMPT], **{"max_tokens": 2, **options})
+
+
+@pytest.mark.parametrize(("prompt", "words"), [([], "empty"), ([257], "257"), ([-1], "-1")])
+def test_bad_prompts_are_one_line(prompt, words):
+    model, params = tiny("retnet")
+    with pytest.raises(jaxseq.UserError, match=words):
+        jaxseq.generate(model, params, [prompt], max_tokens=2)

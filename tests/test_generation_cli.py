@@ -1,0 +1,59 @@
+"""`jaxseq generate`: streamed text, JSON, and errors of one line."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jaxseq
+from jaxseq import cli
+from jaxseq.train import save_params
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    path = tmp_path_factory.mktemp("generate") / "run"
+    config = jaxseq.config("retnet", **{"model.width": 16, "model.stack": "1*(retention mlp)"})
+    params = jaxseq.build(config).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    save_params(path, config, params)
+    return path
+
+
+def generate(workdir, *words):
+    return cli.main(["generate", f"--workdir={workdir}", "--max_tokens=20", *words])
+
+
+def test_json_text_and_tokens_agree(workdir, capsys, tmp_path):
+    file = tmp_path / "prompt.txt"
+    file.write_text("caf\u00e9")
+    assert generate(workdir, "--prompt=a", f"--prompt_file={file}", "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["prompts"] == ["a", "caf\u00e9"]
+    assert [len(t) for t in result["texts"]] and result["tokens_per_second"] > 0 and result["seconds"] > 0
+    assert result["texts"] == [bytes(t).decode(errors="replace") for t in result["tokens"]]
+    assert generate(workdir, "--prompt=a") == 0
+    assert capsys.readouterr().out == result["texts"][0] + "\n"  # streamed, alone, the same
+    assert generate(workdir, "--prompt=a", f"--prompt_file={file}") == 0
+    assert capsys.readouterr().out == "".join(text + "\n" for text in result["texts"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--prompt="], "empty"),
+        ([], "no prompt"),
+        (["--prompt_file=nowhere"], "nowhere"),
+        (["--prompt=a", "--top_p=2"], "top_p"),
+        (["--prompt=a", "--form=quick"], "form"),
+    ],
+)
+def test_errors_are_one_line(workdir, capsys, words, message):
+    assert generate(workdir, *words) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and "\n" not in error
+
+
+def test_no_such_run(capsys, tmp_path):
+    assert generate(tmp_path, "--prompt=a") == 2
+    assert "config.json" in capsys.readouterr().err
