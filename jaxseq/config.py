@@ -34,6 +34,9 @@ def base() -> ConfigDict:
                 "norm": "rmsnorm",
                 "norm_eps": 1e-5,
                 "embedding_std": 0.02,
+                "embedding_norm": False,
+                "head_scale": 1.0,
+                "logit_penalty": 0.0,
                 "dtype": "float32",  # of the computation; parameters are float32
                 "residual_dtype": "float32",
                 "remat": "none",

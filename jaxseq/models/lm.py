@@ -1,5 +1,6 @@
 """The causal language model: embedding, scanned segments of blocks, final norm, head."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -51,6 +52,9 @@ class LM(nn.Module):
     norm: str = "rmsnorm"
     norm_eps: float = 1e-5
     embedding_std: float = 0.02
+    embedding_norm: bool = False  # one more norm, in front of the first block (RWKV)
+    head_scale: float = 1.0  # of the untied head's initial values
+    logit_penalty: float = 0.0  # weight of the mean square of each position's largest logit, halved (RWKV's L2Wrap)
     remat: str = "none"
     dtype: Any = jnp.float32  # of the computation
     residual_dtype: Any = jnp.float32  # of the residual stream
@@ -62,13 +66,14 @@ class LM(nn.Module):
     @nn.nowrap
     def init(self, rngs, tokens, **kwargs):
         """{"params": plain arrays}; the metadata boxes are in `boxed`."""
-        return nn.meta.unbox(super().init(rngs, tokens, **kwargs))
+        return nn.meta.unbox(super().init(rngs, tokens, mutable="params", **kwargs))
 
     @nn.nowrap
     def boxed(self) -> dict:
         """{"params": tree of jaxseq.layers.Parameter around ShapeDtypeStructs}: logical axes and optimiser groups."""
         tokens_BT = jax.ShapeDtypeStruct((1, 2), jnp.int32)
-        return metadata(jax.eval_shape(super().init, jax.random.key(0), tokens_BT))
+        init = functools.partial(super().init, mutable="params")  # no losses
+        return metadata(jax.eval_shape(init, jax.random.key(0), tokens_BT))
 
     @nn.nowrap
     def init_state(self, batch: int, context: int | None = None) -> LMState:
@@ -96,12 +101,17 @@ class LM(nn.Module):
         shape, axes = (self.vocab, self.width), ("vocab", "embed")
         self.embedding_VD = param(self, "embedding", normal(self.embedding_std), shape, axes)
         if not self.tied:
-            self.head_VD = param(self, "head", normal(self.width**-0.5), shape, axes)
+            self.head_VD = param(self, "head", normal(self.head_scale * self.width**-0.5), shape, axes)
+        if self.embedding_norm:
+            self.first_norm = NORMS[self.norm](self.norm_eps, self.dtype)
         self.final_norm = NORMS[self.norm](self.norm_eps, self.dtype)
 
     def __call__(self, tokens, state=None, pos=None, form="chunkwise", train=False):
         x_BTD, state = self.hidden(tokens, state, pos, form, train)
-        return self.logits(x_BTD), state
+        logits_BTV = self.logits(x_BTD)
+        if self.logit_penalty:
+            self.sow("losses", "logit_penalty", 0.5 * self.logit_penalty * jnp.mean(jnp.square(jnp.max(logits_BTV, axis=-1))))
+        return logits_BTV, state
 
     def logits(self, x_BTD: jax.Array) -> jax.Array:
         """[B, T, V] from the hidden activations."""
@@ -124,7 +134,8 @@ class LM(nn.Module):
 
     def _run(self, tokens_BT, state, pos_BT, form, train):
         valid_BT = _time.valid(pos_BT)
-        x_BTD = self.embedding_VD[jnp.where(valid_BT, tokens_BT, 0)].astype(self.residual_dtype)
+        x_BTD = self.embedding_VD[jnp.where(valid_BT, tokens_BT, 0)]
+        x_BTD = (self.first_norm(x_BTD) if self.embedding_norm else x_BTD).astype(self.residual_dtype)
         x_BTD = constrain(x_BTD, ("batch", "time", None))
         after, layer = [], 0
         for i, (repeats, block) in enumerate(zip(self.repeats, self.blocks, strict=True)):
@@ -200,7 +211,8 @@ def build(config: ConfigDict) -> LM:
     )
     return LM(
         vocab=model.vocab or BYTE_VOCAB, width=model.width, repeats=tuple(s.repeats for s in segments), blocks=blocks,
-        tied=model.tied, norm=model.norm, norm_eps=model.norm_eps, embedding_std=model.embedding_std, remat=model.remat,
+        tied=model.tied, norm=model.norm, norm_eps=model.norm_eps, embedding_std=model.embedding_std,
+        embedding_norm=model.embedding_norm, head_scale=model.head_scale, logit_penalty=model.logit_penalty, remat=model.remat,
         dtype=dtype, residual_dtype=jnp.promote_types(DTYPES[model.residual_dtype], dtype),
     )  # fmt: skip
 

@@ -1,0 +1,38 @@
+"""RWKV-6 "Finch": RWKV-5 with decays and mixtures that depend on the token (Peng et al. 2024, arXiv:2404.05892).
+
+Claim: data-dependent decay closes most of the gap to attention on recall, at the state of RWKV-5.
+Expected: better than RWKV-5 at the laptop size, at more seconds a token.
+Command: jaxseq train --config=rwkv6 --workdir=runs/rwkv6
+"""
+
+from ml_collections import ConfigDict
+
+from jaxseq.config import base, pick
+
+# name: layers, width, head_size, mix_rank, decay_rank, lr; §6 and appendix
+SIZES = {
+    "1.6b": (24, 2048, 64, 32, 64, 4e-4),
+    "3b": (32, 2560, 64, 32, 64, 3e-4),
+    "7b": (32, 4096, 64, 64, 128, 1.5e-4),
+}
+
+
+def get_config(size: str = "") -> ConfigDict:
+    config = base()
+    layers, width, head_size, mix_rank, decay_rank, lr = pick(SIZES, size, (4, 128, 16, 8, 8, 3e-3))
+    config.model.stack = f"{layers}*(rwkv6 rwkv_channel)"
+    config.model.width = width
+    config.model.tied = False
+    config.model.norm = "layernorm"
+    config.model.embedding_norm = True
+    config.model.embedding_std = 1e-4
+    config.model.head_scale = 0.5
+    config.model.logit_penalty = 1e-4
+    config.model.rwkv6 = {"head_size": head_size, "mix_rank": mix_rank, "decay_rank": decay_rank}
+    if size:
+        config.model.rwkv_channel = {"hidden": int(3.5 * width) // 32 * 32}
+        config.model.vocab = 65536  # World
+    config.train.lr = lr
+    config.train.lr_source = "the released models'" if size else "the Transformer's: the paper gives none at this size"
+    config.train.beta2 = 0.99
+    return config
