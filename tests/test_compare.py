@@ -19,7 +19,7 @@ from jaxseq.train import NonFiniteError
 
 TINY = PRESETS["quick"]._replace(
     name="tiny", parameters=36_000, tokens=512, batch=4, length=32, evaluations=2, evaluation_tokens=1500, rounds=1,
-    speed_tokens=64, speed_lengths=(32,), memory_lengths=(32, 64), decode_contexts=(32, 64), prefill_lengths=(32,),
+    speed_tokens=32, speed_lengths=(32,), memory_lengths=(32,), decode_contexts=(32, 64), prefill_lengths=(32,),
     decode_steps=4, sample_tokens=8, state_contexts=(128, 32768),
 )  # fmt: skip
 OWN = textwrap.dedent(
@@ -184,7 +184,7 @@ def test_results_follow_the_schema(scenario):
         assert entry["compile_seconds"] > 0
         assert entry["flops_per_token"] > 0
         assert [p["context"] for p in entry["state_bytes"]] == [128, 32768]
-        assert [p["length"] for p in entry["train_memory"]] == [32, 64]
+        assert [p["length"] for p in entry["train_memory"]] == [32]
         assert all(p["seconds_per_token"] > 0 and p["state_bytes"] > 0 for p in entry["decode"])
         assert len(entry["samples"]) == engine.PROMPTS
     assert results["architectures"]["windowed"]["title"] == "My net: attention with a window."

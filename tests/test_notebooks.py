@@ -10,14 +10,14 @@ NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
 
 def outputs(cells):
-    """How many outputs each code cell has."""
-    return [len(cell.get("outputs", [])) for cell in cells if cell.cell_type == "code"]
+    """What kinds of output each code cell has; how a stream is cut into messages is chance."""
+    return [sorted({out["output_type"] for out in cell.get("outputs", [])}) for cell in cells if cell.cell_type == "code"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path):
     notebook = nbformat.read(path, as_version=4)
     committed = outputs(notebook.cells)
-    assert sum(committed) > 0, "commit the notebook with its outputs"
+    assert any(committed), "commit the notebook with its outputs"
     nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3").execute()  # raises on the first error
     assert outputs(notebook.cells) == committed

@@ -35,6 +35,7 @@ MARKOV_ORDERS = (1, 2, 3)
 PROMPTS, PROMPT_TOKENS = 2, 48
 TEMPERATURE = 0.8
 EVALUATION_ROWS = 16
+STEPS = 3  # timings of a training step: it is long, and so steady
 
 
 class Interrupted(Exception):
@@ -239,10 +240,11 @@ class Comparison:
         }
 
     def parts(self) -> Iterator[Part]:
-        """All parts in their order; weights are about the seconds that each takes on two cores with the quick preset."""
+        """All parts in their order; weights are about the seconds that each takes on two cores."""
         every, preset = tuple(self.configs), self.preset
+        training = 10 + 4e-5 * preset.tokens * (preset.parameters / 1e5) ** 0.5
         for name in every:
-            yield Part(f"{name}: training", 25, (name,), lambda e: "train_seconds" not in e, self.train)
+            yield Part(f"{name}: training", training, (name,), lambda e: "train_seconds" not in e, self.train)
             for step in entries.evaluation_steps(preset):
                 lacks = lambda e, step=step: step not in [point["step"] for point in e.get("evaluations", ())]  # noqa: E731
                 yield Part(f"{name}: evaluation at step {step}", 2, (name,), lacks, lambda names, s=step: self.evaluate(names, s))
@@ -250,7 +252,7 @@ class Comparison:
         tokens, rounds = preset.speed_tokens, preset.rounds
         series = (
             ("train_speed", "length", preset.speed_lengths, "tokens_per_second", 5, "training speed at length",
-             lambda s, n: measure.train_speed(s, n, tokens, rounds)),
+             lambda s, n: measure.train_speed(s, n, tokens, STEPS)),
             ("train_memory", "length", preset.memory_lengths, "bytes", 3, "training memory at length", measure.train_memory),
             ("decode", "context", preset.decode_contexts, "seconds_per_token", 1, "decoding at context",
              lambda s, n: measure.decode(s, n, preset.decode_steps, rounds)),

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 import jaxseq
 from jaxseq import registry
 from jaxseq.compare.presets import Preset
+from jaxseq.config import from_dict
 from jaxseq.data import files, tokenizer
 from jaxseq.errors import UserError
 
@@ -57,12 +58,20 @@ def budgeted(preset: Preset, configs: Iterable[ConfigDict], overrides: Mapping[s
     return preset._replace(batch=batch, length=length, tokens=tokens)
 
 
+def text(overrides: Mapping[str, Any]) -> ConfigDict:
+    """The data section of all: the defaults under the overrides, whatever a config of one's own says."""
+    return from_dict({}, **{key: value for key, value in overrides.items() if key.startswith("data.")}).data
+
+
 def prepared(config: ConfigDict, preset: Preset, seed: int, overrides: Mapping[str, Any]) -> ConfigDict:
     """The config as it is trained, its size aside: the budget, the schedule over it, checkpoints where it is evaluated."""
     out = config.copy_and_resolve_references()
     with out.unlocked():
+        out.data = text(overrides)
         train = out.train
         train.batch, train.length, train.steps = preset.batch, preset.length, preset.steps
+        if "train.accumulate" not in overrides:
+            train.accumulate = 1
         if "train.warmup" not in overrides:
             train.warmup = max(1, round(WARMUP * preset.steps))
         if "train.seed" not in overrides:

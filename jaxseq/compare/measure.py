@@ -125,8 +125,11 @@ def train_speed(subjects: Mapping[str, Subject], length: int, tokens: int, round
         compiled = trainer.compile()
         if rows == 1:
             subject.step_bytes[length] = _planned(compiled)
-        # A step donates its state: it must not own the parameters that other measurements read.
-        state = trainer.init(jax.tree.map(jnp.copy, subject.params))
+        # A step donates its state: it must not own the parameters that other measurements read. Made on the host, it
+        # needs no program of its own.
+        empty = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), trainer.abstract)
+        state = empty._replace(ok=np.ones((), bool), params=jax.tree.map(np.array, subject.params))
+        state = jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), state, trainer.abstract)
         random = np.random.default_rng(0).integers(0, subject.model.vocab, (rows, length))
         batch = {name: random.astype(dtype) for name, dtype in BATCH_DTYPES.items()}
         batch["pos"] = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))

@@ -19,7 +19,7 @@ class Preset(NamedTuple):
     length: int  # tokens of a row
     evaluations: int  # along the run, the last one at its end
     evaluation_tokens: int  # validation tokens of each, from as many documents as there are
-    speed_tokens: int  # of a step whose speed is measured, at every length
+    speed_tokens: int  # of a step whose speed is measured, at every length; one row at least
     speed_lengths: tuple[int, ...]
     memory_lengths: tuple[int, ...]
     decode_contexts: tuple[int, ...]
@@ -40,12 +40,12 @@ PRESETS = {
         # So few tokens teach most in many small steps: with rows of 256 tokens, eight a step, a Transformer of this size is no
         # better after 250k tokens than an order-1 Markov model; with rows of 128, two a step, it beats order 2.
         Preset(
-            "quick", parameters=165_000, tokens=250_000, batch=2, length=128, evaluations=4, evaluation_tokens=96_000,
-            speed_tokens=2048, speed_lengths=(256, 2048), memory_lengths=(256, 2048, 8192), decode_contexts=(128, 2048, 32768),
+            "quick", parameters=165_000, tokens=250_000, batch=2, length=128, evaluations=4, evaluation_tokens=72_000,
+            speed_tokens=256, speed_lengths=(256, 2048), memory_lengths=(256, 2048, 8192), decode_contexts=(128, 2048, 32768),
             prefill_lengths=(256, 2048), rounds=5,
         ),
         Preset(
-            "standard", parameters=475_000, tokens=1_000_000, batch=4, length=256, evaluations=5, evaluation_tokens=200_000,
+            "standard", parameters=475_000, tokens=800_000, batch=4, length=256, evaluations=5, evaluation_tokens=132_000,
             speed_tokens=4096, speed_lengths=(256, 512, 1024, 2048, 4096),
             memory_lengths=(256, 512, 1024, 2048, 4096, 8192), decode_contexts=CONTEXTS, prefill_lengths=(256, 1024, 4096),
             rounds=5,

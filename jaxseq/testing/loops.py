@@ -14,25 +14,25 @@ def _inner(value):
         yield from _inner(value.jaxpr)
 
 
-def loops(jaxpr) -> list[float]:
-    """Lengths of all loops in a jaxpr, at any depth; a `while` whose end is not known when tracing counts as infinite.
+def longest(jaxpr) -> float:
+    """Steps of the longest nest of loops in a jaxpr; a `while` whose end is not known when tracing counts as infinite.
 
+    A loop inside a loop multiplies it. A scan that carries nothing (`lax.map`) is no sequence: it counts once.
     `lax.fori_loop` with static bounds is a scan. A Pallas call is one step: its grid is the kernel's own business.
     """
-    lengths = []
+    found = 0.0
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "pallas_call":
             continue
+        inside = max((longest(inner) for value in eqn.params.values() for inner in _inner(value)), default=0.0)
         if eqn.primitive.name == "scan":
-            lengths.append(eqn.params["length"])
+            inside = max(inside, 1.0) * (eqn.params["length"] if eqn.params["num_carry"] else 1)
         elif eqn.primitive.name == "while":
-            lengths.append(float("inf"))
-        for value in eqn.params.values():
-            for inner in _inner(value):
-                lengths += loops(inner)
-    return lengths
+            inside = float("inf")
+        found = max(found, inside)
+    return found
 
 
 def longest_loop(function, *args) -> float:
-    """Length of the longest loop in `function(*args)`; nothing is compiled or run."""
-    return max(loops(jax.make_jaxpr(function)(*args).jaxpr), default=0)
+    """Steps of the longest nest of loops in `function(*args)`; nothing is compiled or run."""
+    return longest(jax.make_jaxpr(function)(*args).jaxpr)
