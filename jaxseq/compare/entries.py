@@ -17,6 +17,7 @@ from jaxseq.errors import UserError
 
 RECORDS = 60  # points of a loss curve
 WARMUP = 0.05  # of the steps
+INTERRUPTIONS = 100  # each leaves a checkpoint, and none that will be evaluated may go for it
 CHOSEN = ("model.width", "model.stack")  # what `fit` decides
 
 
@@ -80,7 +81,7 @@ def prepared(config: ConfigDict, preset: Preset, seed: int, overrides: Mapping[s
             out.data.seed = seed
         train.log_every = max(1, preset.steps // RECORDS)
         train.checkpoint_every = math.ceil(preset.steps / preset.evaluations)
-        train.keep = preset.evaluations + 1
+        train.keep = preset.evaluations + INTERRUPTIONS
         train.eval_every = 0
         out.eval.batch, out.eval.documents = 1, 1  # the comparison evaluates checkpoints itself
         out.eval.length, out.eval.carry_state = preset.length, False

@@ -30,7 +30,10 @@ class Store:
             raise UserError(f"{self.path} is not JSON ({error}); delete it, or give another --out") from None
         if not isinstance(self.results, dict) or not isinstance(self.results.get("architectures"), dict):
             raise UserError(f"{self.path} is no results.json of a comparison; delete it, or give another --out")
-        wrong = [text for key in IDENTITY for text in _differing(key, self.results.get(key), fresh[key])]
+        keys = IDENTITY
+        if self.results.get("preset") != fresh["preset"]:
+            keys = ("preset", "seed", "data")  # the rest follows from the preset
+        wrong = [text for key in keys for text in _differing(key, self.results.get(key), fresh[key])]
         if wrong:
             raise UserError(
                 f"{self.path} belongs to another comparison ({'; '.join(wrong)}); give another --out, "

@@ -46,7 +46,8 @@ def rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def show(results: Mapping[str, Any], console: Console) -> None:
     table_rows = rows(results)
-    columns = list(dict.fromkeys(key for row in table_rows for key in row))
+    fullest_first = sorted(table_rows, key=len, reverse=True)
+    columns = list(dict.fromkeys(key for row in fullest_first for key in row))
     table = Table(*columns, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.columns[0].no_wrap = True
     for column in table.columns[1:]:
