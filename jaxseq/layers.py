@@ -59,6 +59,10 @@ def normal(std: float) -> Initializer:
     return jax.nn.initializers.normal(std)
 
 
+def uniform(bound: float) -> Initializer:
+    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
 def xavier_uniform(gain: float = 1.0) -> Initializer:
     """Uniform with variance gain^2 * 2 / (inputs + outputs) (Glorot & Bengio 2010), torch's convention for the gain."""
     return jax.nn.initializers.variance_scaling(gain**2, "fan_avg", "uniform")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxseq import forms
-from jaxseq.layers import Linear, Mixer, param
+from jaxseq.layers import Linear, Mixer, param, uniform
 from jaxseq.ops import selective_scan, short_conv
 
 
@@ -31,10 +31,6 @@ def dt_bias_init(low: float, high: float, floor: float):
 def a_log_init(key, shape, dtype):
     """log(1 .. N) in every channel: the real part of S4D's initialisation."""
     return jnp.broadcast_to(jnp.log(jnp.arange(1, shape[1] + 1, dtype=dtype)), shape)
-
-
-def uniform(bound: float):
-    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def fan_in_uniform(key, shape, dtype):

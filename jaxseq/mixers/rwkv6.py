@@ -8,15 +8,11 @@ from flax import linen as nn
 
 from jaxseq import forms
 from jaxseq.errors import UserError
-from jaxseq.layers import Linear, Mixer, param
+from jaxseq.layers import Linear, Mixer, param, uniform
 from jaxseq.mixers import _rwkv
 from jaxseq.ops import token_shift, wkv6
 
 TARGETS = ("w", "k", "v", "r", "g")  # what a mixture is made for; the order of the stacked low-rank maps
-
-
-def uniform(bound: float):
-    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 class RWKV6State(NamedTuple):
