@@ -29,7 +29,7 @@ def get_config(size: str = "") -> ConfigDict:
     config.model.embedding_std = 1e-4
     config.model.head_scale = 0.5
     config.model.logit_penalty = 1e-4
-    config.model.rwkv5 = {"head_size": head_size}
+    config.model.rwkv5 = {"heads": width // head_size}
     if size:
         config.model.rwkv_channel = {"hidden": int(3.5 * width) // 32 * 32}
         config.model.vocab = 65536  # World

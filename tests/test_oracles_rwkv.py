@@ -96,8 +96,8 @@ def load(name: str, time_mix, **fields):
 
 CASES = {
     "rwkv4": (rwkv4, {}),
-    "rwkv5": (rwkv5, {"head_size": 16}),
-    "rwkv6": (rwkv6, {"head_size": 16, "mix_rank": 8, "decay_rank": 8}),
+    "rwkv5": (rwkv5, {"heads": 2}),
+    "rwkv6": (rwkv6, {"heads": 2, "mix_rank": 8, "decay_rank": 8}),
 }
 
 

@@ -58,7 +58,7 @@ def group_norm(module, x_BTHV, eps: float):
     y = x_BTHV.astype(acc)
     y -= jnp.mean(y, axis=-1, keepdims=True)
     y *= jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps)
-    y_BTD = y.reshape(*y.shape[:2], -1)
+    y_BTD = y.reshape(*y.shape[:2], y.shape[2] * y.shape[3])
     scale_D = param(module, "ln_x_scale", jax.nn.initializers.ones, y_BTD.shape[-1:], ("heads",), decay=False)
     bias_D = param(module, "ln_x_bias", zeros, y_BTD.shape[-1:], ("heads",), decay=False)
     return (y_BTD * scale_D + bias_D).astype(module.dtype)

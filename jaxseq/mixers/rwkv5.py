@@ -25,23 +25,23 @@ class RWKV5(Mixer):
     with eps 1e-5: that is eps 64e-5 here.
     """
 
-    head_size: int = 64
+    heads: int = 4  # the released models have heads of 64 channels
     eps: float = 64e-5
 
     @nn.nowrap
-    def _heads(self) -> int:
-        if self.width % self.head_size:
-            raise UserError(f"width {self.width} is not a multiple of head_size {self.head_size}; change one of them")
-        return self.width // self.head_size
+    def _size(self) -> int:
+        if self.width % self.heads:
+            raise UserError(f"width {self.width} is not a multiple of {self.heads} heads; change one of them")
+        return self.width // self.heads
 
     @nn.nowrap
     def init_state(self, batch, context):
         shift = token_shift.init_state(batch, self.width, self.dtype)
-        return RWKV5State(shift, wkv6.init_state(batch, self._heads(), self.head_size, self.head_size, self.dtype))
+        return RWKV5State(shift, wkv6.init_state(batch, self.heads, self._size(), self._size(), self.dtype))
 
     @nn.compact
     def mix(self, x_BTD, state, pos_BT, form, layer, train):
-        time, heads = x_BTD.shape[1], self._heads()
+        time, heads, size = x_BTD.shape[1], self.heads, self._size()
         state = RWKV5State(None, None) if state is None else state
         done, left = _rwkv.depth(layer, self.layers)
         ramp_D = _rwkv.ramp(self.width)
@@ -50,13 +50,13 @@ class RWKV5(Mixer):
         def project(name, share_D, gain=1.0):
             mixed_BTD = _rwkv.mix(self, f"mix_{name}", share_D, x_BTD, last_BTD)
             axes, init = ("embed", "heads", None), _rwkv.orthogonal(gain)
-            return Linear((heads, self.head_size), axes, init_fn=init, dtype=self.dtype, name=name)(mixed_BTD)
+            return Linear((heads, size), axes, init_fn=init, dtype=self.dtype, name=name)(mixed_BTD)
 
         r_BTHK, k_BTHK = project("r", ramp_D ** (0.5 * left)), project("k", ramp_D**left, 0.1)
         v_BTHV = project("v", ramp_D**left + 0.3 * done)
         g_BTHV = jax.nn.silu(project("g", ramp_D ** (0.5 * left), 0.1))
         n_D = jnp.arange(self.width) / max(self.width - 1, 1)
-        shape, axes = (heads, self.head_size), ("heads", None)
+        shape, axes = (heads, size), ("heads", None)
         decay_D = _rwkv.decay_speed(self.width, -6.0, 5.0, done).reshape(shape)
         bonus_D = (done * (1 - n_D) + 0.1 * _rwkv.zigzag(self.width)).reshape(shape)
         decay_HK = param(self, "time_decay", _rwkv.constant(decay_D), shape, axes, decay=False, lr=2.0)
@@ -65,6 +65,6 @@ class RWKV5(Mixer):
         y_BTHV, wkv = forms.op("wkv6", form, time)(
             r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK=u_HK, state=state.wkv, pos=pos_BT
         )
-        y_BTD = _rwkv.group_norm(self, y_BTHV, self.eps) * g_BTHV.reshape(*x_BTD.shape[:2], -1)
+        y_BTD = _rwkv.group_norm(self, y_BTHV, self.eps) * g_BTHV.reshape(x_BTD.shape)
         out = Linear((self.width,), ("heads", "embed"), init_fn=_rwkv.zeros, dtype=self.dtype, name="o")
         return out(y_BTD), RWKV5State(shift, wkv)

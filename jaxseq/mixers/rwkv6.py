@@ -27,21 +27,21 @@ class RWKV6(Mixer):
     low-rank maps start at zero (A) and in U(-0.01, 0.01) (B).
     """
 
-    head_size: int = 64
+    heads: int = 4  # the released models have heads of 64 channels
     mix_rank: int = 32
     decay_rank: int = 64
     eps: float = 64e-5
 
     @nn.nowrap
-    def _heads(self) -> int:
-        if self.width % self.head_size:
-            raise UserError(f"width {self.width} is not a multiple of head_size {self.head_size}; change one of them")
-        return self.width // self.head_size
+    def _size(self) -> int:
+        if self.width % self.heads:
+            raise UserError(f"width {self.width} is not a multiple of {self.heads} heads; change one of them")
+        return self.width // self.heads
 
     @nn.nowrap
     def init_state(self, batch, context):
         shift = token_shift.init_state(batch, self.width, self.dtype)
-        return RWKV6State(shift, wkv6.init_state(batch, self._heads(), self.head_size, self.head_size, self.dtype))
+        return RWKV6State(shift, wkv6.init_state(batch, self.heads, self._size(), self._size(), self.dtype))
 
     def _mixtures(self, x_BTD, last_BTD, done, left) -> dict[str, jax.Array]:
         """x_w, x_k, x_v, x_r, x_g; in the released code's convention, the share of the last token."""
@@ -61,7 +61,7 @@ class RWKV6(Mixer):
 
     @nn.compact
     def mix(self, x_BTD, state, pos_BT, form, layer, train):
-        time, heads, size = x_BTD.shape[1], self._heads(), self.head_size
+        time, heads, size = x_BTD.shape[1], self.heads, self._size()
         state = RWKV6State(None, None) if state is None else state
         done, left = _rwkv.depth(layer, self.layers)
         last_BTD, shift = forms.op("token_shift", form, time)(x_BTD, state=state.shift, pos=pos_BT)
@@ -85,6 +85,6 @@ class RWKV6(Mixer):
         y_BTHV, wkv = forms.op("wkv6", form, time)(
             r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK=u_HK, state=state.wkv, pos=pos_BT
         )
-        y_BTD = _rwkv.group_norm(self, y_BTHV, self.eps) * jax.nn.silu(g_BTHV).reshape(*x_BTD.shape[:2], -1)
+        y_BTD = _rwkv.group_norm(self, y_BTHV, self.eps) * jax.nn.silu(g_BTHV).reshape(x_BTD.shape)
         out = Linear((self.width,), ("heads", "embed"), init_fn=_rwkv.zeros, dtype=self.dtype, name="o")
         return out(y_BTD), RWKV6State(shift, wkv)

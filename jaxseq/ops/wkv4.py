@@ -24,6 +24,12 @@ class WKV4State(NamedTuple):
     q_BD: jax.Array  # sum of e^{k - o}, decayed
     o_BD: jax.Array  # the exponent that was taken out
 
+    def canonical(self) -> "WKV4State":
+        """The representative with q = 1 (the empty state stays as it is)."""
+        some_BD = self.q_BD > 0
+        q_BD = jnp.where(some_BD, self.q_BD, 1)
+        return WKV4State(self.p_BD / q_BD, jnp.where(some_BD, 1, 0.0), jnp.where(some_BD, self.o_BD + jnp.log(q_BD), EMPTY))
+
 
 class Summary(NamedTuple):
     """What a stretch of input does to any state: decay it by e^log_A (or forget it), then add its own."""
@@ -40,11 +46,7 @@ def init_state(batch: int, width: int, dtype=jnp.float32) -> WKV4State:
     return WKV4State(zeros_BD, zeros_BD, zeros_BD + EMPTY)
 
 
-def canonical(state: WKV4State) -> WKV4State:
-    """The representative with q = 1 (the empty state stays as it is)."""
-    some_BD = state.q_BD > 0
-    q_BD = jnp.where(some_BD, state.q_BD, 1)
-    return WKV4State(state.p_BD / q_BD, jnp.where(some_BD, 1, 0.0), jnp.where(some_BD, state.o_BD + jnp.log(q_BD), EMPTY))
+canonical = WKV4State.canonical
 
 
 def _prepare(k_BTD, v_BTD, w_D, u_D, state, pos):

@@ -60,7 +60,9 @@ class Subject:
         raise NotImplementedError
 
     def canonical(self, state):
-        return state
+        """The state with every part that is defined only up to a gauge in the form that its class calls canonical."""
+        gauged = lambda part: hasattr(part, "canonical")  # noqa: E731
+        return jax.tree.map(lambda part: part.canonical() if gauged(part) else part, state, is_leaf=gauged)
 
     def rows(self, state, rows: slice):
         """Some rows of the batch."""
@@ -170,7 +172,7 @@ class OpSubject(Subject):
         return function(*xs, state=state, pos=pos, **weights, **self.options_of(function, self.options))
 
     def canonical(self, state):
-        return self.op.canonical(state) if hasattr(self.op, "canonical") else state
+        return self.op.canonical(state) if hasattr(self.op, "canonical") else super().canonical(state)
 
     def summary(self, xs, weights, pos):
         def function(form, dtype, xs, weights, pos):
