@@ -235,3 +235,8 @@ def test_embedded_corpora():
     assert (np.bincount(np.concatenate(list(dna.train)))[[65, 67, 71, 84]] > 1_000_000).all()
     assert max(map(len, dna.train)) == 8193
     assert sotu.fingerprint != dna.fingerprint == data.corpus(data_config(source="dna").data).fingerprint
+
+
+def test_batches_of_one_row(path):
+    batches = data.batches(config := data_config(path=path, train__batch=1, validation_every=0), data.corpus(config.data))
+    assert next(batches)["tokens"].shape == (1, 16)

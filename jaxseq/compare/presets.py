@@ -46,7 +46,7 @@ PRESETS = {
         ),
         Preset(
             "standard", parameters=475_000, tokens=800_000, batch=4, length=256, evaluations=5, evaluation_tokens=132_000,
-            speed_tokens=4096, speed_lengths=(256, 512, 1024, 2048, 4096),
+            speed_tokens=4096, speed_lengths=(256, 1024, 4096),
             memory_lengths=(256, 512, 1024, 2048, 4096, 8192), decode_contexts=CONTEXTS, prefill_lengths=(256, 1024, 4096),
             rounds=5,
         ),

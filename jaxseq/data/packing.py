@@ -12,6 +12,7 @@ of one epoch and the first of the next, so that no row is dropped or seen twice.
 """
 
 import functools
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -79,7 +80,8 @@ class _Share(grain.MapDataset):
         self._first = process_index * self._own
 
     def __len__(self) -> int:
-        return (len(self._parent) - self._start) // self._batch * self._own
+        rows = (len(self._parent) - self._start) // self._batch * self._own
+        return min(rows, sys.maxsize // 2)  # endless either way; batch() adds to it before it divides
 
     def __getitem__(self, index):
         if isinstance(index, slice):
