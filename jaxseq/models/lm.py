@@ -113,6 +113,12 @@ class LM(nn.Module):
             self.sow("losses", "logit_penalty", 0.5 * self.logit_penalty * jnp.mean(jnp.square(jnp.max(logits_BTV, axis=-1))))
         return logits_BTV, state
 
+    def embed(self, tokens_BT: jax.Array) -> jax.Array:
+        """x_BTD in front of the first block."""
+        x_BTD = self.embedding_VD[tokens_BT]
+        x_BTD = self.first_norm(x_BTD) if self.embedding_norm else x_BTD
+        return constrain(x_BTD.astype(self.residual_dtype), ("batch", "time", None))
+
     def logits(self, x_BTD: jax.Array) -> jax.Array:
         """[B, T, V] from the hidden activations."""
         head_VD = (self.embedding_VD if self.tied else self.head_VD).astype(self.dtype)
@@ -134,9 +140,7 @@ class LM(nn.Module):
 
     def _run(self, tokens_BT, state, pos_BT, form, train):
         valid_BT = _time.valid(pos_BT)
-        x_BTD = self.embedding_VD[jnp.where(valid_BT, tokens_BT, 0)]
-        x_BTD = (self.first_norm(x_BTD) if self.embedding_norm else x_BTD).astype(self.residual_dtype)
-        x_BTD = constrain(x_BTD, ("batch", "time", None))
+        x_BTD = self.embed(jnp.where(valid_BT, tokens_BT, 0))
         after, layer = [], 0
         for i, (repeats, block) in enumerate(zip(self.repeats, self.blocks, strict=True)):
             before = None if state is None else state.segments[i]

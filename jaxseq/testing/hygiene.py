@@ -76,7 +76,7 @@ def layers(subject: ModelSubject) -> float:
     tokens = case.part(0, PIECE)[0]
 
     def one_by_one(params, tokens, state):
-        x, index, after = params["embedding"][jnp.where(pos >= 0, tokens, 0)], 0, []
+        x, index, after = module.apply({"params": params}, jnp.where(pos >= 0, tokens, 0), method="embed"), 0, []
         for i, (block, repeats) in enumerate(zip(module.blocks, module.repeats, strict=True)):
             states = []
             for n in range(repeats):

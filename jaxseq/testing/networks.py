@@ -90,7 +90,8 @@ class ModelSubject(NetworkSubject):
         return jax.random.randint(key, (BATCH, time), 0, self.module.vocab, jnp.int32)
 
     def boxed(self, module, key, x) -> dict:
-        return nn.Module.init(module, key, x)
+        # Losses are sown, in init too; `module.init` leaves them out. Nothing else may come with the parameters.
+        return nn.Module.init(module, key, x, mutable=nn.DenyList(["intermediates", "losses"]))
 
     def initial(self, module, key, x):
         return module.init(key, x)["params"]
