@@ -3,6 +3,7 @@
 A config is a locked `ml_collections.ConfigDict`. A .py file named by the user is a program and runs; a .json file is data.
 """
 
+import copy
 import dataclasses
 import difflib
 import importlib.util
@@ -16,32 +17,17 @@ from typing import Any
 from ml_collections import ConfigDict, FieldReference, config_dict
 
 from jaxseq import registry
+from jaxseq.blocks._block import Block
 from jaxseq.errors import UserError
+from jaxseq.layers import Mixer
 from jaxseq.models import _stack
 
 
-def base() -> ConfigDict:
-    """Every field outside the mixers' sub-sections, with its default."""
+def base(kind: str = "lm") -> ConfigDict:
+    """Every field outside the mixers' sub-sections, with its default; those of `model` are `jaxseq.models.<kind>.DEFAULTS`."""
     return ConfigDict(
         {
-            "model": {
-                "kind": "lm",
-                "stack": "4*(attention swiglu)",
-                "block": "residual",
-                "width": 128,
-                "vocab": config_dict.placeholder(int),  # empty: the tokenizer's, 257 for bytes
-                "tied": True,
-                "norm": "rmsnorm",
-                "norm_eps": 1e-5,
-                "embedding_std": 0.02,
-                "embedding_norm": False,
-                "head_scale": 1.0,
-                "logit_penalty": 0.0,
-                "dtype": "float32",  # of the computation; parameters are float32
-                "residual_dtype": "float32",
-                "remat": "none",
-                "dropout": 0.0,
-            },
+            "model": {"kind": kind} | copy.deepcopy(registry.load("models", kind).DEFAULTS),
             "data": {
                 "source": "sotu",  # sotu, dna, text, jsonl, folder, huggingface
                 "path": config_dict.placeholder(str),
@@ -115,7 +101,8 @@ def config(name: str, **overrides: Any) -> ConfigDict:
 
 def from_dict(data: Mapping[str, Any], **overrides: Any) -> ConfigDict:
     """A locked config from plain data (a workdir's config.json): nothing in it is evaluated."""
-    cfg = base()
+    kind = data.get("model", {}).get("kind", "lm") if isinstance(data.get("model", {}), Mapping) else "lm"
+    cfg = base(kind)
     with cfg.unlocked():
         for section, fields in data.items():
             if section not in cfg or not isinstance(fields, Mapping):
@@ -154,19 +141,22 @@ def _finish(cfg: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
     overrides = dict(overrides)
     if "model.stack" in overrides:
         _set(cfg, "model.stack", overrides.pop("model.stack"))
-    for label in _stack.labels(cfg.model.stack):
-        _fill_section(cfg.model, label)
+    if "block" in cfg.model:
+        _fill_section(cfg.model, cfg.model.block, registry.load_class("blocks", cfg.model.block))
+    for label in _stack.labels(cfg.model.stack) if "stack" in cfg.model else ():
+        _fill_section(cfg.model, label, registry.load_class("mixers", label.split(":")[0]))
     for key, value in overrides.items():
         _set(cfg, key, value)
     return cfg.lock()
 
 
-def _fill_section(model: ConfigDict, label: str) -> None:
-    """Give `model.<label>` every hyper-parameter of its mixer, at the mixer's default unless the config set it."""
-    mixer = registry.load_class("mixers", label.split(":")[0])
-    hints = typing.get_type_hints(mixer)
-    inherited = {"width", "layers", "dtype", "name", "parent"}
-    fields = {f.name: f.default for f in dataclasses.fields(mixer) if f.name not in inherited}
+def _fill_section(model: ConfigDict, label: str, module: type) -> None:
+    """Give `model.<label>` every hyper-parameter of its mixer or block, at the default unless the config set it."""
+    hints = typing.get_type_hints(module)
+    common = {f.name for base in (Mixer, Block) if issubclass(module, base) for f in dataclasses.fields(base)}
+    fields = {f.name: f.default for f in dataclasses.fields(module) if f.name not in common}
+    if not fields and label == model.get("block"):
+        return
     given = model.get(label, ConfigDict()).to_dict()
     if unknown := sorted(set(given) - set(fields)):
         raise UserError(f"model.{label} has no field {unknown[0]!r}; it has: {', '.join(fields)}")

@@ -16,6 +16,7 @@ from flax import struct
 from jaxseq.ops import _time
 
 Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
+Streams = dict[str, jax.Array]  # values [B, T, D] that pass from layer to layer beside the residual stream, by name
 
 
 class Parameter(nn.LogicallyPartitioned):
@@ -173,6 +174,7 @@ class Mixer(nn.Module):
     dtype: Any = jnp.float32  # of the computation; parameters and states are at least float32
 
     preserve_adopted_names: ClassVar[bool] = True  # the parameter path is the label in the stack
+    streams: ClassVar[tuple[str, ...]] = ()  # those that `mix` reads and gives on; zero in front of the first layer
 
     @nn.nowrap
     def init_state(self, batch: int, context: int | None) -> Any:
@@ -186,12 +188,21 @@ class Mixer(nn.Module):
 
     def __call__(
         self, x_BTD: jax.Array, state: Any, pos_BT: jax.Array, form: str,
-        layer: jax.Array | int | None = None, train: bool = False,
-    ) -> tuple[jax.Array, Any]:  # fmt: skip
-        """y_BTD and the next state. `state=None`: no prefix. `layer`: index of the block, a traced integer in a scan."""
+        layer: jax.Array | int | None = None, train: bool = False, streams: Streams | None = None,
+    ) -> tuple:  # fmt: skip
+        """y_BTD and the next state. `state=None`: no prefix. `layer`: index of the block, a traced integer in a scan.
+
+        A mixer with `streams` takes them by name, and `mix` gives a third result, those that it changes; so does this call
+        when it was given any. Without, they are zero.
+        """
         (x_BTD,) = _time.clean(pos_BT, x_BTD)
-        y_BTD, state = self.mix(x_BTD, state, pos_BT, form, layer, train)
-        return _time.select(_time.valid(pos_BT), y_BTD), state
+        if not self.streams:
+            y_BTD, state = self.mix(x_BTD, state, pos_BT, form, layer, train)
+            return _time.select(_time.valid(pos_BT), y_BTD), state
+        values = streams or dict.fromkeys(self.streams, jnp.zeros(x_BTD.shape, self.dtype))
+        y_BTD, state, changed = self.mix(x_BTD, state, pos_BT, form, layer, train, values)
+        y_BTD = _time.select(_time.valid(pos_BT), y_BTD)
+        return (y_BTD, state) if streams is None else (y_BTD, state, changed)
 
     def mix(self, x_BTD, state, pos_BT, form, layer, train):
         raise NotImplementedError

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from jaxseq import forms, registry
 from jaxseq.errors import UserError
-from jaxseq.layers import NORMS, constrain, metadata, normal, param
+from jaxseq.layers import NORMS, Streams, constrain, metadata, normal, param
 from jaxseq.models import _stack
 from jaxseq.ops import _time
 
@@ -31,6 +31,12 @@ class LMState(NamedTuple):
 
 def _gather(x: jax.Array, order_BT: jax.Array) -> jax.Array:
     return jnp.take_along_axis(x, _time.expand(order_BT, x), axis=1)
+
+
+def sinusoids(pos_BT: jax.Array, width: int, dtype) -> jax.Array:
+    """sin(pos / 10000^(2i/D)) and cos of it in turn [B, T, D] (Vaswani et al. 2017, arXiv:1706.03762, §3.5)."""
+    angle_BTF = pos_BT[..., None] * 10000.0 ** (-jnp.arange(0, width, 2, dtype) / width)
+    return jnp.stack([jnp.sin(angle_BTF), jnp.cos(angle_BTF)], axis=-1).reshape(*pos_BT.shape, -1)[..., :width].astype(dtype)
 
 
 class LM(nn.Module):
@@ -52,7 +58,10 @@ class LM(nn.Module):
     norm: str = "rmsnorm"
     norm_eps: float = 1e-5
     embedding_std: float = 0.02
+    embedding_scale: float = 1.0  # of the embedding's output (Gemma: sqrt(width))
     embedding_norm: bool = False  # one more norm, in front of the first block (RWKV)
+    positions: str = "none"  # added to the embedding: none, learned (GPT-2), sinusoidal (Vaswani et al. 2017)
+    max_positions: int = 2048  # rows of the learned table
     head_scale: float = 1.0  # of the untied head's initial values
     logit_penalty: float = 0.0  # weight of the mean square of each position's largest logit, halved (RWKV's L2Wrap)
     remat: str = "none"
@@ -95,11 +104,16 @@ class LM(nn.Module):
             for mixer, mixer_state in zip(block.mixers, block_state, strict=True)
             if (room := mixer.room(mixer_state)) is not None
         ]
+        if self.positions == "learned":
+            rooms.append(self.max_positions - state.next_pos_B)
         return jnp.min(jnp.stack(rooms), axis=0) if rooms else None
 
     def setup(self):
         shape, axes = (self.vocab, self.width), ("vocab", "embed")
         self.embedding_VD = param(self, "embedding", normal(self.embedding_std), shape, axes)
+        if self.positions == "learned":
+            table = (self.max_positions, self.width)
+            self.position_SD = param(self, "position", normal(self.embedding_std), table, (None, "embed"), decay=False)
         if not self.tied:
             self.head_VD = param(self, "head", normal(self.head_scale * self.width**-0.5), shape, axes)
         if self.embedding_norm:
@@ -113,11 +127,17 @@ class LM(nn.Module):
             self.sow("losses", "logit_penalty", 0.5 * self.logit_penalty * jnp.mean(jnp.square(jnp.max(logits_BTV, axis=-1))))
         return logits_BTV, state
 
-    def embed(self, tokens_BT: jax.Array) -> jax.Array:
-        """x_BTD in front of the first block."""
-        x_BTD = self.embedding_VD[tokens_BT]
+    def embed(self, tokens_BT: jax.Array, pos_BT: jax.Array) -> tuple[jax.Array, Streams]:
+        """x_BTD in front of the first block, and the streams' zeros."""
+        x_BTD = self.embedding_VD[tokens_BT] * self.embedding_scale
+        if self.positions == "learned":
+            x_BTD += self.position_SD[jnp.maximum(pos_BT, 0)]
+        elif self.positions == "sinusoidal":
+            x_BTD += sinusoids(pos_BT, self.width, x_BTD.dtype)
         x_BTD = self.first_norm(x_BTD) if self.embedding_norm else x_BTD
-        return constrain(x_BTD.astype(self.residual_dtype), ("batch", "time", None))
+        streams = {name for block in self.blocks for mixer in block.mixers for name in mixer.streams}
+        zeros_BTD = jnp.zeros(x_BTD.shape, self.dtype)
+        return constrain(x_BTD.astype(self.residual_dtype), ("batch", "time", None)), dict.fromkeys(sorted(streams), zeros_BTD)
 
     def logits(self, x_BTD: jax.Array) -> jax.Array:
         """[B, T, V] from the hidden activations."""
@@ -140,14 +160,14 @@ class LM(nn.Module):
 
     def _run(self, tokens_BT, state, pos_BT, form, train):
         valid_BT = _time.valid(pos_BT)
-        x_BTD = self.embed(jnp.where(valid_BT, tokens_BT, 0))
+        carry = self.embed(jnp.where(valid_BT, tokens_BT, 0), pos_BT)
         after, layer = [], 0
         for i, (repeats, block) in enumerate(zip(self.repeats, self.blocks, strict=True)):
             before = None if state is None else state.segments[i]
-            x_BTD, s = self._segment(block, repeats, x_BTD, before, pos_BT, form, layer, train)
+            carry, s = self._segment(block, repeats, carry, before, pos_BT, form, layer, train)
             after.append(s)
             layer += repeats
-        x_BTD = _time.select(valid_BT, self.final_norm(x_BTD))
+        x_BTD = _time.select(valid_BT, self.final_norm(carry[0]))
         next_pos_B = jnp.zeros(tokens_BT.shape[:1], jnp.int32) if state is None else state.next_pos_B
         if tokens_BT.shape[1]:
             last_B1 = jnp.maximum(jnp.sum(valid_BT, axis=1, keepdims=True) - 1, 0)
@@ -155,11 +175,12 @@ class LM(nn.Module):
             next_pos_B = jnp.where(valid_BT[:, 0], last_pos_B + 1, next_pos_B)
         return x_BTD, LMState(tuple(after), next_pos_B)
 
-    def _segment(self, block, repeats, x_BTD, state, pos_BT, form, layer, train):
+    def _segment(self, block, repeats, carry, state, pos_BT, form, layer, train):
         """`repeats` blocks as one scan, so that compile time does not grow with depth."""
 
-        def body(block, x_BTD, state, layer):  # form, pos and train are closed over: static or the same for all layers
-            return block(x_BTD, state, pos_BT, form, layer, train)
+        def body(block, carry, state, layer):  # form, pos and train are closed over: static or the same for all layers
+            *carry, state = block(*carry, state, pos_BT, form, layer, train)
+            return tuple(carry), state
 
         if self.remat != "none":
             body = nn.remat(body, prevent_cse=False, policy=REMAT[self.remat])
@@ -172,9 +193,14 @@ class LM(nn.Module):
             length=repeats,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        return scan(block, x_BTD, state, layer + jnp.arange(repeats))
+        return scan(block, carry, state, layer + jnp.arange(repeats))
 
     def _check_room(self, state, tokens, pos):
+        if self.positions == "learned" and tokens.shape[1] > self.max_positions:
+            raise UserError(
+                f"this model has learned {self.max_positions} positions and cannot read {tokens.shape[1]} tokens; "
+                "give it fewer, or raise model.max_positions and train"
+            )
         if state is None or any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((state, pos))):
             return
         room_B = self.room(state)
@@ -186,19 +212,21 @@ class LM(nn.Module):
         short = int((need_B - np.asarray(room_B)).max(initial=0))
         if short > 0:
             raise UserError(
-                f"full attention's state has {short} slots too few for these tokens; make it larger: "
-                "model.init_state(batch, context=N)"
+                f"full attention's state, or the table of learned positions, has {short} slots too few for these tokens; "
+                "make it larger: model.init_state(batch, context=N), or model.max_positions"
             )
 
 
 def build(config: ConfigDict) -> LM:
     """The model that `config.model` describes. Raises UserError for an unknown mixer, norm, dtype or remat policy."""
     model = config.model
-    for field, choices in (("norm", NORMS), ("remat", REMAT), ("dtype", DTYPES), ("residual_dtype", DTYPES)):
+    known = dict(norm=NORMS, remat=REMAT, dtype=DTYPES, residual_dtype=DTYPES, positions=POSITIONS)
+    for field, choices in known.items():
         if model[field] not in choices:
             raise UserError(f"there is no model.{field} {model[field]!r}; choose one of: {', '.join(choices)}")
     segments, dtype = _stack.parse(model.stack), DTYPES[model.dtype]
     block_class = registry.load_class("blocks", model.block)
+    own = model.get(model.block, ConfigDict()).to_dict()  # the fields that this kind of block adds
     layers = sum(segment.repeats for segment in segments)
 
     def mixer(label: str, path: str):
@@ -209,17 +237,39 @@ def build(config: ConfigDict) -> LM:
     blocks = tuple(
         block_class(
             mixers=tuple(map(mixer, segment.labels, _stack.paths(segment.labels))),
-            norm=model.norm, norm_eps=model.norm_eps, dropout=model.dropout, dtype=dtype, parent=None,
+            norm=model.norm, norm_eps=model.norm_eps, dropout=model.dropout, dtype=dtype, parent=None, **own,
         )  # fmt: skip
         for segment in segments
     )
     return LM(
         vocab=model.vocab or BYTE_VOCAB, width=model.width, repeats=tuple(s.repeats for s in segments), blocks=blocks,
         tied=model.tied, norm=model.norm, norm_eps=model.norm_eps, embedding_std=model.embedding_std,
-        embedding_norm=model.embedding_norm, head_scale=model.head_scale, logit_penalty=model.logit_penalty, remat=model.remat,
+        embedding_scale=model.embedding_scale, embedding_norm=model.embedding_norm, positions=model.positions,
+        max_positions=model.max_positions, head_scale=model.head_scale, logit_penalty=model.logit_penalty, remat=model.remat,
         dtype=dtype, residual_dtype=jnp.promote_types(DTYPES[model.residual_dtype], dtype),
     )  # fmt: skip
 
 
+DEFAULTS = {
+    "stack": "4*(attention swiglu)",
+    "block": "residual",
+    "width": 128,
+    "vocab": config_dict.placeholder(int),  # empty: the tokenizer's, 257 for bytes
+    "tied": True,
+    "norm": "rmsnorm",
+    "norm_eps": 1e-5,
+    "embedding_std": 0.02,
+    "embedding_scale": 1.0,
+    "embedding_norm": False,
+    "positions": "none",
+    "max_positions": 2048,
+    "head_scale": 1.0,
+    "logit_penalty": 0.0,
+    "dtype": "float32",  # of the computation; parameters are float32
+    "residual_dtype": "float32",
+    "remat": "none",
+    "dropout": 0.0,
+}
+POSITIONS = ("none", "learned", "sinusoidal")
 BYTE_VOCAB = 257  # 256 bytes and the document boundary, for a config that names no vocabulary
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}

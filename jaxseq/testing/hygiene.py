@@ -76,12 +76,13 @@ def layers(subject: ModelSubject) -> float:
     tokens = case.part(0, PIECE)[0]
 
     def one_by_one(params, tokens, state):
-        x, index, after = module.apply({"params": params}, jnp.where(pos >= 0, tokens, 0), method="embed"), 0, []
+        x, streams = module.apply({"params": params}, jnp.where(pos >= 0, tokens, 0), pos, method="embed")
+        index, after = 0, []
         for i, (block, repeats) in enumerate(zip(module.blocks, module.repeats, strict=True)):
             states = []
             for n in range(repeats):
                 own, before = jax.tree.map(lambda a, n=n: a[n], (params[f"blocks_{i}"], state.segments[i]))
-                x, s = block.clone(name=None).apply({"params": own}, x, before, pos, form, index)
+                x, streams, s = block.clone(name=None).apply({"params": own}, x, streams, before, pos, form, index)
                 states.append(s)
                 index += 1
             after.append(jax.tree.map(lambda *s: jnp.stack(s), *states))

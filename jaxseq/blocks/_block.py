@@ -1,0 +1,48 @@
+"""What all blocks are: a group of mixers round the residual stream, with one norm a mixer."""
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxseq import forms
+from jaxseq.layers import NORMS, Mixer, Streams
+
+
+class Block(nn.Module):
+    """x_BTD, streams, state = block(x_BTD, streams, state, pos_BT, form, layer, train)
+
+    State: a tuple, one entry a mixer. The residual stream keeps its own dtype; mixers compute in theirs. A block writes
+    `__call__`; fields that it adds to these are set by `config.model.<name of its file>`.
+    """
+
+    mixers: tuple[Mixer, ...] = ()
+    norm: str = "rmsnorm"
+    norm_eps: float = 1e-5
+    dropout: float = 0.0  # of each mixer's output
+    dtype: Any = jnp.float32
+
+    preserve_adopted_names: ClassVar[bool] = True
+
+    @nn.nowrap
+    def init_state(self, batch: int, context: int | None) -> tuple:
+        return tuple(mixer.init_state(batch, context) for mixer in self.mixers)
+
+    @nn.nowrap
+    def normed(self, x_BTD: jax.Array, name: str) -> jax.Array:
+        """A norm of its own parameters, `norm_<name>`; only inside a compact method."""
+        return NORMS[self.norm](self.norm_eps, self.dtype, name=f"norm_{name}")(x_BTD)
+
+    @nn.nowrap
+    def run(
+        self, mixer: Mixer, h_BTD: jax.Array, streams: Streams, state: Any, pos_BT: jax.Array, form: forms.Form,
+        layer: jax.Array | int | None, train: bool,
+    ) -> tuple[jax.Array, Streams, Any]:  # fmt: skip
+        """One mixer, then dropout; only inside a compact method."""
+        own = {name: streams[name] for name in mixer.streams}
+        result = mixer(h_BTD, state, pos_BT, forms.of_label(form, mixer.name), layer, train, **({"streams": own} if own else {}))
+        y_BTD, state, *changed = result
+        for values in changed:
+            streams = streams | values
+        return nn.Dropout(self.dropout, deterministic=not train)(y_BTD), streams, state
