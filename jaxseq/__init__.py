@@ -8,9 +8,10 @@ One dimension key for the whole project; arrays carry it as a suffix (`q_BTHK`),
 """
 
 from jaxseq.config import config, names
+from jaxseq.convert import from_pretrained, save_pretrained
 from jaxseq.errors import UserError
 from jaxseq.generation import generate
 from jaxseq.models import build
 
-__all__ = ["UserError", "build", "config", "generate", "names"]
+__all__ = ["UserError", "build", "config", "from_pretrained", "generate", "names", "save_pretrained"]
 __version__ = "0.1.0"

@@ -94,9 +94,7 @@ def config(name: str, **overrides: Any) -> ConfigDict:
     Raises UserError for an unknown name, size or key, and for a value of the wrong type.
     """
     module_name, _, size = name.partition(":")
-    cfg = _load(module_name).get_config(size)
-    with cfg.unlocked():
-        return _finish(cfg, overrides)
+    return finish(_load(module_name).get_config(size), **overrides)
 
 
 def from_dict(data: Mapping[str, Any], **overrides: Any) -> ConfigDict:
@@ -134,6 +132,12 @@ def _load(name: str) -> types.ModuleType:
     if not hasattr(module, "get_config"):
         raise UserError(f"{name} has no function get_config(size); see any file in configs/ for the shape of one")
     return module
+
+
+def finish(cfg: ConfigDict, **overrides: Any) -> ConfigDict:
+    """`cfg` locked, every sub-section filled with its mixer's defaults, under `overrides`."""
+    with cfg.unlocked():
+        return _finish(cfg, overrides)
 
 
 def _finish(cfg: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:

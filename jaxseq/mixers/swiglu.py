@@ -11,13 +11,17 @@ class SwiGLU(Mixer):
     hidden: int | None = None  # default: 8/3 width, up to a multiple of 8
     init_std: float | None = None  # default: 1 / sqrt(inputs)
 
+    @property
+    def features(self) -> int:
+        """F"""
+        return self.hidden or -(-8 * self.width // 24) * 8
+
     @nn.compact
     def mix(self, x_BTD, state, pos_BT, form, layer, train):
-        hidden = self.hidden or -(-8 * self.width // 24) * 8
         init = None if self.init_std is None else normal(self.init_std)
 
         def up(name):
-            return Linear((hidden,), ("embed", "mlp"), init_fn=init, dtype=self.dtype, name=name)(x_BTD)
+            return Linear((self.features,), ("embed", "mlp"), init_fn=init, dtype=self.dtype, name=name)(x_BTD)
 
         y_BTF = nn.silu(up("gate")) * up("up")
         shrink = (2 * self.layers) ** -0.5

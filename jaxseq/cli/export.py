@@ -1,0 +1,22 @@
+"""Write a workdir's weights as the folder that another library reads: config.json and safetensors.
+
+  jaxseq export runs/transformer exported --source=hf/llama
+"""
+
+import sys
+
+
+def add_arguments(parser):
+    parser.add_argument("workdir", metavar="DIR", help="a workdir with a checkpoint")
+    parser.add_argument("out", metavar="OUT", help="the folder to write")
+    parser.add_argument("--source", help="whose format, such as hf/llama (default: the only one that can hold the model)")
+    parser.add_argument("--step", type=int, help="of the checkpoint (default: the latest)")
+
+
+def run(args):
+    from jaxseq import convert, train
+
+    model, params, _ = train.load(args.workdir, args.step)
+    source = convert.save_pretrained(args.out, model, params, args.source)
+    print(f"{args.out}: written as {source}", file=sys.stderr)
+    return {"out": args.out, "source": source}

@@ -1,0 +1,195 @@
+"""Published weights in and out: folders with config.json and safetensors, torch's .pth and .bin, GGUF.
+
+Nothing in a file is executed: pickles are read by an unpickler that admits tensors only.
+"""
+
+import contextlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseq import models, registry
+from jaxseq.convert import _files, _table
+from jaxseq.errors import UserError
+from jaxseq.layers import metadata
+
+__all__ = ["from_pretrained", "from_state_dict", "open_model", "save_pretrained", "sources", "to_state_dict"]
+
+
+def sources() -> tuple[str, ...]:
+    """Their names: "hf/llama", "blinkdl/rwkv4", …"""
+    return tuple(name.replace("_", "/", 1) for name in registry.names("convert.sources"))
+
+
+def _module(source: str) -> ModuleType:
+    name = source.replace("/", "_")
+    if name not in registry.names("convert.sources"):
+        raise UserError(f"there is no source {source!r}; choose one of: {', '.join(sources())}")
+    return registry.load("convert.sources", name)
+
+
+def abstract(model: nn.Module) -> Any:
+    """The model's parameters as ShapeDtypeStructs; of a model with statistics all its collections."""
+    boxed = model.boxed() if hasattr(model, "boxed") else _boxed_mixer(model)
+    shapes = jax.tree.map(lambda box: box.value, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.meta.AxisMetadata))
+    return shapes["params"] if set(shapes) == {"params"} else shapes
+
+
+def _boxed_mixer(mixer: nn.Module) -> Any:
+    x_BTD, pos_BT = jax.ShapeDtypeStruct((1, 2, mixer.width), jnp.float32), jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    return metadata(jax.eval_shape(lambda x, pos: mixer.init(jax.random.key(0), x, None, pos, "recurrent", 0), x_BTD, pos_BT))
+
+
+def _model(module: ModuleType, theirs: Mapping) -> nn.Module:
+    return module.module(theirs) if hasattr(module, "module") else models.build(module.config(theirs))
+
+
+def from_state_dict(
+    source: str, config: Mapping, tensors: Mapping[str, Any], dtype: Any = None, place: Callable | None = None
+) -> tuple[nn.Module, Any]:
+    """(model, params) of a checkpoint in memory, or in files through a lazy mapping.
+
+    source: one of `sources()`. config: their config.json. tensors: their names and arrays. dtype: of the parameters, default
+    float32. place: `place(leaf, like)` puts a numpy leaf where it belongs (default: the first device).
+
+    Raises UserError for an unknown source, a config that we cannot honour, and tensors that are missing, unexpected or
+    mis-shaped, all listed by name.
+    """
+    module = _module(source)
+    with _readable(source):
+        theirs = dict(config)
+        model = _model(module, theirs)
+        entries = module.entries(theirs)
+        aliases = module.aliases(theirs) if hasattr(module, "aliases") else {}
+    if hasattr(module, "rename"):
+        tensors = _files.Renamed(tensors, module.rename(set(tensors)))
+    shapes = abstract(model)
+    if dtype is not None:
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, _cast(leaf.dtype, dtype)), shapes)
+    return model, _table.load(entries, tensors, shapes, place or _put, aliases)
+
+
+def _cast(own, dtype):
+    return dtype if jnp.issubdtype(own, jnp.floating) else own
+
+
+def _put(leaf: np.ndarray, like: jax.ShapeDtypeStruct) -> jax.Array:
+    return jax.device_put(leaf, getattr(like, "sharding", None))
+
+
+@contextlib.contextmanager
+def _readable(source: str):
+    """A field that their config lacks, or has of another type, is the user's matter."""
+    try:
+        yield
+    except KeyError as error:
+        raise UserError(f"the config has no field {error}, which {source} needs; give the checkpoint's own") from error
+    except (TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"the config cannot be read as {source}: {error}; give the checkpoint's own config.json") from error
+
+
+def to_state_dict(source: str, model: nn.Module, params: Any) -> dict[str, np.ndarray]:
+    """Their names and arrays; `from_state_dict` of them gives `params` back to the bit. Raises UserError when the model is not
+    one that the source can hold."""
+    module = _module(source)
+    return dict(_table.dump(module.entries(describe(source, model)), params))
+
+
+def describe(source: str, model: nn.Module) -> dict:
+    """The source's config of our model. Raises UserError when it holds no such model."""
+    module = _module(source)
+    theirs = module.describe(model)
+    if theirs is None:
+        raise UserError(f"{source} cannot hold this model; it holds: {module.__doc__.strip().splitlines()[0]}")
+    return theirs
+
+
+def open_source(path: str | Path, source: str | None = None) -> tuple[str, dict, Mapping[str, Any]]:
+    """(source, their config, lazy tensors) of a folder or file.
+
+    Raises UserError when nothing readable is there, and when the format does not tell the source: it lists the candidates.
+    """
+    theirs, tensors = _files.read(path)
+    names = set(tensors)
+    if source is None:
+        found = [s for s in sources() if _recognises(_module(s), theirs, names)]
+        if len(found) != 1:
+            what = f"could be of several sources: {', '.join(found)}" if found else "is of no known source"
+            raise UserError(f"{path} {what}; name one of: {', '.join(found or sources())}")
+        source = found[0]
+    module = _module(source)
+    if not theirs and hasattr(module, "infer"):
+        shapes = {name: tuple(tensors.shape(name)) for name in tensors}
+        with _readable(source):
+            theirs = module.infer(shapes)
+    return source, theirs, tensors
+
+
+def _recognises(module: ModuleType, theirs: dict, names: set[str]) -> bool:
+    return hasattr(module, "recognises") and bool(module.recognises(theirs, names))
+
+
+def from_pretrained(path: str | Path, source: str | None = None, dtype: Any = None, place: Callable | None = None):
+    """(model, params) of a folder with config.json and safetensors (sharded too), or of one checkpoint file.
+
+    source, dtype, place: as in `from_state_dict`; the source is found from the files where they tell it.
+    """
+    source, theirs, tensors = open_source(path, source)
+    return from_state_dict(source, theirs, tensors, dtype, place)
+
+
+def open_model(path: str | Path, source: str | None = None, dtype: Any = None, place: Callable | None = None):
+    """(source, our config, model, params) of a whole model; `from_pretrained` for those who also want a workdir.
+
+    Raises UserError for a source of single layers, which have no config.
+    """
+    source, theirs, tensors = open_source(path, source)
+    module = _module(source)
+    if not hasattr(module, "config"):
+        raise UserError(f"{source} is a single layer and no model; open it with jaxseq.convert.from_state_dict")
+    model, params = from_state_dict(source, theirs, tensors, dtype, place)
+    return source, module.config(theirs), model, params
+
+
+def tokenizer(path: str | Path, source: str, file: str | Path | None = None) -> tuple[str, str] | None:
+    """(file name, text) of the tokenizer that comes with a checkpoint, or of `file`; None if there is none."""
+    path = Path(path)
+    beside = (path if path.is_dir() else path.parent) / "tokenizer.json"
+    chosen = Path(file) if file else beside
+    if chosen.is_file():
+        return chosen.name, chosen.read_text()
+    if file:
+        raise UserError(f"there is no tokenizer {file}; give a tokenizers JSON file, or leave it out")
+    module = _module(source)
+    text = module.tokenizer(_files.read(path)[0]) if hasattr(module, "tokenizer") else None
+    return text and ("tokenizer.json", text)
+
+
+def save_pretrained(path: str | Path, model: nn.Module, params: Any, source: str | None = None) -> str:
+    """Writes config.json and safetensors as the source's own library reads them; returns the source.
+
+    source: default: the only one that can hold the model. Raises UserError when there is none, or several.
+    """
+    if source is None:
+        found = [s for s in sources() if s.startswith(_WRITABLE) and _module(s).describe(model) is not None]
+        if len(found) != 1:
+            what = "several sources hold this model" if found else "no source holds this model"
+            raise UserError(f"{what}; name one of: {', '.join(found or sources())}")
+        source = found[0]
+    module = _module(source)
+    theirs = describe(source, model)
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    _files.write(folder, _table.dump(module.entries(theirs), params))
+    (folder / "config.json").write_text(json.dumps(theirs, indent=2) + "\n")
+    return source
+
+
+_WRITABLE = ("hf/",)  # formats that are a folder with config.json; the others must be named

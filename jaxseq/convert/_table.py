@@ -1,0 +1,202 @@
+"""A source is a table of names: which of its tensors make which of our parameters, and how, in both directions.
+
+Our layers lie stacked, theirs one by one: an entry with `layers` is read and written layer by layer, so that a conversion
+never holds more than the output and one tensor. All names and shapes are checked before the first tensor is read.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxseq.errors import UserError
+
+SHOWN = 12  # names of each kind in a message
+
+
+class Entry(NamedTuple):
+    """Some of our leaves from some of their tensors. `forward(*theirs)` and `backward(*ours)` give tuples and are inverse to
+    the bit; they take numpy arrays without the axis of layers.
+
+    ours: paths like "blocks_0/attention/q/kernel"; none for a buffer of theirs, which is dropped and made again.
+    theirs: names, with "{layer}" for each number of `layers`; the i-th of them is row i of the stacked leaf.
+    optional: their tensors may be absent on the way in (only without `ours`); on the way out they are written.
+    """
+
+    ours: tuple[str, ...]
+    theirs: tuple[str, ...]
+    forward: Callable[..., tuple]
+    backward: Callable[..., tuple]
+    layers: Sequence[int] | None = None
+    optional: bool = False
+
+    def names(self, layer: int | None) -> list[str]:
+        return [name.replace("{layer}", str(layer)) for name in self.theirs]
+
+    def rows(self) -> Iterator[tuple[int | None, list[str]]]:
+        """(row of our leaves or None, names of theirs)"""
+        if self.layers is None:
+            yield None, self.names(None)
+        else:
+            yield from ((row, self.names(layer)) for row, layer in enumerate(self.layers))
+
+
+def same(ours: str, theirs: str, layers: Sequence[int] | None = None) -> Entry:
+    """The tensor as it is."""
+    return Entry((ours,), (theirs,), lambda x: (x,), lambda x: (x,), layers)
+
+
+def reshaped(ours: str, theirs: str, shape: Sequence[int], other: Sequence[int], layers: Sequence[int] | None = None) -> Entry:
+    """The same numbers in the same order: ours has `shape`, theirs `other`."""
+    return Entry((ours,), (theirs,), lambda x: (x.reshape(shape),), lambda x: (x.reshape(other),), layers)
+
+
+def linear(
+    ours: str, theirs: str, layers: Sequence[int] | None = None, shape: Sequence[int] | None = None, inputs: int = 1
+) -> Entry:
+    """A torch matrix (outputs, inputs) as our kernel of `shape`, whose first `inputs` axes are the inputs."""
+    if shape is None:
+        return Entry((ours,), (theirs,), lambda w: (w.T,), lambda w: (w.T,), layers)
+    rows, columns = math.prod(shape[:inputs]), math.prod(shape[inputs:])
+    return Entry(
+        (ours,), (theirs,), lambda w: (w.T.reshape(shape),), lambda w: (w.reshape(rows, columns).T,), layers
+    )  # fmt: skip
+
+
+def norm(ours: str, theirs: str, layers: Sequence[int] | None = None, bias: bool = True) -> list[Entry]:
+    """ours/scale (and bias) from theirs.weight (and .bias)."""
+    pairs = [("scale", "weight"), ("bias", "bias")][: 2 if bias else 1]
+    return [same(f"{ours}/{a}", f"{theirs}.{b}", layers) for a, b in pairs]
+
+
+def split(
+    ours: Sequence[str], theirs: str, sizes: Sequence[int], layers: Sequence[int] | None = None,
+    maps: Sequence[tuple[Callable, Callable]] | None = None, axis: int = 0,
+) -> Entry:  # fmt: skip
+    """One tensor of theirs cut along `axis` into ours; `maps` holds for each piece (forward, backward), default: as it is."""
+    cuts = np.cumsum(sizes)[:-1]
+    maps = maps or [(lambda x: x, lambda x: x)] * len(ours)
+
+    def forward(x):
+        return tuple(f(piece) for (f, _), piece in zip(maps, np.split(x, cuts, axis), strict=True))
+
+    def backward(*pieces):
+        return (np.concatenate([b(piece) for (_, b), piece in zip(maps, pieces, strict=True)], axis),)
+
+    return Entry(tuple(ours), (theirs,), forward, backward, layers)
+
+
+def buffer(theirs: str, value: Any, layers: Sequence[int] | None = None, optional: bool = True) -> Entry:
+    """What they store and we compute: dropped on the way in, written as `value` on the way out."""
+    value = np.asarray(value)
+    return Entry((), (theirs,), lambda x: (), lambda: (value,), layers, optional)
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+    """{"a/b/c": leaf}"""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict:
+    tree: dict = {}
+    for path, leaf in flat.items():
+        *parents, last = path.split("/")
+        functools.reduce(lambda node, key: node.setdefault(key, {}), parents, tree)[last] = leaf
+    return tree
+
+
+def load(entries: Sequence[Entry], tensors: Mapping[str, Any], abstract: Any, place: Callable, aliases: Mapping[str, str]):
+    """Our tree of parameters, shaped and typed like `abstract`. `place(leaf, like)` puts a finished numpy leaf on its devices.
+
+    aliases: {a name of theirs that may be there a second time: the name whose values it must have}.
+
+    Raises UserError that lists missing, unexpected and mis-shaped tensors by name.
+    """
+    wanted = flatten(abstract)
+    _complete(entries, wanted)
+    _check(entries, tensors, wanted, aliases)
+    done: dict[str, Any] = {}
+    for entry in entries:
+        if not entry.ours:
+            continue
+        if entry.layers is None:
+            values = entry.forward(*(np.asarray(tensors[name]) for name in entry.theirs))
+            leaves = {path: _owned(value, wanted[path]) for path, value in zip(entry.ours, values, strict=True)}
+            del values
+        else:
+            leaves = {path: _aligned(wanted[path]) for path in entry.ours}
+            for row, names in entry.rows():
+                for path, value in zip(entry.ours, entry.forward(*(np.asarray(tensors[n]) for n in names)), strict=True):
+                    leaves[path][row] = value
+        for path in entry.ours:
+            done[path] = place(leaves.pop(path), wanted[path])
+    for name, original in aliases.items():
+        if name in tensors and original in tensors and not np.array_equal(tensors[name], tensors[original]):
+            raise UserError(f"{name} is tied to {original}, but their values differ; this checkpoint is not tied")
+    return unflatten({path: done[path] for path in wanted})
+
+
+def _aligned(like) -> np.ndarray:
+    """Uninitialised memory that a CPU device can take over without a copy."""
+    dtype = np.dtype(like.dtype)
+    size = math.prod(like.shape) * dtype.itemsize
+    raw = np.empty(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(like.shape)
+
+
+def _owned(value: np.ndarray, like) -> np.ndarray:
+    leaf = _aligned(like)
+    leaf[...] = value
+    return leaf
+
+
+def dump(entries: Sequence[Entry], params: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, tensor) of theirs, one at a time."""
+    leaves = flatten(params)
+    _complete(entries, leaves)
+    for entry in entries:
+        for row, names in entry.rows():
+            ours = [np.asarray(leaves[path]) if row is None else np.asarray(leaves[path][row]) for path in entry.ours]
+            yield from zip(names, map(np.ascontiguousarray, entry.backward(*ours)), strict=True)
+
+
+def _complete(entries: Iterable[Entry], wanted: Mapping[str, Any]) -> None:
+    """Every leaf of ours has one entry: a mistake in a table, not in a checkpoint."""
+    paths = [path for entry in entries for path in entry.ours]
+    if sorted(paths) != sorted(wanted):
+        wrong = sorted(set(paths) ^ set(wanted)) or sorted({path for path in paths if paths.count(path) > 1})
+        raise ValueError(f"this table and the model's parameters differ in {wrong}")
+
+
+def _check(entries: Sequence[Entry], tensors: Mapping[str, Any], wanted: Mapping[str, Any], aliases: Mapping[str, str]) -> None:
+    shape_of = getattr(tensors, "shape", lambda name: np.shape(tensors[name]))
+    known, missing, misshaped = set(aliases), [], []
+    for entry in entries:
+        zeros = [_zeros(wanted[path], entry.layers is not None) for path in entry.ours]
+        shapes = [np.shape(x) for x in entry.backward(*zeros)]
+        for _, names in entry.rows():
+            for name, shape in zip(names, shapes, strict=True):
+                known.add(name)
+                if name not in tensors:
+                    missing += [] if entry.optional else [name]
+                elif tuple(shape_of(name)) != tuple(shape):
+                    misshaped.append(f"{name} is {tuple(shape_of(name))}, wanted {tuple(shape)}")
+    kinds = {"missing": missing, "unexpected": sorted(set(tensors) - known), "mis-shaped": misshaped}
+    if any(kinds.values()):
+        text = "; ".join(f"{kind} ({len(names)}): {_some(names)}" for kind, names in kinds.items() if names)
+        raise UserError(f"these tensors are not those of the model that the config describes; {text}")
+
+
+def _zeros(like, stacked: bool) -> np.ndarray:
+    """Zeros without memory."""
+    return np.broadcast_to(np.zeros((), np.float32), like.shape[1:] if stacked else like.shape)
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")

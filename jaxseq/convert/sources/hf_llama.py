@@ -1,0 +1,90 @@
+"""Llama and its family (SmolLM2): transformers' LlamaForCausalLM. q and k turn halves, as our rotary pairs do."""
+
+from ml_collections import ConfigDict
+
+from jaxseq.config import base, finish
+from jaxseq.convert._table import Entry, linear, norm, reshaped, same
+from jaxseq.errors import UserError
+from jaxseq.models.lm import LM
+
+
+def recognises(theirs: dict, names: set[str]) -> bool:
+    return theirs.get("model_type") == "llama"
+
+
+def config(theirs: dict) -> ConfigDict:
+    scaling = (theirs.get("rope_scaling") or {}).get("rope_type", "default")
+    if scaling != "default" or theirs.get("hidden_act", "silu") != "silu" or theirs.get("mlp_bias"):
+        raise UserError("hf/llama reads models with plain rotary positions, silu and no bias in the MLP; this one differs")
+    cfg = base()
+    cfg.model.stack = f"{theirs['num_hidden_layers']}*(attention swiglu)"
+    cfg.model.width, cfg.model.vocab = theirs["hidden_size"], theirs["vocab_size"]
+    cfg.model.norm_eps = theirs["rms_norm_eps"]
+    cfg.model.tied = theirs.get("tie_word_embeddings", False)
+    cfg.model.attention = {
+        "heads": theirs["num_attention_heads"],
+        "kv_heads": theirs.get("num_key_value_heads") or theirs["num_attention_heads"],
+        "head_size": theirs.get("head_dim"),
+        "theta": float(theirs.get("rope_theta") or (theirs.get("rope_parameters") or {}).get("rope_theta", 10000.0)),
+        "bias": bool(theirs.get("attention_bias", False)),
+    }
+    cfg.model.swiglu = {"hidden": theirs["intermediate_size"]}
+    return finish(cfg)
+
+
+def describe(model) -> dict | None:
+    if not isinstance(model, LM) or len(model.blocks) != 1 or type(model.blocks[0]).__name__ != "Residual":
+        return None
+    mixers = model.blocks[0].mixers
+    if [type(mixer).__name__ for mixer in mixers] != ["Attention", "SwiGLU"] or model.norm != "rmsnorm":
+        return None
+    attention, swiglu = mixers
+    if not attention.rotary or attention.window or model.positions != "none" or model.embedding_norm:
+        return None
+    size = attention.head_size or model.width // attention.heads
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": model.vocab,
+        "hidden_size": model.width,
+        "intermediate_size": swiglu.features,
+        "num_hidden_layers": model.layers,
+        "num_attention_heads": attention.heads,
+        "num_key_value_heads": attention.kv_heads or attention.heads,
+        "head_dim": size,
+        "hidden_act": "silu",
+        "rms_norm_eps": model.norm_eps,
+        "rope_theta": attention.theta,
+        "rope_parameters": {"rope_theta": attention.theta, "rope_type": "default"},
+        "attention_bias": attention.bias,
+        "mlp_bias": False,
+        "tie_word_embeddings": model.tied,
+    }
+
+
+def aliases(theirs: dict) -> dict:
+    return {"lm_head.weight": "model.embed_tokens.weight"} if theirs.get("tie_word_embeddings") else {}
+
+
+def entries(theirs: dict) -> list[Entry]:
+    layers = range(theirs["num_hidden_layers"])
+    width, heads = theirs["hidden_size"], theirs["num_attention_heads"]
+    kv_heads, size = theirs.get("num_key_value_heads") or heads, theirs.get("head_dim") or width // heads
+    ours, names = "blocks_0", "model.layers.{layer}"
+    table = [
+        same("embedding", "model.embed_tokens.weight"),
+        *norm("final_norm", "model.norm", bias=False),
+        *norm(f"{ours}/norm_attention", f"{names}.input_layernorm", layers, bias=False),
+        *norm(f"{ours}/norm_swiglu", f"{names}.post_attention_layernorm", layers, bias=False),
+    ]
+    shapes = {"q": ((width, heads, size), 1), "k": ((width, kv_heads, size), 1), "v": ((width, kv_heads, size), 1)}
+    for name, (shape, inputs) in (shapes | {"o": ((heads, size, width), 2)}).items():
+        attention, theirs_name = f"{ours}/attention/{name}", f"{names}.self_attn.{name}_proj"
+        table.append(linear(f"{attention}/kernel", f"{theirs_name}.weight", layers, shape, inputs))
+        if theirs.get("attention_bias"):
+            table.append(reshaped(f"{attention}/bias", f"{theirs_name}.bias", shape[inputs:], (-1,), layers))
+    for name in ("gate", "up", "down"):
+        table.append(linear(f"{ours}/swiglu/{name}/kernel", f"{names}.mlp.{name}_proj.weight", layers))
+    if not theirs.get("tie_word_embeddings"):
+        table.append(same("head", "lm_head.weight"))
+    return table
