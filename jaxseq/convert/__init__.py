@@ -20,10 +20,10 @@ from jaxseq.convert import _files, _table
 from jaxseq.errors import UserError
 from jaxseq.layers import metadata
 
-__all__ = ["from_pretrained", "from_state_dict", "open_model", "save_pretrained", "sources", "to_state_dict"]
+__all__ = ["from_pretrained", "from_state_dict", "open_model", "save_pretrained", "source_names", "to_state_dict"]
 
 
-def sources() -> tuple[str, ...]:
+def source_names() -> tuple[str, ...]:
     """Their names: "hf/llama", "blinkdl/rwkv4", …"""
     return tuple(name.replace("_", "/", 1) for name in registry.names("convert.sources"))
 
@@ -31,7 +31,7 @@ def sources() -> tuple[str, ...]:
 def _module(source: str) -> ModuleType:
     name = source.replace("/", "_")
     if name not in registry.names("convert.sources"):
-        raise UserError(f"there is no source {source!r}; choose one of: {', '.join(sources())}")
+        raise UserError(f"there is no source {source!r}; choose one of: {', '.join(source_names())}")
     return registry.load("convert.sources", name)
 
 
@@ -56,7 +56,7 @@ def from_state_dict(
 ) -> tuple[nn.Module, Any]:
     """(model, params) of a checkpoint in memory, or in files through a lazy mapping.
 
-    source: one of `sources()`. config: their config.json. tensors: their names and arrays. dtype: of the parameters, default
+    source: one of `source_names()`. config: their config.json. tensors: their names and arrays. dtype: of the parameters, default
     float32. place: `place(leaf, like)` puts a numpy leaf where it belongs (default: the first device).
 
     Raises UserError for an unknown source, a config that we cannot honour, and tensors that are missing, unexpected or
@@ -119,10 +119,10 @@ def open_source(path: str | Path, source: str | None = None) -> tuple[str, dict,
     theirs, tensors = _files.read(path)
     names = set(tensors)
     if source is None:
-        found = [s for s in sources() if _recognises(_module(s), theirs, names)]
+        found = [s for s in source_names() if _recognises(_module(s), theirs, names)]
         if len(found) != 1:
             what = f"could be of several sources: {', '.join(found)}" if found else "is of no known source"
-            raise UserError(f"{path} {what}; name one of: {', '.join(found or sources())}")
+            raise UserError(f"{path} {what}; name one of: {', '.join(found or source_names())}")
         source = found[0]
     module = _module(source)
     if not theirs and hasattr(module, "infer"):
@@ -178,10 +178,10 @@ def save_pretrained(path: str | Path, model: nn.Module, params: Any, source: str
     source: default: the only one that can hold the model. Raises UserError when there is none, or several.
     """
     if source is None:
-        found = [s for s in sources() if s.startswith(_WRITABLE) and _module(s).describe(model) is not None]
+        found = [s for s in source_names() if s.startswith(_WRITABLE) and _module(s).describe(model) is not None]
         if len(found) != 1:
             what = "several sources hold this model" if found else "no source holds this model"
-            raise UserError(f"{what}; name one of: {', '.join(found or sources())}")
+            raise UserError(f"{what}; name one of: {', '.join(found or source_names())}")
         source = found[0]
     module = _module(source)
     theirs = describe(source, model)
