@@ -1,0 +1,127 @@
+"""Linear systems that do not change with time, one a channel: what the diagonal and the low-rank state space models share.
+
+    x_t = A x_{t-1} + b u_t          y_t = c . x_t          x in R^M for each channel of D
+
+Nothing but powers of A is ever needed, and only of A applied to vectors: baby steps A^j, j < C, and giant steps A^{iC} give
+the filter c A^{iC+j} b of any length as one product over M (in place of S4's Cauchy kernel, which needs c (I - A^T) instead
+of c, and of S4D's Vandermonde matrix with its T x M exponentials), and what a state gives and becomes. How A multiplies is
+the op's: complex numbers for a diagonal A, matrices for others.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxseq.ops import _convolution, _time
+
+
+class Algebra(NamedTuple):
+    times: Callable[[Any, jax.Array], jax.Array]  # A x for x [..., D, M]
+    square: Callable[[Any], Any]  # A A
+    transpose: Callable[[Any], Any]
+
+
+def complex_times(a: jax.Array, x: jax.Array) -> jax.Array:
+    """Products of complex numbers stored along the last axis as all real parts, then all imaginary parts."""
+    (a_re, a_im), (x_re, x_im) = jnp.split(a, 2, axis=-1), jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([a_re * x_re - a_im * x_im, a_re * x_im + a_im * x_re], axis=-1)
+
+
+def conjugate(a: jax.Array) -> jax.Array:
+    re, im = jnp.split(a, 2, axis=-1)
+    return jnp.concatenate([re, -im], axis=-1)
+
+
+DIAGONAL = Algebra(complex_times, lambda a: complex_times(a, a), conjugate)
+DENSE = Algebra(
+    lambda a_DMN, x: jnp.einsum("dmn,...dn->...dm", a_DMN, x),
+    lambda a_DMN: a_DMN @ a_DMN,
+    lambda a_DMN: jnp.swapaxes(a_DMN, -1, -2),
+)
+
+
+def powers(algebra: Algebra, A, x: jax.Array, count: int) -> tuple[jax.Array, Any]:
+    """x, A x, …, A^{count-1} x along a new first axis, in log(count) products; and A to the next power of two >= count."""
+    rows, reach = x[None], 1
+    while reach < count:
+        rows, A, reach = jnp.concatenate([rows, algebra.times(A, rows)]), algebra.square(A), 2 * reach
+    return rows[:count], A
+
+
+def advance(algebra: Algebra, A, x_BDM: jax.Array, steps_B: jax.Array, most: int) -> jax.Array:
+    """A^steps x for each row, steps <= most."""
+    for i in range(most.bit_length()):
+        x_BDM = jnp.where(_time.expand((steps_B >> i) & 1 == 1, x_BDM), algebra.times(A, x_BDM), x_BDM)
+        A = algebra.square(A)
+    return x_BDM
+
+
+def _backwards(u_BTD, pos_BT):
+    """The last document's inputs, newest first, zeros behind them."""
+    time = u_BTD.shape[1]
+    u_BTD = _time.select(_time.last_segment(pos_BT), u_BTD)
+    index_BT = jnp.sum(_time.valid(pos_BT), axis=1, keepdims=True) - 1 - jnp.arange(time)
+    taken_BTD = jnp.take_along_axis(u_BTD, jnp.maximum(index_BT, 0)[..., None], axis=1)
+    return _time.select(index_BT >= 0, taken_BTD)
+
+
+def total(algebra: Algebra, A, b_DM, u_BTD, pos_BT) -> jax.Array:
+    """The state [B, D, M] that the inputs leave behind when they meet zero. T >= 1."""
+    time = u_BTD.shape[1]
+    baby = 1 << ((time - 1).bit_length() + 1) // 2
+    write_CDM, A = powers(algebra, A, b_DM, baby)
+    v_BTD = jnp.pad(_backwards(u_BTD, pos_BT), ((0, 0), (0, -time % baby), (0, 0)))
+    v_BXCD = v_BTD.reshape(v_BTD.shape[0], -1, baby, v_BTD.shape[2])
+    x_XBDM = jnp.einsum("bxcd,cdm->xbdm", v_BXCD, write_CDM)
+    while len(x_XBDM) > 1:  # neighbours in pairs: newer + A^C older
+        x_XBDM = jnp.pad(x_XBDM, ((0, len(x_XBDM) % 2), (0, 0), (0, 0), (0, 0)))
+        x_XBDM, A = x_XBDM[0::2] + algebra.times(A, x_XBDM[1::2]), algebra.square(A)
+    return x_XBDM[0]
+
+
+def after(algebra: Algebra, A, b_DM, u_BTD, x_BDM, pos_BT) -> jax.Array:
+    """The state after the inputs; x_BDM None: they meet zero."""
+    new_BDM = total(algebra, A, b_DM, u_BTD, pos_BT)
+    if x_BDM is None:
+        return new_BDM
+    count_B = jnp.sum(_time.valid(pos_BT), axis=1)
+    # A row of nothing but padding must give its state back bit by bit: zero steps are no product, and 0 is added.
+    old_BDM = advance(algebra, A, x_BDM, count_B, u_BTD.shape[1])
+    return _time.select(_time.continues(pos_BT), old_BDM) + new_BDM
+
+
+def parallel(algebra: Algebra, A, b_DM, c_DM, u_BTD, x_BDM, pos_BT):
+    """Convolution with the filter, and what the state gives: y_BTD, next x_BDM. Inputs without padding's garbage, T >= 1."""
+    time, seg_BT = u_BTD.shape[1], _time.segments(pos_BT)
+    baby = 1 << ((time - 1).bit_length() + 1) // 2
+    giant = -(-time // baby)
+    read_CDM, _ = powers(algebra, algebra.transpose(A), c_DM, baby)  # c A^j
+    _, jump = powers(algebra, A, b_DM, baby)
+    in_XDM, _ = powers(algebra, jump, b_DM, giant)  # A^{iC} b
+    filter_TD = jnp.einsum("cdm,xdm->xcd", read_CDM, in_XDM).reshape(-1, u_BTD.shape[2])[:time]
+    y_BTD = _convolution.causal(u_BTD, filter_TD, seg_BT)
+    if x_BDM is not None:
+        in_XBDM, _ = powers(algebra, jump, algebra.times(A, x_BDM), giant)
+        from_state_BXCD = jnp.einsum("cdm,xbdm->bxcd", read_CDM, in_XBDM)
+        y_BTD += _time.select(seg_BT == 0, from_state_BXCD.reshape(u_BTD.shape[0], -1, u_BTD.shape[2])[:, :time])
+    return y_BTD, after(algebra, A, b_DM, u_BTD, x_BDM, pos_BT)
+
+
+def chunkwise(algebra: Algebra, A, b_DM, c_DM, u_BTD, x_BDM, pos_BT, chunk: int):
+    """Products with tables that all chunks share, the state carried between: y_BTD, next x_BDM. T >= 1."""
+    chunk = min(chunk, u_BTD.shape[1])
+    read_CDM, _ = powers(algebra, algebra.transpose(A), c_DM, chunk + 1)
+    write_CDM, _ = powers(algebra, A, b_DM, chunk)
+    filter_CD = jnp.einsum("cdm,dm->cd", read_CDM[:chunk], b_DM)
+
+    def form(u_BCD, *, state, pos):
+        seg_BC = _time.segments(pos)
+        y_BCD = _convolution.causal(u_BCD, filter_CD, seg_BC)
+        y_BCD += _time.select(seg_BC == 0, jnp.einsum("cdm,bdm->bcd", read_CDM[1:], state))
+        old_BDM = advance(algebra, A, state, jnp.sum(_time.valid(pos), axis=1), chunk)
+        new_BDM = jnp.einsum("bcd,cdm->bdm", _backwards(u_BCD, pos), write_CDM)
+        return y_BCD, _time.select(_time.continues(pos), old_BDM) + new_BDM
+
+    return _time.scan_chunks(form, x_BDM, (u_BTD,), pos_BT, chunk)

@@ -1,0 +1,128 @@
+"""A state space model with a diagonal matrix that does not change with time: S4D's, H3's, and a filter in modal form.
+
+    x_t = p * x_{t-1} + b u_t               p, b, c in C^N for each channel
+    y_t = Re sum_n c_n x_{t,n} + d u_t      that is, the filter h_t = Re sum_n c_n p_n^t b_n and a skip
+
+Gu et al. 2022 (arXiv:2206.11893, eq. 2 and 3, after discretisation, which is the mixer's; conjugate pairs are one n, and the
+factor 2 in front of Re belongs to c); Massaroli et al. 2023 (arXiv:2310.18780, eq. 3.1 and 3.2) with p the poles, c the
+residues, b = 1. All complex arrays are real ones of M = 2N: real parts, then imaginary parts. |p| <= 1, or long rows overflow.
+
+State: x_BDM in the accumulation dtype, in which everything is computed. Resets are exact in every form: what would cross a
+document's border is never added, instead of being subtracted again (see `_convolution`).
+"""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxseq.ops import _lti, _time
+from jaxseq.ops._example import Example
+from jaxseq.ops._lti import DIAGONAL, complex_times, conjugate
+
+
+class DiagonalSSMState(NamedTuple):
+    x_BDM: jax.Array  # real parts, then imaginary parts
+
+
+class Summary(NamedTuple):
+    """What a stretch of input does to any state: x -> A x + x'."""
+
+    A_BDM: jax.Array  # p to the number of tokens; 0 if a document starts in the stretch
+    x_BDM: jax.Array
+
+
+def init_state(batch: int, width: int, size: int, dtype=jnp.float32) -> DiagonalSSMState:
+    """`size`: N complex numbers a channel."""
+    return DiagonalSSMState(jnp.zeros((batch, width, 2 * size), _time.accumulation_dtype(jnp.zeros((), dtype))))
+
+
+def _prepare(u_BTD, p_DM, b_DM, c_DM, d_D, state, pos):
+    chex.assert_rank([u_BTD, p_DM], [3, 2])
+    chex.assert_equal_shape([p_DM, b_DM, c_DM])
+    chex.assert_axis_dimension(p_DM, 0, u_BTD.shape[2])
+    chex.assert_shape(d_D, (u_BTD.shape[2],))
+    pos_BT = _time.positions(pos, u_BTD)
+    chex.assert_shape(pos_BT, u_BTD.shape[:2])
+    acc = _time.accumulation_dtype(u_BTD, p_DM)
+    if state is not None:
+        chex.assert_shape(state.x_BDM, (u_BTD.shape[0], *p_DM.shape))
+    weights = (p_DM.astype(acc), b_DM.astype(acc), conjugate(c_DM.astype(acc)))  # Re(c x) is conj(c) . x over M
+    return acc, pos_BT, weights
+
+
+def _empty(u_BTD, p_DM, acc) -> DiagonalSSMState:
+    return init_state(u_BTD.shape[0], p_DM.shape[0], p_DM.shape[1] // 2, acc)
+
+
+def recurrent(u_BTD, *, p_DM, b_DM, c_DM, d_D, state=None, pos=None):
+    """One token after another."""
+    acc, pos_BT, (p_DM, b_DM, c_DM) = _prepare(u_BTD, p_DM, b_DM, c_DM, d_D, state, pos)
+
+    def step(state, u_BD):
+        dtype, u_BD = u_BD.dtype, u_BD.astype(acc)
+        x_BDM = complex_times(p_DM, state.x_BDM) + b_DM * u_BD[..., None]
+        y_BD = jnp.einsum("bdm,dm->bd", x_BDM, c_DM) + d_D.astype(acc) * u_BD
+        return DiagonalSSMState(x_BDM), y_BD.astype(dtype)
+
+    return _time.scan_time(step, _empty(u_BTD, p_DM, acc) if state is None else state, (u_BTD,), pos_BT)
+
+
+def _finish(y_BTD, u_BTD, d_D, pos_BT, dtype):
+    return _time.select(_time.valid(pos_BT), y_BTD + d_D.astype(y_BTD.dtype) * u_BTD).astype(dtype)
+
+
+def parallel(u_BTD, *, p_DM, b_DM, c_DM, d_D, state=None, pos=None):
+    """The convolution of the whole row with the filter h, by FFTs; log T steps."""
+    acc, pos_BT, (p_DM, b_DM, c_DM) = _prepare(u_BTD, p_DM, b_DM, c_DM, d_D, state, pos)
+    if u_BTD.shape[1] == 0:
+        return u_BTD, _empty(u_BTD, p_DM, acc) if state is None else state
+    clean_BTD = _time.clean(pos_BT, u_BTD)[0].astype(acc)
+    x_BDM = None if state is None else state.x_BDM
+    y_BTD, x_BDM = _lti.parallel(DIAGONAL, p_DM, b_DM, c_DM, clean_BTD, x_BDM, pos_BT)
+    return _finish(y_BTD, clean_BTD, d_D, pos_BT, u_BTD.dtype), DiagonalSSMState(x_BDM)
+
+
+def chunkwise(u_BTD, *, p_DM, b_DM, c_DM, d_D, state=None, pos=None, chunk: int = 64):
+    """The convolution inside each chunk, the state carried between; memory linear in T."""
+    acc, pos_BT, (p_DM, b_DM, c_DM) = _prepare(u_BTD, p_DM, b_DM, c_DM, d_D, state, pos)
+    state = _empty(u_BTD, p_DM, acc) if state is None else state
+    if u_BTD.shape[1] == 0:
+        return u_BTD, state
+    clean_BTD = _time.clean(pos_BT, u_BTD)[0].astype(acc)
+    y_BTD, x_BDM = _lti.chunkwise(DIAGONAL, p_DM, b_DM, c_DM, clean_BTD, state.x_BDM, pos_BT, chunk)
+    return _finish(y_BTD, clean_BTD, d_D, pos_BT, u_BTD.dtype), DiagonalSSMState(x_BDM)
+
+
+FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
+
+
+def summary(u_BTD, *, p_DM, b_DM, c_DM, d_D, pos=None) -> Summary:
+    """p^T, and the state that the stretch alone leaves behind. T >= 1."""
+    acc, pos_BT, (p_DM, b_DM, _) = _prepare(u_BTD, p_DM, b_DM, c_DM, d_D, None, pos)
+    ones_BDM = _empty(u_BTD, p_DM, acc).x_BDM.at[..., : p_DM.shape[1] // 2].set(1)
+    A_BDM = _lti.advance(DIAGONAL, p_DM, ones_BDM, jnp.sum(_time.valid(pos_BT), axis=1), u_BTD.shape[1])
+    x_BDM = _lti.total(DIAGONAL, p_DM, b_DM, _time.clean(pos_BT, u_BTD)[0].astype(acc), pos_BT)
+    return Summary(_time.select(_time.continues(pos_BT), A_BDM), x_BDM)
+
+
+def combine(first: Summary, second: Summary) -> Summary:
+    """The summary of two stretches, one after the other; associative."""
+    return Summary(complex_times(second.A_BDM, first.A_BDM), complex_times(second.A_BDM, first.x_BDM) + second.x_BDM)
+
+
+def apply(summary: Summary, state: DiagonalSSMState) -> DiagonalSSMState:
+    return DiagonalSSMState(complex_times(summary.A_BDM, state.x_BDM) + summary.x_BDM)
+
+
+def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    width, size = 5, 3
+    keys = jax.random.split(key, 7)
+    radius_DN = jax.random.uniform(keys[0], (width, size), dtype, 0.8, 0.98)
+    angle_DN = jax.random.uniform(keys[1], (width, size), dtype, -3, 3)
+    p_DM = jnp.concatenate([radius_DN * jnp.cos(angle_DN), radius_DN * jnp.sin(angle_DN)], axis=1)
+    b_DM, c_DM = (jax.random.normal(k, p_DM.shape, dtype) for k in keys[2:4])
+    weights = {"p_DM": p_DM, "b_DM": b_DM, "c_DM": c_DM, "d_D": jax.random.normal(keys[4], (width,), dtype)}
+    state = recurrent(jax.random.normal(keys[5], (batch, 24, width), dtype), **weights)[1]
+    return Example((jax.random.normal(keys[6], (batch, time, width), dtype),), weights, {}, state)

@@ -1,0 +1,139 @@
+"""S4: a state space model whose matrix is diagonal plus rank one, discretised by the bilinear rule (Gu et al. 2021).
+
+    x'(t) = A x(t) + b u(t),   y(t) = 2 Re c x(t) + d u(t),   A = diag(lam) - P P*          (arXiv:2111.00396, §3, eq. 1 and 6)
+    x_t = (2/dt - A)^-1 ((2/dt + A) x_{t-1} + 2 b u_t),   y_t = 2 Re c x_t + d u_t          (eq. 3)
+
+for each channel, x in C^N being half of N conjugate pairs: P* x sums over both halves and is the real number 2 Re sum conj(P) x.
+The inverse is diagonal plus rank one (§C.1, Woodbury), so that a step costs O(N). Between chunks the matrix is needed as a
+whole: x is 2N real numbers then (real parts, imaginary parts), and A a real matrix of 2N x 2N, made by 2N such steps.
+
+The filter is c A^t b from powers, not the paper's Cauchy product, which wants c (I - A^T) for the T at hand (see `_lti`): the
+same filter, of any length. `c` is the plain one. No `summary`: what a stretch does to a state is a full matrix a channel and row.
+
+State: x_BDM in the accumulation dtype, in which everything is computed.
+"""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxseq.ops import _lti, _time
+from jaxseq.ops._example import Example
+from jaxseq.ops._lti import DENSE, complex_times, conjugate
+
+
+class DPLRState(NamedTuple):
+    x_BDM: jax.Array  # real parts, then imaginary parts
+
+
+class Step(NamedTuple):
+    """x -> D (E x - P P* x + 2 b u) with the inverse's diagonal D and its rank-one part; complex arrays of M numbers."""
+
+    E_DM: jax.Array  # 2/dt + lam
+    D_DM: jax.Array  # 1 / (2/dt - lam)
+    P_DM: jax.Array
+    R_DM: jax.Array  # D P / (1 + P* D P)
+
+    def __call__(self, x: jax.Array, force: jax.Array | float = 0.0) -> jax.Array:
+        """x [..., D, M]; `force` is 2 b u."""
+        inner = lambda z: 2 * jnp.sum(self.P_DM * z, axis=-1, keepdims=True)  # P* z of both halves  # noqa: E731
+        z = complex_times(self.D_DM, complex_times(self.E_DM, x) - self.P_DM * inner(x) + force)
+        return z - self.R_DM * inner(z)
+
+
+def discretise(lam_DM: jax.Array, P_DM: jax.Array, dt_D: jax.Array) -> Step:
+    """The bilinear rule."""
+    two_DN = jnp.broadcast_to(2 / dt_D[:, None], (lam_DM.shape[0], lam_DM.shape[1] // 2))
+    two_DM = jnp.concatenate([two_DN, jnp.zeros_like(two_DN)], axis=1)
+    below_DM = conjugate(two_DM - lam_DM)
+    re_DN, im_DN = jnp.split(below_DM, 2, axis=1)
+    D_DM = below_DM / jnp.tile(re_DN**2 + im_DN**2, (1, 2))
+    DP_DM = complex_times(D_DM, P_DM)
+    R_DM = DP_DM / (1 + 2 * jnp.sum(P_DM * DP_DM, axis=1, keepdims=True))
+    return Step(two_DM + lam_DM, D_DM, P_DM, R_DM)
+
+
+def init_state(batch: int, width: int, size: int, dtype=jnp.float32) -> DPLRState:
+    """`size`: N complex numbers a channel."""
+    return DPLRState(jnp.zeros((batch, width, 2 * size), _time.accumulation_dtype(jnp.zeros((), dtype))))
+
+
+def _prepare(u_BTD, lam_DM, P_DM, b_DM, c_DM, dt_D, d_D, state, pos):
+    chex.assert_rank([u_BTD, lam_DM], [3, 2])
+    chex.assert_equal_shape([lam_DM, P_DM, b_DM, c_DM])
+    chex.assert_axis_dimension(lam_DM, 0, u_BTD.shape[2])
+    chex.assert_shape([dt_D, d_D], (u_BTD.shape[2],))
+    pos_BT = _time.positions(pos, u_BTD)
+    chex.assert_shape(pos_BT, u_BTD.shape[:2])
+    acc = _time.accumulation_dtype(u_BTD, lam_DM)
+    if state is None:
+        state = init_state(u_BTD.shape[0], lam_DM.shape[0], lam_DM.shape[1] // 2, acc)
+    chex.assert_shape(state.x_BDM, (u_BTD.shape[0], *lam_DM.shape))
+    step = discretise(lam_DM.astype(acc), P_DM.astype(acc), dt_D.astype(acc))
+    return acc, pos_BT, step, 2 * b_DM.astype(acc), 2 * conjugate(c_DM.astype(acc)), state
+
+
+def recurrent(u_BTD, *, lam_DM, P_DM, b_DM, c_DM, dt_D, d_D, state=None, pos=None):
+    """One token after another, O(N) a channel."""
+    acc, pos_BT, move, b_DM, c_DM, state = _prepare(u_BTD, lam_DM, P_DM, b_DM, c_DM, dt_D, d_D, state, pos)
+
+    def step(state, u_BD):
+        dtype, u_BD = u_BD.dtype, u_BD.astype(acc)
+        x_BDM = move(state.x_BDM, b_DM * u_BD[..., None])
+        y_BD = jnp.einsum("bdm,dm->bd", x_BDM, c_DM) + d_D.astype(acc) * u_BD
+        return DPLRState(x_BDM), y_BD.astype(dtype)
+
+    return _time.scan_time(step, state, (u_BTD,), pos_BT)
+
+
+def _dense(step: Step, b_DM) -> tuple[jax.Array, jax.Array]:
+    """A [D, M, N] as real matrices, and what an input of 1 adds to the state."""
+    width, size = b_DM.shape
+    unit_NDM = jnp.broadcast_to(jnp.eye(size, dtype=b_DM.dtype)[:, None], (size, width, size))
+    return jnp.transpose(step(unit_NDM), (1, 2, 0)), step(jnp.zeros_like(b_DM), b_DM)
+
+
+def _run(form, u_BTD, *, lam_DM, P_DM, b_DM, c_DM, dt_D, d_D, state, pos):
+    acc, pos_BT, step, b_DM, c_DM, before = _prepare(u_BTD, lam_DM, P_DM, b_DM, c_DM, dt_D, d_D, state, pos)
+    if u_BTD.shape[1] == 0:
+        return u_BTD, before
+    clean_BTD = _time.clean(pos_BT, u_BTD)[0].astype(acc)
+    A_DMN, b_DM = _dense(step, b_DM)
+    y_BTD, x_BDM = form(A_DMN, b_DM, c_DM, clean_BTD, before.x_BDM, pos_BT)
+    y_BTD = _time.select(_time.valid(pos_BT), y_BTD + d_D.astype(acc) * clean_BTD)
+    return y_BTD.astype(u_BTD.dtype), DPLRState(x_BDM)
+
+
+def parallel(u_BTD, *, lam_DM, P_DM, b_DM, c_DM, dt_D, d_D, state=None, pos=None):
+    """The convolution of the whole row with the filter, by FFTs; log T steps."""
+
+    def form(A, b, c, u, x, pos):
+        return _lti.parallel(DENSE, A, b, c, u, None if state is None else x, pos)
+
+    return _run(form, u_BTD, lam_DM=lam_DM, P_DM=P_DM, b_DM=b_DM, c_DM=c_DM, dt_D=dt_D, d_D=d_D, state=state, pos=pos)
+
+
+def chunkwise(u_BTD, *, lam_DM, P_DM, b_DM, c_DM, dt_D, d_D, state=None, pos=None, chunk: int = 64):
+    """The convolution inside each chunk, the state carried between; memory linear in T."""
+
+    def form(*args):
+        return _lti.chunkwise(DENSE, *args, chunk)
+
+    return _run(form, u_BTD, lam_DM=lam_DM, P_DM=P_DM, b_DM=b_DM, c_DM=c_DM, dt_D=dt_D, d_D=d_D, state=state, pos=pos)
+
+
+FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
+
+
+def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    width, size = 5, 3
+    keys = jax.random.split(key, 8)
+    decay_DN = jax.random.uniform(keys[0], (width, size), dtype, 0.2, 0.6)
+    lam_DM = jnp.concatenate([-decay_DN, jax.random.uniform(keys[1], (width, size), dtype, -9, 9)], axis=1)
+    P_DM, b_DM, c_DM = (jax.random.normal(k, lam_DM.shape, dtype) for k in keys[2:5])
+    dt_D = jax.random.uniform(keys[5], (width,), dtype, 0.05, 0.3)
+    weights = {"lam_DM": lam_DM, "P_DM": 0.5 * P_DM, "b_DM": b_DM, "c_DM": c_DM, "dt_D": dt_D, "d_D": 0.1 * jnp.ones_like(dt_D)}
+    state = recurrent(jax.random.normal(keys[6], (batch, 24, width), dtype), **weights)[1]
+    return Example((jax.random.normal(keys[7], (batch, time, width), dtype),), weights, {}, state)

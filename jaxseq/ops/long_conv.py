@@ -1,0 +1,107 @@
+"""Long causal convolution, one filter a channel, as long as one likes (Hyena, Poli et al. 2023, arXiv:2302.10866, §2 and 3).
+
+    y_t = sum_{j=0}^{W-1} w_j * x_{t-j} + skip * x_t,   x before the document = 0
+
+The exact recurrence of an arbitrary filter has no small state: it carries the last W - 1 inputs, O(W) of memory and of work a
+token. That is the truth of this op; a state of constant size takes a filter of another kind, a sum of exponentials
+(`diagonal_ssm`), to which a trained filter can be fitted with a measured error.
+
+State: the last W - 1 inputs, oldest first, in the inputs' dtype; sums and FFTs are in the accumulation dtype. No `summary`: the
+state is a shift register, whose linear map says nothing beyond the inputs themselves.
+"""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxseq.ops import _convolution, _time
+from jaxseq.ops._example import Example
+
+
+class LongConvState(NamedTuple):
+    x_BSD: jax.Array  # the last W - 1 inputs, oldest first; zero where the document is younger
+
+
+def init_state(batch: int, taps: int, width: int, dtype=jnp.float32) -> LongConvState:
+    return LongConvState(jnp.zeros((batch, taps - 1, width), dtype))
+
+
+def _prepare(x_BTD, w_WD, skip_D, state, pos):
+    chex.assert_rank([x_BTD, w_WD], [3, 2])
+    chex.assert_axis_dimension(w_WD, 1, x_BTD.shape[2])
+    chex.assert_shape(skip_D, (x_BTD.shape[2],))
+    pos_BT = _time.positions(pos, x_BTD)
+    chex.assert_shape(pos_BT, x_BTD.shape[:2])
+    if state is not None:
+        chex.assert_shape(state.x_BSD, (x_BTD.shape[0], w_WD.shape[0] - 1, w_WD.shape[1]))
+    acc = _time.accumulation_dtype(x_BTD)
+    return jnp.asarray(w_WD, acc).at[0].add(skip_D.astype(acc)), pos_BT
+
+
+def recurrent(x_BTD, *, w_WD, skip_D, state=None, pos=None):
+    """One token after another: the register slides by one."""
+    w_WD, pos_BT = _prepare(x_BTD, w_WD, skip_D, state, pos)
+    state = init_state(x_BTD.shape[0], *w_WD.shape, x_BTD.dtype) if state is None else state
+
+    def step(state, x_BD):
+        window_BWD = jnp.concatenate([state.x_BSD, x_BD[:, None]], axis=1)
+        y_BD = jnp.einsum("bwd,wd->bd", window_BWD.astype(w_WD.dtype), w_WD[::-1])
+        return LongConvState(window_BWD[:, 1:]), y_BD.astype(x_BD.dtype)
+
+    return _time.scan_time(step, state, (x_BTD,), pos_BT)
+
+
+def _register(x_BTD, state, pos_BT, slots: int) -> LongConvState:
+    """The last `slots` inputs of each row's document after the call."""
+    past = 0 if state is None else state.x_BSD.shape[1]
+    with_state = x_BTD if state is None else jnp.concatenate([state.x_BSD, x_BTD], axis=1)
+    seg_BT = jnp.pad(_time.segments(pos_BT), ((0, 0), (past, 0)))  # the state belongs to segment 0
+    index_BS = past + jnp.sum(_time.valid(pos_BT), axis=1, keepdims=True) - slots + jnp.arange(slots)  # padding is a suffix
+    there_BS = jnp.maximum(index_BS, 0)
+    same_BS = (index_BS >= 0) & (jnp.take_along_axis(seg_BT, there_BS, axis=1) == seg_BT[:, -1:])
+    return LongConvState(_time.select(same_BS, jnp.take_along_axis(with_state, there_BS[..., None], axis=1)))
+
+
+def parallel(x_BTD, *, w_WD, skip_D, state=None, pos=None):
+    """FFTs between halves, quarters, … of the row (see `_convolution`), and one FFT for what the state gives."""
+    w_WD, pos_BT = _prepare(x_BTD, w_WD, skip_D, state, pos)
+    (taps, width), time = w_WD.shape, x_BTD.shape[1]
+    if time == 0:
+        return x_BTD, init_state(x_BTD.shape[0], taps, width, x_BTD.dtype) if state is None else state
+    (x_BTD,) = _time.clean(pos_BT, x_BTD)
+    seg_BT = _time.segments(pos_BT)
+    y_BTD = _convolution.causal(x_BTD.astype(w_WD.dtype), w_WD, seg_BT)
+    if state is not None:
+        y_BTD += _time.select(seg_BT == 0, _convolution.across(state.x_BSD.astype(w_WD.dtype), w_WD, time))
+    y_BTD = _time.select(_time.valid(pos_BT), y_BTD).astype(x_BTD.dtype)
+    return y_BTD, _register(x_BTD, state, pos_BT, taps - 1)
+
+
+def chunkwise(x_BTD, *, w_WD, skip_D, state=None, pos=None, chunk: int = 1024):
+    """Overlap-add: chunks of `chunk` tokens, each against itself and against the W - 1 inputs before it.
+
+    Work is O(T / C * (W + C) log(W + C)) and every chunk's backward pass keeps W - 1 inputs, so that chunks want to be as
+    long as the filter; with less than one chunk of tokens this is `parallel`.
+    """
+    _, pos_BT = _prepare(x_BTD, w_WD, skip_D, state, pos)
+    if x_BTD.shape[1] <= chunk:
+        return parallel(x_BTD, w_WD=w_WD, skip_D=skip_D, state=state, pos=pos)
+
+    def form(x_BCD, *, state, pos):
+        return parallel(x_BCD, w_WD=w_WD, skip_D=skip_D, state=state, pos=pos)
+
+    state = init_state(x_BTD.shape[0], *w_WD.shape, x_BTD.dtype) if state is None else state
+    return _time.scan_chunks(form, state, (x_BTD,), pos_BT, chunk)
+
+
+FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
+
+
+def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    key_x, key_w, key_skip, key_prefix = jax.random.split(key, 4)
+    taps, width = 21, 5
+    weights = {"w_WD": jax.random.normal(key_w, (taps, width), dtype), "skip_D": jax.random.normal(key_skip, (width,), dtype)}
+    state = recurrent(jax.random.normal(key_prefix, (batch, taps, width), dtype), **weights)[1]
+    return Example((jax.random.normal(key_x, (batch, time, width), dtype),), weights, {}, state)
