@@ -1,19 +1,53 @@
-"""Softmax attention with rotary positions, grouped queries and an optional sliding window (the Llama family's)."""
+"""Softmax attention with rotary or linear positions, grouped queries and an optional sliding window."""
 
+import math
+
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxseq import forms
 from jaxseq.errors import UserError
-from jaxseq.layers import Linear, Mixer, fan_in, normal, rotate
-from jaxseq.ops import attention
+from jaxseq.layers import Linear, Mixer, rotate
+from jaxseq.mixers import _init
+from jaxseq.ops import _time, attention
+
+DIGIT = 256  # a digit below it is exact in bfloat16, whose significand has 8 bits
+
+
+def alibi_slopes(heads: int) -> list[float]:
+    """2^(-8 h / H) for h = 1 .. H; where H is no power of two, those of the power below, then every other of the next one's.
+
+    Press et al. 2022 (arXiv:2108.12409, §3 and the released code).
+    """
+    below = 2 ** math.floor(math.log2(heads))
+    slopes = [2.0 ** (-8 * h / below) for h in range(1, below + 1)]
+    return slopes + [2.0 ** (-8 * h / (2 * below)) for h in range(1, 2 * (heads - below), 2)]
+
+
+def add_alibi(q_BTHK: jax.Array, k_BTGK: jax.Array, pos_BT: jax.Array, scale: float) -> tuple[jax.Array, jax.Array]:
+    """q and k with two more channels, whose product times `scale` is slope_h s for a key at position s.
+
+    Under the softmax this is the bias -slope_h (t - s): what depends on the query alone cancels. The channels of a key are
+    the two digits of its position, so that a bfloat16 cache holds positions below 65536 exactly; a slope may be rounded,
+    but is the same for both digits.
+    """
+    acc = _time.accumulation_dtype(q_BTHK)
+    slope_H = jnp.asarray(alibi_slopes(q_BTHK.shape[2]), acc) / scale
+    slope_HK = jnp.stack([DIGIT * slope_H, slope_H], axis=-1).astype(q_BTHK.dtype)
+    digits_BTK = jnp.stack([pos_BT // DIGIT, pos_BT % DIGIT], axis=-1).astype(k_BTGK.dtype)
+    more_q = jnp.broadcast_to(slope_HK, (*q_BTHK.shape[:3], 2))
+    more_k = jnp.broadcast_to(digits_BTK[:, :, None], (*k_BTGK.shape[:3], 2))
+    return jnp.concatenate([q_BTHK, more_q], axis=-1), jnp.concatenate([k_BTGK, more_k], axis=-1)
 
 
 class Attention(Mixer):
     """y = softmax(q k^T / sqrt(K)) v W_O with q, k, v = rotate(x W_Q), rotate(x W_K), x W_V.
 
-    Llama's convention of rotary pairs (i, i + K/2), theta^(-2i/K) (Touvron et al. 2023, arXiv:2302.13971, §2.2; Su et al.
-    2021, arXiv:2104.09864). The output projection starts smaller by sqrt(2 layers), as in GPT-2 (Radford et al. 2019, §2.3).
+    By default Llama's convention of rotary pairs (i, i + K/2), theta^(-2i/K) (Touvron et al. 2023, arXiv:2302.13971, §2.2;
+    Su et al. 2021, arXiv:2104.09864). GPT-NeoX turns a part of each head (Black et al. 2022, arXiv:2204.06745, §2.1.1), GPT-J
+    adjacent channels. `alibi` adds -slope_h (t - s) to the scores instead (Press et al. 2022, arXiv:2108.12409), by two more
+    channels of the keys. The output projection starts smaller by sqrt(2 layers), as in GPT-2 (Radford et al. 2019, §2.3).
     """
 
     heads: int = 4
@@ -21,9 +55,14 @@ class Attention(Mixer):
     head_size: int | None = None  # default: width / heads
     window: int | None = None  # tokens seen, the query's own included; default: all
     rotary: bool = True
+    rotary_fraction: float = 1.0  # of a head's channels that turn, the first ones
+    interleaved: bool = False  # pairs are (2i, 2i + 1)
     theta: float = 10000.0
-    bias: bool = False  # on q, k, v and the output
+    alibi: bool = False
+    bias: bool = False  # on q, k and v
+    output_bias: bool | None = None  # default: bias
     init_std: float | None = None  # default: 1 / sqrt(inputs)
+    output_std: float | None = None  # of the output's initial values; default: the others', smaller by sqrt(2 layers)
 
     @nn.nowrap
     def _sizes(self) -> tuple[int, int]:
@@ -32,16 +71,25 @@ class Attention(Mixer):
             raise UserError(f"{self.heads} query heads cannot share {kv_heads} key/value heads; make kv_heads a divisor")
         if not self.head_size and self.width % self.heads:
             raise UserError(f"width {self.width} is not a multiple of {self.heads} heads; change one, or set head_size")
-        if self.rotary and size % 2:
-            raise UserError(f"rotary positions turn pairs, but a head has {size} channels; make width / heads even")
         return kv_heads, size
+
+    @nn.nowrap
+    def _frequencies(self, size: int) -> jax.Array:
+        turned = int(self.rotary_fraction * size)
+        if not 0 < turned <= size or turned % 2:
+            raise UserError(
+                f"rotary positions turn pairs, but rotary_fraction {self.rotary_fraction} of a head's {size} channels is "
+                f"{turned}; make it even, with width / heads or with rotary_fraction"
+            )
+        return self.theta ** (-jnp.arange(0, turned, 2) / turned)
 
     @nn.nowrap
     def init_state(self, batch, context):
         kv_heads, size = self._sizes()
         if self.window is None and context is None:
             raise UserError("full attention keeps every token: say how many, init_state(batch, context=N)")
-        return attention.init_state(batch, self.window or context, kv_heads, size, size, self.dtype)
+        key_size = size + 2 if self.alibi else size
+        return attention.init_state(batch, self.window or context, kv_heads, key_size, size, self.dtype)
 
     @nn.nowrap
     def room(self, state):
@@ -50,21 +98,22 @@ class Attention(Mixer):
     @nn.compact
     def mix(self, x_BTD, state, pos_BT, form, layer, train):
         kv_heads, size = self._sizes()
+        inward = _init.inward(self.init_std)
 
         def project(heads, axis, name):
-            init = None if self.init_std is None else normal(self.init_std)
-            return Linear((heads, size), ("embed", axis, None), 1, self.bias, init, self.dtype, name=name)(x_BTD)
+            return Linear((heads, size), ("embed", axis, None), 1, self.bias, inward, self.dtype, name=name)(x_BTD)
 
         q_BTHK = project(self.heads, "heads", "q")
-        k_BTGK, v_BTGK = project(kv_heads, "kv_heads", "k"), project(kv_heads, "kv_heads", "v")
+        k_BTGK, v_BTGV = project(kv_heads, "kv_heads", "k"), project(kv_heads, "kv_heads", "v")
         if self.rotary:
-            frequency_F = self.theta ** (-jnp.arange(0, size, 2) / size)
-            q_BTHK, k_BTGK = rotate(q_BTHK, pos_BT, frequency_F), rotate(k_BTGK, pos_BT, frequency_F)
+            frequency_F = self._frequencies(size)
+            q_BTHK, k_BTGK = (rotate(x, pos_BT, frequency_F, self.interleaved) for x in (q_BTHK, k_BTGK))
+        scale = size**-0.5
+        if self.alibi:
+            q_BTHK, k_BTGK = add_alibi(q_BTHK, k_BTGK, pos_BT, scale)
         op = forms.op("attention", form, x_BTD.shape[1])
-        y_BTHK, state = op(q_BTHK, k_BTGK, v_BTGK, state=state, pos=pos_BT, window=self.window)
-        shrink = (2 * self.layers) ** -0.5
-        init = fan_in(shrink) if self.init_std is None else normal(self.init_std * shrink)
-        out = Linear((self.width,), ("heads", None, "embed"), 2, self.bias, init, self.dtype, name="o")
+        y_BTHK, state = op(q_BTHK, k_BTGK, v_BTGV, state=state, pos=pos_BT, window=self.window, scale=scale)
+        bias = self.bias if self.output_bias is None else self.output_bias
+        init = _init.outward(self.init_std, self.output_std, self.layers)
+        out = Linear((self.width,), ("heads", None, "embed"), 2, bias, init, self.dtype, name="o")
         return out(y_BTHK), state
-
-

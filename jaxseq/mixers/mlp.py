@@ -1,25 +1,34 @@
-"""The feed-forward of the original Transformer with GELU (Vaswani et al. 2017, eq. 2; Hendrycks & Gimpel, arXiv:1606.08415)."""
+"""The feed-forward of the original Transformer (Vaswani et al. 2017, eq. 2), with GELU unless told otherwise."""
 
 from flax import linen as nn
 
-from jaxseq.layers import Linear, Mixer, fan_in, normal
+from jaxseq.layers import Linear, Mixer
+from jaxseq.mixers import _activations, _init
 
 
 class MLP(Mixer):
-    """y = gelu(x W_up + b) W_down + b; a mixer of channels, its state is ()."""
+    """y = act(x W_up + b) W_down + b; a mixer of channels, its state is ().
+
+    Activations: relu (Vaswani et al.), gelu (exact) and gelu_tanh, its approximation in GPT-2 (Hendrycks & Gimpel 2016,
+    arXiv:1606.08415, §2), silu, relu2 (So et al. 2021, arXiv:2109.08668, §3).
+    """
 
     hidden: int | None = None  # default: factor * width
     factor: int = 4
     bias: bool = True
-    approximate: bool = True  # the tanh approximation of GELU, as in GPT-2; False: the exact one
+    activation: str = "gelu_tanh"
     init_std: float | None = None  # default: 1 / sqrt(inputs)
+    output_std: float | None = None  # of the output's initial values; default: the others', smaller by sqrt(2 layers)
+
+    @property
+    def features(self) -> int:
+        """F"""
+        return self.hidden or self.factor * self.width
 
     @nn.compact
     def mix(self, x_BTD, state, pos_BT, form, layer, train):
-        hidden = self.hidden or self.factor * self.width
-        init = None if self.init_std is None else normal(self.init_std)
-        h_BTF = Linear((hidden,), ("embed", "mlp"), 1, self.bias, init, self.dtype, name="up")(x_BTD)
-        h_BTF = nn.gelu(h_BTF, approximate=self.approximate)
-        shrink = (2 * self.layers) ** -0.5
-        init = fan_in(shrink) if self.init_std is None else normal(self.init_std * shrink)
-        return Linear((self.width,), ("mlp", "embed"), 1, self.bias, init, self.dtype, name="down")(h_BTF), ()
+        activation, init = _activations.find(self.activation), _init.inward(self.init_std)
+        h_BTF = Linear((self.features,), ("embed", "mlp"), 1, self.bias, init, self.dtype, name="up")(x_BTD)
+        init = _init.outward(self.init_std, self.output_std, self.layers)
+        out = Linear((self.width,), ("mlp", "embed"), 1, self.bias, init, self.dtype, name="down")
+        return out(activation(h_BTF)), ()

@@ -1,0 +1,24 @@
+"""Elementwise nonlinearities by name."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxseq.errors import UserError
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": jax.nn.relu,
+    "relu2": lambda x: jnp.square(jax.nn.relu(x)),
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),  # x times the normal distribution's integral
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "silu": jax.nn.silu,
+}
+
+
+def find(name: str) -> Callable[[jax.Array], jax.Array]:
+    """Raises UserError that lists the names there are."""
+    if name not in ACTIVATIONS:
+        raise UserError(f"there is no activation {name!r}; choose one of: {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]

@@ -1,0 +1,109 @@
+"""Experts' products: each row of a matrix meets the weights of its own expert.
+
+Rows are sorted by expert, so that a product is a few dense ones, whatever the router chose (Gale et al. 2022,
+arXiv:2211.15841): on TPU and GPU `jax.lax.ragged_dot`, which on CPU would multiply every row with every expert; there a loop
+over tiles of rows that runs as often as there are tiles with a row in them.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxseq.ops import _time
+
+TILE = 128  # rows, at most
+
+
+@jax.custom_vjp
+def grouped(x_ND: jax.Array, w_EDF: jax.Array, size_E: jax.Array) -> jax.Array:
+    """[N, F]: the first size_E[0] rows of x times w[0], the next size_E[1] times w[1] …; zero in rows past them all."""
+    return jax.lax.platform_dependent(x_ND, w_EDF, size_E, cpu=_tiles, default=_ragged)
+
+
+def _forward(x_ND, w_EDF, size_E):
+    return grouped(x_ND, w_EDF, size_E), (x_ND, w_EDF, size_E)
+
+
+def _backward(residuals, dy_NF):
+    return *jax.lax.platform_dependent(*residuals, dy_NF, cpu=_tiles_backward, default=_ragged_backward), None
+
+
+grouped.defvjp(_forward, _backward)
+
+
+def _covered(y_NF, size_E):
+    return _time.select(jnp.arange(y_NF.shape[0]) < jnp.sum(size_E), y_NF)
+
+
+def _ragged(x_ND, w_EDF, size_E):
+    return _covered(jax.lax.ragged_dot(x_ND, w_EDF, size_E), size_E)
+
+
+def _ragged_backward(x_ND, w_EDF, size_E, dy_NF):
+    return jax.vjp(lambda x, w: _ragged(x, w, size_E), x_ND, w_EDF)[1](dy_NF)
+
+
+def _plan(rows: int, size_E: jax.Array):
+    """(rows of a tile, number of tiles, tile -> (expert, first row, rows that are its own))
+
+    Tiles follow the sorted rows; the last one of an expert hangs over into the next expert's rows.
+    """
+    tile = min(TILE, max(8, 1 << (rows // size_E.shape[0]).bit_length()))
+    count_E = -(-size_E // tile)
+    end_E, first_E = jnp.cumsum(count_E), jnp.cumsum(size_E) - size_E
+
+    def place(i):
+        e = jnp.searchsorted(end_E, i, side="right").astype(jnp.int32)
+        done = (i - end_E[e] + count_E[e]) * tile
+        return e, first_E[e] + done, jnp.minimum(size_E[e] - done, tile)
+
+    return tile, end_E[-1], place
+
+
+def _filled(x_ND, tile: int):
+    """With room for the last tile to hang over."""
+    return jnp.pad(x_ND, ((0, tile), (0, 0)))
+
+
+def _product(x_ND, w_EDF, size_E, contract: int):
+    """Each row times its expert's matrix, whose axis `contract` is the row's."""
+    rows = x_ND.shape[0]
+    tile, tiles, place = _plan(rows, size_E)
+    x_ND = _filled(x_ND, tile)
+
+    def body(i, y_NF):
+        e, start, _ = place(i)
+        x_CD = jax.lax.dynamic_slice_in_dim(x_ND, start, tile)
+        y_CF = jax.lax.dot_general(x_CD, w_EDF[e], (((1,), (contract,)), ((), ())))
+        return jax.lax.dynamic_update_slice_in_dim(y_NF, y_CF, start, 0)  # the next tile writes over what hangs over
+
+    y_NF = jnp.zeros((rows + tile, w_EDF.shape[2 - contract]), x_ND.dtype)
+    return _covered(jax.lax.fori_loop(0, tiles, body, y_NF)[:rows], size_E)
+
+
+def _tiles(x_ND, w_EDF, size_E):
+    return _product(x_ND, w_EDF, size_E, 0)
+
+
+def _tiles_backward(x_ND, w_EDF, size_E, dy_NF):
+    tile, tiles, place = _plan(x_ND.shape[0], size_E)
+    acc = _time.accumulation_dtype(w_EDF)
+    filled_x, filled_dy = _filled(x_ND, tile), _filled(dy_NF, tile)
+
+    def body(i, dw_EDF):
+        e, start, own = place(i)
+        x_CD, dy_CF = (jax.lax.dynamic_slice_in_dim(x, start, tile) for x in (filled_x, filled_dy))
+        dy_CF = _time.select(jnp.arange(tile) < own, dy_CF)
+        more_DF = jax.lax.dot_general(x_CD, dy_CF, (((0,), (0,)), ((), ())), preferred_element_type=acc)
+        return dw_EDF.at[e].add(more_DF)
+
+    dw_EDF = jax.lax.fori_loop(0, tiles, body, jnp.zeros(w_EDF.shape, acc))
+    return _product(dy_NF, w_EDF, size_E, 1), dw_EDF.astype(w_EDF.dtype)
+
+
+@jax.custom_vjp
+def permute(x_ND: jax.Array, order_N: jax.Array, back_N: jax.Array) -> jax.Array:
+    """x[order], `back` the inverse of `order`: the gradient is a gather too, and no scatter."""
+    return x_ND[order_N]
+
+
+permute.defvjp(lambda x, order, back: (x[order], back), lambda back, dy: (dy[back], None, None))

@@ -1,0 +1,164 @@
+"""Mixtures of experts: feed-forwards of which each token takes a few (Shazeer et al. 2017, arXiv:1701.06538).
+
+Mixtral (Jiang et al. 2024, arXiv:2401.04088, §2.1), the default: top 2, weighted by the softmax over the chosen ones. Switch
+(Fedus et al. 2022, arXiv:2101.03961, §2.1): `top_k=1, normalize=False, gated=False`, weighted by the router's probability.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxseq.errors import UserError
+from jaxseq.layers import Linear, Mixer, constrain, normal, param
+from jaxseq.mixers import _activations
+from jaxseq.mixers._experts import grouped, permute
+from jaxseq.mixers._shards import mesh_axes, on_mesh
+from jaxseq.ops import _time
+
+
+class MoE(Mixer):
+    """y = sum over the chosen e of weight_e expert_e(x), chosen = the top_k largest of x W_router; its state is ().
+
+    expert(x) = (act(x W_gate) * x W_up) W_down, or act(x W_up) W_down if not `gated`. The router computes in the accumulation
+    dtype. weight = softmax over the chosen logits, or, if not `normalize`, the softmax over all at the chosen.
+
+    Dropless by default, and always in evaluation: every token meets its experts, whoever is in the batch, so that the laws
+    of a stream hold. With `capacity_factor` training drops: in each row an expert takes the first
+    capacity_factor * T * top_k / experts tokens that choose it and the others pass by. That is no function of a stream.
+
+    Sown into 'losses', means over tokens: balance_loss * E sum_e f_e P_e with f the share of choices and P the mean
+    probability of each expert (Switch, eq. 4; with top_k > 1 f still sums to 1, so that the least is balance_loss), and z_loss
+    times the mean squared log-sum-exp of the logits (Zoph et al. 2022, arXiv:2202.08906, eq. 5).
+    """
+
+    experts: int = 4
+    top_k: int = 2
+    hidden: int | None = None  # of an expert; default: 8/3 width up to a multiple of 8 if gated, else 4 width
+    gated: bool = True
+    activation: str = "silu"
+    normalize: bool = True
+    capacity_factor: float | None = None  # in training; default: none is dropped
+    balance_loss: float = 0.01
+    z_loss: float = 0.0
+    jitter: float = 0.0  # in training: the router's input times U(1 - jitter, 1 + jitter), Switch §2.4
+    routing: str = "token_choice"
+    init_std: float | None = None  # default: 1 / sqrt(inputs)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.routing == "expert_choice":
+            raise UserError(
+                "experts that choose their tokens look at later ones, which no causal model may; set routing to token_choice"
+            )
+        if self.routing != "token_choice":
+            raise UserError(f"there is no routing {self.routing!r}; the only one is token_choice")
+        if not 1 <= self.top_k <= self.experts:
+            raise UserError(f"a token cannot take {self.top_k} of {self.experts} experts; set top_k to 1 … experts")
+
+    @property
+    def features(self) -> int:
+        """F"""
+        return self.hidden or (-(-8 * self.width // 24) * 8 if self.gated else 4 * self.width)
+
+    def _weights(self) -> tuple[jax.Array, ...]:
+        """(gate, up, down), without the gate if there is none."""
+        up, down = (self.experts, self.width, self.features), (self.experts, self.features, self.width)
+        std = self.width**-0.5 if self.init_std is None else self.init_std
+        shrink = (2 * self.layers) ** -0.5
+        out_std = (self.features**-0.5 if self.init_std is None else self.init_std) * shrink
+        names = ("gate", "up") if self.gated else ("up",)
+        weights = [param(self, name, normal(std), up, ("expert", "embed", "mlp")) for name in names]
+        weights.append(param(self, "down", normal(out_std), down, ("expert", "mlp", "embed")))
+        return tuple(w.astype(self.dtype) for w in weights)
+
+    def _route(self, x_BTD, pos_BT, train):
+        """(expert [B, T, R] int32, weight [B, T, R]) of the R = top_k choices of each token, in falling order."""
+        acc = _time.accumulation_dtype(x_BTD)
+        x_BTD = x_BTD.astype(acc)
+        if train and self.jitter:
+            x_BTD *= jax.random.uniform(self.make_rng("dropout"), x_BTD.shape, acc, 1 - self.jitter, 1 + self.jitter)
+        init = None if self.init_std is None else normal(self.init_std)
+        logits_BTE = Linear((self.experts,), ("embed", None), init_fn=init, dtype=acc, name="router")(x_BTD)
+        chosen_BTR, expert_BTR = jax.lax.top_k(logits_BTE, self.top_k)
+        log_z_BT = jax.nn.logsumexp(logits_BTE, axis=-1)
+        if not self.is_initializing():  # init makes parameters alone
+            self._sow(logits_BTE, log_z_BT, expert_BTR, _time.valid(pos_BT))
+        if self.normalize:
+            return expert_BTR, jax.nn.softmax(chosen_BTR, axis=-1)
+        return expert_BTR, jnp.exp(chosen_BTR - log_z_BT[..., None])
+
+    def _sow(self, logits_BTE, log_z_BT, expert_BTR, valid_BT):
+        tokens = jnp.maximum(jnp.sum(valid_BT), 1)
+        mean = lambda x: jnp.sum(_time.select(valid_BT, x), axis=(0, 1)) / tokens  # noqa: E731
+        if self.balance_loss:
+            share_E = mean(jnp.mean(jax.nn.one_hot(expert_BTR, self.experts, dtype=logits_BTE.dtype), axis=2))
+            probability_E = mean(jnp.exp(logits_BTE - log_z_BT[..., None]))
+            self.sow("losses", "balance", self.balance_loss * self.experts * jnp.sum(share_E * probability_E))
+        if self.z_loss:
+            self.sow("losses", "router_z", self.z_loss * mean(jnp.square(log_z_BT)))
+
+    @nn.compact
+    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+        weights, activation = self._weights(), _activations.find(self.activation)
+        expert_BTR, weight_BTR = self._route(x_BTD, pos_BT, train)
+        if train and self.capacity_factor is not None:
+            places = math.ceil(self.capacity_factor * x_BTD.shape[1] * self.top_k / self.experts)
+            valid_BT = _time.valid(pos_BT)
+            return capacity(x_BTD, expert_BTR, weight_BTR, weights, valid_BT, activation=activation, places=max(places, 1)), ()
+        tokens, up, down = ("batch", "time", None), ("expert", None, "mlp"), ("expert", "mlp", None)
+        over_experts, _, over_mlp = mesh_axes(up, weights[-2].shape)
+        function = functools.partial(dropless, activation=activation, experts=over_experts, split=over_experts + over_mlp)
+        axes = (tokens, tokens, tokens, (*[up] * (len(weights) - 1), down))
+        return on_mesh(function, axes, tokens)(x_BTD, expert_BTR, weight_BTR, weights), ()
+
+
+def _feed_forward(product, x, weights, activation):
+    """`product(x, w)` is x times the weights of the row's own expert."""
+    *gate, up, down = weights
+    h = activation(product(x, gate[0])) * product(x, up) if gate else activation(product(x, up))
+    return product(h, down)
+
+
+def dropless(x_BTD, expert_BTR, weight_BTR, weights, *, activation, experts=(), split=()):
+    """Rows sorted by expert, one product a matrix, and back. `weights` may be a device's part of the experts and of F.
+
+    experts: mesh axes that the experts are split over; split: all that the weights are, over which the parts are summed.
+    Each device then computes what its own experts say about the tokens that it holds.
+    """
+    batch, time, choices = expert_BTR.shape
+    own, width, rows = weights[0].shape[0], x_BTD.shape[2], batch * time * choices
+    first = jax.lax.axis_index(experts) * own if experts else 0
+    expert_N = expert_BTR.reshape(rows) - first
+    expert_N = jnp.where((expert_N >= 0) & (expert_N < own), expert_N, own)  # those of other devices come last
+    order_N = jnp.argsort(expert_N, stable=True)
+    back_N = jnp.argsort(order_N)
+    size_E = jnp.bincount(expert_N, length=own + 1)[:own].astype(jnp.int32)
+    x_ND = permute(jnp.repeat(x_BTD.reshape(batch * time, width), choices, axis=0), order_N, back_N)
+    y_ND = _feed_forward(lambda x, w: grouped(x, w, size_E), x_ND, weights, activation)
+    y_BTRD = permute(y_ND, back_N, order_N).reshape(batch, time, choices, width)
+    y_BTD = jnp.einsum("btrd,btr->btd", y_BTRD.astype(weight_BTR.dtype), weight_BTR)
+    return (jax.lax.psum(y_BTD, split) if split else y_BTD).astype(x_BTD.dtype)
+
+
+def capacity(x_BTD, expert_BTR, weight_BTR, weights, valid_BT, *, activation, places: int):
+    """Each expert has `places` in each row, for the first tokens that choose it; the others' choice counts nothing."""
+    batch, time, choices = expert_BTR.shape
+    experts, size = weights[0].shape[0], x_BTD.shape[2]
+    expert_BN = expert_BTR.reshape(batch, time * choices)
+    real_BN = jnp.repeat(valid_BT, choices, axis=1)
+    mine_BNE = jax.nn.one_hot(expert_BN, experts, dtype=jnp.int32) * real_BN[..., None]
+    place_BN = jnp.sum((jnp.cumsum(mine_BNE, axis=1) - 1) * mine_BNE, axis=2)
+    kept_BN = real_BN & (place_BN < places)
+    slot_BN = jnp.where(kept_BN, expert_BN * places + place_BN, experts * places)
+    token_N = jnp.repeat(jnp.arange(time), choices)
+    row_B1 = jnp.arange(batch)[:, None]
+    token_BS = jnp.full((batch, experts * places + 1), time).at[row_B1, slot_BN].set(token_N)[:, :-1]
+    x_BSD = jnp.take_along_axis(jnp.pad(x_BTD, ((0, 0), (0, 1), (0, 0))), token_BS[..., None], axis=1)
+    x_BECD = constrain(x_BSD.reshape(batch, experts, places, size), ("batch", "expert", None, None))
+    y_BECD = _feed_forward(lambda x, w: jnp.einsum("becd,edf->becf", x, w), x_BECD, weights, activation)
+    y_BSD = jnp.pad(y_BECD.reshape(batch, experts * places, size), ((0, 0), (0, 1), (0, 0)))
+    y_BTRD = jnp.take_along_axis(y_BSD, slot_BN[..., None], axis=1).reshape(batch, time, choices, size)
+    return jnp.einsum("btrd,btr->btd", y_BTRD.astype(weight_BTR.dtype), weight_BTR).astype(x_BTD.dtype)
