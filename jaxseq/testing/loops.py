@@ -1,6 +1,9 @@
 """Sequential steps of a form, counted in its jaxpr: how long is the longest loop at a given T?"""
 
+import math
+
 import jax
+from jax.extend.core import Literal
 
 
 def _inner(value):
@@ -14,8 +17,39 @@ def _inner(value):
         yield from _inner(value.jaxpr)
 
 
+def _conjuncts(jaxpr):
+    """The equations whose results are joined by `and` into a jaxpr's only output."""
+    made = {out: eqn for eqn in jaxpr.eqns for out in eqn.outvars}
+    queue = [jaxpr.outvars[0]]
+    while queue:
+        eqn = None if isinstance(var := queue.pop(), Literal) else made.get(var)
+        if eqn is not None and eqn.primitive.name == "and":
+            queue += eqn.invars
+        elif eqn is not None:
+            yield eqn
+
+
+def _bound(eqn) -> float:
+    """Steps that a `while` takes at most: its condition must hold that a counter, which begins at a literal and grows by one
+    each time, is less than a literal. Infinite without such a counter."""
+    condition, body = eqn.params["cond_jaxpr"].jaxpr, eqn.params["body_jaxpr"].jaxpr
+    consts, body_consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+    bounds = [math.inf]
+    for test in _conjuncts(condition):
+        left, right = (*test.invars, None)[:2]
+        if test.primitive.name != "lt" or not isinstance(right, Literal) or left not in condition.invars[consts:]:
+            continue
+        i = condition.invars[consts:].index(left)
+        counter, start = body.invars[body_consts + i], eqn.invars[consts + body_consts + i]
+        grows = [e for e in body.eqns if e.primitive.name == "add" and body.outvars[i] in e.outvars and e.invars[0] is counter]
+        by_one = grows and isinstance(grows[0].invars[1], Literal) and grows[0].invars[1].val == 1
+        if by_one and isinstance(start, Literal):
+            bounds.append(float(right.val - start.val))
+    return min(bounds)
+
+
 def longest(jaxpr) -> float:
-    """Steps of the longest nest of loops in a jaxpr; a `while` whose end is not known when tracing counts as infinite.
+    """Steps of the longest nest of loops in a jaxpr; a `while` without a bound that tracing knows counts as infinite.
 
     A loop inside a loop multiplies it. A scan that carries nothing (`lax.map`) is no sequence: it counts once.
     `lax.fori_loop` with static bounds is a scan. A Pallas call is one step: its grid is the kernel's own business.
@@ -28,7 +62,7 @@ def longest(jaxpr) -> float:
         if eqn.primitive.name == "scan":
             inside = max(inside, 1.0) * (eqn.params["length"] if eqn.params["num_carry"] else 1)
         elif eqn.primitive.name == "while":
-            inside = float("inf")
+            inside = max(inside, 1.0) * _bound(eqn)
         found = max(found, inside)
     return found
 

@@ -6,27 +6,34 @@ import numpy as np
 from jaxseq.testing import compare
 from jaxseq.testing.check import Check, positions, run
 from jaxseq.testing.loops import longest_loop
-from jaxseq.testing.subjects import BATCH, CHUNK, LENGTHS, OpSubject
+from jaxseq.testing.subjects import BATCH, CHUNK, PIECE, OpSubject
 
-_, PIECE, _ = LENGTHS
 LONG = 1024  # T at which loops are counted; nothing of this length is compiled
 SHARE = 0.3  # of the output's norm that the example's state must carry at T = PIECE
 
 
 def loops(subject: OpSubject) -> float:
-    """The parallel form has no loop of T steps; the chunkwise form's loops grow by one step a chunk."""
+    """The parallel form has no loop of T steps; the chunkwise form's loops grow by one step a chunk.
+
+    A step may hold loops (a solver's iterations, up to their bound) if these are the same for a longer chunk.
+    """
     check, case = Check(subject, "loops"), subject.case(np.float64)
 
-    def longest(form, time):
+    def longest(form, time, chunk=CHUNK):
         xs = tuple(jax.ShapeDtypeStruct((BATCH, time, *x.shape[2:]), x.dtype) for x in case.xs)
-        pos = jax.ShapeDtypeStruct((BATCH, time), np.int32)
-        return longest_loop(lambda xs, pos: subject.call(form, np.float64, xs, case.weights, case.state, pos), xs, pos)
+        pos, function = jax.ShapeDtypeStruct((BATCH, time), np.int32), subject.op.FORMS[form]
+        options = subject.options_of(function, subject.options)
+        options |= {"chunk": chunk} if "chunk" in options else {}
+        return longest_loop(lambda xs, pos: function(*xs, state=case.state, pos=pos, **case.weights, **options), xs, pos)
 
     if "parallel" in subject.forms and (steps := longest("parallel", LONG)) >= LONG:
         check.fail("parallel", LONG, f"a loop of {steps:.0f} steps")
     if "chunkwise" in subject.forms:
+        inside, longer = longest("chunkwise", CHUNK), longest("chunkwise", 2 * CHUNK, 2 * CHUNK)
+        if longer > inside:
+            check.fail("chunkwise", CHUNK, f"a loop of {inside:.0f} steps in a chunk, of {longer:.0f} in one twice as long")
         more = longest("chunkwise", 2 * LONG) - longest("chunkwise", LONG)
-        if not more <= LONG / CHUNK:  # NaN, of two loops without a known end, is refused too
+        if not more <= LONG / CHUNK * max(inside, 1):  # NaN, of two loops without a known end, is refused too
             check.fail("chunkwise", LONG, f"{more:.0f} more steps for {LONG} more tokens in chunks of {CHUNK}")
     return 0.0
 
