@@ -1,0 +1,41 @@
+"""GPT-2: learned positions, layer norm, GELU, biases everywhere (Radford et al. 2019, "Language Models are Unsupervised
+Multitask Learners").
+
+Claim: the decoder that the field still measures itself by; it cannot read past its table of positions.
+Expected: a little behind the Transformer of today at the laptop size.
+Command: jaxseq train --config=gpt2 --workdir=runs/gpt2
+"""
+
+from ml_collections import ConfigDict
+
+from jaxseq.config import base, pick
+
+# name: layers, width, heads, lr (the paper gives none: GPT-3's of that size, Brown et al. 2020, table 2.1)
+SIZES = {
+    "124m": (12, 768, 12, 6e-4),
+    "355m": (24, 1024, 16, 3e-4),
+    "774m": (36, 1280, 20, 2.5e-4),
+    "1.5b": (48, 1600, 25, 2e-4),
+}
+
+
+def get_config(size: str = "") -> ConfigDict:
+    config = base()
+    layers, width, heads, lr = pick(SIZES, size, (4, 128, 4, 3e-3))
+    config.model.stack = f"{layers}*(attention mlp)"
+    config.model.width = width
+    config.model.norm = "layernorm"
+    config.model.positions = "learned"
+    config.model.max_positions = 1024
+    std = 0.02 if size else None  # 0.02 is about 1 / sqrt(inputs) at these widths
+    config.model.attention = {"heads": heads, "rotary": False, "bias": True, "init_std": std}
+    config.model.mlp = {"init_std": std}
+    if size:
+        config.model.vocab = 50257
+        config.model.dropout = 0.1
+        config.train.length = 1024
+        config.train.batch = 512
+        config.eval.length = 1024
+    config.train.lr = lr
+    config.train.lr_source = "GPT-3 table 2.1" if size else "the Transformer's at this size"
+    return config

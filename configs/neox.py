@@ -1,0 +1,47 @@
+"""GPT-NeoX and Pythia: attention and feed-forward in parallel, a quarter of each head turns (Black et al. 2022,
+arXiv:2204.06745; Biderman et al. 2023, arXiv:2304.01373).
+
+Claim: parallel branches cost little quality and save one synchronisation a layer in tensor parallelism.
+Expected: the Transformer's quality at the laptop size, within noise.
+Command: jaxseq train --config=neox --workdir=runs/neox
+"""
+
+from ml_collections import ConfigDict
+
+from jaxseq.config import base, pick
+
+# name: layers, width, heads, vocab (padded for tensor parallelism), lr; Pythia table 1, 20b: GPT-NeoX-20B §2
+SIZES = {
+    "70m": (6, 512, 8, 50304, 1e-3),
+    "160m": (12, 768, 12, 50304, 6e-4),
+    "410m": (24, 1024, 16, 50304, 3e-4),
+    "1b": (16, 2048, 8, 50304, 3e-4),
+    "1.4b": (24, 2048, 16, 50304, 2e-4),
+    "2.8b": (32, 2560, 32, 50304, 1.6e-4),
+    "6.9b": (32, 4096, 32, 50432, 1.2e-4),
+    "12b": (36, 5120, 40, 50688, 1.2e-4),
+    "20b": (44, 6144, 64, 50432, 0.97e-4),
+}
+
+
+def get_config(size: str = "") -> ConfigDict:
+    config = base()
+    layers, width, heads, vocab, lr = pick(SIZES, size, (4, 128, 4, None, 3e-3))
+    config.model.stack = f"{layers}*(attention mlp)"
+    config.model.block = "parallel"
+    config.model.width = width
+    config.model.tied = False
+    config.model.norm = "layernorm"
+    std, output_std = (2 / (5 * width)) ** 0.5, 2 / (layers * width**0.5)  # §2.1.3: small init, and Wang's for the outputs
+    stds = {"init_std": std, "output_std": output_std} if size else {}
+    config.model.attention = {"heads": heads, "rotary_fraction": 0.25, "bias": True} | stds
+    config.model.mlp = {"activation": "gelu"} | stds
+    if size:
+        config.model.vocab = vocab
+        config.train.length = 2048
+        config.train.batch = 1024
+        config.eval.length = 2048
+    config.train.lr = lr
+    config.train.lr_source = "Pythia table 1" if size else "the Transformer's at this size"
+    config.train.weight_decay = 0.01 if size == "20b" else 0.1
+    return config

@@ -1,0 +1,23 @@
+"""Attention and feed-forward side by side on the residual stream (Wang & Komatsuzaki 2021, GPT-J; arXiv:2204.06745, §2.1)."""
+
+from flax import linen as nn
+
+from jaxseq.blocks._block import Block
+from jaxseq.layers import constrain
+
+
+class Parallel(Block):
+    """x <- x + sum_i mixer_i(norm_i(x)): no mixer of a block sees what another has added. GPT-J shares one norm."""
+
+    shared_norm: bool = False  # the first mixer's norm is that of all
+
+    @nn.compact
+    def __call__(self, x_BTD, streams, state, pos_BT, form, layer=None, train=False):
+        after, total_BTD, h_BTD = [], x_BTD, None
+        for mixer, before in zip(self.mixers, state or (None,) * len(self.mixers), strict=True):
+            if h_BTD is None or not self.shared_norm:
+                h_BTD = self.normed(x_BTD, mixer.name)
+            y_BTD, streams, s = self.run(mixer, h_BTD, streams, before, pos_BT, form, layer, train)
+            total_BTD += y_BTD.astype(x_BTD.dtype)
+            after.append(s)
+        return constrain(total_BTD, ("batch", "time", None)), streams, tuple(after)
