@@ -1,0 +1,113 @@
+"""The UniRepLKNet block in one dimension and causal (Ding et al. 2023, arXiv:2311.15599, §3.1, made for images)."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxseq import forms
+from jaxseq.layers import Linear, Mixer, fan_in, normal, param
+from jaxseq.mixers import _reparam
+from jaxseq.ops import _time, running_mean, short_conv
+
+
+class UniRepLKState(NamedTuple):
+    conv: short_conv.ShortConvState  # the last kernel - 1 inputs
+    pool: running_mean.RunningMeanState  # what squeeze-and-excitation has seen
+    response: running_mean.RunningMeanState  # squares of the hidden channels
+
+
+class UniRepLK(Mixer):
+    """y = scale * (GRN(gelu(SE(conv(x)) W_up + b)) W_down + b), conv the sum of a large depthwise kernel and dilated small ones.
+
+    The published block sees the future in four places, each closed here:
+
+    - padding on both sides: all of it is on the left, tap j looks at the token j steps ago, the branches' taps too;
+    - batch norm, of each branch and after their sum: an affine map per channel without statistics, so that the branches
+      still merge into one kernel; the norm per token in front of the mixer keeps the scale, and the initial values give
+      each branch the share that its batch norm would. One bias serves for all of them;
+    - squeeze-and-excitation pools over the whole sequence: here over the document so far;
+    - global response normalisation, likewise: the mean of squares so far, of which the norm over so many tokens is a multiple
+      that the division by the mean over channels removes.
+
+    State: the last kernel - 1 inputs and the two running means. `merged` holds the one kernel that `merge` makes.
+    """
+
+    kernel: int = 13  # taps; see _reparam.BRANCHES
+    factor: int = 4  # hidden channels = factor * width
+    reduction: int = 4  # of channels in squeeze-and-excitation
+    layer_scale: float = 1e-6  # initial value
+    eps: float = 1e-6
+    merged: bool = False
+
+    @nn.nowrap
+    def init_state(self, batch, context):
+        return UniRepLKState(
+            short_conv.init_state(batch, self.kernel, self.width, self.dtype),
+            running_mean.init_state(batch, self.width, self.dtype),
+            running_mean.init_state(batch, self.factor * self.width, self.dtype),
+        )
+
+    def _kernel(self) -> jax.Array:
+        """[W, D], all branches in it: to convolve with their sum is to sum their convolutions."""
+        own = () if self.merged else _reparam.branches(self.kernel)
+        gain = (1 + len(own)) ** -0.5  # the branches' outputs have equal variance at the start, as after batch norms
+
+        def branch(label, taps):
+            w_WD = param(self, f"conv{label}", normal(taps**-0.5), (taps, self.width), (None, "embed"))
+            if self.merged:
+                return w_WD
+            scale_D = param(self, f"scale{label}", nn.initializers.constant(gain), (self.width,), ("embed",), decay=False)
+            return w_WD * scale_D
+
+        w_WD = branch("", self.kernel)
+        for taps, dilation in own:
+            w_WD += _reparam.spread(branch(f"_{taps}_{dilation}", taps), dilation, self.kernel, 1)
+        return w_WD
+
+    @nn.compact
+    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+        width, hidden, time = self.width, self.factor * self.width, x_BTD.shape[1]
+        state = UniRepLKState(None, None, None) if state is None else state
+        zeros, mean = nn.initializers.zeros, forms.op("running_mean", form, time)
+
+        def linear(x, features, axes, name, init=None):
+            return Linear((features,), axes, 1, True, init, self.dtype, name=name)(x)
+
+        bias_D = param(self, "conv_bias", zeros, (width,), ("embed",), decay=False)
+        conv = forms.op("short_conv", form, time)
+        h_BTD, conv_state = conv(x_BTD, w_WD=self._kernel(), bias_D=bias_D, state=state.conv, pos=pos_BT)
+
+        pooled_BTD, pool = mean(h_BTD, state=state.pool, pos=pos_BT)
+        gate_BTD = nn.relu(linear(pooled_BTD, max(width // self.reduction, 1), ("embed", None), "squeeze"))
+        h_BTD *= jax.nn.sigmoid(linear(gate_BTD, width, (None, "embed"), "excite"))
+
+        h_BTF = nn.gelu(linear(h_BTD, hidden, ("embed", "mlp"), "up"), approximate=False)
+        square_BTF, response = mean(jnp.square(h_BTF.astype(_time.accumulation_dtype(h_BTF))), state=state.response, pos=pos_BT)
+        gamma_F = param(self, "grn_gamma", zeros, (hidden,), ("mlp",), decay=False)
+        h_BTF = _reparam.respond(h_BTF, square_BTF, gamma_F, self.eps)
+        if not self.merged:
+            h_BTF += param(self, "grn_beta", zeros, (hidden,), ("mlp",), decay=False).astype(self.dtype)
+
+        y_BTD = linear(h_BTF, width, ("mlp", "embed"), "down", fan_in(self.layers**-0.5))
+        if not self.merged:
+            init = nn.initializers.constant(self.layer_scale)
+            y_BTD *= param(self, "layer_scale", init, (width,), ("embed",), decay=False).astype(self.dtype)
+        return y_BTD, UniRepLKState(conv_state, pool, response)
+
+
+def merge(params: Mapping[str, Any]) -> dict:
+    """Parameters of a `UniRepLK` -> those of one with `merged=True` that computes the same.
+
+    The branches go into the kernel; GRN's bias and the layer scale into W_down. Under `jax.vmap` for layers that lie stacked.
+    """
+    merged = {name: params[name] for name in ("conv_bias", "squeeze", "excite", "up", "grn_gamma")}
+    w_WD = params["conv"] * params["scale"]
+    for taps, dilation in _reparam.branches(len(w_WD)):
+        label = f"_{taps}_{dilation}"
+        w_WD += _reparam.spread(params[f"conv{label}"] * params[f"scale{label}"], dilation, len(w_WD), 1)
+    kernel_FD, scale_D = params["down"]["kernel"], params["layer_scale"]
+    bias_D = (params["down"]["bias"] + params["grn_beta"] @ kernel_FD) * scale_D
+    return merged | {"conv": w_WD, "down": {"kernel": kernel_FD * scale_D, "bias": bias_D}}
