@@ -1,6 +1,6 @@
-"""Text to token ids and back: plain bytes, or any tokenizer saved as a `tokenizers` JSON file.
+"""Text to token ids and back: plain bytes, any tokenizer saved as a `tokenizers` JSON file, an RWKV vocabulary.
 
-Both have the same face: `vocab`, `boundary` (the id put in front of every document, which is also what follows its
+All have the same face: `vocab`, `boundary` (the id put in front of every document, which is also what follows its
 last token), `encode`, `encode_batch`, `decode`, `stream` and `fingerprint`. Text is never parsed for special tokens:
 a document that spells out "<|endoftext|>" is encoded as those characters, so that `boundary` means the end of a
 document and nothing else.
@@ -14,10 +14,11 @@ from typing import Protocol
 
 import numpy as np
 
+from jaxseq.data.rwkv_world import WorldTokenizer
 from jaxseq.errors import UserError
 
 # The names under which published tokenizers keep their end-of-text token, the more specific first.
-END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]", "<EOS>", "<|im_end|>")
+END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]", "<EOS>", "<|im_end|>", "[SEP]")
 
 
 class Stream(Protocol):
@@ -52,6 +53,10 @@ class ByteTokenizer:
         """Ids to text. Boundaries are dropped; bytes that are no UTF-8 become U+FFFD."""
         ids = np.asarray(ids, np.int64).reshape(-1)
         return ids[(ids >= 0) & (ids < 256)].astype(np.uint8).tobytes().decode(errors="replace")
+
+    def find(self, *names: str) -> int | None:
+        """The id of the first special token that there is, by its text; bytes have none."""
+        return None
 
     def bytes_per_token(self, ids: Sequence[int]) -> float:
         """UTF-8 bytes of text per token of `ids`, boundaries not counted: 1 for bytes."""
@@ -126,6 +131,10 @@ class JsonTokenizer:
         kept = [int(token) for token in ids if token != self.boundary and 0 <= token < self.vocab]
         return self._tokenizer.decode(kept, skip_special_tokens=False)
 
+    def find(self, *names: str) -> int | None:
+        """The id of the first special token that there is, by its text, such as find("[MASK]", "<mask>")."""
+        return next((found for name in names if (found := self._tokenizer.token_to_id(name)) is not None), None)
+
     def bytes_per_token(self, ids: Sequence[int]) -> float:
         """UTF-8 bytes of text per token of `ids`, boundaries not counted."""
         kept = [int(token) for token in ids if token != self.boundary]
@@ -177,19 +186,22 @@ class _JsonStream:
         return piece
 
 
-Tokenizer = ByteTokenizer | JsonTokenizer
+Tokenizer = ByteTokenizer | JsonTokenizer | WorldTokenizer
 
 
 def tokenizer(config) -> Tokenizer:
     """The tokenizer that the config's data section names.
 
     Args:
-        config: the data section; reads `tokenizer`: "byte", or the path of a tokenizers JSON file.
+        config: the data section; reads `tokenizer`: "byte", or the path of a tokenizers JSON file or of an RWKV
+            vocabulary, whose name ends in .txt.
 
     Raises:
-        UserError: the file is missing, or is no tokenizers JSON.
+        UserError: the file is missing, or is none of these.
     """
-    return ByteTokenizer() if config.tokenizer == "byte" else JsonTokenizer(config.tokenizer)
+    if config.tokenizer == "byte":
+        return ByteTokenizer()
+    return (WorldTokenizer if config.tokenizer.endswith(".txt") else JsonTokenizer)(config.tokenizer)
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,131 @@
+"""The tokenizer of RWKV's World models: the longest word of a byte vocabulary that fits, from left to right.
+
+A vocabulary file (rwkv_vocab_v20230424.txt) has a line `ID LITERAL LENGTH` for each word: its id, a Python string or bytes
+literal, and how many bytes it has. A literal is data here: its escapes are read, nothing is evaluated.
+"""
+
+import ast
+import codecs
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxseq.errors import UserError
+
+_LINE = re.compile(r"""(\d{1,9}) (b?(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")) (\d{1,9})""")
+
+
+class WorldTokenizer:
+    """Every text encodes: all single bytes must be words. Id 0, which no word has, is the boundary."""
+
+    boundary = 0
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.name = self.path.name
+        try:
+            data = self.path.read_bytes()
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"data.tokenizer={path} cannot be read ({reason}); give rwkv_vocab_v20230424.txt or another") from error
+        self._words = _read(path, data)
+        self._ids = {word: token for token, word in self._words.items()}
+        self._lengths = _lengths(self._ids)
+        self.vocab = max(self._words) + 1
+        self.storage = np.dtype(np.uint16 if self.vocab <= 1 << 16 else np.uint32)
+        self.fingerprint = hashlib.blake2b(data, digest_size=16).hexdigest()
+
+    def _encode(self, data: bytes) -> list[int]:
+        ids, lengths, tokens, start = self._ids, self._lengths, [], 0
+        while start < len(data):
+            for length in lengths.get(data[start : start + 2], (1,)):
+                token = ids.get(data[start : start + length])
+                if token is not None:
+                    break
+            tokens.append(token)
+            start += len(self._words[token])
+        return tokens
+
+    def encode(self, text: str | bytes) -> np.ndarray:
+        """Text (str, or its UTF-8 bytes) to ids [T] int32, without a boundary."""
+        return np.asarray(self._encode(text.encode() if isinstance(text, str) else text), np.int32)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """As `encode`, document by document, in the dtype `storage`."""
+        return [np.asarray(self._encode(text.encode()), self.storage) for text in texts]
+
+    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+        """The words of the ids; the boundary and ids without a word have none."""
+        return b"".join(self._words.get(int(token), b"") for token in ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Ids to text. Boundaries are dropped; bytes that are no UTF-8 become U+FFFD."""
+        return self.decode_bytes(ids).decode(errors="replace")
+
+    def bytes_per_token(self, ids: Sequence[int]) -> float:
+        """UTF-8 bytes of text per token of `ids`, boundaries not counted."""
+        kept = [int(token) for token in ids if token != self.boundary]
+        return len(self.decode_bytes(kept)) / max(1, len(kept))
+
+    def stream(self) -> "_WordStream":
+        return _WordStream(self)
+
+
+class _WordStream:
+    def __init__(self, tokenizer: WorldTokenizer):
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token: int) -> str:
+        return self._decoder.decode(self._tokenizer.decode_bytes([token]))
+
+    def finish(self) -> str:
+        return self._decoder.decode(b"", final=True)
+
+
+def _read(path: str | Path, data: bytes) -> dict[int, bytes]:
+    """{id: word}. Raises UserError that names the line at fault."""
+    words: dict[int, bytes] = {}
+    try:
+        lines = data.decode().split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"data.tokenizer={path} is not UTF-8; give an RWKV vocabulary or a tokenizers JSON file") from error
+    for number, line in enumerate(lines, 1):
+        if not line and number == len(lines):
+            break
+        token, word = _word(line.rstrip("\r"))
+        if token is None:
+            raise UserError(f"data.tokenizer={path}, line {number} is not `ID LITERAL LENGTH`; is it an RWKV vocabulary?")
+        if token == WorldTokenizer.boundary or token in words:
+            raise UserError(f"data.tokenizer={path}, line {number}: id {token} is taken; give each word an id of its own from 1")
+        words[token] = word
+    known = set(words.values())
+    if lost := [byte for byte in range(256) if bytes([byte]) not in known]:
+        raise UserError(f"data.tokenizer={path} has no word for byte {lost[0]}: some texts could not be encoded; add it")
+    if len(known) < len(words):
+        raise UserError(f"data.tokenizer={path} has the same word under two ids; remove one")
+    return words
+
+
+def _word(line: str) -> tuple[int | None, bytes]:
+    match = _LINE.fullmatch(line)
+    if not match:
+        return None, b""
+    try:
+        literal = ast.literal_eval(match[2])  # the pattern admits one string or bytes literal and nothing round it
+        word = literal.encode() if isinstance(literal, str) else literal
+    except (ValueError, SyntaxError):  # an escape that is none, a lone surrogate
+        return None, b""
+    return (int(match[1]), word) if len(word) == int(match[3]) > 0 else (None, b"")
+
+
+def _lengths(ids: dict[bytes, int]) -> dict[bytes, tuple[int, ...]]:
+    """{first two bytes: lengths of the words that begin so, longest first, and 1}: a trie of depth two."""
+    found: dict[bytes, set[int]] = {}
+    for word in ids:
+        if len(word) > 1:
+            found.setdefault(word[:2], {1}).add(len(word))
+    return {start: tuple(sorted(lengths, reverse=True)) for start, lengths in found.items()}
