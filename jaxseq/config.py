@@ -32,6 +32,7 @@ def base(kind: str = "lm") -> ConfigDict:
                 "source": "sotu",  # sotu, dna, text, jsonl, folder, huggingface
                 "path": config_dict.placeholder(str),
                 "field": "text",
+                "label": "label",  # of a labelled line, for train.objective=classification
                 "tokenizer": "byte",  # or the path of a tokenizers JSON file
                 "validation_every": 20,
                 "prefetch": 4,
@@ -40,6 +41,9 @@ def base(kind: str = "lm") -> ConfigDict:
             },
             "train": {
                 "objective": "next_token",
+                "corruption": 0.15,  # fraction of the tokens that masked and span hide
+                "mean_span": 3.0,  # tokens, of span
+                "smoothing": 0.0,  # of the labels, for classification
                 "steps": 1000,
                 "batch": 16,  # rows of all processes together
                 "length": 256,  # tokens a row

@@ -38,12 +38,14 @@ def param(
 
 
 def metadata(boxed: Any) -> Any:
-    """The tree of `Parameter` boxes' metadata: each leaf a Parameter whose value is a ShapeDtypeStruct."""
-    return jax.tree.map(
-        lambda box: box.replace(value=jax.ShapeDtypeStruct(box.value.shape, box.value.dtype)),
-        boxed,
-        is_leaf=lambda leaf: isinstance(leaf, Parameter),
-    )
+    """The tree of `Parameter` boxes' metadata: each leaf a Parameter whose value is a ShapeDtypeStruct, or a bare one."""
+
+    def strip(leaf: Any) -> Any:
+        value = leaf.value if isinstance(leaf, Parameter) else leaf
+        shape = jax.ShapeDtypeStruct(value.shape, value.dtype)
+        return leaf.replace(value=shape) if isinstance(leaf, Parameter) else shape
+
+    return jax.tree.map(strip, boxed, is_leaf=lambda leaf: isinstance(leaf, Parameter))
 
 
 def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:

@@ -1,4 +1,5 @@
-"""Score held-out documents with a trained model: bits per byte and perplexity, the state carried over each whole document.
+"""Score held-out data with a trained model by its objective: for a language model bits per byte and perplexity, the state
+carried over each whole document.
 
 The data are those of the run unless --config.data.path=PATH (and its like) says otherwise; --config.eval.carry_state=false
 scores each piece of a document from an empty state.
@@ -25,22 +26,14 @@ def run(args):
         raise UserError(f"--config.{fixed[0]} was settled by the run; jaxseq eval takes --config.data.… and --config.eval.…")
     import jax
 
-    from jaxseq import data
+    from jaxseq import registry
     from jaxseq.config import from_dict, to_dict
-    from jaxseq.evaluation import evaluate
-    from jaxseq.train import load
-    from jaxseq.train.loop import with_vocab
+    from jaxseq.train import load_variables
 
-    model, params, config = load(args.workdir, args.step, devices=jax.local_devices())
+    model, variables, config = load_variables(args.workdir, args.step, devices=jax.local_devices())
     config = from_dict(to_dict(config), **overrides)
-    tokenizer = data.tokenizer(config.data)
-    config = with_vocab(config, tokenizer)
-    corpus = data.corpus(config.data, tokenizer)
-    mesh = jax.tree.leaves(params)[0].sharding.mesh
-    result = evaluate(model, params, config, corpus, args.split, mesh=mesh)
-    print(
-        f"{result['bits_per_byte']:.4f} bits/byte, perplexity {result['perplexity']:.3f} a token, over "
-        f"{len(result['documents'])} documents, {result['bytes']:,} bytes",
-        file=sys.stderr,
-    )
+    task = registry.load("train.objectives", config.train.objective).task(config)
+    mesh = jax.tree.leaves(variables)[0].sharding.mesh
+    result = task.evaluate(model, variables, args.split, mesh=mesh)
+    print(task.describe(result), file=sys.stderr)
     return result

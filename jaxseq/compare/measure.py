@@ -25,7 +25,7 @@ from jaxseq import forms, registry
 from jaxseq.models import _stack
 from jaxseq.train import mesh as meshes
 from jaxseq.train import prepare
-from jaxseq.train.step import BATCH_DTYPES, Trainer
+from jaxseq.train.step import Trainer
 
 FASTEST = 0.05  # seconds that one timing takes at least: short calls are repeated within it
 COMPILERS = 2  # programs compiled at a time
@@ -131,7 +131,7 @@ def train_speed(subjects: Mapping[str, Subject], length: int, tokens: int, round
         state = empty._replace(ok=np.ones((), bool), params=jax.tree.map(np.array, subject.params))
         state = jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), state, trainer.abstract)
         random = np.random.default_rng(0).integers(0, subject.model.vocab, (rows, length))
-        batch = {name: random.astype(dtype) for name, dtype in BATCH_DTYPES.items()}
+        batch = {name: random.astype(leaf.dtype) for name, leaf in trainer.abstract_batch().items()}
         batch["pos"] = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))
         batch["weights"] = np.ones((rows, length), np.float32)
         batch = meshes.put_batch(batch, trainer.mesh, rows)

@@ -5,6 +5,10 @@ text = corpus(config.data, tokens)
 for batch in batches(config, text): ...
 """
 
+from collections.abc import Iterator
+
+import numpy as np
+
 from jaxseq.data.corpora import Corpus, Documents, corpus, texts
 from jaxseq.data.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer, tokenizer
 
@@ -16,12 +20,23 @@ __all__ = [
     "Tokenizer",
     "batches",
     "corpus",
+    "rows",
     "texts",
     "tokenizer",
 ]
 
 
-def batches(config, corpus: Corpus, process_index: int = 0, process_count: int = 1):
+def rows(documents: Documents, length: int, seed: int, transform=None) -> Iterator[dict[str, np.ndarray]]:
+    """One epoch of packed rows in the stream's order; see `batches` for `transform`."""
+    from jaxseq.data.batching import random_of
+    from jaxseq.data.packing import PackedRows
+
+    packed = PackedRows(documents, length, seed)
+    for number in range(len(packed)):
+        yield transform(packed[number], random_of(seed, number)) if transform else packed[number]
+
+
+def batches(config, corpus: Corpus, process_index: int = 0, process_count: int = 1, transform=None):
     """An endless iterator over batches of packed training rows.
 
     Yields dicts of arrays [b, T], b = train.batch / process_count: `tokens`, `targets` and `pos` int32, `weights`
@@ -31,10 +46,12 @@ def batches(config, corpus: Corpus, process_index: int = 0, process_count: int =
     Args:
         config: reads `train.batch`, `train.length`, `data.seed`, `data.prefetch` (batches built ahead by threads; 0:
         none).
+        transform: makes of each row another, `transform(row, random)` with a numpy Generator seeded by data.seed and the
+            row's number in the endless sequence: what it draws does not depend on batches, processes or resumption.
 
     Raises:
         UserError: a batch that the processes cannot share equally; an empty training split.
     """
     from jaxseq.data.packing import Batches  # grain takes a second to import
 
-    return Batches(config, corpus, process_index, process_count)
+    return Batches(config, corpus, process_index, process_count, transform)

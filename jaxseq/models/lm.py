@@ -78,11 +78,15 @@ class LM(nn.Module):
         return nn.meta.unbox(super().init(rngs, tokens, mutable="params", **kwargs))
 
     @nn.nowrap
+    def example(self) -> tuple[jax.Array]:
+        """Inputs that `init` can be given."""
+        return (jnp.zeros((1, 2), jnp.int32),)
+
+    @nn.nowrap
     def boxed(self) -> dict:
         """{"params": tree of jaxseq.layers.Parameter around ShapeDtypeStructs}: logical axes and optimiser groups."""
-        tokens_BT = jax.ShapeDtypeStruct((1, 2), jnp.int32)
         init = functools.partial(super().init, mutable="params")  # no losses
-        return metadata(jax.eval_shape(init, jax.random.key(0), tokens_BT))
+        return metadata(jax.eval_shape(init, jax.random.key(0), *self.example()))
 
     @nn.nowrap
     def init_state(self, batch: int, context: int | None = None) -> LMState:

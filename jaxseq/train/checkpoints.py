@@ -1,4 +1,5 @@
-"""Checkpoints of a run: DIR/config.json and DIR/checkpoints/STEP with the items params, optimizer, data and config.
+"""Checkpoints of a run: DIR/config.json and DIR/checkpoints/STEP with the items params, optimizer, data and config, and
+collections where the model has any (batch_stats).
 
 Orbax writes in the background and commits a step by renaming, so a killed process leaves whole checkpoints only.
 Everything is restored into an explicit abstract target with shardings: what was saved on eight devices opens on one,
@@ -97,7 +98,7 @@ def steps(workdir: str | os.PathLike) -> list[int]:
 
 
 def _manager(workdir: str | os.PathLike, **options) -> ocp.CheckpointManager:
-    handlers = {"params": ocp.StandardCheckpointHandler(), "optimizer": ocp.StandardCheckpointHandler()}
+    handlers: dict[str, Any] = {name: ocp.StandardCheckpointHandler() for name in ("params", "optimizer", "collections")}
     handlers |= {"data": ocp.JsonCheckpointHandler(), "config": ocp.JsonCheckpointHandler()}
     options = ocp.CheckpointManagerOptions(**options)
     return ocp.CheckpointManager(folder(workdir), options=options, item_handlers=handlers)
@@ -123,17 +124,17 @@ class Checkpoints:
         step = int(state.step)
         if step in self.manager.all_steps():
             return
-        needed = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.optimizer)))
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves((state.variables, state.optimizer)))
         if shutil.disk_usage(self.manager.directory).free < needed:
             # Better than to let it fail in the middle: the threads below print a traceback each.
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.manager.directory))
         self.manager.save(
             step,
             args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.params),
                 optimizer=ocp.args.StandardSave(state.optimizer),
                 data=ocp.args.JsonSave({"step": step, "batches": data}),
                 config=ocp.args.JsonSave(to_dict(config)),
+                **_variables(ocp.args.StandardSave, state.params, state.collections),
             ),
         )
 
@@ -153,33 +154,55 @@ class Checkpoints:
         items = self.manager.restore(
             step,
             args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(abstract.params),
                 optimizer=ocp.args.StandardRestore(abstract.optimizer),
                 data=ocp.args.JsonRestore(),
+                **_variables(ocp.args.StandardRestore, abstract.params, abstract.collections),
             ),
         )
         fresh = jax.device_put((jax.numpy.int32(step), jax.numpy.asarray(True)), abstract.step.sharding)
-        return TrainState(*fresh, items["params"], items["optimizer"]), items["data"]["batches"]
+        variables = items["params"], items["optimizer"], items.get("collections", {})
+        return TrainState(*fresh, *variables), items["data"]["batches"]
+
+
+def _variables(make, params: Any, collections: dict) -> dict[str, Any]:
+    """Orbax's arguments for the items of a model's variables: no item for collections that are not there."""
+    return {"params": make(params)} | ({"collections": make(collections)} if collections else {})
 
 
 def save_params(workdir: str | os.PathLike, config, params: Any, step: int = 0) -> None:
-    """A workdir of weights alone, such as an imported model: `load`, evaluation and `train.init` open it."""
+    """A workdir of weights alone, such as an imported model: `load`, evaluation and `train.init` open it.
+
+    params: of a model with more collections all of them, {"params": …, "batch_stats": …}.
+    """
     Path(workdir).mkdir(parents=True, exist_ok=True)
     write_config(workdir, config)
-    args = ocp.args.Composite(params=ocp.args.StandardSave(params), config=ocp.args.JsonSave(to_dict(config)))
+    variables = params if "params" in params else {"params": params}
+    collections = {name: value for name, value in variables.items() if name != "params"}
+    items = _variables(ocp.args.StandardSave, variables["params"], collections)
     with _manager(workdir) as manager:
-        manager.save(step, args=args)
+        manager.save(step, args=ocp.args.Composite(config=ocp.args.JsonSave(to_dict(config)), **items))
 
 
-def restore_params(workdir: str | os.PathLike, abstract: Any, step: int | None = None) -> Any:
-    """The parameters of a workdir in the shardings of `abstract` (ShapeDtypeStructs).
+def restore_variables(workdir: str | os.PathLike, abstract: dict, step: int | None = None, heads: Iterable[str] = ()) -> dict:
+    """A workdir's {"params": …, "batch_stats": … if any} in the shardings of `abstract` (ShapeDtypeStructs).
+
+    heads: modules at the top of params that may be missing on either side (a fine-tuned model's new classifier, the
+    language model's head that it does without). A missing one is missing in what is returned too.
 
     Raises UserError when there is no such checkpoint, or naming the leaves whose shapes are not those of `abstract`.
     """
     step = _find(workdir, step)
     with _manager(workdir, create=False) as manager:
-        saved = _shapes(manager.item_metadata(step)["params"])
-        wanted = _shapes(abstract)
+        metadata = manager.item_metadata(step)
+        items = {"params": dict(metadata["params"])} | dict(metadata.get("collections") or {})
+        free = items["params"].keys() ^ abstract["params"].keys()
+        free &= set(heads)
+        for name in sorted(free):
+            log.info("%s: %s", workdir, f"{name} is left out" if name in items["params"] else f"{name} is new")
+        abstract = abstract | {"params": {name: x for name, x in abstract["params"].items() if name not in free}}
+        saved = _shapes({name: items["params"][name] for name in items["params"] if name not in free})
+        saved |= _shapes({name: items[name] for name in items if name != "params"})
+        wanted = _shapes(abstract["params"]) | _shapes({name: abstract[name] for name in abstract if name != "params"})
         wrong = [
             f"{name} is {saved.get(name, 'missing')}, wanted {wanted.get(name, 'none')}"
             for name in sorted(saved.keys() | wanted.keys())
@@ -191,7 +214,14 @@ def restore_params(workdir: str | os.PathLike, abstract: Any, step: int | None =
                 f"the weights in {workdir} do not fit this model: {'; '.join(wrong[:8])}{more}; "
                 "give the config.model that they were trained with"
             )
-        return manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(abstract)))["params"]
+        one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        unread = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one)  # noqa: E731
+        left = {name: jax.tree.map(unread, items["params"][name]) for name in free if name in items["params"]}
+        collections = {name: value for name, value in abstract.items() if name != "params"}
+        args = _variables(ocp.args.StandardRestore, abstract["params"] | left, collections)
+        found = manager.restore(step, args=ocp.args.Composite(**args))
+        params = {name: value for name, value in found["params"].items() if name not in left}
+        return {"params": params} | dict(found.get("collections") or {})
 
 
 def _find(workdir: str | os.PathLike, step: int | None) -> int:
@@ -214,7 +244,17 @@ def path_name(path: Iterable) -> str:
 
 
 def load(workdir: str | os.PathLike, step: int | None = None, devices=None):
-    """(model, params, config) of a workdir's checkpoint, the latest by default.
+    """(model, params, config) of a workdir's checkpoint, the latest by default; see `load_variables`.
+
+    params: of a model with more collections all of them, {"params": …, "batch_stats": …}.
+    """
+    model, variables, config = load_variables(workdir, step, devices)
+    return model, variables["params"] if variables.keys() == {"params"} else variables, config
+
+
+def load_variables(workdir: str | os.PathLike, step: int | None = None, devices=None):
+    """(model, variables, config) of a workdir's checkpoint; variables, {"params": …} and what else the model has
+    ("batch_stats"), are what `model.apply` takes.
 
     The parameters lie on the first device, or spread over `devices` by the config's logical axes with everything on
     fsdp. Raises UserError when there is no such workdir or checkpoint.
@@ -230,5 +270,4 @@ def load(workdir: str | os.PathLike, step: int | None = None, devices=None):
     model = jaxseq.build(config)
     sizes = dict.fromkeys(meshes.AXES, 1) | {"fsdp": -1}
     mesh = meshes.make_mesh(sizes, devices or jax.local_devices()[:1])
-    abstract = abstract_params(model.boxed()["params"], mesh)
-    return model, restore_params(workdir, abstract, step), config
+    return model, restore_variables(workdir, abstract_params(model.boxed(), mesh), step), config

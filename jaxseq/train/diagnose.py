@@ -25,7 +25,9 @@ def diagnose(trainer: Trainer, state: TrainState, batch: dict[str, jax.Array]) -
     with trainer.scope():
         if bad := bad_leaves(state.params):
             return f"parameter {_some(bad)} was already bad"
-        grads, metrics = jax.jit(trainer.gradients)(state.params, batch, state.step)
+        if bad := bad_leaves(state.collections):
+            return f"{_some(bad)} was already bad"
+        grads, metrics, _ = jax.jit(trainer.gradients)(state.params, batch, state.step, state.collections)
         loss = float(np.asarray(metrics["loss"]))
         bad = bad_leaves(grads)
         if not np.isfinite(loss):

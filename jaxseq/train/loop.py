@@ -16,11 +16,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxseq import data, evaluation
+from jaxseq import registry
 from jaxseq.errors import UserError
 from jaxseq.train import flops
 from jaxseq.train import mesh as meshes
-from jaxseq.train.checkpoints import Checkpoints, restore_params, write_config
+from jaxseq.train.checkpoints import Checkpoints, restore_variables, write_config
 from jaxseq.train.diagnose import diagnose
 from jaxseq.train.failures import NonFiniteError, is_disk_full
 from jaxseq.train.metrics import MetricsWriter, memory, read
@@ -88,17 +88,16 @@ class _Run:
     """One process's share of a run: what the loop keeps between its steps."""
 
     def __init__(self, config, workdir: Path, devices: Sequence[jax.Device] | None):
-        tokenizer = data.tokenizer(config.data)
-        self.config = config = with_vocab(config, tokenizer)
+        objective = registry.load("train.objectives", config.train.objective)
+        self.task = objective.task(config)
+        self.config = config = self.task.config
         self.workdir = workdir
         self.trainer: Trainer = prepare(config, devices)
         make_workdir(workdir)
         write_config(workdir, config)
-        self.corpus = data.corpus(config.data, tokenizer)
-        process_index, process_count = meshes.process_rows(self.trainer.mesh, config.train.batch)
-        self.batches = data.batches(config, self.corpus, process_index=process_index, process_count=process_count)
-        self.bytes_per_token = bytes_per_token(self.corpus)
-        self.tokens_per_step = config.train.batch * config.train.length
+        self.batches = self.task.batches(*meshes.process_rows(self.trainer.mesh, config.train.batch))
+        self.bytes_per_token = self.task.bytes_per_token
+        self.tokens_per_step = objective.tokens(config)
 
     def start(self, checkpoints: Checkpoints) -> TrainState:
         """The state to go on from: the latest checkpoint, else the weights of train.init, else random ones."""
@@ -109,7 +108,12 @@ class _Run:
             log.info("resuming %s at step %d", self.workdir, step)
             return state
         source = self.config.train.init
-        return self.trainer.init(restore_params(source, self.trainer.abstract.params) if source else None)
+        if not source:
+            return self.trainer.init()
+        found = restore_variables(source, self.trainer.abstract.variables, heads=getattr(self.trainer.model, "optional", ()))
+        if found["params"].keys() != self.trainer.abstract.params.keys():  # a head that the weights do not have
+            found["params"] = self.trainer.fresh()["params"] | found["params"]
+        return self.trainer.init(found)
 
     def run(self, progress: Callable[[dict], None], stop: Callable[[], bool]) -> dict[str, Any]:
         with Checkpoints(self.workdir, self.config.train.keep) as checkpoints:
@@ -193,10 +197,10 @@ class _Run:
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """The validation figures of `state`; none where there is no validation split."""
-        if not len(self.corpus.validation):
+        if not self.task.validates:
             return {}
-        result = evaluation.evaluate(self.trainer.model, state.params, self.config, self.corpus, mesh=self.trainer.mesh)
-        return {f"validation_{name}": result[name] for name in ("bits_per_byte", "perplexity", "nats_per_token")}
+        result = self.task.evaluate(self.trainer.model, state.variables, mesh=self.trainer.mesh)
+        return {f"validation_{name}": result[name] for name in self.task.figures}
 
     def record(self, step: int, values: dict[str, Any], clock: "Clock") -> dict[str, Any]:
         """What is written for a step. Rates are over the steps since the last record, without evaluation and saving."""
@@ -204,7 +208,7 @@ class _Run:
         seconds = clock.lap(step)
         rate = self.tokens_per_step / seconds
         record = {"step": step, "loss": values.pop("loss")}
-        if "nats" in values:
+        if self.bytes_per_token and "nats" in values:
             record["bits_per_byte"] = values["nats"] / math.log(2) / self.bytes_per_token
         return (
             record
@@ -217,17 +221,6 @@ class _Run:
                 **memory(),
             }
         )
-
-
-def with_vocab(config, tokenizer):
-    """`config` with model.vocab set: the tokenizer's where it was left empty. Raises UserError when it is too small."""
-    vocab = config.model.vocab
-    if vocab is None:
-        config = config.copy_and_resolve_references()
-        config.model.vocab = tokenizer.vocab
-    elif vocab < tokenizer.vocab:
-        raise UserError(f"model.vocab={vocab} is smaller than the tokenizer's {tokenizer.vocab} ids; raise it or leave it empty")
-    return config
 
 
 def make_workdir(workdir: Path) -> None:
@@ -262,8 +255,3 @@ class Clock:
         start = time.perf_counter()
         yield
         self.since += time.perf_counter() - start
-
-
-def bytes_per_token(corpus) -> float:
-    """Mean UTF-8 bytes of a training token, document boundaries counted as tokens of none."""
-    return corpus.train_bytes / max(int(corpus.train.lengths.sum()), 1)

@@ -106,9 +106,10 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Sharding of an array [B, T, ...]: rows over data and fsdp, time over sequence."""
-    return NamedSharding(mesh, PartitionSpec(RULES["batch"], RULES["time"]))
+def batch_sharding(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:
+    """Sharding of an array [B, T, ...] or [B]: rows over data and fsdp, the second axis over sequence where it divides."""
+    splits = len(shape) > 1 and shape[1] % mesh.shape["sequence"] == 0
+    return NamedSharding(mesh, PartitionSpec(RULES["batch"], RULES["time"]) if splits else PartitionSpec(RULES["batch"]))
 
 
 def check_batch(mesh: Mesh, batch: int, length: int, accumulate: int) -> None:
@@ -139,9 +140,8 @@ def _local_indices(mesh: Mesh, shape: tuple[int, ...]) -> list[tuple[slice, ...]
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, rows: int) -> dict[str, jax.Array]:
-    """This process's block of rows [b, T, ...] as global arrays [rows, T, ...] on the mesh."""
+    """This process's block of rows [b, ...] as global arrays [rows, T, ...] on the mesh."""
     index, _ = process_rows(mesh, rows)
-    sharding = batch_sharding(mesh)
 
     def put(local: np.ndarray) -> jax.Array:
         offset = index * local.shape[0]
@@ -150,7 +150,8 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, rows: int) -> dict[st
             start, stop, _ = at[0].indices(rows)
             return local[(slice(start - offset, stop - offset), *at[1:])]
 
-        return jax.make_array_from_callback((rows, *local.shape[1:]), sharding, block)
+        shape = (rows, *local.shape[1:])
+        return jax.make_array_from_callback(shape, batch_sharding(mesh, shape), block)
 
     return {name: put(np.asarray(array)) for name, array in batch.items()}
 

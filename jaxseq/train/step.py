@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -17,8 +18,6 @@ from jaxseq import layers, registry
 from jaxseq.train import flops, optimizer
 from jaxseq.train import mesh as meshes
 
-BATCH_DTYPES = {"tokens": jnp.int32, "targets": jnp.int32, "pos": jnp.int32, "weights": jnp.float32}
-
 
 class TrainState(NamedTuple):
     """What a step takes and returns. `ok` is False from the first non-finite step on; all else then stays as it was."""
@@ -27,6 +26,12 @@ class TrainState(NamedTuple):
     ok: jax.Array  # [] bool
     params: Any
     optimizer: Any
+    collections: dict  # what the model changes as it computes: {"batch_stats": …}, or nothing
+
+    @property
+    def variables(self) -> dict:
+        """What `model.apply` takes."""
+        return {"params": self.params, **self.collections}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,7 +41,7 @@ class Trainer:
     config: Any
     model: nn.Module
     mesh: Mesh
-    objective: Callable
+    objective: ModuleType  # see jaxseq.train.objectives
     optimizer: optax.GradientTransformation
     schedule: Callable[[jax.Array], jax.Array]
     abstract: TrainState  # ShapeDtypeStructs with shardings
@@ -51,85 +56,97 @@ class Trainer:
         precision = self.config.train.precision
         with (
             jax.set_mesh(self.mesh),
-            nn.logical_axis_rules(meshes.activation_rules(self.mesh, {"vocab": self.model.vocab})),
+            nn.logical_axis_rules(meshes.activation_rules(self.mesh, {"vocab": getattr(self.model, "vocab", 0)})),
             jax.default_matmul_precision(None if precision == "default" else precision),
         ):
             yield
 
-    def init(self, params: Any = None) -> TrainState:
-        """The state before the first step, each device making only its part; `params` replaces the random weights."""
+    def init(self, variables: dict | None = None) -> TrainState:
+        """The state before the first step, each device making only its part; `variables` replace the random weights."""
 
-        def fresh() -> Any:
-            return self.model.init(jax.random.fold_in(self.key, 0), _example_tokens())["params"]
-
-        def start(params: Any) -> TrainState:
-            return TrainState(jnp.zeros((), jnp.int32), jnp.ones((), bool), params, self.optimizer.init(params))
+        def start(variables: dict) -> TrainState:
+            params, collections = _parted(variables)
+            return TrainState(jnp.zeros((), jnp.int32), jnp.ones((), bool), params, self.optimizer.init(params), collections)
 
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
-        if params is None:  # outside of `scope`: two example tokens do not split over a mesh
-            params = jax.jit(fresh, out_shardings=shardings.params)()
-        return jax.jit(start, out_shardings=shardings)(params)
+        if variables is None:
+            variables = self.fresh()
+        return jax.jit(start, out_shardings=shardings)(variables)
 
-    def sums(self, params: Any, batch: dict[str, jax.Array], rng: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
-        """Gradient of the total loss, and the objective's sums with `total` among them, over one micro-batch."""
+    def fresh(self) -> dict:
+        """Random weights, and the collections that go with them."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract.variables)
+        make = lambda: self.model.init(jax.random.fold_in(self.key, 0), *self.model.example())  # noqa: E731
+        return jax.jit(make, out_shardings=shardings)()  # outside of `scope`: two example tokens do not split over a mesh
+
+    def sums(
+        self, params: Any, collections: dict, batch: dict[str, jax.Array], rng: jax.Array
+    ) -> tuple[Any, dict[str, jax.Array], dict]:
+        """Over one micro-batch: gradient of the total loss, the objective's sums with `total` among them, collections."""
 
         def total(params):
-            loss, sums = self.objective(self.model, params, batch, rng, form=self.config.train.form, train=True)
-            return loss, sums | {"total": loss}
+            variables = {"params": params, **collections}
+            loss, sums, changed = self.objective.loss(self.model, variables, batch, rng, form=self.config.train.form, train=True)
+            return loss, (sums | {"total": loss}, collections | changed)
 
-        grads, sums = jax.grad(total, has_aux=True)(params)
-        return grads, sums
+        grads, (sums, after) = jax.grad(total, has_aux=True)(params)
+        return grads, sums, after
 
-    def gradients(self, params: Any, batch: dict[str, jax.Array], step: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
-        """Mean gradient over the batch's tokens and the objective's means, micro-batch by micro-batch.
+    def gradients(
+        self, params: Any, batch: dict[str, jax.Array], step: jax.Array, collections: dict | None = None
+    ) -> tuple[Any, dict[str, jax.Array], dict]:
+        """Mean gradient over the batch's tokens, the objective's means and the collections, micro-batch by micro-batch.
 
         The randomness of a step is a function of (train.seed, step, micro-batch) alone, so that a resumed run repeats
-        it.
+        it. A collection passes through the micro-batches in turn: each normalises by its own statistics.
         """
         rng = jax.random.fold_in(jax.random.fold_in(self.key, 1), step)
         count = self.config.train.accumulate
+        collections = collections or {}
         if count == 1:
-            grads, sums = self.sums(params, batch, rng)
+            grads, sums, collections = self.sums(params, collections, batch, rng)
         else:
             zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32)), params)
 
             def body(carry, index_and_batch):
-                index, micro = index_and_batch
-                grads, sums = self.sums(params, micro, jax.random.fold_in(rng, index))
-                return jax.tree.map(jnp.add, carry, grads), sums
+                (index, micro), (before, collections) = index_and_batch, carry
+                grads, sums, collections = self.sums(params, collections, micro, jax.random.fold_in(rng, index))
+                return (jax.tree.map(jnp.add, before, grads), collections), sums
 
             micro_batches = jax.tree.map(functools.partial(_split_rows, count=count, mesh=self.mesh), batch)
-            grads, sums = jax.lax.scan(body, zeros, (jnp.arange(count), micro_batches))
+            carry = zeros, collections
+            (grads, collections), sums = jax.lax.scan(body, carry, (jnp.arange(count), micro_batches))
             sums = jax.tree.map(lambda parts: parts.sum(0), sums)
         tokens = sums.pop("tokens")
         divisor = jnp.maximum(tokens, 1.0)
         grads = jax.tree.map(lambda leaf: leaf / divisor, grads)
         means = {name: value / divisor for name, value in sums.items()}
-        return grads, {"loss": means.pop("total"), "tokens": tokens, **means}
+        return grads, {"loss": means.pop("total"), "tokens": tokens, **means}, collections
 
     def step(self, state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
         """One update. Where anything is not finite, the state is returned as it came, with ok = False."""
-        grads, metrics = self.gradients(state.params, batch, state.step)
+        grads, metrics, collections = self.gradients(state.params, batch, state.step, state.collections)
         grad_norm = optax.tree.norm(grads)
         updates, moments = self.optimizer.update(grads, state.optimizer, state.params)
         update_norm = optax.tree.norm(updates)
         ok = state.ok & jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm) & jnp.isfinite(update_norm)
         params = optax.apply_updates(state.params, updates)
-        new = (state.step + 1, params, moments)
-        old = (state.step, state.params, state.optimizer)
-        step, params, moments = jax.tree.map(functools.partial(jnp.where, ok), new, old)
+        new = (state.step + 1, params, moments, collections)
+        old = (state.step, state.params, state.optimizer, state.collections)
+        step, params, moments, collections = jax.tree.map(functools.partial(jnp.where, ok), new, old)
         metrics |= {
             "grad_norm": grad_norm,
             "update_norm": update_norm,
             "learning_rate": self.schedule(state.step),
             "ok": ok,
         }
-        return TrainState(step, ok, params, moments), metrics
+        return TrainState(step, ok, params, moments, collections), metrics
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-        shape = (self.config.train.batch, self.config.train.length)
-        sharding = meshes.batch_sharding(self.mesh)
-        return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, dtype in BATCH_DTYPES.items()}
+        """The objective's batch of all processes, laid out over the mesh."""
+        shapes = self.objective.shapes(self.config)
+        shardings = {name: meshes.batch_sharding(self.mesh, leaf.shape) for name, leaf in shapes.items()}
+        return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shardings[name]) for name, x in shapes.items()}
 
     def compile(self) -> jax.stages.Compiled:
         """The step compiled ahead of time; its `input_shardings` say where every array lies. It donates the state."""
@@ -147,34 +164,36 @@ class Trainer:
         """
         config = self.config.copy_and_resolve_references()
         with config.unlocked():
-            config.model.remat = "none"
+            if "remat" in config.model:
+                config.model.remat = "none"
         twin = dataclasses.replace(self, model=jaxseq.build(config))
         rows = self.config.train.batch // self.config.train.accumulate
-        batch = {name: jax.ShapeDtypeStruct((rows, leaf.shape[1]), leaf.dtype) for name, leaf in self.abstract_batch().items()}
+        batch = {name: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype) for name, leaf in self.abstract_batch().items()}
         with self.scope():
-            operations = flops.count(twin.sums, self.abstract.params, batch, self.key)
-        return operations / (rows * self.config.train.length)
+            operations = flops.count(twin.sums, self.abstract.params, self.abstract.collections, batch, self.key)
+        return operations * self.config.train.accumulate / self.objective.tokens(self.config)
 
 
-def _example_tokens() -> jax.Array:
-    return jnp.zeros((1, 2), jnp.int32)
+def _parted(variables: dict) -> tuple[Any, dict]:
+    """(params, the other collections)."""
+    return variables["params"], {name: value for name, value in variables.items() if name != "params"}
 
 
 def _split_rows(array: jax.Array, count: int, mesh: Mesh) -> jax.Array:
     """[B, T, ...] as [count, B/count, T, ...]; a micro-batch takes every count-th row: no row changes device."""
+    spec = meshes.batch_sharding(mesh, array.shape).spec
     array = array.reshape(array.shape[0] // count, count, *array.shape[1:]).swapaxes(0, 1)
-    sharding = NamedSharding(mesh, PartitionSpec(None, *meshes.batch_sharding(mesh).spec))
-    return jax.lax.with_sharding_constraint(array, sharding)
+    return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, PartitionSpec(None, *spec)))
 
 
 def prepare(config, devices: Sequence[jax.Device] | None = None) -> Trainer:
     """Checks `config` and lays the run out over `devices` (default: all). Touches no data and allocates no weights."""
     optimizer.check(config.train)
-    objective = registry.load("train.objectives", config.train.objective).loss
+    objective = registry.load("train.objectives", config.train.objective)
     mesh = meshes.make_mesh(config.mesh, devices)
     meshes.check_batch(mesh, config.train.batch, config.train.length, config.train.accumulate)
     model = jaxseq.build(config)
-    boxes = model.boxed()["params"]
+    boxes, others = _parted(model.boxed())
     transform = optimizer.optimizer(config.train, boxes)
     params = abstract_params(boxes, mesh)
     whole = meshes.replicated(mesh)
@@ -190,6 +209,7 @@ def prepare(config, devices: Sequence[jax.Device] | None = None) -> Trainer:
         jax.ShapeDtypeStruct((), bool, sharding=whole),
         params,
         moments,
+        abstract_params(others, mesh),
     )
     return Trainer(config, model, mesh, objective, transform, optimizer.schedule(config.train), abstract)
 
@@ -197,10 +217,13 @@ def prepare(config, devices: Sequence[jax.Device] | None = None) -> Trainer:
 def abstract_params(boxes: Any, mesh: Mesh) -> Any:
     """The parameters as ShapeDtypeStructs with the shardings that their logical axes have on `mesh`.
 
-    boxes: tree of `jaxseq.layers.Parameter` round ShapeDtypeStructs, as `model.boxed()["params"]` gives it.
+    boxes: tree of `jaxseq.layers.Parameter` round ShapeDtypeStructs, as `model.boxed()["params"]` gives it. A bare
+    ShapeDtypeStruct (a collection's leaf without logical axes) lies whole on every device.
     """
 
-    def place(box: layers.Parameter) -> jax.ShapeDtypeStruct:
+    def place(box: layers.Parameter | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        if not isinstance(box, layers.Parameter):
+            return jax.ShapeDtypeStruct(box.shape, box.dtype, sharding=meshes.replicated(mesh))
         spec = meshes.partition(box.names, box.value.shape, mesh)
         return jax.ShapeDtypeStruct(box.value.shape, box.value.dtype, sharding=NamedSharding(mesh, spec))
 

@@ -1,6 +1,12 @@
 """Training objectives, one file each; the file's name is what `train.objective` says.
 
-An objective is `loss(model, params, batch, rng, *, form, train) -> (total, sums)`: the total loss of the batch as a
-*sum* over its tokens, and a dict of further sums. `sums["tokens"]` is the divisor of them all. Sums, not means, make
-gradient accumulation over micro-batches with different numbers of tokens exact.
+An objective is a module of four functions; the loop asks it for everything that depends on what is learnt:
+
+- `loss(model, variables, batch, rng, *, form, train) -> (total, sums, changed)`: the total loss of the batch as a *sum*
+  over its tokens, a dict of further sums, and the collections of the model that it changed ({"batch_stats": …} or {}).
+  `sums["tokens"]` is the divisor of them all. Sums, not means, make gradient accumulation over micro-batches with
+  different numbers of tokens exact. `variables` is {"params": …} and the model's collections.
+- `shapes(config) -> {name: ShapeDtypeStruct}`: the arrays [B, …] of a batch of all processes.
+- `tokens(config) -> int`: what a batch counts as where speed and FLOPs are told a token.
+- `task(config) -> Task`: opens the data; see `jaxseq.train.objectives._task`.
 """

@@ -1,32 +1,31 @@
 """Next-token prediction: cross entropy in nats under each row's token weights."""
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
+from jaxseq import evaluation
 from jaxseq.evaluation.bits_per_byte import token_nats
+from jaxseq.train.objectives import _task
+
+DTYPES = {"tokens": jnp.int32, "targets": jnp.int32, "pos": jnp.int32, "weights": jnp.float32}
 
 
-def loss(model, params, batch, rng, *, form, train) -> tuple[jax.Array, dict[str, jax.Array]]:
+def loss(model, variables, batch, rng, *, form, train) -> tuple[jax.Array, dict[str, jax.Array], dict]:
     """Sum over tokens of weight * nats, and the sums `tokens`, `nats`, `accuracy`, `log_z_squared`.
 
     batch: tokens, targets, pos int32 [B, T] and weights float32 [B, T]. What the model sows into 'losses' (already
     scaled means over tokens: router losses, logit penalties) is added, times the tokens of this batch.
     """
-    logits_BTV, sown = model.apply(
-        {"params": params},
-        batch["tokens"],
-        pos=batch["pos"],
-        form=form,
-        train=train,
-        rngs={"dropout": rng},
-        mutable=["losses"],
+    (logits_BTV, _), extra, changed = _task.apply(
+        model, variables, batch["tokens"], pos=batch["pos"], form=form, rng=rng, train=train
     )
-    logits_BTV = logits_BTV[0]
     weights_BT = batch["weights"]
     nats_BT, log_z_BT = token_nats(logits_BTV, batch["targets"])
     right_BT = jnp.argmax(logits_BTV, axis=-1) == batch["targets"]
-    # where(), not a product alone: a padded position may hold anything, and 0 * inf is nan.
-    masked = lambda x_BT: jnp.sum(jnp.where(weights_BT > 0, weights_BT * x_BT, 0))  # noqa: E731
+    masked = functools.partial(_task.masked_sum, weights_BT)
     tokens = jnp.sum(weights_BT)
     sums = {
         "tokens": tokens,
@@ -34,5 +33,33 @@ def loss(model, params, batch, rng, *, form, train) -> tuple[jax.Array, dict[str
         "accuracy": masked(right_BT.astype(jnp.float32)),
         "log_z_squared": masked(log_z_BT**2),
     }
-    extra = sum((jnp.sum(leaf) for leaf in jax.tree.leaves(sown)), start=jnp.zeros((), jnp.float32))
-    return sums["nats"] + extra * tokens, sums
+    return sums["nats"] + extra * tokens, sums, changed
+
+
+def shapes(config) -> dict[str, jax.ShapeDtypeStruct]:
+    shape = (config.train.batch, config.train.length)
+    return {name: jax.ShapeDtypeStruct(shape, dtype) for name, dtype in DTYPES.items()}
+
+
+def tokens(config) -> int:
+    return config.train.batch * config.train.length
+
+
+class NextToken(_task.TextTask):
+    figures = ("bits_per_byte", "perplexity", "nats_per_token")
+
+    @property
+    def bytes_per_token(self) -> float:
+        return _task.bytes_per_token(self.corpus)
+
+    def evaluate(self, model, variables, split="validation", *, mesh=None) -> dict[str, Any]:
+        return evaluation.evaluate(model, variables["params"], self.config, self.corpus, split, mesh=mesh)
+
+    def describe(self, result: dict[str, Any]) -> str:
+        return (
+            f"{result['bits_per_byte']:.4f} bits/byte, perplexity {result['perplexity']:.3f} a token, over "
+            f"{len(result['documents'])} documents, {result['bytes']:,} bytes"
+        )
+
+
+task = NextToken

@@ -1,0 +1,119 @@
+"""Rows to batches: shuffled anew in each epoch, dealt out to processes, resumed bitwise.
+
+Rows are dealt out in batches without regard to where an epoch ends: a batch may hold the last rows of one epoch and the
+first of the next, so that no row is dropped or seen twice. Process p of P takes rows [p B/P, (p + 1) B/P) of each batch:
+the batches of all processes, one under the other, are the batch of one process.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+
+import grain
+import numpy as np
+
+from jaxseq.errors import UserError
+
+STATE_VERSION = 1
+THREADS = 4
+
+Row = dict[str, np.ndarray]
+Transform = Callable[[Row, np.random.Generator], Row]
+
+
+def random_of(seed: int, number: int) -> np.random.Generator:
+    """The generator of row `number` of the endless sequence."""
+    return np.random.default_rng([seed, 2, number])
+
+
+class _Share(grain.MapDataset):
+    """One process's rows of every batch, from row `start` of the endless sequence on; see `batches` for `transform`."""
+
+    def __init__(
+        self, parent: grain.MapDataset, start: int, batch: int, process_index: int, process_count: int,
+        transform: Transform | None = None, seed: int = 0,
+    ):  # fmt: skip
+        super().__init__(parent)
+        self._transform, self._seed = transform, seed
+        self._start, self._batch, self._own = start, batch, batch // process_count
+        self._first = process_index * self._own
+
+    def __len__(self) -> int:
+        rows = (len(self._parent) - self._start) // self._batch * self._own
+        return min(rows, sys.maxsize // 2)  # endless either way; batch() adds to it before it divides
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return self.slice(index)
+        batch, row = divmod(index, self._own)
+        number = self._start + batch * self._batch + self._first + row
+        found = self._parent[number]
+        return self._transform(found, random_of(self._seed, number)) if self._transform else found
+
+
+class RowBatches(Iterator):
+    """Endless iterator over batches of rows, shuffled anew in each epoch.
+
+    rows: those of an epoch, each a dict of arrays. identity: JSON-able, what they are made of; a state of another is
+    refused. rows_per_epoch: of all processes. epoch: how many epochs the batches handed out so far make, a fraction.
+    """
+
+    def __init__(
+        self, rows: grain.MapDataset, identity: dict, config, process_index: int, process_count: int,
+        transform: Transform | None = None,
+    ):  # fmt: skip
+        batch = config.train.batch
+        if batch < 1:
+            raise UserError(f"train.batch={batch} must be at least 1; set it")
+        if config.data.seed < 0:
+            raise UserError(f"data.seed={config.data.seed} is negative; set 0 or more")
+        if batch % process_count:
+            raise UserError(f"train.batch={batch} is no multiple of the {process_count} processes; set it to one")
+        self._batch, self._share = batch, (batch, process_index, process_count)
+        self._prefetch, self._transform, self._seed = max(0, config.data.prefetch), transform, config.data.seed
+        self.rows_per_epoch = len(rows)
+        row_seed = int(np.random.SeedSequence([config.data.seed, 1]).generate_state(1)[0])
+        self._rows = rows.shuffle(seed=row_seed).repeat()
+        self._identity = {"version": STATE_VERSION, **identity, "seed": config.data.seed}
+        self._begin(0)
+
+    def _begin(self, row: int) -> None:
+        batch, index, count = self._share
+        self._start = row
+        dataset = _Share(self._rows, row, batch, index, count, self._transform, self._seed).batch(batch // count)
+        threads = min(THREADS, self._prefetch)
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=self._prefetch)
+        self._iterator = iter(dataset.to_iter_dataset(options))
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        return next(self._iterator)
+
+    @property
+    def row(self) -> int:
+        """Rows handed out so far to all processes together, since the run began."""
+        return self._start + self._iterator.get_state()["next_index"] * self._batch
+
+    @property
+    def epoch(self) -> float:
+        return self.row / self.rows_per_epoch
+
+    def state(self) -> dict[str, int | str]:
+        """JSON-able: where the sequence stands after the last batch handed out, whatever was prefetched behind it.
+
+        It is the same on every process, and holds no count of batches or processes: a run may go on with another
+        batch size or another number of processes, and still sees the very next row.
+        """
+        return {**self._identity, "row": self.row}
+
+    def restore(self, state: dict[str, int | str]) -> None:
+        """Go on with the batch that follows the one `state` was taken at.
+
+        Raises:
+            UserError: the state was taken with another corpus, row length or seed, whose rows are not these.
+        """
+        changed = [name for name, value in self._identity.items() if state.get(name) != value]
+        if changed:
+            raise UserError(
+                f"the data has changed since the checkpoint ({', '.join(changed)}); "
+                "resume with the same data and train.length, or begin a new run with train.init"
+            )
+        self._begin(int(state["row"]))

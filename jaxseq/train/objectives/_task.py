@@ -1,0 +1,125 @@
+"""What an objective's data are to the loop, and what all objectives on text share."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxseq import data, registry
+from jaxseq.data.tokenizers import Tokenizer
+from jaxseq.errors import UserError
+from jaxseq.train.objectives import _held_out
+
+
+def apply(model, variables: dict, *inputs, rng: jax.Array, train: bool, **more) -> tuple[Any, jax.Array, dict]:
+    """(what the model returns, the sum of the losses that it sowed, its collections after it).
+
+    Losses are means over tokens, already scaled (router losses, logit penalties). Collections change in training alone.
+    """
+    own = [name for name in variables if name != "params"]
+    outputs, changed = model.apply(
+        variables, *inputs, train=train, rngs={"dropout": rng}, mutable=["losses", *own] if train else ["losses"], **more
+    )
+    sown = jax.tree.leaves(changed.get("losses", {}))
+    losses = sum((jnp.sum(leaf) for leaf in sown), start=jnp.zeros((), jnp.float32))
+    return outputs, losses, {name: changed[name] for name in own if name in changed}
+
+
+def masked_sum(weights: jax.Array, values: jax.Array) -> jax.Array:
+    """Sum of weights * values where the weight is positive: what stands elsewhere may be anything, and 0 * inf is nan."""
+    return jnp.sum(jnp.where(weights > 0, weights * values, 0))
+
+
+def with_vocab(config, tokenizer: Tokenizer, more: int = 0):
+    """`config` with model.vocab set: the tokenizer's ids, and `more` of the objective's, where it was left empty.
+
+    Raises UserError when it is too small.
+    """
+    vocab, wanted = config.model.vocab, tokenizer.vocab + more
+    if vocab is None:
+        config = config.copy_and_resolve_references()
+        config.model.vocab = wanted
+    elif vocab < wanted:
+        extra = f" and {more} of train.objective={config.train.objective}" if more else ""
+        raise UserError(
+            f"model.vocab={vocab} is smaller than the tokenizer's {tokenizer.vocab} ids{extra}; raise it or leave it empty"
+        )
+    return config
+
+
+def bytes_per_token(corpus) -> float:
+    """Mean UTF-8 bytes of a training token, document boundaries counted as tokens of none."""
+    return corpus.train_bytes / max(int(corpus.train.lengths.sum()), 1)
+
+
+class Task:
+    """The data of a run and how a model is judged on them.
+
+    config: the run's, with what the data settle (a vocabulary, a number of classes) filled in. figures: the names in
+    `evaluate`'s result that a run records. bytes_per_token: where the objective's `nats` are those of a text's tokens.
+    What is large is read when it is first asked for.
+    """
+
+    figures: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
+    bytes_per_token: float | None = None
+    config: Any
+
+    def batches(self, process_index: int, process_count: int) -> Iterator[dict[str, np.ndarray]]:
+        """This process's share of every batch, endless; with `state()` and `restore(state)`."""
+        raise NotImplementedError
+
+    @property
+    def validates(self) -> bool:
+        """Whether there are held-out data."""
+        raise NotImplementedError
+
+    def evaluate(self, model, variables: dict, split: str = "validation", *, mesh: Mesh | None = None) -> dict[str, Any]:
+        """Figures of a split, JSON-able."""
+        raise NotImplementedError
+
+    def describe(self, result: dict[str, Any]) -> str:
+        """A result of `evaluate` in a line."""
+        return ", ".join(f"{name} {result[name]:.4f}" for name in self.figures)
+
+
+def check_corruption(config) -> None:
+    """Raises UserError for a fraction of hidden tokens that leaves none hidden or none seen."""
+    if not 0 < config.train.corruption < 1:
+        raise UserError(f"train.corruption={config.train.corruption} is not between 0 and 1; give a fraction such as 0.15")
+
+
+class TextTask(Task):
+    """Packed rows of a corpus, each made into what the objective learns from by `transform` if there is one.
+
+    more: how many ids the objective adds behind the tokenizer's.
+    """
+
+    transform: Callable | None = None  # see jaxseq.data.batches
+
+    def __init__(self, config, more: Callable[[Tokenizer], int] = lambda tokenizer: 0):
+        self.tokenizer = data.tokenizer(config.data)
+        self.config = with_vocab(config, self.tokenizer, more(self.tokenizer))
+
+    @functools.cached_property
+    def corpus(self) -> data.Corpus:
+        return data.corpus(self.config.data, self.tokenizer)
+
+    @property
+    def validates(self) -> bool:
+        return len(self.corpus.validation) > 0
+
+    def batches(self, process_index: int, process_count: int):
+        return data.batches(self.config, self.corpus, process_index, process_count, self.transform)
+
+    def evaluate(self, model, variables, split="validation", *, mesh=None) -> dict[str, Any]:
+        """The objective's figures over one epoch of the first eval.documents documents (0: all), always hidden alike."""
+        config = self.config
+        documents = self.corpus.split(split)[: config.eval.documents or None]
+        found = data.rows(documents, config.train.length, config.data.seed, self.transform)
+        loss = registry.load("train.objectives", config.train.objective).loss
+        result = _held_out.score(loss, model, variables, found, config.eval.batch, config.train.form, mesh)
+        return {"split": split, "documents": len(documents)} | result
