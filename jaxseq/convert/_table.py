@@ -162,7 +162,8 @@ def dump(entries: Sequence[Entry], params: Any) -> Iterator[tuple[str, np.ndarra
     for entry in entries:
         for row, names in entry.rows():
             ours = [np.asarray(leaves[path]) if row is None else np.asarray(leaves[path][row]) for path in entry.ours]
-            yield from zip(names, map(np.ascontiguousarray, entry.backward(*ours)), strict=True)
+            tensors = (np.asarray(x, order="C") for x in entry.backward(*ours))  # ascontiguousarray makes a scalar a vector
+            yield from zip(names, tensors, strict=True)
 
 
 def _complete(entries: Iterable[Entry], wanted: Mapping[str, Any]) -> None:
