@@ -1,0 +1,40 @@
+"""What the LSTM and the GRU mixers share: sizes, the projection of the input, the recurrent matrix and the output."""
+
+from flax import linen as nn
+
+from jaxseq.errors import UserError
+from jaxseq.layers import Linear, Mixer, fan_in, normal, param
+
+
+class Cell(Mixer):
+    """y = h W_out, h the states of a recurrent cell with `heads` recurrent matrices of hidden / heads channels each.
+
+    Input kernels start normal with 1 / sqrt(width), recurrent ones with 1 / sqrt(hidden / heads); W_out (the projection of Sak
+    et al. 2014, arXiv:1402.1128, outside the recurrence) starts smaller by sqrt(2 layers). More heads make the parallel forms
+    cheaper: they multiply matrices of a head's size.
+    """
+
+    heads: int = 1
+    hidden: int | None = None  # default: width
+
+    @nn.nowrap
+    def _size(self) -> int:
+        hidden = self.hidden or self.width
+        if hidden % self.heads:
+            raise UserError(f"hidden size {hidden} is not a multiple of {self.heads} heads; change one of them")
+        return hidden // self.heads
+
+    def inputs(self, x_BTD, gates: int, bias: bool):
+        """u [B, T, H, gates, K]"""
+        features, axes = (self.heads, gates, self._size()), ("embed", "heads", None, None)
+        return Linear(features, axes, bias=bias, dtype=self.dtype, name="in")(x_BTD)
+
+    def recurrent_weights(self, gates: int, bias_init):
+        size = self._size()
+        shape, axes = (self.heads, size, gates, size), ("heads", None, None, None)
+        w_HKPJ = param(self, "recurrent", normal(size**-0.5), shape, axes)
+        return w_HKPJ, param(self, "bias", bias_init, (self.heads, gates, size), axes[1:], decay=False)
+
+    def output(self, h_BTHK):
+        axes, init = ("heads", None, "embed"), fan_in((2 * self.layers) ** -0.5)
+        return Linear((self.width,), axes, 2, init_fn=init, dtype=self.dtype, name="o")(h_BTHK)

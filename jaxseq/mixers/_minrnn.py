@@ -1,0 +1,65 @@
+"""What minLSTM and minGRU share: convolution, values, the recurrence and the output (Feng et al. 2024, arXiv:2410.01201)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxseq import forms
+from jaxseq.layers import Linear, Mixer, fan_in, param, uniform
+from jaxseq.ops import minlstm, short_conv
+
+
+class MinState(NamedTuple):
+    conv: short_conv.ShortConvState | tuple  # the last taps - 1 inputs of the convolution; () without one
+    scan: minlstm.LinearState
+
+
+def positive(x):
+    """g of appendix B: x + 1/2 above zero, sigmoid(x) below; continuous with its slope's size halved at zero."""
+    return jnp.where(x >= 0, x + 0.5, jax.nn.sigmoid(x))
+
+
+class MinRNN(Mixer):
+    """y = h W_out with h the recurrence of `jaxseq.ops.minlstm`, gate and values linear in the convolved input.
+
+    A subclass writes `gate`, the logit of what is kept. A bias on it starts at `forget_bias` (Jozefowicz et al. 2015, §5, for
+    the LSTM); W_out starts smaller by sqrt(2 layers).
+    """
+
+    expand: int = 1  # inner width = expand * width
+    taps: int = 4  # of the convolution in front; 0: none
+    positive: bool = True  # values through g, as in the paper's log-space form; False: as in its §3
+    forget_bias: float = 1.0
+
+    @nn.nowrap
+    def init_state(self, batch, context):
+        conv = short_conv.init_state(batch, self.taps, self.width, self.dtype) if self.taps else ()
+        return MinState(conv, minlstm.init_state(batch, self.expand * self.width, self.dtype))
+
+    def gate(self, u_BTD):
+        raise NotImplementedError
+
+    def linear(self, u_BTD, name: str):
+        return Linear((self.expand * self.width,), ("embed", "mlp"), dtype=self.dtype, name=name)(u_BTD)
+
+    def bias(self, name: str, value: float):
+        shape, init = (self.expand * self.width,), jax.nn.initializers.constant(value)
+        return param(self, name, init, shape, ("mlp",), decay=False)
+
+    @nn.compact
+    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+        state, time = MinState(None, None) if state is None else state, x_BTD.shape[1]
+        conv_state = ()
+        if self.taps:
+            w_WD = param(self, "conv_kernel", uniform(self.taps**-0.5), (self.taps, self.width), (None, "embed"))
+            bias_D = param(self, "conv_bias", jax.nn.initializers.zeros, (self.width,), ("embed",), decay=False)
+            conv = forms.op("short_conv", form, time)
+            x_BTD, conv_state = conv(x_BTD, w_WD=w_WD, bias_D=bias_D, state=state.conv, pos=pos_BT)
+        v_BTD = self.linear(x_BTD, "v")
+        v_BTD = positive(v_BTD) if self.positive else v_BTD
+        h_BTD, scan = forms.op("minlstm", form, time)(v_BTD, self.gate(x_BTD), state=state.scan, pos=pos_BT)
+        init = fan_in((2 * self.layers) ** -0.5)
+        out = Linear((self.width,), ("mlp", "embed"), init_fn=init, dtype=self.dtype, name="o")
+        return out(h_BTD), MinState(conv_state, scan)

@@ -1,0 +1,24 @@
+"""Gated recurrent unit with an output projection (Cho et al. 2014, arXiv:1406.1078; see `jaxseq.ops.gru`)."""
+
+from flax import linen as nn
+from jax.nn.initializers import zeros
+
+from jaxseq import forms
+from jaxseq.mixers._cell import Cell
+from jaxseq.ops import gru
+
+
+class GRU(Cell):
+    """Two biases, of the input's and of the state's part: for the candidate they differ, one is behind the reset gate."""
+
+    @nn.nowrap
+    def init_state(self, batch, context):
+        return gru.init_state(batch, self.heads, self._size(), self.dtype)
+
+    @nn.compact
+    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+        u_BTHPK = self.inputs(x_BTD, len(gru.GATES), bias=True)
+        w_HKPJ, b_HPK = self.recurrent_weights(len(gru.GATES), zeros)
+        op = forms.op("gru", form, x_BTD.shape[1])
+        h_BTHK, state = op(u_BTHPK, w_HKPJ=w_HKPJ, b_HPK=b_HPK, state=state, pos=pos_BT)
+        return self.output(h_BTHK), state

@@ -1,0 +1,29 @@
+"""Long short-term memory with an output projection (Hochreiter & Schmidhuber 1997; see `jaxseq.ops.lstm`)."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxseq import forms
+from jaxseq.mixers._cell import Cell
+from jaxseq.ops import lstm
+
+
+class LSTM(Cell):
+    """The bias of the forget gate starts at `forget_bias`, 1 as Jozefowicz et al. 2015 (§5) advise, the others at 0."""
+
+    forget_bias: float = 1.0
+
+    @nn.nowrap
+    def init_state(self, batch, context):
+        return lstm.init_state(batch, self.heads, self._size(), self.dtype)
+
+    @nn.compact
+    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+        def bias(key, shape, dtype):
+            return jnp.zeros(shape, dtype).at[:, lstm.GATES.index("f")].set(self.forget_bias)
+
+        u_BTHPK = self.inputs(x_BTD, len(lstm.GATES), bias=False)
+        w_HKPJ, b_HPK = self.recurrent_weights(len(lstm.GATES), bias)
+        op = forms.op("lstm", form, x_BTD.shape[1])
+        h_BTHK, state = op(u_BTHPK, w_HKPJ=w_HKPJ, b_HPK=b_HPK, state=state, pos=pos_BT)
+        return self.output(h_BTHK), state

@@ -1,0 +1,43 @@
+"""Simple recurrent unit (Lei et al. 2018, arXiv:1709.02755, §3; see `jaxseq.ops.sru`)."""
+
+import math
+
+import jax
+from flax import linen as nn
+
+from jaxseq import forms
+from jaxseq.layers import Linear, Mixer, param, uniform
+from jaxseq.ops import sru
+
+
+class SRU(Mixer):
+    """y = r c + (1 - r) alpha x: the highway of the paper, alpha = sqrt(1 + 2 e^b), inside the block's residual.
+
+    Candidate and gates are linear in the input, of variance 1 / width, and so are v_f and v_r (§3.2's initialisation); the
+    highway gate's bias starts at b = `highway_bias`.
+    """
+
+    highway_bias: float = -2.0
+
+    @nn.nowrap
+    def init_state(self, batch, context):
+        return sru.init_state(batch, self.width, self.dtype)
+
+    @nn.compact
+    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+        init = uniform((3 / self.width) ** 0.5)
+
+        def linear(name):
+            return Linear((self.width,), ("embed", "mlp"), init_fn=init, dtype=self.dtype, name=name)(x_BTD)
+
+        def vector(name, init):
+            return param(self, name, init, (self.width,), ("mlp",), decay=False)
+
+        constant = jax.nn.initializers.constant
+        b_f_D, b_r_D = vector("f_bias", constant(0.0)), vector("r_bias", constant(self.highway_bias))
+        alpha = math.sqrt(1 + 2 * math.exp(self.highway_bias))
+        y_BTD, state = forms.op("sru", form, x_BTD.shape[1])(
+            linear("u"), (linear("f") + b_f_D).astype(self.dtype), (linear("r") + b_r_D).astype(self.dtype), alpha * x_BTD,
+            v_f_D=vector("v_f", init), v_r_D=vector("v_r", init), state=state, pos=pos_BT,
+        )  # fmt: skip
+        return y_BTD, state

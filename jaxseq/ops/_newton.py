@@ -1,0 +1,219 @@
+"""All states of a nonlinear recurrence at once: Newton's method, whose linear systems are associative scans.
+
+The states s_1 .. s_T of s_t = f(s_{t-1}, x_t) are the zero of r_t = f(s_{t-1}, x_t) - s_t. Newton's correction solves
+
+    d_t = J_t d_{t-1} + r_t,    d_0 = 0,    J_t = df/ds at (s_{t-1}, x_t),
+
+a linear recurrence (DEER, Lim et al. 2023, arXiv:2309.12252, §3). "full" has the whole Jacobian: convergence is quadratic,
+an iteration costs the product of two M x M matrices a token, M being the size of a head's state. "blocks" keeps each channel's
+own block of J (the diagonal, where a channel has one number), an element-wise scan that converges linearly (quasi-DEER, Gonzalez
+et al. 2024, arXiv:2407.19115, §4.1). After k iterations the first k states are exact in either; neither is promised to need
+fewer than T where the recurrence is chaotic.
+
+An iteration is the last when every state satisfies its step to `TOLERANCE` roundings of its own size (relative to 1 + |s|),
+which is about what a step of the recurrent form makes, and it still corrects them. A row that is not there after `iterations`
+becomes NaN, and nothing else runs in its place; where values are known, outside jit, that is a UserError.
+
+Gradients are those of the states, not of the iteration: the adjoint l_t = g_t + J_{t+1}^T l_{t+1} is the same scan backwards
+with the true Jacobian (with "blocks": the same iteration, with the true Jacobian in its residual), and one pull-back of f
+at all tokens takes l to inputs, weights and initial state. Memory: states alone, no matter how many iterations.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxseq.errors import UserError
+from jaxseq.ops import _time
+
+ITERATIONS = 100
+TOLERANCE = 32.0  # roundings
+
+
+class Recurrence(NamedTuple):
+    """A state is [..., K, P]: K channels of P numbers; x and s share their leading axes, [B, T, ...] or [B, ...]."""
+
+    step: Callable  # (s, xs, weights) -> the next s
+    output: Callable  # (s, the next s, xs, weights) -> y
+    blocks: Callable  # (s, xs, weights) -> the step's derivative within each channel, [..., K, P, P]: next, then last
+    full: Callable | None  # -> its derivative, [..., K, P, K, P]; None: the blocks are all there is
+    bound: Callable  # (first s, xs) -> how large |s| can be at any token, [B, T, ...]: Newton's overshoots are cut there
+
+
+def _linear(J, b, reverse: bool = False):
+    """d_t = J_t d_{t-1} + b_t from d = 0, over axis 1: J [B, T, ..., M, M], b [B, T, ..., M]."""
+    if J.shape[-1] == 1:
+        times, on = jnp.multiply, lambda A, b: A[..., 0] * b
+    else:
+        times = functools.partial(jnp.matmul, precision="highest")
+        on = functools.partial(jnp.einsum, "...ij,...j->...i", precision="highest")
+
+    def combine(first, second):
+        return times(second[0], first[0]), on(second[0], first[1]) + second[1]
+
+    return jax.lax.associative_scan(combine, (J, b), reverse=reverse, axis=1)[1]
+
+
+def _before(first, s, pos_BT):
+    """The state in front of each token."""
+    return _time.select(pos_BT != _time.START, jnp.concatenate([first[:, None], s], axis=1)[:, :-1])
+
+
+def _steps(f: Recurrence, first, s, xs, weights, pos_BT):
+    """(states in front of each token, the step from there); padding hands on what was in front of it."""
+    before = _before(first, s, pos_BT)
+    return before, _time.select(_time.valid(pos_BT), f.step(before, xs, weights), before)
+
+
+def _jacobian(f: Recurrence, kind: str, before, xs, weights, pos_BT):
+    """[B, T, ..., M, M] with M = K P of "full", P of "blocks"; zero where a document starts, the identity under padding."""
+    J = (f.full if kind == "full" else f.blocks)(before, xs, weights)
+    if kind == "full":
+        M = before.shape[-2] * before.shape[-1]
+        J = J.reshape(*before.shape[:-2], M, M)
+    J = _time.select(pos_BT != _time.START, J)
+    return _time.select(_time.valid(pos_BT), J, jnp.eye(J.shape[-1], dtype=J.dtype))
+
+
+def _correction(kind: str, J, r, reverse=False):
+    flat = r.reshape(*r.shape[:-2], -1) if kind == "full" else r
+    d = _linear(J, flat, reverse).reshape(r.shape)
+    return jnp.where(jnp.isfinite(d), d, 0)  # a product of Jacobians that overflowed says nothing
+
+
+def _rows(x):
+    """The largest of each row [B]."""
+    return jnp.max(x.reshape(x.shape[0], -1), axis=1)
+
+
+def _iterate(correct: Callable, s, iterations: int, tolerance):
+    """s, error_B, count: `correct(s) -> s, error of the s that it was given [B]` until every error is small."""
+
+    def going_on(carry):
+        _, error_B, count = carry
+        return jax.lax.bitwise_and(count < iterations, ~jnp.all(error_B <= tolerance))
+
+    def body(carry):
+        s, error_B = correct(carry[0])
+        return s, error_B, carry[2] + 1
+
+    return jax.lax.while_loop(going_on, body, (s, jnp.full(s.shape[:1], jnp.inf, s.dtype), jnp.int32(0)))
+
+
+def _tolerance(dtype):
+    return TOLERANCE * jnp.finfo(dtype).eps
+
+
+def _poison(s, error_B):
+    return _time.select(error_B <= _tolerance(s.dtype), s, jnp.nan)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _solve(f: Recurrence, kind: str, iterations: int, first, xs, weights, pos_BT):
+    limit = f.bound(first, xs)
+
+    def correct(s):
+        before, after = _steps(f, first, s, xs, weights, pos_BT)
+        error_B = _rows(jnp.abs(after - s) / (1 + jnp.abs(after)))
+        s += _correction(kind, _jacobian(f, kind, before, xs, weights, pos_BT), after - s)
+        return jnp.clip(s, -limit, limit), error_B
+
+    s = jnp.zeros((first.shape[0], pos_BT.shape[1], *first.shape[1:]), first.dtype)
+    s, error_B, count = _iterate(correct, s, iterations, _tolerance(s.dtype))
+    return _poison(s, error_B), count
+
+
+def _solve_forward(f, kind, iterations, first, xs, weights, pos_BT):
+    s, count = _solve(f, kind, iterations, first, xs, weights, pos_BT)
+    return (s, count), (first, s, xs, weights, pos_BT)
+
+
+def _solve_backward(f, kind, iterations, residuals, cotangents):
+    first, s, xs, weights, pos_BT = residuals
+    g = cotangents[0]
+    before = _steps(f, first, s, xs, weights, pos_BT)[0]
+    J = jnp.swapaxes(_jacobian(f, kind, before, xs, weights, pos_BT), -1, -2)
+    J = jnp.concatenate([J[:, 1:], jnp.zeros_like(J[:, :1])], axis=1)
+    if kind == "full" or f.full is None:
+        adjoint = _correction(kind, J, g, reverse=True)
+    else:
+        pull = jax.vjp(lambda s: _steps(f, first, s, xs, weights, pos_BT)[1], s)[1]
+
+        def correct(adjoint):
+            r = g + pull(adjoint)[0] - adjoint
+            size_B = jnp.maximum(_rows(jnp.abs(adjoint)), jnp.finfo(g.dtype).tiny)
+            return adjoint + _correction(kind, J, r, reverse=True), _rows(jnp.abs(r)) / size_B
+
+        adjoint, error_B, _ = _iterate(correct, jnp.zeros_like(g), iterations, _tolerance(g.dtype))
+        adjoint = _poison(adjoint, error_B)
+    pull = jax.vjp(lambda *known: _steps(f, known[0], s, *known[1:], pos_BT)[1], first, xs, weights)[1]
+    return *pull(adjoint), None
+
+
+_solve.defvjp(_solve_forward, _solve_backward)
+
+
+def solve(f: Recurrence, first, xs: tuple, weights, pos_BT, kind: str = "full", iterations: int = ITERATIONS):
+    """(states [B, T, ..., K, P], iterations that were run) from the state `first` [B, ..., K, P]; T >= 1.
+
+    xs are clean of padding; everything is in one dtype. Rows that did not converge are NaN.
+    """
+    return _solve(f, "blocks" if f.full is None else kind, iterations, first, xs, weights, pos_BT)
+
+
+def _checked(y, name: str):
+    """y; raises UserError if it is known here (outside jit, vmap and grad) and a row of it did not converge."""
+    if not isinstance(y, jax.core.Tracer) and bool(jnp.any(jnp.isnan(y))):
+        raise UserError(
+            f"the states of {name} did not converge in {ITERATIONS} Newton iterations, or its inputs are not finite; run it in "
+            'form="recurrent", or chunkwise with smaller chunks'
+        )
+    return y
+
+
+def forms(name: str, f: Recurrence, prepare: Callable, unpack: Callable) -> dict[str, Callable]:
+    """The forms of the op `name`; "quasi" only where the blocks are not all of the Jacobian.
+
+    prepare(*xs, state, pos, **weights) -> clean (xs, weights, first s, pos_BT) in the accumulation dtype; unpack(s) -> state.
+    """
+
+    def recurrent(*xs, state=None, pos=None, **weights):
+        """One token after another."""
+        inputs, w, first, pos_BT = prepare(*xs, state=state, pos=pos, **weights)
+
+        def step(s, *x):
+            after = f.step(s, x, w)
+            return after, f.output(s, after, x, w).astype(xs[0].dtype)
+
+        y, s = _time.scan_time(step, first, inputs, pos_BT)
+        return y, unpack(s)
+
+    def at_once(kind, *xs, state=None, pos=None, **weights):
+        inputs, w, first, pos_BT = prepare(*xs, state=state, pos=pos, **weights)
+        s = solve(f, first, inputs, w, pos_BT, kind)[0] if xs[0].shape[1] else jnp.zeros_like(first)[:, None][:, :0]
+        before = _before(first, s, pos_BT)
+        y = _time.select(_time.valid(pos_BT), f.output(before, s, inputs, w)).astype(xs[0].dtype)
+        return _checked(y, name), unpack(jnp.concatenate([first[:, None], s], axis=1)[:, -1])
+
+    def parallel(*xs, state=None, pos=None, **weights):
+        """Newton's method on the whole sequence, with the whole Jacobian of each head."""
+        return at_once("full", *xs, state=state, pos=pos, **weights)
+
+    def quasi(*xs, state=None, pos=None, **weights):
+        """Newton's method with each channel's own block of the Jacobian: more iterations, each as cheap as a few steps."""
+        return at_once("blocks", *xs, state=state, pos=pos, **weights)
+
+    def chunkwise(*xs, state=None, pos=None, chunk: int = 64, **weights):
+        """Newton's method inside each chunk, the state carried between; only the states are kept for the backward pass."""
+        inputs, _, first, pos_BT = prepare(*xs, state=state, pos=pos, **weights)
+        if xs[0].shape[1] == 0:
+            return at_once("full", *xs, state=state, pos=pos, **weights)
+        form = functools.partial(parallel, **weights)
+        y, state = _time.scan_chunks(form, unpack(first), _time.clean(pos_BT, *xs), pos_BT, chunk, remat=False)
+        return _checked(y, name), state
+
+    own = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
+    return own if f.full is None else own | {"quasi": quasi}

@@ -1,0 +1,114 @@
+"""Gated recurrent unit (Cho et al. 2014, arXiv:1406.1078), in the variant that cuDNN and torch compute.
+
+    r, z = sigmoid(u_t + W h_{t-1} + b)
+    n = tanh(u_t + r (W h_{t-1} + b))          the reset gate acts after the product, so that b is inside it
+    h_t = (1 - z) n + z h_{t-1},   y_t = h_t
+
+The op takes u = W_x x, the part that does not wait; gates are in torch's order r, z, n. Heads have recurrent matrices of their
+own; one head is the usual GRU. Forms as for the LSTM (`jaxseq.ops.lstm`), with K x K matrices in `parallel` and numbers
+in `quasi`.
+
+State: h [B, H, K] in the accumulation dtype, in which everything is computed, products at full precision.
+"""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxseq.ops import _newton, _time
+from jaxseq.ops._example import Example
+
+GATES = ("r", "z", "n")
+
+
+class GRUState(NamedTuple):
+    h_BHK: jax.Array
+
+
+def init_state(batch: int, heads: int, size: int, dtype=jnp.float32) -> GRUState:
+    return GRUState(jnp.zeros((batch, heads, size), _time.accumulation_dtype(jnp.zeros((), dtype))))
+
+
+def _gates(s, u, weights):
+    """What the step and its derivative share; s [..., H, K, 1] holds h, u is [..., H, 3, K]."""
+    w_HKPJ, b_HPJ = weights
+    a = b_HPJ + jnp.einsum("...hk,hkpj->...hpj", s[..., 0], w_HKPJ, precision="highest")
+    r, z = (jax.nn.sigmoid(u[..., n, :] + a[..., n, :]) for n in (0, 1))
+    return s[..., 0], r, z, jnp.tanh(u[..., 2, :] + r * a[..., 2, :]), a[..., 2, :]
+
+
+def _step(s, xs, weights):
+    h, _, z, n, _ = _gates(s, xs[0], weights)
+    return ((1 - z) * n + z * h)[..., None]
+
+
+def _slopes(s, xs, weights):
+    """d h_t / d h_{t-1} beside the gates; d h_t / d (W h_{t-1}) for the three gates [..., H, 3, K]."""
+    h, r, z, n, a = _gates(s, xs[0], weights)
+    of_n = (1 - z) * (1 - n * n)
+    return z, jnp.stack([of_n * a * r * (1 - r), (h - n) * z * (1 - z), of_n * r], axis=-2)
+
+
+def _full(s, xs, weights):
+    """[..., H, K, 1, K, 1]"""
+    z, of_a = _slopes(s, xs, weights)
+    h_h = jnp.einsum("...hpj,hkpj->...hjk", of_a, weights[0], precision="highest")
+    return (h_h + z[..., None] * jnp.eye(z.shape[-1], dtype=z.dtype))[..., None, :, None]
+
+
+def _blocks(s, xs, weights):
+    """[..., H, K, 1, 1]"""
+    z, of_a = _slopes(s, xs, weights)
+    return (z + jnp.sum(of_a * jnp.einsum("hkpk->hpk", weights[0]), axis=-2))[..., None, None]
+
+
+def _output(s, after, xs, weights):
+    return after[..., 0]
+
+
+def _bound(first, xs):
+    """h_t is between h_{t-1} and a tanh."""
+    return jnp.maximum(jnp.abs(first[:, None]), 1)
+
+
+RECURRENCE = _newton.Recurrence(_step, _output, _blocks, _full, _bound)
+
+
+def prepare(u_BTHPK, *, w_HKPJ, b_HPK, state=None, pos=None):
+    """(u,), (w, b), the first state [B, H, K, 1] and positions, clean and in the accumulation dtype."""
+    chex.assert_rank([u_BTHPK, w_HKPJ], [5, 4])
+    batch, time, heads, gates, size = u_BTHPK.shape
+    chex.assert_equal(gates, len(GATES))
+    chex.assert_shape(w_HKPJ, (heads, size, gates, size))
+    chex.assert_shape(b_HPK, (heads, gates, size))
+    pos_BT = _time.positions(pos, u_BTHPK)
+    chex.assert_shape(pos_BT, (batch, time))
+    acc = _time.accumulation_dtype(u_BTHPK)
+    state = init_state(batch, heads, size, acc) if state is None else state
+    chex.assert_shape(state.h_BHK, (batch, heads, size))
+    (u_BTHPK,) = _time.clean(pos_BT, u_BTHPK)
+    return (u_BTHPK.astype(acc),), (w_HKPJ.astype(acc), b_HPK.astype(acc)), state.h_BHK[..., None], pos_BT
+
+
+def _unpack(s) -> GRUState:
+    return GRUState(s[..., 0])
+
+
+FORMS = _newton.forms("gru", RECURRENCE, prepare, _unpack)
+recurrent, parallel, chunkwise, quasi = FORMS.values()
+
+
+def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    heads, size = 2, 4
+
+    def inputs(key, time):
+        return jax.random.normal(key, (batch, time, heads, 3, size), dtype)
+
+    keys = jax.random.split(key, 4)
+    b_HPK = 0.1 * jax.random.normal(keys[1], (heads, 3, size), dtype)
+    b_HPK = b_HPK.at[:, 1].add(2)  # the memory lasts for some ten tokens
+    weights = {"w_HKPJ": 0.5 * jax.random.normal(keys[0], (heads, size, 3, size), dtype), "b_HPK": b_HPK}
+    state = recurrent(inputs(keys[2], 32), **weights)[1]
+    return Example((inputs(keys[3], time),), weights, {}, state)

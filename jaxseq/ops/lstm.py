@@ -1,0 +1,131 @@
+"""Long short-term memory (Hochreiter & Schmidhuber 1997; with forget gate, Gers et al. 2000), as cuDNN and torch compute it.
+
+    i, f, g, o = u_t + W h_{t-1} + b           i, f, o through sigmoid, g through tanh
+    c_t = f c_{t-1} + i g
+    h_t = o tanh(c_t),   y_t = h_t
+
+The op takes u = W_x x, the part that does not wait; gates are in torch's order i, f, g, o. Heads have recurrent matrices of
+their own (the block-diagonal ones of Beck et al. 2024, arXiv:2405.04517, §2.2); one head is the usual LSTM.
+
+Gates look at h, so that the states solve a nonlinear equation: `parallel` finds all of them by Newton's method, `chunkwise` those
+of one chunk at a time, `quasi` by Newton's method with each channel's own 2 x 2 block of the Jacobian (`jaxseq.ops._newton`: its
+tolerance, its bound on iterations and what happens beyond). `parallel` multiplies 2K x 2K matrices, `quasi` 2 x 2 ones.
+
+State: h and c [B, H, K] in the accumulation dtype, in which everything is computed, products at full precision.
+"""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxseq.ops import _newton, _time
+from jaxseq.ops._example import Example
+
+GATES = ("i", "f", "g", "o")
+
+
+class LSTMState(NamedTuple):
+    h_BHK: jax.Array
+    c_BHK: jax.Array
+
+
+def init_state(batch: int, heads: int, size: int, dtype=jnp.float32) -> LSTMState:
+    zeros_BHK = jnp.zeros((batch, heads, size), _time.accumulation_dtype(jnp.zeros((), dtype)))
+    return LSTMState(zeros_BHK, zeros_BHK)
+
+
+def _gates(s, u, weights):
+    """What the step and its derivative share; s [..., H, K, 2] holds h and c, u [..., H, 4, K]."""
+    w_HKPJ, b_HPJ = weights
+    a = u + b_HPJ + jnp.einsum("...hk,hkpj->...hpj", s[..., 0], w_HKPJ, precision="highest")
+    i, f, o = (jax.nn.sigmoid(a[..., n, :]) for n in (0, 1, 3))
+    g, c = jnp.tanh(a[..., 2, :]), s[..., 1]
+    return i, f, g, o, c, f * c + i * g
+
+
+def _step(s, xs, weights):
+    *_, o, _, new = _gates(s, xs[0], weights)
+    return jnp.stack([o * jnp.tanh(new), new], axis=-1)
+
+
+def _slopes(s, xs, weights):
+    """d c_t / d c_{t-1}; d c_t / d a for the four gates [..., H, 4, K]; d h_t / d c_t; d h_t / d a_o."""
+    i, f, g, o, c, new = _gates(s, xs[0], weights)
+    of_c = jnp.stack([g * i * (1 - i), c * f * (1 - f), i * (1 - g * g), jnp.zeros_like(o)], axis=-2)
+    t = jnp.tanh(new)
+    return f, of_c, o * (1 - t * t), t * o * (1 - o)
+
+
+def _full(s, xs, weights):
+    """[..., H, K, 2, K, 2]"""
+    f, of_c, h_c, h_o = _slopes(s, xs, weights)
+    eye = jnp.eye(f.shape[-1], dtype=f.dtype)
+    c_h = jnp.einsum("...hpj,hkpj->...hjk", of_c, weights[0], precision="highest")
+    h_h = h_c[..., None] * c_h + h_o[..., None] * jnp.swapaxes(weights[0][:, :, 3], 1, 2)
+    c_c = f[..., None] * eye
+    rows = jnp.stack([h_h, h_c[..., None] * c_c], axis=-1), jnp.stack([c_h, c_c], axis=-1)
+    return jnp.stack(rows, axis=-3)
+
+
+def _blocks(s, xs, weights):
+    """[..., H, K, 2, 2]"""
+    f, of_c, h_c, h_o = _slopes(s, xs, weights)
+    own_HPK = jnp.einsum("hkpk->hpk", weights[0])
+    c_h = jnp.sum(of_c * own_HPK, axis=-2)
+    h_h = h_c * c_h + h_o * own_HPK[:, 3]
+    return jnp.stack([jnp.stack([h_h, h_c * f], axis=-1), jnp.stack([c_h, f], axis=-1)], axis=-2)
+
+
+def _output(s, after, xs, weights):
+    return after[..., 0]
+
+
+def _bound(first, xs):
+    """|h_t| < 1, |c_t| < |c_0| + t; padding hands on any h_0."""
+    first = jnp.abs(first[:, None])
+    t = jnp.arange(1, xs[0].shape[1] + 1, dtype=first.dtype).reshape(-1, 1, 1)
+    h, c = jnp.broadcast_arrays(jnp.maximum(first[..., 0], 1), first[..., 1] + t)
+    return jnp.stack([h, c], axis=-1)
+
+
+RECURRENCE = _newton.Recurrence(_step, _output, _blocks, _full, _bound)
+
+
+def prepare(u_BTHPK, *, w_HKPJ, b_HPK, state=None, pos=None):
+    """(u,), (w, b), the first state [B, H, K, 2] and positions, clean and in the accumulation dtype."""
+    chex.assert_rank([u_BTHPK, w_HKPJ], [5, 4])
+    batch, time, heads, gates, size = u_BTHPK.shape
+    chex.assert_equal(gates, len(GATES))
+    chex.assert_shape(w_HKPJ, (heads, size, gates, size))
+    chex.assert_shape(b_HPK, (heads, gates, size))
+    pos_BT = _time.positions(pos, u_BTHPK)
+    chex.assert_shape(pos_BT, (batch, time))
+    acc = _time.accumulation_dtype(u_BTHPK)
+    state = init_state(batch, heads, size, acc) if state is None else state
+    chex.assert_shape(list(state), (batch, heads, size))
+    (u_BTHPK,) = _time.clean(pos_BT, u_BTHPK)
+    return (u_BTHPK.astype(acc),), (w_HKPJ.astype(acc), b_HPK.astype(acc)), jnp.stack(state, axis=-1), pos_BT
+
+
+def _unpack(s) -> LSTMState:
+    return LSTMState(s[..., 0], s[..., 1])
+
+
+FORMS = _newton.forms("lstm", RECURRENCE, prepare, _unpack)
+recurrent, parallel, chunkwise, quasi = FORMS.values()
+
+
+def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    heads, size = 2, 4
+
+    def inputs(key, time):
+        return jax.random.normal(key, (batch, time, heads, 4, size), dtype)
+
+    keys = jax.random.split(key, 4)
+    b_HPK = 0.1 * jax.random.normal(keys[1], (heads, 4, size), dtype)
+    b_HPK = b_HPK.at[:, 1].add(2)  # the memory lasts for some ten tokens
+    weights = {"w_HKPJ": 0.5 * jax.random.normal(keys[0], (heads, size, 4, size), dtype), "b_HPK": b_HPK}
+    state = recurrent(inputs(keys[2], 32), **weights)[1]
+    return Example((inputs(keys[3], time),), weights, {}, state)

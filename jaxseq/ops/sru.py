@@ -1,0 +1,91 @@
+"""Simple recurrent unit, version 2 (Lei et al. 2018, arXiv:1709.02755, §3, eq. 1 to 4).
+
+    f_t = sigmoid(f'_t + v_f c_{t-1})
+    c_t = f_t c_{t-1} + (1 - f_t) u_t
+    r_t = sigmoid(r'_t + v_r c_{t-1})
+    y_t = r_t c_t + (1 - r_t) x_t
+
+with f', r' and u linear in the token, biases included, and x what the highway brings. Without v_f the recurrence is linear and
+one associative scan; v_f c_{t-1} makes it nonlinear, channel by channel, so that Newton's method needs no more than a diagonal
+Jacobian (`jaxseq.ops._newton`: its tolerance, its bound on iterations and what happens beyond).
+
+State: c [B, D] in the accumulation dtype, in which everything is computed.
+"""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxseq.ops import _newton, _time
+from jaxseq.ops._example import Example
+
+
+class SRUState(NamedTuple):
+    c_BD: jax.Array
+
+
+def init_state(batch: int, width: int, dtype=jnp.float32) -> SRUState:
+    return SRUState(jnp.zeros((batch, width), _time.accumulation_dtype(jnp.zeros((), dtype))))
+
+
+def _step(s, xs, weights):
+    u, f, _, _ = xs
+    return u[..., None] + (s - u[..., None]) * jax.nn.sigmoid(f[..., None] + weights[0][:, None] * s)
+
+
+def _blocks(s, xs, weights):
+    """[..., D, 1, 1]"""
+    u, v_f = xs[0], weights[0]
+    f = jax.nn.sigmoid(xs[1] + v_f * s[..., 0])
+    return (f + (s[..., 0] - u) * f * (1 - f) * v_f)[..., None, None]
+
+
+def _output(s, after, xs, weights):
+    _, _, r, x = xs
+    r = jax.nn.sigmoid(r + weights[1] * s[..., 0])
+    return r * after[..., 0] + (1 - r) * x
+
+
+def _bound(first, xs):
+    """c_t is between c_{t-1} and u_t."""
+    return jnp.maximum(jnp.abs(first[:, None]), jnp.max(jnp.abs(xs[0]), axis=1, keepdims=True)[..., None])
+
+
+RECURRENCE = _newton.Recurrence(_step, _output, _blocks, None, _bound)
+
+
+def prepare(u_BTD, f_BTD, r_BTD, x_BTD, *, v_f_D, v_r_D, state=None, pos=None):
+    """(u, f', r', x), (v_f, v_r), the first state [B, D, 1] and positions, clean and in the accumulation dtype."""
+    xs = u_BTD, f_BTD, r_BTD, x_BTD
+    chex.assert_rank(u_BTD, 3)
+    chex.assert_equal_shape(xs)
+    chex.assert_shape([v_f_D, v_r_D], u_BTD.shape[2:])
+    pos_BT = _time.positions(pos, u_BTD)
+    chex.assert_shape(pos_BT, u_BTD.shape[:2])
+    acc = _time.accumulation_dtype(*xs)
+    state = init_state(u_BTD.shape[0], u_BTD.shape[2], acc) if state is None else state
+    chex.assert_shape(state.c_BD, (u_BTD.shape[0], u_BTD.shape[2]))
+    xs = tuple(x.astype(acc) for x in _time.clean(pos_BT, *xs))
+    return xs, (v_f_D.astype(acc), v_r_D.astype(acc)), state.c_BD[..., None], pos_BT
+
+
+def _unpack(s) -> SRUState:
+    return SRUState(s[..., 0])
+
+
+FORMS = _newton.forms("sru", RECURRENCE, prepare, _unpack)
+recurrent, parallel, chunkwise = FORMS.values()
+
+
+def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    def inputs(key, time):
+        u, f, r, x = (jax.random.normal(k, (batch, time, 5), dtype) for k in jax.random.split(key, 4))
+        return u, f + 2, r, x / 4  # the memory lasts for some ten tokens
+
+    keys = jax.random.split(key, 3)
+    weights = {name: jax.random.normal(k, (5,), dtype) for name, k in zip(("v_f_D", "v_r_D"), jax.random.split(keys[0]))}
+    u, *rest = inputs(keys[1], 32)
+    state = recurrent(u + 2, *rest, **weights)[1]
+    return Example(inputs(keys[2], time), weights, {}, state)
