@@ -65,6 +65,10 @@ class WorldTokenizer:
         """Ids to text. Boundaries are dropped; bytes that are no UTF-8 become U+FFFD."""
         return self.decode_bytes(ids).decode(errors="replace")
 
+    def find(self, *names: str) -> int | None:
+        """The id of a special token by its text; there is none."""
+        return None
+
     def bytes_per_token(self, ids: Sequence[int]) -> float:
         """UTF-8 bytes of text per token of `ids`, boundaries not counted."""
         kept = [int(token) for token in ids if token != self.boundary]
