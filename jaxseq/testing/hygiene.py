@@ -11,9 +11,7 @@ from jaxseq.ops._time import PAD
 from jaxseq.testing import compare
 from jaxseq.testing.check import Check, positions, run
 from jaxseq.testing.networks import ModelSubject, NetworkSubject, with_dtype
-from jaxseq.testing.subjects import BATCH, LENGTHS, WHOLE
-
-_, PIECE, _ = LENGTHS
+from jaxseq.testing.subjects import BATCH, PIECE, quick
 
 
 def parameters(subject: NetworkSubject) -> float:
@@ -46,7 +44,8 @@ def parameters(subject: NetworkSubject) -> float:
 def _whole(subject: ModelSubject, module, what):
     """`what(module, params, tokens, state, pos)` jitted, in float64."""
     case, pos = subject.case(np.float64), positions(subject, PIECE)
-    function = jax.jit(lambda params, tokens, state: what(with_dtype(module, np.float64), params, tokens, state, pos))
+    module = with_dtype(module, np.float64)
+    function = jax.jit(lambda *arguments: what(module, *arguments, pos), compiler_options=quick())
     return jax.device_get(function(case.weights, case.part(0, PIECE)[0], case.state))
 
 
@@ -88,7 +87,7 @@ def layers(subject: ModelSubject) -> float:
             after.append(jax.tree.map(lambda *s: jnp.stack(s), *states))
         return x, tuple(after)
 
-    x, segments = jax.jit(one_by_one)(case.weights, tokens, case.state)
+    x, segments = jax.jit(one_by_one, compiler_options=quick())(case.weights, tokens, case.state)
 
     def rest(module, x):
         return module.logits(module.final_norm(x))
@@ -119,7 +118,7 @@ def door(subject: ModelSubject) -> float:
             check.zero(got[0][:, pos == PAD], form, PIECE, "logits under PAD and zero")
             check.close(subject.compare_states(got[1], state), form, PIECE, "states")
             check.same(got[1].next_pos_B.tolist(), [start + real] * BATCH, form, PIECE, "next_pos_B")
-    _, state = run(subject, "recurrent", case.xs, case.state, positions(subject, WHOLE))
-    ends = [int(row[row != PAD][-1]) + 1 if (row != PAD).any() else start for row in positions(subject, WHOLE)]
-    check.same(state.next_pos_B.tolist(), ends, "recurrent", WHOLE, "next_pos_B")
+    _, state = run(subject, "recurrent", case.xs, case.state, positions(subject, subject.whole))
+    ends = [int(row[row != PAD][-1]) + 1 if (row != PAD).any() else start for row in positions(subject, subject.whole)]
+    check.same(state.next_pos_B.tolist(), ends, "recurrent", subject.whole, "next_pos_B")
     return check.largest

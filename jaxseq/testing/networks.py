@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxseq.testing.subjects import BATCH, PREFIX, WHOLE, Subject
+from jaxseq.testing.subjects import BATCH, PIECE, PREFIX, Subject
 
+WHOLE = 2 * PIECE + 1  # chunks are the ops' matter
 CONTEXT = PREFIX + WHOLE
 MOVE = 0.1  # standard deviation of what is added to every parameter: a zero or a one cannot hide a mistake
 
@@ -40,6 +41,8 @@ def moved(params, key):
 class NetworkSubject(Subject):
     """A Linen module whose `init_state(batch, context)` gives the empty state."""
 
+    whole = WHOLE
+
     def __init__(self, module: nn.Module):
         super().__init__()
         self.module, self.name = module, type(module).__name__
@@ -64,7 +67,7 @@ class NetworkSubject(Subject):
 
 class MixerSubject(NetworkSubject):
     kind = "mixer"
-    optional_pos = False
+    forms_without_pos = ()  # the model always has positions
 
     def call(self, form, dtype, xs, weights, state, pos):
         return with_dtype(self.module, dtype).apply({"params": weights}, xs[0], state, pos, form, 0)
@@ -82,6 +85,7 @@ class MixerSubject(NetworkSubject):
 
 class ModelSubject(NetworkSubject):
     kind = "model"
+    forms_without_pos = ("recurrent",)  # its door makes positions before any form is asked
 
     def call(self, form, dtype, xs, weights, state, pos):
         return with_dtype(self.module, dtype).apply({"params": weights}, xs[0], state, pos, form)

@@ -12,26 +12,25 @@ import numpy as np
 from jaxseq.ops._time import PAD
 from jaxseq.testing import compare
 from jaxseq.testing.check import Check, garbage, positions, run
-from jaxseq.testing.subjects import BATCH, LENGTHS, WHOLE, Subject
+from jaxseq.testing.subjects import BATCH, PIECE, Subject
 
-_, PIECE, _ = LENGTHS
 PLANS = 6  # random ways to cut a sequence, besides the whole in every form
 
 
-def _plans(forms: tuple[str, ...], seed: int = 0):
-    """Lists of (length, form) whose lengths are in LENGTHS and sum to WHOLE."""
+def _plans(forms: tuple[str, ...], whole: int, seed: int = 0):
+    """Lists of (length, form) whose lengths are 1, PIECE or `whole` and sum to `whole`."""
     rng = np.random.default_rng(seed)
-    yield from ([(WHOLE, form)] for form in forms)
-    pieces = [PIECE] * (WHOLE // PIECE) + [1] * (WHOLE % PIECE)
+    yield from ([(whole, form)] for form in forms)
+    pieces = [PIECE] * (whole // PIECE) + [1] * (whole % PIECE)
     for _ in range(PLANS):
         yield [(int(n), str(rng.choice(forms))) for n in rng.permutation(pieces)]
 
 
 def split(subject: Subject) -> float:
     """However a sequence is cut and whichever form takes each piece, outputs and final state are the same."""
-    check, case, pos = Check(subject, "split"), subject.case(np.float64), positions(subject, WHOLE)
+    check, case, pos = Check(subject, "split"), subject.case(np.float64), positions(subject, subject.whole)
     wanted = run(subject, "recurrent", case.xs, case.state, pos)
-    for plan in _plans(subject.forms):
+    for plan in _plans(subject.forms, subject.whole):
         state, ys, start = case.state, [], 0
         for length, form in plan:
             stop = start + length
@@ -39,7 +38,7 @@ def split(subject: Subject) -> float:
             ys.append(y)
             start = stop
         got = np.concatenate(ys, axis=1), state
-        check.result(got, wanted, " ".join(f"{n}:{form}" for n, form in plan), WHOLE)
+        check.result(got, wanted, " ".join(f"{n}:{form}" for n, form in plan), subject.whole)
     return check.largest
 
 
@@ -69,7 +68,7 @@ def none(subject: Subject) -> float:
         check.close(compare.worst(run(subject, form, xs, None, pos)[0], wanted), form, PIECE, "state=None: outputs")
         state = run(subject, form, xs, None, padded)[1]
         check.close(subject.compare_states(state, empty), form, PIECE, "empty states", allowed=0.0)
-        if subject.optional_pos:
+        if form in subject.forms_without_pos:
             wanted = run(subject, "recurrent", xs, case.state, ongoing)
             check.result(run(subject, form, xs, case.state, None), wanted, form, PIECE, "pos=None: ")
             wanted = run(subject, "recurrent", xs, case.state, document)[0]
@@ -80,7 +79,7 @@ def none(subject: Subject) -> float:
 
 def reset(subject: Subject) -> float:
     """Documents packed into a row, NaN after them, are the documents one by one."""
-    check, case, count = Check(subject, "reset"), subject.case(np.float64), WHOLE // PIECE
+    check, case, count = Check(subject, "reset"), subject.case(np.float64), subject.whole // PIECE
     document = np.arange(PIECE, dtype=np.int32)
     row = np.concatenate([subject.next_position + document, *[document] * (count - 1)])
     alone = []
@@ -89,42 +88,42 @@ def reset(subject: Subject) -> float:
         state, pos = case.empty if i else case.state, np.tile(row[part], (BATCH, 1))
         alone.append(run(subject, "recurrent", case.part(part.start, part.stop), state, pos))
     y = np.concatenate([y for y, _ in alone], axis=1)
-    y = np.pad(y, ((0, 0), (0, WHOLE - len(row))) + ((0, 0),) * (y.ndim - 2))
-    pos = np.tile(np.pad(row, (0, WHOLE - len(row)), constant_values=PAD), (BATCH, 1))
+    y = np.pad(y, ((0, 0), (0, subject.whole - len(row))) + ((0, 0),) * (y.ndim - 2))
+    pos = np.tile(np.pad(row, (0, subject.whole - len(row)), constant_values=PAD), (BATCH, 1))
 
     pos[0, len(row) - PIECE :], y[0, len(row) - PIECE :] = PAD, 0  # one row has a document less
     xs = tuple(garbage(x, pos) for x in case.xs)
     for form in subject.forms:
         got_y, got = run(subject, form, xs, case.state, pos)
-        check.close(compare.worst(got_y, y), form, WHOLE, "outputs")
+        check.close(compare.worst(got_y, y), form, subject.whole, "outputs")
         for rows, last in ((slice(0, 1), alone[-2]), (slice(1, None), alone[-1])):
             found = subject.compare_states(subject.rows(got, rows), subject.rows(last[1], rows))
-            check.close(found, form, WHOLE, "states")
+            check.close(found, form, subject.whole, "states")
     return check.largest
 
 
 def padding(subject: Subject) -> float:
     """Under PAD the output is zero and the state passes; what lies there, NaN included, reaches nothing."""
-    check, case, pos = Check(subject, "padding"), subject.case(np.float64), positions(subject, WHOLE)
+    check, case, pos = Check(subject, "padding"), subject.case(np.float64), positions(subject, subject.whole)
     xs = tuple(garbage(x, pos) for x in case.xs)
     for form in subject.forms:
         y, state = got = run(subject, form, xs, case.state, pos)
-        check.result(got, run(subject, form, case.xs, case.state, pos), form, WHOLE, "with NaN under PAD, ", allowed=0.0)
-        check.zero(y[pos == PAD], form, WHOLE, "outputs under PAD and zero")
+        check.result(got, run(subject, form, case.xs, case.state, pos), form, subject.whole, "with NaN under PAD, ", allowed=0.0)
+        check.zero(y[pos == PAD], form, subject.whole, "outputs under PAD and zero")
         last = slice(-1, None)  # this row is padding from end to end
         found = subject.compare_states(subject.rows(state, last), subject.rows(case.state, last))
-        check.close(found, form, WHOLE, "states of a padded row", allowed=0.0)
+        check.close(found, form, subject.whole, "states of a padded row", allowed=0.0)
     return check.largest
 
 
 def causality(subject: Subject) -> float:
     """Other inputs from token t on leave every output before t as it was, to the last bits (an FFT's rounding)."""
-    check, case, pos = Check(subject, "causality"), subject.case(np.float64), positions(subject, WHOLE)
+    check, case, pos = Check(subject, "causality"), subject.case(np.float64), positions(subject, subject.whole)
     for form in subject.forms:
         y = run(subject, form, case.xs, case.state, pos)[0]
-        for t in (1, 4, 5, PIECE, WHOLE - 1):
+        for t in (1, 4, 5, PIECE, subject.whole - 1):
             xs = tuple(np.concatenate([x[:, :t], z[:, t:]], axis=1) for x, z in zip(case.xs, case.other, strict=True))
             changed = run(subject, form, xs, case.state, pos)[0]
             found = compare.worst(changed[:, :t], y[:, :t])
-            check.close(found, form, WHOLE, f"outputs before the change at t={t}", allowed=32 * compare.epsilon(np.float64))
+            check.close(found, form, subject.whole, f"outputs before t={t}, changed", allowed=32 * compare.epsilon(np.float64))
     return check.largest

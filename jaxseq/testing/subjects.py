@@ -14,15 +14,27 @@ from jaxseq.testing import compare
 
 FORMS = ("recurrent", "parallel", "chunkwise")
 BATCH = 5  # one row for each pattern of positions
-LENGTHS = (1, 7, 33)  # every T that is compiled; odd, and 33 holds several chunks and a rest
-WHOLE = LENGTHS[-1]
+PIECE = 7  # T is 1, PIECE or the subject's `whole`, and nothing else, so that little is compiled
 PREFIX = 15  # tokens before the state of those subjects that bring none of their own
 CHUNK = 4
-QUICK = {"xla_backend_optimization_level": 0}  # a third less time to compile, and it runs for microseconds
+
+
+@functools.cache
+def quick() -> dict[str, Any]:
+    """Compiler options that take a third of the time to compile (what is compiled here runs for microseconds), as far as
+    this jax and its backend know them."""
+    known: dict[str, Any] = {}
+    for name, value in {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}.items():
+        try:
+            jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+        except jax.errors.JaxRuntimeError:
+            continue
+        known[name] = value
+    return known
 
 
 class Case(NamedTuple):
-    """Arguments on the host. xs have [BATCH, WHOLE, ...]; `other` are different inputs; `empty` is the state of no tokens."""
+    """Arguments on the host. xs have [BATCH, whole, ...]; `other` are different inputs; `empty` is the state of no tokens."""
 
     xs: tuple
     other: tuple
@@ -38,15 +50,19 @@ class Subject:
     """Base: `call` is the function under test, `make` its arguments; both are traced, once per form, T and dtype.
 
     kind says which laws there are ("op", "mixer", "model"); exact_caches: a state leaf in a low dtype must be a copy
-    of inputs; optional_pos: `pos` may be None.
+    of inputs; forms_without_pos: those put to the test with `pos=None`.
     """
 
     kind: str
     name: str
     forms: tuple[str, ...] = FORMS
     exact_caches = False
-    optional_pos = True
+    whole = 33  # odd, and holds several chunks and a rest
     next_position = PREFIX  # what the first token after the state would be, for rows that go on
+
+    @property
+    def forms_without_pos(self) -> tuple[str, ...]:
+        return self.forms
 
     def __init__(self):
         self._cases: dict[str, Case] = {}
@@ -77,7 +93,7 @@ class Subject:
             key = jax.random.key(0, impl="unsafe_rbg")  # threefry takes six times longer to compile
             make = functools.partial(self.make, dtype)
             if name == "float64":
-                case = jax.device_get(jax.jit(make)(key))
+                case = jax.device_get(jax.jit(make, compiler_options=quick())(key))
             else:
                 case = jax.tree.map(
                     lambda x, like: np.asarray(x, like.dtype), tuple(self.case(np.float64)), jax.eval_shape(make, key)
@@ -125,7 +141,7 @@ class Subject:
     def _jit(self, purpose, function, form, dtype):
         key = purpose, form, np.dtype(dtype).name
         if key not in self._compiled:
-            self._compiled[key] = jax.jit(functools.partial(function, form, dtype), compiler_options=QUICK)
+            self._compiled[key] = jax.jit(functools.partial(function, form, dtype), compiler_options=quick())
         return self._compiled[key]
 
 
@@ -181,10 +197,10 @@ class OpSubject(Subject):
         return jax.device_get(self._jit("summary", function, "summary", np.float64)(xs, weights, pos))
 
     def make(self, dtype, key) -> tuple:
-        time = PREFIX + WHOLE
+        time = PREFIX + self.whole
         key, key_other = jax.random.split(key)
         xs, weights, self.options, state = self.op.example(key, BATCH, time, dtype)
-        other = self.op.example(key_other, BATCH, WHOLE, dtype).xs
+        other = self.op.example(key_other, BATCH, self.whole, dtype).xs
         # Padding passes the state through: a padded stretch leaves the empty state, of a size for `time` tokens.
         pos_BT = jnp.full((BATCH, time), PAD)
         empty = self.call("recurrent", dtype, xs, weights, None, pos_BT)[1]
