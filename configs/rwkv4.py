@@ -7,7 +7,8 @@ Command: jaxseq train --config=rwkv4 --workdir=runs/rwkv4
 
 from ml_collections import ConfigDict
 
-from jaxseq.config import base, pick
+from jaxseq.config import pick
+from jaxseq.configs import _rwkv
 
 # name: layers, width, lr; table 2 and appendix H
 SIZES = {
@@ -21,19 +22,6 @@ SIZES = {
 
 
 def get_config(size: str = "") -> ConfigDict:
-    config = base()
     layers, width, lr = pick(SIZES, size, (4, 128, 3e-3))
-    config.model.stack = f"{layers}*(rwkv4 rwkv_channel)"
-    config.model.width = width
-    config.model.tied = False
-    config.model.norm = "layernorm"
-    config.model.embedding_norm = True
-    config.model.embedding_std = 1e-4
-    config.model.head_scale = 0.5
-    config.model.logit_penalty = 1e-4
-    if size:
-        config.model.vocab = 50277  # GPT-NeoX's
-    config.train.lr = lr
-    config.train.lr_source = "RWKV appendix H" if size else "the Transformer's: the paper gives none at this size"
-    config.train.beta2 = 0.99
-    return config
+    vocab = 50277 if size else None  # GPT-NeoX's
+    return _rwkv.frame(f"{layers}*(rwkv4 rwkv_channel)", width, lr, vocab, "RWKV appendix H")

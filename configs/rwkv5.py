@@ -7,7 +7,8 @@ Command: jaxseq train --config=rwkv5 --workdir=runs/rwkv5
 
 from ml_collections import ConfigDict
 
-from jaxseq.config import base, pick
+from jaxseq.config import pick
+from jaxseq.configs import _rwkv
 
 # name: layers, width, head_size, lr; §6 and appendix
 SIZES = {
@@ -19,21 +20,9 @@ SIZES = {
 
 
 def get_config(size: str = "") -> ConfigDict:
-    config = base()
     layers, width, head_size, lr = pick(SIZES, size, (4, 128, 16, 3e-3))
-    config.model.stack = f"{layers}*(rwkv5 rwkv_channel)"
-    config.model.width = width
-    config.model.tied = False
-    config.model.norm = "layernorm"
-    config.model.embedding_norm = True
-    config.model.embedding_std = 1e-4
-    config.model.head_scale = 0.5
-    config.model.logit_penalty = 1e-4
+    vocab = 65536 if size else None  # World
+    config = _rwkv.frame(f"{layers}*(rwkv5 rwkv_channel)", width, lr, vocab, "the released models'")
     config.model.rwkv5 = {"heads": width // head_size}
-    if size:
-        config.model.rwkv_channel = {"hidden": int(3.5 * width) // 32 * 32}
-        config.model.vocab = 65536  # World
-    config.train.lr = lr
-    config.train.lr_source = "the released models'" if size else "the Transformer's: the paper gives none at this size"
-    config.train.beta2 = 0.99
+    config.model.rwkv_channel = {"hidden": int(3.5 * width) // 32 * 32} if size else {}
     return config

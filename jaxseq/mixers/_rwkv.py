@@ -1,9 +1,44 @@
-"""What the RWKV mixers share: the initial values that depend on channel and depth, and the mixing of a token with the last."""
+"""What the RWKV mixers share: initial values that depend on channel and depth, mixing a token with the last, heads."""
+
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
-from jaxseq.layers import param
+from jaxseq import registry
+from jaxseq.errors import UserError
+from jaxseq.layers import Mixer, param
+from jaxseq.ops import token_shift
+
+
+class TimeMixState(NamedTuple):
+    shift: token_shift.TokenShiftState  # the last input
+    wkv: Any  # the op's
+
+
+EMPTY = TimeMixState(None, None)
+
+
+class HeadMixer(Mixer):
+    """A time mixing whose op `op` keeps one matrix a head: RWKV-5 and later."""
+
+    heads: int = 4  # the released models have heads of 64 channels
+    eps: float = 64e-5  # of the norm of each head
+
+    op: ClassVar[str] = "wkv6"
+
+    @nn.nowrap
+    def size(self) -> int:
+        """Channels of a head."""
+        if self.width % self.heads:
+            raise UserError(f"width {self.width} is not a multiple of {self.heads} heads; change one of them")
+        return self.width // self.heads
+
+    @nn.nowrap
+    def init_state(self, batch, context):
+        shift, op = token_shift.init_state(batch, self.width, self.dtype), registry.load("ops", self.op)
+        return TimeMixState(shift, op.init_state(batch, self.heads, self.size(), self.size(), self.dtype))
 
 
 def depth(layer, layers: int):
@@ -35,10 +70,15 @@ def orthogonal(gain: float = 1.0):
 zeros = jax.nn.initializers.zeros
 
 
-def mix(module, name: str, share, x_BTD, last_BTD, lr: float = 1.0):
-    """mu x_t + (1 - mu) x_{t-1} with mu = `share` at the start."""
-    mu_D = param(module, name, constant(share), x_BTD.shape[-1:], ("embed",), decay=False, lr=lr).astype(x_BTD.dtype)
-    return last_BTD + mu_D * (x_BTD - last_BTD)
+def vector(module, name: str, value, shape, axes, lr: float = 1.0):
+    """A parameter that starts at `value` and has no weight decay."""
+    return param(module, name, constant(value), shape, axes, decay=False, lr=lr)
+
+
+def mix(module, name: str, share, x_BTD, last_BTD, of_last: bool = False):
+    """`share` of x_t at the start, the rest of x_{t-1}; the parameter is the share of x_t, or of x_{t-1} (`of_last`)."""
+    mu_D = vector(module, name, 1 - share if of_last else share, x_BTD.shape[-1:], ("embed",)).astype(x_BTD.dtype)
+    return x_BTD + mu_D * (last_BTD - x_BTD) if of_last else last_BTD + mu_D * (x_BTD - last_BTD)
 
 
 def decay_speed(width: int, low: float, span: float, ratio):
@@ -52,13 +92,13 @@ def zigzag(width: int):
     return (jnp.arange(width) + 1) % 3 - 1.0
 
 
-def group_norm(module, x_BTHV, eps: float):
+def group_norm(module, x_BTHV, eps: float, scale=1.0):
     """Layer norm of each head, with a scale and bias for every channel (torch's GroupNorm with H groups): [B, T, H V]."""
     acc = jnp.promote_types(x_BTHV.dtype, jnp.float32)
     y = x_BTHV.astype(acc)
     y -= jnp.mean(y, axis=-1, keepdims=True)
     y *= jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps)
     y_BTD = y.reshape(*y.shape[:2], y.shape[2] * y.shape[3])
-    scale_D = param(module, "ln_x_scale", jax.nn.initializers.ones, y_BTD.shape[-1:], ("heads",), decay=False)
-    bias_D = param(module, "ln_x_bias", zeros, y_BTD.shape[-1:], ("heads",), decay=False)
+    scale_D = vector(module, "ln_x_scale", scale, y_BTD.shape[-1:], ("heads",))
+    bias_D = vector(module, "ln_x_bias", 0.0, y_BTD.shape[-1:], ("heads",))
     return (y_BTD * scale_D + bias_D).astype(module.dtype)

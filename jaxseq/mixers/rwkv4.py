@@ -1,20 +1,13 @@
 """The time mixing of RWKV-4 (Peng et al. 2023, arXiv:2305.13048, §3.1, eq. 11 to 16)."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxseq import forms
-from jaxseq.layers import Linear, Mixer, param
+from jaxseq.layers import Linear, Mixer
 from jaxseq.mixers import _rwkv
 from jaxseq.ops import token_shift, wkv4
-
-
-class RWKV4State(NamedTuple):
-    shift: token_shift.TokenShiftState  # the last input
-    wkv: wkv4.WKV4State
 
 
 class RWKV4(Mixer):
@@ -27,11 +20,11 @@ class RWKV4(Mixer):
     @nn.nowrap
     def init_state(self, batch, context):
         shift = token_shift.init_state(batch, self.width, self.dtype)
-        return RWKV4State(shift, wkv4.init_state(batch, self.width, self.dtype))
+        return _rwkv.TimeMixState(shift, wkv4.init_state(batch, self.width, self.dtype))
 
     @nn.compact
     def mix(self, x_BTD, state, pos_BT, form, layer, train):
-        time, state = x_BTD.shape[1], RWKV4State(None, None) if state is None else state
+        time, state = x_BTD.shape[1], _rwkv.EMPTY if state is None else state
         done, left = _rwkv.depth(layer, self.layers)
         ramp_D = _rwkv.ramp(self.width)
         last_BTD, shift = forms.op("token_shift", form, time)(x_BTD, state=state.shift, pos=pos_BT)
@@ -45,9 +38,9 @@ class RWKV4(Mixer):
         r_BTD = project("r", ramp_D ** (0.5 * left))
         decay_D = _rwkv.decay_speed(self.width, -5.0, 8.0, done)
         bonus_D = jnp.log(0.3) + 0.5 * _rwkv.zigzag(self.width)
-        decay_D = param(self, "time_decay", _rwkv.constant(decay_D), (self.width,), ("mlp",), decay=False, lr=2.0)
-        u_D = param(self, "time_first", _rwkv.constant(bonus_D), (self.width,), ("mlp",), decay=False, lr=3.0)
+        decay_D = _rwkv.vector(self, "time_decay", decay_D, (self.width,), ("mlp",), lr=2.0)
+        u_D = _rwkv.vector(self, "time_first", bonus_D, (self.width,), ("mlp",), lr=3.0)
         op = forms.op("wkv4", form, time)
         y_BTD, wkv = op(k_BTD, v_BTD, w_D=-jnp.exp(decay_D), u_D=u_D, state=state.wkv, pos=pos_BT)
         out = Linear((self.width,), ("mlp", "embed"), init_fn=_rwkv.zeros, dtype=self.dtype, name="o")
-        return out(jax.nn.sigmoid(r_BTD) * y_BTD), RWKV4State(shift, wkv)
+        return out(jax.nn.sigmoid(r_BTD) * y_BTD), _rwkv.TimeMixState(shift, wkv)

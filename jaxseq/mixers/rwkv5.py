@@ -1,48 +1,25 @@
 """The time mixing of RWKV-5.2, "Eagle" (Peng et al. 2024, arXiv:2404.05892, §4.1)."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxseq import forms
-from jaxseq.errors import UserError
-from jaxseq.layers import Linear, Mixer, param
+from jaxseq.layers import Linear
 from jaxseq.mixers import _rwkv
-from jaxseq.ops import token_shift, wkv6
 
 
-class RWKV5State(NamedTuple):
-    shift: token_shift.TokenShiftState  # the last input
-    wkv: wkv6.WKV6State
-
-
-class RWKV5(Mixer):
+class RWKV5(_rwkv.HeadMixer):
     """y = (group_norm(wkv(r, k, v)) * silu(x_g W_g)) W_o with r, k, v from mixtures of this token and the last one.
 
     A decay e^-e^time_decay for each key channel, the same at every token. The released code divides by 8 in front of a norm
     with eps 1e-5: that is eps 64e-5 here.
     """
 
-    heads: int = 4  # the released models have heads of 64 channels
-    eps: float = 64e-5
-
-    @nn.nowrap
-    def _size(self) -> int:
-        if self.width % self.heads:
-            raise UserError(f"width {self.width} is not a multiple of {self.heads} heads; change one of them")
-        return self.width // self.heads
-
-    @nn.nowrap
-    def init_state(self, batch, context):
-        shift = token_shift.init_state(batch, self.width, self.dtype)
-        return RWKV5State(shift, wkv6.init_state(batch, self.heads, self._size(), self._size(), self.dtype))
-
     @nn.compact
     def mix(self, x_BTD, state, pos_BT, form, layer, train):
-        time, heads, size = x_BTD.shape[1], self.heads, self._size()
-        state = RWKV5State(None, None) if state is None else state
+        time, heads, size = x_BTD.shape[1], self.heads, self.size()
+        state = _rwkv.EMPTY if state is None else state
         done, left = _rwkv.depth(layer, self.layers)
         ramp_D = _rwkv.ramp(self.width)
         last_BTD, shift = forms.op("token_shift", form, time)(x_BTD, state=state.shift, pos=pos_BT)
@@ -59,12 +36,12 @@ class RWKV5(Mixer):
         shape, axes = (heads, size), ("heads", None)
         decay_D = _rwkv.decay_speed(self.width, -6.0, 5.0, done).reshape(shape)
         bonus_D = (done * (1 - n_D) + 0.1 * _rwkv.zigzag(self.width)).reshape(shape)
-        decay_HK = param(self, "time_decay", _rwkv.constant(decay_D), shape, axes, decay=False, lr=2.0)
-        u_HK = param(self, "time_first", _rwkv.constant(bonus_D), shape, axes, decay=False)
+        decay_HK = _rwkv.vector(self, "time_decay", decay_D, shape, axes, lr=2.0)
+        u_HK = _rwkv.vector(self, "time_first", bonus_D, shape, axes)
         log_w_BTHK = jnp.broadcast_to(-jnp.exp(decay_HK), k_BTHK.shape)
         y_BTHV, wkv = forms.op("wkv6", form, time)(
             r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK=u_HK, state=state.wkv, pos=pos_BT
         )
         y_BTD = _rwkv.group_norm(self, y_BTHV, self.eps) * g_BTHV.reshape(x_BTD.shape)
         out = Linear((self.width,), ("heads", "embed"), init_fn=_rwkv.zeros, dtype=self.dtype, name="o")
-        return out(y_BTD), RWKV5State(shift, wkv)
+        return out(y_BTD), _rwkv.TimeMixState(shift, wkv)

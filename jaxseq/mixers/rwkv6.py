@@ -1,47 +1,25 @@
 """The time mixing of RWKV-6, "Finch" (Peng et al. 2024, arXiv:2404.05892, §4.2)."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxseq import forms
-from jaxseq.errors import UserError
-from jaxseq.layers import Linear, Mixer, param, uniform
+from jaxseq.layers import Linear, param, uniform
 from jaxseq.mixers import _rwkv
-from jaxseq.ops import token_shift, wkv6
 
 TARGETS = ("w", "k", "v", "r", "g")  # what a mixture is made for; the order of the stacked low-rank maps
 
 
-class RWKV6State(NamedTuple):
-    shift: token_shift.TokenShiftState  # the last input
-    wkv: wkv6.WKV6State
-
-
-class RWKV6(Mixer):
+class RWKV6(_rwkv.HeadMixer):
     """RWKV-5 whose mixtures and decays depend on the token.
 
     x_* = x_t + (x_{t-1} - x_t) (mu_* + tanh(x' A) B_*), x' a fixed mixture; log w = -exp(decay + tanh(x_w A_w) B_w). The
     low-rank maps start at zero (A) and in U(-0.01, 0.01) (B).
     """
 
-    heads: int = 4  # the released models have heads of 64 channels
     mix_rank: int = 32
     decay_rank: int = 64
-    eps: float = 64e-5
-
-    @nn.nowrap
-    def _size(self) -> int:
-        if self.width % self.heads:
-            raise UserError(f"width {self.width} is not a multiple of {self.heads} heads; change one of them")
-        return self.width // self.heads
-
-    @nn.nowrap
-    def init_state(self, batch, context):
-        shift = token_shift.init_state(batch, self.width, self.dtype)
-        return RWKV6State(shift, wkv6.init_state(batch, self.heads, self._size(), self._size(), self.dtype))
 
     def _mixtures(self, x_BTD, last_BTD, done, left) -> dict[str, jax.Array]:
         """x_w, x_k, x_v, x_r, x_g; in the released code's convention, the share of the last token."""
@@ -49,7 +27,7 @@ class RWKV6(Mixer):
         shares = dict.fromkeys(("x", "w", "k"), 1 - ramp_D**left)
         shares |= {"v": 1 - (ramp_D**left + 0.3 * done)} | dict.fromkeys(("r", "g"), 1 - ramp_D ** (0.5 * left))
         mu = {
-            name: param(self, f"mix_{name}", _rwkv.constant(share), (width,), ("embed",), decay=False).astype(self.dtype)
+            name: _rwkv.vector(self, f"mix_{name}", share, (width,), ("embed",)).astype(self.dtype)
             for name, share in shares.items()
         }
         a_DPR = param(self, "mix_a", _rwkv.zeros, (width, len(TARGETS), rank), ("embed", None, None))
@@ -61,8 +39,8 @@ class RWKV6(Mixer):
 
     @nn.compact
     def mix(self, x_BTD, state, pos_BT, form, layer, train):
-        time, heads, size = x_BTD.shape[1], self.heads, self._size()
-        state = RWKV6State(None, None) if state is None else state
+        time, heads, size = x_BTD.shape[1], self.heads, self.size()
+        state = _rwkv.EMPTY if state is None else state
         done, left = _rwkv.depth(layer, self.layers)
         last_BTD, shift = forms.op("token_shift", form, time)(x_BTD, state=state.shift, pos=pos_BT)
         x = self._mixtures(x_BTD, last_BTD, done, left)
@@ -75,10 +53,10 @@ class RWKV6(Mixer):
         n_D = jnp.arange(self.width) / max(self.width - 1, 1)
         decay_D = _rwkv.decay_speed(self.width, -6.0, 5.0, done)
         bonus_HK = (done * (1 - n_D) + 0.1 * _rwkv.zigzag(self.width)).reshape(heads, size)
-        decay_D = param(self, "time_decay", _rwkv.constant(decay_D), (self.width,), ("heads",), decay=False, lr=2.0)
+        decay_D = _rwkv.vector(self, "time_decay", decay_D, (self.width,), ("heads",), lr=2.0)
         a_DR = param(self, "decay_a", _rwkv.zeros, (self.width, self.decay_rank), ("embed", None))
         b_RD = param(self, "decay_b", uniform(0.01), (self.decay_rank, self.width), (None, "heads"))
-        u_HK = param(self, "time_first", _rwkv.constant(bonus_HK), (heads, size), ("heads", None), decay=False)
+        u_HK = _rwkv.vector(self, "time_first", bonus_HK, (heads, size), ("heads", None))
         low_BTR = jnp.tanh(x["w"] @ a_DR.astype(self.dtype))
         w_BTD = decay_D + (low_BTR @ b_RD.astype(self.dtype)).astype(decay_D.dtype)
         log_w_BTHK = -jnp.exp(w_BTD).reshape(k_BTHK.shape)
@@ -87,4 +65,4 @@ class RWKV6(Mixer):
         )
         y_BTD = _rwkv.group_norm(self, y_BTHV, self.eps) * jax.nn.silu(g_BTHV).reshape(x_BTD.shape)
         out = Linear((self.width,), ("heads", "embed"), init_fn=_rwkv.zeros, dtype=self.dtype, name="o")
-        return out(y_BTD), RWKV6State(shift, wkv)
+        return out(y_BTD), _rwkv.TimeMixState(shift, wkv)

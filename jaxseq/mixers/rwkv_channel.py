@@ -13,11 +13,13 @@ from jaxseq.ops import token_shift
 class RWKVChannel(Mixer):
     """y = sigmoid(x_r W_r) * (relu(x_k W_k)^2 W_v), x_k and x_r mixtures of this token and the last one.
 
-    RWKV-7 has neither gate nor x_r (`gated=False`). State: the last input. W_v and W_r start at zero, W_k orthogonal.
+    RWKV-7 has neither gate nor x_r (`gated=False`; arXiv:2503.14456, eq. 27 and 28). State: the last input. W_v and W_r start
+    at zero, W_k orthogonal, mixtures as the released code of each version has them.
     """
 
     hidden: int | None = None  # default: 4 width
     gated: bool = True
+    of_last: bool = False  # mix_k and mix_r are the shares of the last token (RWKV-6 and -7), not of this one
 
     @nn.nowrap
     def init_state(self, batch, context):
@@ -27,16 +29,17 @@ class RWKVChannel(Mixer):
     def mix(self, x_BTD, state, pos_BT, form, layer, train):
         hidden = self.hidden or 4 * self.width
         _, left = _rwkv.depth(layer, self.layers)
-        share_D = _rwkv.ramp(self.width) ** left
+        share_D = _rwkv.ramp(self.width) ** (left if self.gated else left**4)
         last_BTD, state = forms.op("token_shift", form, x_BTD.shape[1])(x_BTD, state=state, pos=pos_BT)
 
         def linear(x, features, axes, name, init=_rwkv.zeros):
             return Linear((features,), axes, init_fn=init, dtype=self.dtype, name=name)(x)
 
-        x_k_BTD = _rwkv.mix(self, "mix_k", share_D, x_BTD, last_BTD)
-        k_BTF = linear(x_k_BTD, hidden, ("embed", "mlp"), "k", _rwkv.orthogonal())
+        x_k_BTD = _rwkv.mix(self, "mix_k", share_D, x_BTD, last_BTD, self.of_last)
+        init = _rwkv.orthogonal() if self.gated else jax.nn.initializers.orthogonal()
+        k_BTF = linear(x_k_BTD, hidden, ("embed", "mlp"), "k", init)
         y_BTD = linear(jnp.square(nn.relu(k_BTF)), self.width, ("mlp", "embed"), "v")
         if not self.gated:
             return y_BTD, state
-        x_r_BTD = _rwkv.mix(self, "mix_r", share_D, x_BTD, last_BTD)
+        x_r_BTD = _rwkv.mix(self, "mix_r", share_D, x_BTD, last_BTD, self.of_last)
         return jax.nn.sigmoid(linear(x_r_BTD, self.width, ("embed", None), "r")) * y_BTD, state

@@ -1,0 +1,24 @@
+"""What the RWKV configs share: the frame of the network and the optimiser of the released training."""
+
+from ml_collections import ConfigDict
+
+from jaxseq.config import base
+
+
+def frame(stack: str, width: int, lr: float, vocab: int | None, source: str) -> ConfigDict:
+    """Layer norms, one of them on the embedding; an untied head; the penalty on the largest logit. vocab: of a published size."""
+    config = base()
+    config.model.stack = stack
+    config.model.width = width
+    config.model.tied = False
+    config.model.norm = "layernorm"
+    config.model.embedding_norm = True
+    config.model.embedding_std = 1e-4
+    config.model.head_scale = 0.5
+    config.model.logit_penalty = 1e-4
+    if vocab:
+        config.model.vocab = vocab
+    config.train.lr = lr
+    config.train.lr_source = source if vocab else "the Transformer's: the paper gives none at this size"
+    config.train.beta2 = 0.99
+    return config
