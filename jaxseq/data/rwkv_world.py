@@ -30,7 +30,7 @@ class WorldTokenizer:
             data = self.path.read_bytes()
         except OSError as error:
             reason = error.strerror or error
-            raise UserError(f"data.tokenizer={path} cannot be read ({reason}); give rwkv_vocab_v20230424.txt or another") from error
+            raise UserError(f"data.tokenizer={path} cannot be read ({reason}); give an RWKV vocabulary") from error
         self._words = _read(path, data)
         self._ids = {word: token for token, word in self._words.items()}
         self._lengths = _lengths(self._ids)

@@ -1,4 +1,4 @@
-"""RWKV-7 "Goose" (Pile, World): checkpoints of BlinkDL's trainer. The first layer's v0, v1, v2, which it never reads, are dropped."""
+"""RWKV-7 "Goose" (Pile, World): checkpoints of BlinkDL's trainer."""
 
 from ml_collections import ConfigDict
 
@@ -9,7 +9,7 @@ from jaxseq.convert.sources._blinkdl import ATT
 
 LOW = {"decay": "w", "rate": "a", "value": "v", "gate": "g"}  # our names of the low-rank maps and their letters
 VECTORS = {"decay": "w0", "rate": "a0", "value": "v0", "removal": "k_k", "mix_rate": "k_a"}
-UNREAD = {f"blocks.0.att.v{i}" for i in range(3)}
+UNREAD = {f"blocks.0.att.v{i}" for i in range(3)}  # released checkpoints have them; the first layer never reads them
 
 
 def recognises(theirs: dict, names: set[str]) -> bool:
