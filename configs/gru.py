@@ -1,0 +1,21 @@
+"""GRU: two gates and no second state (Cho et al. 2014, arXiv:1406.1078), in today's residual blocks.
+
+Claim: does what an LSTM does with three quarters of its parameters (Chung et al. 2014, arXiv:1412.3555).
+Expected: level with the LSTM at the laptop size.
+Command: jaxseq train --config=gru --workdir=runs/gru
+"""
+
+from ml_collections import ConfigDict
+
+from jaxseq.config import base, pick
+
+
+def get_config(size: str = "") -> ConfigDict:
+    config = base()
+    layers, width, lr = pick({}, size, (4, 128, 3e-3))  # the papers' models are no language models
+    config.model.stack = f"{layers}*(gru swiglu)"
+    config.model.width = width
+    config.model.gru = {"heads": 8}  # small heads make Newton's iterations affordable
+    config.train.lr = lr
+    config.train.lr_source = "the Transformer's at this size"
+    return config
