@@ -64,7 +64,7 @@ def from_state_dict(
     """
     module = _module(source)
     with _readable(source):
-        theirs = dict(config)
+        theirs = _completed(module, dict(config), tensors)
         model = _model(module, theirs)
         entries = module.entries(theirs)
         aliases = module.aliases(theirs) if hasattr(module, "aliases") else {}
@@ -129,7 +129,12 @@ def open_source(path: str | Path, source: str | None = None) -> tuple[str, dict,
         shapes = {name: tuple(tensors.shape(name)) for name in tensors}
         with _readable(source):
             theirs = module.infer(shapes)
-    return source, theirs, tensors
+    return source, _completed(module, theirs, tensors), tensors
+
+
+def _completed(module: ModuleType, theirs: dict, tensors: Mapping[str, Any]) -> dict:
+    """With what only the tensors' names tell."""
+    return module.complete(theirs, set(tensors)) if hasattr(module, "complete") else theirs
 
 
 def _recognises(module: ModuleType, theirs: dict, names: set[str]) -> bool:

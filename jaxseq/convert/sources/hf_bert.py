@@ -1,0 +1,152 @@
+"""BERT: transformers' BertModel, BertForMaskedLM, BertForPreTraining and BertForSequenceClassification.
+
+Of BertForPreTraining, the head that tells whether two sentences follow each other is our classifier of two classes.
+"""
+
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from jaxseq.config import base, finish
+from jaxseq.convert._table import Entry, linear, norm, reshaped, same
+from jaxseq.errors import UserError
+from jaxseq.models.encoder import Encoder
+
+ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
+# which heads our model has: masked_head, pooler, classifier
+HEADS = {
+    "BertModel": (False, True, False),
+    "BertForMaskedLM": (True, False, False),
+    "BertForPreTraining": (True, True, True),
+    "BertForSequenceClassification": (False, True, True),
+}
+
+
+def recognises(theirs: dict, names: set[str]) -> bool:
+    return theirs.get("model_type") == "bert"
+
+
+def rename(names: set[str]) -> dict[str, str]:
+    """The first checkpoints call a norm's scale gamma and its bias beta; some files keep the numbers 0, 1, 2 … as a buffer."""
+    modern = lambda name: name.replace("Norm.gamma", "Norm.weight").replace("Norm.beta", "Norm.bias")  # noqa: E731
+    return {modern(name): name for name in names if not name.endswith("position_ids")}
+
+
+def complete(theirs: dict, names: set[str]) -> dict:
+    """Published configs name a class that does not tell which heads are in the file."""
+    names = {name.removeprefix("bert.") for name in names}
+    masked, two = any(name.startswith("cls.predictions.") for name in names), "cls.seq_relationship.weight" in names
+    kind = "BertForPreTraining" if masked and two else "BertForMaskedLM" if masked else "BertModel"
+    kind = "BertForSequenceClassification" if "classifier.weight" in names else kind
+    return theirs | {"architectures": [kind], "add_pooling_layer": "pooler.dense.weight" in names}
+
+
+def _heads(theirs: dict) -> tuple[bool, bool, int]:
+    """(masked_head, pooler, classes)"""
+    kind = (theirs.get("architectures") or ["BertModel"])[0]
+    if kind not in HEADS:
+        raise UserError(f"hf/bert reads no {kind}; it reads: {', '.join(HEADS)}")
+    masked, pooler, classifier = HEADS[kind]
+    classes = 2 if kind == "BertForPreTraining" else len(theirs.get("id2label") or "ab")
+    return masked, pooler and theirs.get("add_pooling_layer", True), classes if classifier else 0
+
+
+def config(theirs: dict) -> ConfigDict:
+    if theirs.get("position_embedding_type", "absolute") != "absolute" or theirs.get("is_decoder"):
+        raise UserError("hf/bert reads encoders with absolute positions; this one differs")
+    if theirs["hidden_act"] not in ACTIVATIONS:
+        raise UserError(f"hf/bert reads models with {', '.join(ACTIVATIONS)}; this one has {theirs['hidden_act']}")
+    masked, pooler, classes = _heads(theirs)
+    cfg = base("encoder")
+    cfg.model.update(
+        vocab=theirs["vocab_size"], width=theirs["hidden_size"], layers=theirs["num_hidden_layers"],
+        heads=theirs["num_attention_heads"], hidden=theirs["intermediate_size"], max_positions=theirs["max_position_embeddings"],
+        types=theirs["type_vocab_size"], norm_eps=theirs["layer_norm_eps"], activation=ACTIVATIONS[theirs["hidden_act"]],
+        masked_head=masked, pooler=pooler, classes=classes or None,
+    )  # fmt: skip
+    cfg.train.objective = "classification" if classes and not masked else "masked"
+    return finish(cfg)
+
+
+def describe(model) -> dict | None:
+    if not isinstance(model, Encoder) or model.positions != "learned" or model.norm_first or not model.types:
+        return None
+    activations = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    heads = model.masked_head, model.pooler, model.classes > 0
+    kinds = {wanted: name for name, wanted in HEADS.items()} | {(False, False, False): "BertModel"}
+    if model.activation not in activations or heads not in kinds or (model.masked_head and model.classes not in (0, 2)):
+        return None
+    return {
+        "architectures": [kinds[heads]],
+        "model_type": "bert",
+        "vocab_size": model.vocab,
+        "hidden_size": model.width,
+        "num_hidden_layers": model.layers,
+        "num_attention_heads": model.heads,
+        "intermediate_size": model.hidden,
+        "max_position_embeddings": model.max_positions,
+        "type_vocab_size": model.types,
+        "layer_norm_eps": model.norm_eps,
+        "hidden_act": activations[model.activation],
+        "hidden_dropout_prob": model.dropout,
+        "attention_probs_dropout_prob": model.dropout,
+        "pad_token_id": 0,
+        "tie_word_embeddings": True,
+        "id2label": {str(n): f"LABEL_{n}" for n in range(model.classes or 2)},
+        "label2id": {f"LABEL_{n}": n for n in range(model.classes or 2)},
+        "add_pooling_layer": model.pooler,
+    }
+
+
+def aliases(theirs: dict) -> dict:
+    if not _heads(theirs)[0]:
+        return {}
+    return {
+        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    }
+
+
+def entries(theirs: dict) -> list[Entry]:
+    masked, pooler, classes = _heads(theirs)
+    layers, width, heads = range(theirs["num_hidden_layers"]), theirs["hidden_size"], theirs["num_attention_heads"]
+    prefix = "bert." if masked or classes else ""
+    embeddings, ours, names = f"{prefix}embeddings", "blocks", f"{prefix}encoder.layer.{{layer}}"
+    table = [
+        same("embedding", f"{embeddings}.word_embeddings.weight"),
+        same("position", f"{embeddings}.position_embeddings.weight"),
+        same("type", f"{embeddings}.token_type_embeddings.weight"),
+        *norm("first_norm", f"{embeddings}.LayerNorm"),
+        *norm(f"{ours}/norm_attention", f"{names}.attention.output.LayerNorm", layers),
+        *norm(f"{ours}/norm_mlp", f"{names}.output.LayerNorm", layers),
+        *biased(f"{ours}/mlp/up", f"{names}.intermediate.dense", layers),
+        *biased(f"{ours}/mlp/down", f"{names}.output.dense", layers),
+        *attention(f"{ours}/attention", f"{names}.attention", layers, width, heads, PROJECTIONS),
+    ]
+    if pooler:
+        table += biased("pool", f"{prefix}pooler.dense")
+    if masked:
+        head = "cls.predictions"
+        table += [*biased("masked/transform", f"{head}.transform.dense"), same("masked/bias", f"{head}.bias")]
+        table += norm("masked/norm", f"{head}.transform.LayerNorm")
+    if classes:
+        table += biased("classifier", "cls.seq_relationship" if masked else "classifier")
+    return table
+
+
+PROJECTIONS = {"q": "self.query", "k": "self.key", "v": "self.value", "o": "output.dense"}
+
+
+def biased(ours: str, theirs: str, layers: Sequence[int] | None = None) -> list[Entry]:
+    """A linear map with a bias."""
+    return [linear(f"{ours}/kernel", f"{theirs}.weight", layers), same(f"{ours}/bias", f"{theirs}.bias", layers)]
+
+
+def attention(ours: str, theirs: str, layers: Sequence[int], width: int, heads: int, names: dict[str, str]) -> list[Entry]:
+    """Four projections with biases; `names`: theirs of q, k, v and o."""
+    table = []
+    for name, other in names.items():
+        shape, inputs = ((heads, width // heads, width), 2) if name == "o" else ((width, heads, width // heads), 1)
+        table.append(linear(f"{ours}/{name}/kernel", f"{theirs}.{other}.weight", layers, shape, inputs))
+        table.append(reshaped(f"{ours}/{name}/bias", f"{theirs}.{other}.bias", shape[inputs:], (width,), layers))
+    return table

@@ -1,0 +1,165 @@
+"""What the networks that are no causal language model share: attention over a whole sequence, feed-forward, a scan of layers.
+
+Masks come from positions alone: `segments` numbers the documents of a row, and attention stays inside a document.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxseq.layers import Initializer, LayerNorm, Linear, constrain
+from jaxseq.mixers import _activations
+from jaxseq.ops import _time
+
+REMAT = {
+    "none": None,  # keep every activation
+    "full": jax.checkpoint_policies.nothing_saveable,  # keep each layer's input, compute the rest again
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep the outputs of matrix products
+}
+
+
+def segments(pos_BT: jax.Array) -> jax.Array:
+    """1, 2, … for the tokens of a row's first, second … document, 0 for padding (pos == -1); pos == 0 begins a document.
+
+    Tokens in front of the first beginning belong to the first document.
+    """
+    begun_BT = jnp.cumsum(pos_BT == _time.START, axis=1, dtype=jnp.int32)
+    first_B1 = jnp.argmax(_time.valid(pos_BT), axis=1, keepdims=True)
+    begins_B1 = jnp.take_along_axis(pos_BT, first_B1, axis=1) == _time.START
+    return jnp.where(_time.valid(pos_BT), begun_BT + ~begins_B1, 0)
+
+
+def together(query_BT: jax.Array, key_BS: jax.Array) -> jax.Array:
+    """[B, T, S] bool: the two tokens are of the same document, given their segments; padding is of none."""
+    return (query_BT[:, :, None] == key_BS[:, None, :]) & (key_BS > 0)[:, None, :]
+
+
+def attend(
+    q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHV: jax.Array, mask_BTS: jax.Array | None = None,
+    bias_BHTS: jax.Array | None = None, scale: float | None = None, drop: Callable | None = None,
+) -> jax.Array:  # fmt: skip
+    """y_BTHV = softmax(scale q k^T + bias) v over the keys that the mask admits (Vaswani et al. 2017, arXiv:1706.03762, eq. 1).
+
+    scale: default 1 / sqrt(K). bias: [B or 1, H, T, S]. drop: applied to the weights. Scores and weights are in the
+    accumulation dtype, the result in v's. A query without a key gives zero.
+    """
+    acc = _time.accumulation_dtype(q_BTHK)
+    scale = q_BTHK.shape[-1] ** -0.5 if scale is None else scale
+    score_BHTS = scale * jnp.einsum("bthk,bshk->bhts", q_BTHK, k_BSHK, preferred_element_type=acc)
+    if bias_BHTS is not None:
+        score_BHTS += bias_BHTS.astype(acc)
+    if mask_BTS is not None:
+        mask_B1TS = mask_BTS[:, None]
+        score_BHTS = jnp.where(mask_B1TS, score_BHTS, jnp.finfo(acc).min)
+    weight_BHTS = jax.nn.softmax(score_BHTS, axis=-1)
+    if mask_BTS is not None:
+        weight_BHTS = jnp.where(mask_B1TS, weight_BHTS, 0)
+    weight_BHTS = weight_BHTS if drop is None else drop(weight_BHTS)
+    weight_BHTS = weight_BHTS.astype(v_BSHV.dtype)
+    return jnp.einsum("bhts,bshv->bthv", weight_BHTS, v_BSHV, preferred_element_type=acc).astype(v_BSHV.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head attention: y = attend(x W_Q, k, v) W_O with k, v = `keys_values` of the sequence that is looked at."""
+
+    width: int
+    heads: int
+    head_size: int
+    bias: bool = False  # on all four projections
+    scale: float | None = None  # default: 1 / sqrt(head_size)
+    init_fn: Initializer | None = None  # of all kernels; default: 1 / sqrt(inputs)
+    query_init_fn: Initializer | None = None  # default: init_fn
+    dropout: float = 0.0  # of the weights
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        shape, axes = (self.heads, self.head_size), ("embed", "heads", None)
+        self.q = Linear(shape, axes, bias=self.bias, init_fn=self.query_init_fn or self.init_fn, dtype=self.dtype)
+        self.k = Linear(shape, axes, bias=self.bias, init_fn=self.init_fn, dtype=self.dtype)
+        self.v = Linear(shape, axes, bias=self.bias, init_fn=self.init_fn, dtype=self.dtype)
+        self.o = Linear((self.width,), ("heads", None, "embed"), 2, self.bias, self.init_fn, self.dtype)
+        self.drop = nn.Dropout(self.dropout)
+
+    def keys_values(self, x_BSD: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """k_BSHK, v_BSHK"""
+        return self.k(x_BSD), self.v(x_BSD)
+
+    def __call__(self, x_BTD, k_BSHK, v_BSHK, mask_BTS=None, bias_BHTS=None, train: bool = False) -> jax.Array:
+        drop = (lambda weights: self.drop(weights, deterministic=not train)) if self.dropout else None
+        return self.o(attend(self.q(x_BTD), k_BSHK, v_BSHK, mask_BTS, bias_BHTS, self.scale, drop))
+
+
+class FeedForward(nn.Module):
+    """y = act(x W_up) W_down, or act(x W_gate) (x W_up) W_down when `gated` (Shazeer 2020, arXiv:2002.05202, §2)."""
+
+    width: int
+    hidden: int
+    activation: str = "gelu"
+    gated: bool = False
+    bias: bool = False
+    init_fn: Initializer | None = None
+    dropout: float = 0.0  # of the hidden activations
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, train: bool = False) -> jax.Array:
+        def inward(name: str) -> jax.Array:
+            return Linear((self.hidden,), ("embed", "mlp"), 1, self.bias, self.init_fn, self.dtype, name=name)(x_BTD)
+
+        activation = _activations.find(self.activation)
+        h_BTF = activation(inward("gate")) * inward("up") if self.gated else activation(inward("up"))
+        h_BTF = nn.Dropout(self.dropout, deterministic=not train)(h_BTF)
+        return Linear((self.width,), ("mlp", "embed"), 1, self.bias, self.init_fn, self.dtype, name="down")(h_BTF)
+
+
+class Layer(nn.Module):
+    """Attention, then a feed-forward, each in a residual whose norm stands in front of the branch or (BERT) behind the sum."""
+
+    width: int
+    heads: int
+    hidden: int
+    norm_first: bool = True
+    norm_eps: float = 1e-6
+    activation: str = "gelu"
+    init_fn: Initializer | None = None
+    dropout: float = 0.0  # of the branches and of the attention weights
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, mask_BTS: jax.Array | None, train: bool) -> jax.Array:
+        norms = {name: LayerNorm(self.norm_eps, self.dtype, name=f"norm_{name}") for name in ("attention", "mlp")}
+        fields = dict(bias=True, init_fn=self.init_fn, dtype=self.dtype)
+        size = self.width // self.heads
+        attention = Attention(self.width, self.heads, size, dropout=self.dropout, name="attention", **fields)
+        mlp = FeedForward(self.width, self.hidden, self.activation, name="mlp", **fields)
+        branches = {
+            "attention": lambda h_BTD: attention(h_BTD, *attention.keys_values(h_BTD), mask_BTS, train=train),
+            "mlp": lambda h_BTD: mlp(h_BTD, train),
+        }
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        for name, branch in branches.items():
+            h_BTD = drop(branch(norms[name](x_BTD) if self.norm_first else x_BTD))
+            x_BTD = constrain(x_BTD + h_BTD, ("batch", "time", None))
+            x_BTD = x_BTD if self.norm_first else norms[name](x_BTD)
+        return x_BTD
+
+
+def scan(layer: nn.Module, repeats: int, carry: Any, xs: Any, call: Callable, remat: str = "none") -> tuple[Any, Any]:
+    """carry, ys: `repeats` copies of `layer` one after another, `carry, y = call(layer, carry, x)`; compiled once.
+
+    xs, ys: leaves [repeats, …], one slice a copy. What `call` closes over is the same for all of them.
+    """
+    body = call if remat == "none" else nn.remat(call, prevent_cse=False, policy=REMAT[remat])
+    scanned = nn.scan(
+        body,
+        variable_axes={"params": 0, "losses": 0, "intermediates": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=0,
+        out_axes=0,
+        length=repeats,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )
+    return scanned(layer, carry, xs)

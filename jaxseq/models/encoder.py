@@ -1,0 +1,190 @@
+"""A bidirectional encoder of tokens: BERT (Devlin et al. 2019, arXiv:1810.04805), masked-language-model head and all."""
+
+import functools
+from typing import Any, ClassVar, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from ml_collections import ConfigDict, config_dict
+
+from jaxseq.errors import UserError
+from jaxseq.layers import Initializer, LayerNorm, Linear, constrain, metadata, normal, param
+from jaxseq.mixers import _activations
+from jaxseq.models import _transformer
+from jaxseq.models.lm import BYTE_VOCAB, DTYPES, sinusoids
+from jaxseq.ops import _time
+
+
+class EncoderOutput(NamedTuple):
+    """Zero under padding. What the model has no head for is None; what nobody asks for, jit does not compute."""
+
+    hidden: jax.Array  # [B, T, D]
+    logits: jax.Array | None  # [B, T, V], the masked-language-model head
+    pooled: jax.Array | None  # [B, D], tanh of a projection of the first token
+    classes: jax.Array | None  # [B, classes]
+
+
+class Encoder(nn.Module):
+    """out = model.apply({"params": params}, tokens, pos=None, types=None, train=False), an EncoderOutput
+
+    tokens, types [B, T] int32; pos [B, T] int32 is the position of a token in its document: 0 begins a document, -1 is
+    padding and may stand anywhere; attention stays inside a document. Default: one document a row, no padding. types: the
+    segment types (BERT's sentence A or B), default 0. `positions` are learned (a table), sinusoidal (Vaswani et al. 2017)
+    or none, and are added to the embedding. There is no form: each token sees those behind it, so there is no stream.
+
+    Training drops embeddings, branches and attention weights with the same probability; it wants rngs={"dropout": key}.
+    """
+
+    vocab: int
+    width: int
+    layers: int
+    heads: int
+    hidden: int  # of the feed-forward
+    max_positions: int = 512
+    positions: str = "learned"
+    types: int = 2  # rows of the table of segment types; 0: none
+    norm_first: bool = False
+    norm_eps: float = 1e-12
+    activation: str = "gelu"  # the exact one
+    dropout: float = 0.0
+    masked_head: bool = True
+    pooler: bool = False
+    classes: int = 0  # of a classifier on the pooled first token, which it needs; 0: none
+    init_std: float = 0.02
+    remat: str = "none"
+    dtype: Any = jnp.float32
+
+    optional: ClassVar[tuple[str, ...]] = ("masked", "pool", "classifier")  # what fine-tuning may add or leave out
+
+    @nn.nowrap
+    def init(self, rngs, *inputs, **kwargs):
+        """{"params": plain arrays}; the metadata boxes are in `boxed`."""
+        return nn.meta.unbox(super().init(rngs, *inputs, mutable="params", **kwargs))
+
+    @nn.nowrap
+    def example(self) -> tuple[jax.Array]:
+        """Inputs that `init` can be given."""
+        return (jnp.zeros((1, 2), jnp.int32),)
+
+    @nn.nowrap
+    def boxed(self) -> dict:
+        """{"params": tree of jaxseq.layers.Parameter around ShapeDtypeStructs}: logical axes and optimiser groups."""
+        init = functools.partial(super().init, mutable="params")
+        return metadata(jax.eval_shape(init, jax.random.key(0), *self.example()))
+
+    def setup(self):
+        std = normal(self.init_std)
+        self.embedding_VD = param(self, "embedding", std, (self.vocab, self.width), ("vocab", "embed"))
+        if self.positions == "learned":
+            self.position_SD = param(self, "position", std, (self.max_positions, self.width), (None, "embed"), decay=False)
+        if self.types:
+            self.type_ND = param(self, "type", std, (self.types, self.width), (None, "embed"), decay=False)
+        norm = functools.partial(LayerNorm, self.norm_eps, self.dtype)
+        linear = functools.partial(Linear, bias=True, init_fn=std, dtype=self.dtype)
+        fields = self.norm_first, self.norm_eps, self.activation, std, self.dropout, self.dtype
+        self.first_norm = norm()
+        self.drop = nn.Dropout(self.dropout)
+        self.blocks = _transformer.Layer(self.width, self.heads, self.hidden, *fields)
+        if self.norm_first:
+            self.final_norm = norm()
+        if self.masked_head:
+            self.masked = _MaskedHead(self.vocab, self.activation, self.norm_eps, std, self.dtype)
+        if self.pooler:
+            self.pool = linear((self.width,), ("embed", "mlp"))
+        if self.classes:
+            self.classifier = linear((self.classes,), ("embed", None))
+
+    def __call__(self, tokens, pos=None, types=None, train: bool = False) -> EncoderOutput:
+        chex.assert_rank(tokens, 2)
+        if self.positions == "learned" and tokens.shape[1] > self.max_positions:
+            raise UserError(
+                f"this model has learned {self.max_positions} positions and cannot read {tokens.shape[1]} tokens; "
+                "give it fewer, or raise model.max_positions and train"
+            )
+        if pos is None:
+            pos = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
+        segment_BT = _transformer.segments(pos)
+        x_BTD = self.embed(jnp.where(segment_BT > 0, tokens, 0), pos, types, train)
+        mask_BTS = _transformer.together(segment_BT, segment_BT)
+        call = lambda block, x_BTD, _: (block(x_BTD, mask_BTS, train), None)  # noqa: E731
+        x_BTD, _ = _transformer.scan(self.blocks, self.layers, x_BTD, None, call, self.remat)
+        x_BTD = self.final_norm(x_BTD) if self.norm_first else x_BTD
+        x_BTD = _time.select(segment_BT > 0, x_BTD)
+        logits_BTV = self.masked(x_BTD, self.embedding_VD) if self.masked_head else None
+        if not self.pooler:
+            return EncoderOutput(x_BTD, logits_BTV, None, None)
+        first_B11 = jnp.argmax(segment_BT > 0, axis=1)[:, None, None]
+        pooled_BD = jnp.tanh(self.pool(jnp.take_along_axis(x_BTD, first_B11, axis=1)[:, 0]))
+        classes_BN = self.classifier(self.drop(pooled_BD, deterministic=not train)) if self.classes else None
+        return EncoderOutput(x_BTD, logits_BTV, pooled_BD, classes_BN)
+
+    def embed(self, tokens_BT, pos_BT, types_BT, train) -> jax.Array:
+        x_BTD = self.embedding_VD[tokens_BT]
+        if self.positions == "learned":
+            x_BTD += self.position_SD[jnp.maximum(pos_BT, 0)]
+        elif self.positions == "sinusoidal":
+            x_BTD += sinusoids(pos_BT, self.width, x_BTD.dtype)
+        if self.types:
+            x_BTD += self.type_ND[jnp.zeros_like(tokens_BT) if types_BT is None else types_BT]
+        x_BTD = self.first_norm(x_BTD)
+        return constrain(self.drop(x_BTD, deterministic=not train), ("batch", "time", None))
+
+
+class _MaskedHead(nn.Module):
+    """logits = norm(act(x W + b)) E^T + c with the embedding E (Devlin et al. 2019 and the released code)."""
+
+    vocab: int
+    activation: str
+    norm_eps: float
+    init_fn: Initializer
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, embedding_VD: jax.Array) -> jax.Array:
+        width, acc = x_BTD.shape[-1], _time.accumulation_dtype(x_BTD)
+        x_BTD = Linear((width,), ("embed", "mlp"), bias=True, init_fn=self.init_fn, dtype=self.dtype, name="transform")(x_BTD)
+        x_BTD = LayerNorm(self.norm_eps, self.dtype, name="norm")(_activations.find(self.activation)(x_BTD))
+        bias_V = param(self, "bias", jax.nn.initializers.zeros, (self.vocab,), ("vocab",), decay=False)
+        logits_BTV = jnp.einsum("btd,vd->btv", x_BTD, embedding_VD.astype(self.dtype), preferred_element_type=acc)
+        return constrain(logits_BTV + bias_V, ("batch", "time", "vocab"))
+
+
+def build(config: ConfigDict) -> Encoder:
+    """The model that `config.model` describes. Raises UserError for values that it cannot have."""
+    model = config.model.to_dict()
+    model.pop("kind")
+    for field, choices in {"positions": POSITIONS, "remat": _transformer.REMAT, "dtype": DTYPES}.items():
+        if model[field] not in choices:
+            raise UserError(f"there is no model.{field} {model[field]!r}; choose one of: {', '.join(choices)}")
+    _activations.find(model["activation"])
+    if model["width"] % model["heads"]:
+        raise UserError(f"model.width={model['width']} does not divide into model.heads={model['heads']}; make it a multiple")
+    model["vocab"] = model["vocab"] or BYTE_VOCAB + 1  # one more id, for the mask
+    model["classes"] = model["classes"] or 0
+    model["pooler"] = model["pooler"] or model["classes"] > 0
+    return Encoder(**model | {"dtype": DTYPES[model["dtype"]]})
+
+
+POSITIONS = ("learned", "sinusoidal", "none")
+DEFAULTS = {
+    "vocab": config_dict.placeholder(int),  # empty: the tokenizer's, and the objective's own ids
+    "width": 128,
+    "layers": 4,
+    "heads": 4,
+    "hidden": 512,
+    "max_positions": 512,
+    "positions": "learned",
+    "types": 2,
+    "norm_first": False,
+    "norm_eps": 1e-12,
+    "activation": "gelu",
+    "dropout": 0.0,
+    "masked_head": True,
+    "pooler": False,
+    "classes": config_dict.placeholder(int),  # empty: none, or those of the labels
+    "init_std": 0.02,
+    "remat": "none",
+    "dtype": "float32",
+}
