@@ -142,7 +142,22 @@ class LayerNorm(nn.Module):
         return (y * scale_D + bias_D).astype(self.dtype)
 
 
-NORMS = {"rmsnorm": RMSNorm, "layernorm": LayerNorm}
+class RMSNormOuter(nn.Module):
+    """scale * x / (sqrt(mean(x^2)) + eps): RMSNorm with eps outside of the root (StripedHyena)."""
+
+    eps: float = 1e-5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale_D = param(self, "scale", jax.nn.initializers.ones, x.shape[-1:], ("norm",), decay=False)
+        y = x.astype(_time.accumulation_dtype(x))
+        square = jnp.mean(jnp.square(y), axis=-1, keepdims=True)
+        root = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)  # whose gradient at 0 is 0
+        return (y / (root + self.eps) * scale_D).astype(self.dtype)
+
+
+NORMS = {"rmsnorm": RMSNorm, "rmsnorm_outer": RMSNormOuter, "layernorm": LayerNorm}
 
 
 def rotate(x_BTHK: jax.Array, pos_BT: jax.Array, frequency_F: jax.Array, interleaved: bool = False) -> jax.Array:
