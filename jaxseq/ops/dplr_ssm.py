@@ -88,11 +88,18 @@ def recurrent(u_BTD, *, lam_DM, P_DM, b_DM, c_DM, dt_D, d_D, state=None, pos=Non
     return _time.scan_time(step, state, (u_BTD,), pos_BT)
 
 
-def _dense(step: Step, b_DM) -> tuple[jax.Array, jax.Array]:
+def dense(step: Step, b_DM) -> tuple[jax.Array, jax.Array]:
     """A [D, M, N] as real matrices, and what an input of 1 adds to the state."""
     width, size = b_DM.shape
     unit_NDM = jnp.broadcast_to(jnp.eye(size, dtype=b_DM.dtype)[:, None], (size, width, size))
     return jnp.transpose(step(unit_NDM), (1, 2, 0)), step(jnp.zeros_like(b_DM), b_DM)
+
+
+def whole(c_DM, length: int, *, lam_DM, P_DM, dt_D) -> jax.Array:
+    """c from c (I - A^length), A discrete: how the generating function of a filter of that length has it (§3.2, lemma C.3)."""
+    A_DMN, _ = dense(discretise(lam_DM, P_DM, dt_D), jnp.zeros_like(lam_DM))
+    rest_DMN = jnp.eye(lam_DM.shape[1], dtype=A_DMN.dtype) - jnp.linalg.matrix_power(A_DMN, length)
+    return conjugate(jnp.linalg.solve(jnp.swapaxes(rest_DMN, 1, 2), conjugate(c_DM)[..., None])[..., 0])
 
 
 def _run(form, u_BTD, *, lam_DM, P_DM, b_DM, c_DM, dt_D, d_D, state, pos):
@@ -100,7 +107,7 @@ def _run(form, u_BTD, *, lam_DM, P_DM, b_DM, c_DM, dt_D, d_D, state, pos):
     if u_BTD.shape[1] == 0:
         return u_BTD, before
     clean_BTD = _time.clean(pos_BT, u_BTD)[0].astype(acc)
-    A_DMN, b_DM = _dense(step, b_DM)
+    A_DMN, b_DM = dense(step, b_DM)
     y_BTD, x_BDM = form(A_DMN, b_DM, c_DM, clean_BTD, before.x_BDM, pos_BT)
     y_BTD = _time.select(_time.valid(pos_BT), y_BTD + d_D.astype(acc) * clean_BTD)
     return y_BTD.astype(u_BTD.dtype), DPLRState(x_BDM)

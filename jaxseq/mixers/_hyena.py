@@ -1,0 +1,145 @@
+"""Hyena's gates round long convolutions; where the filters come from is the mixers' own."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxseq import forms
+from jaxseq.errors import UserError
+from jaxseq.layers import Linear, Mixer, fan_in, param, uniform
+from jaxseq.ops import short_conv
+
+CONVENTIONS = ("safari", "paper")
+
+
+class HyenaState(NamedTuple):
+    short: short_conv.ShortConvState  # the last taps - 1 projections
+    long: tuple  # one state for each long convolution
+
+
+class Hyena(Mixer):
+    """Projections x_0 … x_{N-1}, v of the input, each through a short convolution; then, for order N,
+
+    safari: v <- h^i * (x_{N-i} v) for i = 1 … N-1, y = x_0 v; N - 1 long convolutions (the released code, StripedHyena).
+    paper:  v <- x_i (h^i * v) for i = 0 … N-1, y = v; N long convolutions (arXiv:2302.10866, definition 3.1).
+    """
+
+    order: int = 2
+    convention: str = "safari"
+    taps: int = 3  # of the short convolutions
+    heads: int = 1  # groups of neighbouring channels whose projections lie together; only a layout
+
+    @nn.nowrap
+    def convolutions(self) -> int:
+        if self.convention not in CONVENTIONS:
+            raise UserError(f"there is no convention {self.convention!r}; choose one of: {', '.join(CONVENTIONS)}")
+        least = 2 if self.convention == "safari" else 1
+        if self.order < least:
+            raise UserError(f"order={self.order} has no long convolution in {self.convention}'s convention; take {least} or more")
+        if self.width % self.heads:
+            raise UserError(f"width {self.width} is not a multiple of {self.heads} heads; change one of them")
+        return self.order - 1 if self.convention == "safari" else self.order
+
+    @nn.nowrap
+    def long_state(self, batch: int) -> Any:
+        """The empty state of one long convolution."""
+        raise NotImplementedError
+
+    def filters(self) -> list:
+        """What `convolve` needs, one item a long convolution; only inside a compact method."""
+        raise NotImplementedError
+
+    def convolve(self, item, x_BTD, state, pos_BT, form) -> tuple[jax.Array, Any]:
+        raise NotImplementedError
+
+    @nn.nowrap
+    def init_state(self, batch, context):
+        short = short_conv.init_state(batch, self.taps, (self.order + 1) * self.width, self.dtype)
+        return HyenaState(short, tuple(self.long_state(batch) for _ in range(self.convolutions())))
+
+    @nn.compact
+    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+        count, width, heads, time = self.order + 1, self.width, self.heads, x_BTD.shape[1]
+        state = HyenaState(None, (None,) * self.convolutions()) if state is None else state
+        shape, axes = (heads, count, width // heads), ("embed", None, None, "mlp")
+        z_BTHPK = Linear(shape, axes, bias=True, dtype=self.dtype, name="in")(x_BTD)
+        bound = self.taps**-0.5  # torch's default for a depthwise convolution
+        w_WD = param(self, "conv_kernel", uniform(bound), (self.taps, count * width), (None, "mlp"))
+        bias_D = param(self, "conv_bias", uniform(bound), (count * width,), ("mlp",), decay=False)
+        conv = forms.op("short_conv", form, time)
+        z_BTD, short = conv(
+            z_BTHPK.reshape(*x_BTD.shape[:2], count * width), w_WD=w_WD, bias_D=bias_D, state=state.short, pos=pos_BT
+        )
+        z_BTHPK = z_BTD.reshape(z_BTHPK.shape)
+        *x, v_BTD = (z_BTHPK[:, :, :, i].reshape(x_BTD.shape) for i in range(count))
+
+        safari, after = self.convention == "safari", []
+        gates = x[:0:-1] if safari else x
+        for gate_BTD, item, before in zip(gates, self.filters(), state.long, strict=True):
+            v_BTD = v_BTD * gate_BTD if safari else v_BTD
+            v_BTD, s = self.convolve(item, v_BTD, before, pos_BT, form)
+            v_BTD = v_BTD if safari else v_BTD * gate_BTD
+            after.append(s)
+        y_BTD = v_BTD * x[0] if safari else v_BTD
+        init = fan_in((2 * self.layers) ** -0.5)
+        out = Linear((width,), ("mlp", "embed"), 1, True, init, self.dtype, name="out")
+        return out(y_BTD), HyenaState(short, tuple(after))
+
+    def skip(self) -> jax.Array:
+        """What each convolution adds of its own input [O, D]; only inside a compact method."""
+        shape, axes = (self.convolutions(), self.width), (None, "mlp")
+        return param(self, "skip", jax.nn.initializers.normal(1.0), shape, axes, decay=False)
+
+
+def positions(taps: int, features: int) -> tuple[jax.Array, jax.Array]:
+    """t [W] in [0, 1] and z = (t, Re e^{-ifw}, Im e^{-ifw}) [W, F]: w = 2 pi n / W, f from 1e-4 to bands - 1."""
+    bands = (features - 1) // 2
+    t_W = jnp.linspace(0, 1, taps)
+    angle_WF = 2 * jnp.pi * jnp.arange(taps)[:, None] / taps * jnp.linspace(1e-4, bands - 1, bands)
+    return t_W, jnp.concatenate([t_W[:, None], jnp.cos(angle_WF), -jnp.sin(angle_WF)], axis=1)
+
+
+class Filter(nn.Module):
+    """h [O, W, D] = MLP(z) (e^{-t |delta|} + shift): filters as functions of position (§3.3, appendix D).
+
+    The MLP has sines for nonlinearities, sin(freq * x), one trained vector `freq` in all layers. The features z are trained too,
+    with a learning rate of their own; t and delta are not. Nothing here has weight decay.
+    """
+
+    convolutions: int
+    width: int
+    taps: int
+    features: int
+    hidden: int
+    inner: int  # hidden layers after the first
+    sine: float
+    fast: float
+    slow: float
+    target: float
+    shift: float
+    lr: float
+    position_lr: float
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        if self.features < 3 or self.features % 2 == 0:
+            raise UserError(f"features={self.features} must be time and pairs of sine and cosine; make it odd and at least 3")
+        t_W, z_WF = positions(self.taps, self.features)
+        shape, axes = z_WF.shape, (None, None)
+        x = param(self, "position", lambda key, shape, dtype: z_WF.astype(dtype), shape, axes, decay=False, lr=self.position_lr)
+        freq = param(self, "freq", jax.nn.initializers.constant(self.sine), (self.hidden,), (None,), decay=False, lr=self.lr)
+        for i in range(self.inner + 1):
+            bound = uniform(x.shape[1] ** -0.5)  # torch's default for linear layers
+            kernel = param(self, f"kernel_{i}", bound, (x.shape[1], self.hidden), (None, None), decay=False, lr=self.lr)
+            bias = param(self, f"bias_{i}", bound, (self.hidden,), (None,), decay=False, lr=self.lr)
+            x = jnp.sin(freq * (x @ kernel + bias))
+        shape, axes = (self.hidden, self.convolutions, self.width), (None, None, "mlp")
+        kernel = param(self, "kernel_out", uniform(self.hidden**-0.5), shape, axes, decay=False, lr=self.lr)
+        h_OWD = jnp.einsum("wf,fod->owd", x, kernel)
+        ends = jnp.log(self.target) / self.slow, jnp.log(self.target) / self.fast
+        delta_OD = jnp.abs(jnp.linspace(*ends, self.convolutions * self.width)).reshape(-1, self.width)
+        decay_OWD = jnp.exp(-t_W[:, None] * delta_OD[:, None])
+        return h_OWD * (decay_OWD.astype(h_OWD.dtype) + self.shift)

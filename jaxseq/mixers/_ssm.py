@@ -1,0 +1,121 @@
+"""What S4, S4D and H3 share: initial state matrices, steps, and how a continuous system becomes a discrete one."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from jaxseq.errors import UserError
+from jaxseq.layers import Initializer, Linear, Mixer, param
+
+FREQUENCIES = ("lin", "inv", "legs")
+DISCRETISATIONS = ("zoh", "bilinear")
+
+
+@functools.cache
+def hippo(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """HiPPO-LegS, A = V (diag(lam) - P P*) V*, one of each conjugate pair: lam, P, B [size / 2], complex.
+
+    A + P P^T is skew but for its diagonal of -1/2, so that a Hermitian solver finds V (S4, arXiv:2111.00396, §2.2 and theorem 1).
+    """
+    n = np.arange(size)
+    p, b = np.sqrt(n + 0.5), np.sqrt(2 * n + 1)
+    normal = -np.tril(np.outer(b, b), -1) - np.diag(n + 1.0) + np.outer(p, p)
+    imag, v = np.linalg.eigh(-1j * (normal + np.eye(size) / 2))
+    half = slice(size // 2, None)  # ascending: the upper half is positive
+    to_mode = v[:, half].conj().T
+    return -0.5 + 1j * imag[half], to_mode @ p, to_mode @ b
+
+
+@functools.cache
+def frequencies(name: str, size: int) -> np.ndarray:
+    """Imaginary parts of S4D-Lin's, -Inv's or -LegS's matrix [size / 2] (Gu et al. 2022, arXiv:2206.11893, §4.3)."""
+    n = np.arange(size // 2)
+    if name == "legs":
+        return hippo(size)[0].imag
+    return math.pi * n if name == "lin" else size / math.pi * (size / (2 * n + 1) - 1)
+
+
+def check(size: int, frequency: str, rule: str) -> int:
+    """Complex numbers a channel. Raises UserError for what there is not."""
+    if size % 2 or size < 2:
+        raise UserError(f"state_size={size} counts conjugate pairs twice; make it even and positive")
+    for what, value, known in (("frequencies", frequency, FREQUENCIES), ("discretisation", rule, DISCRETISATIONS)):
+        if value not in known:
+            raise UserError(f"there is no {what} {value!r}; choose one of: {', '.join(known)}")
+    return size // 2
+
+
+def constant(value: np.ndarray) -> Initializer:
+    """The same numbers in every channel; complex ones as a last axis of two."""
+    if np.iscomplexobj(value):
+        value = np.stack([value.real, value.imag], axis=-1)
+    return lambda key, shape, dtype: jnp.broadcast_to(jnp.asarray(value, dtype), shape)
+
+
+def complex_normal(key, shape, dtype):
+    """Of variance 1, [..., 2]."""
+    return math.sqrt(0.5) * jax.random.normal(key, shape, dtype)
+
+
+def log_uniform(low: float, high: float) -> Initializer:
+    """Logarithms of numbers log-uniform in [low, high]."""
+    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, math.log(low), math.log(high))
+
+
+def packed(x: jax.Array) -> jax.Array:
+    """[..., N, 2] -> [..., 2N]: real parts, then imaginary parts."""
+    return jnp.concatenate([x[..., 0], x[..., 1]], axis=-1)
+
+
+def matrix(module: Mixer, channels: int, imag: np.ndarray, lr: float) -> jax.Array:
+    """diag(A) [channels, 2N] with real parts -exp(A_log), -1/2 at first, and free imaginary parts."""
+    shape, axes = (channels, len(imag)), ("embed", None)
+    log_DN = param(module, "A_log", constant(np.full(len(imag), math.log(0.5))), shape, axes, decay=False, lr=lr)
+    imag_DN = param(module, "A_imag", constant(imag), shape, axes, decay=False, lr=lr)
+    return jnp.concatenate([-jnp.exp(log_DN), imag_DN], axis=-1)
+
+
+def discretise(rule: str, A_DM: jax.Array, b_DM: jax.Array, dt_D: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Poles and input map of x' = A x + b u held for dt, or by the bilinear rule (S4D, eq. 3 and §3.1)."""
+    re, im = jnp.split(A_DM * dt_D[:, None], 2, axis=-1)
+    z, a = jax.lax.complex(re, im), jax.lax.complex(*jnp.split(A_DM, 2, axis=-1))
+    b = jax.lax.complex(*jnp.split(b_DM, 2, axis=-1))
+    if rule == "zoh":
+        p, b = jnp.exp(z), b * _expm1(re, im) / a
+    else:
+        p, b = (1 + z / 2) / (1 - z / 2), b * dt_D[:, None] / (1 - z / 2)
+    return tuple(jnp.concatenate([x.real, x.imag], axis=-1) for x in (p, b))
+
+
+def _expm1(re, im):
+    """exp(re + i im) - 1, also near 0."""
+    return jax.lax.complex(jnp.expm1(re) * jnp.cos(im) - 2 * jnp.sin(im / 2) ** 2, jnp.exp(re) * jnp.sin(im))
+
+
+def diagonal(
+    module: Mixer, channels: int, size: int, frequency: str, rule: str, dt: tuple[float, float], lr: float, input_map: bool
+) -> dict[str, jax.Array]:  # fmt: skip
+    """The weights of `diagonal_ssm` with `channels` channels: S4D's parameters, discretised. `dt`: range of the initial steps."""
+    modes, axes = check(size, frequency, rule), ("embed", None, None)
+    log_dt_D = param(module, "log_dt", log_uniform(*dt), (channels,), ("embed",), decay=False, lr=lr)
+    A_DM = matrix(module, channels, frequencies(frequency, size), lr)
+    ones = constant(np.ones(modes, complex))
+    if input_map:
+        b_DM = packed(param(module, "B", ones, (channels, modes, 2), axes, decay=False, lr=lr))
+    else:
+        b_DM = jnp.zeros_like(A_DM).at[:, :modes].set(1)
+    c_DM = 2 * packed(param(module, "C", complex_normal, (channels, modes, 2), axes, decay=False))
+    d_D = param(module, "D", jax.nn.initializers.normal(1.0), (channels,), ("embed",), decay=False)
+    p_DM, b_DM = discretise(rule, A_DM, b_DM, jnp.exp(log_dt_D))
+    return {"p_DM": p_DM, "b_DM": b_DM, "c_DM": c_DM, "d_D": d_D}
+
+
+def gated_output(module: Mixer, y_BTD: jax.Array) -> jax.Array:
+    """GLU(W gelu(y) + b): the map that mixes the channels (S4, §3.4)."""
+    gelu_BTD = nn.gelu(y_BTD, approximate=False)
+    out = Linear((2, module.width), ("mlp", None, "embed"), bias=True, dtype=module.dtype, name="out")(gelu_BTD)
+    return out[..., 0, :] * nn.sigmoid(out[..., 1, :])

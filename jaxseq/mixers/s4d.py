@@ -1,0 +1,37 @@
+"""S4D: a state space model with a diagonal matrix in every channel (Gu et al. 2022, arXiv:2206.11893)."""
+
+from flax import linen as nn
+
+from jaxseq import forms
+from jaxseq.layers import Mixer
+from jaxseq.mixers import _ssm
+from jaxseq.ops import diagonal_ssm
+
+
+class S4D(Mixer):
+    """y = GLU(W gelu(ssm(x)) + b), ssm a `diagonal_ssm` a channel: A = -exp(A_log) + i A_imag, steps exp(log_dt).
+
+    The SSM's parameters are float32 without weight decay and may learn more slowly; C is complex normal, B one, D normal.
+    """
+
+    state_size: int = 64  # real numbers: half as many complex ones, each of which stands for a conjugate pair
+    frequencies: str = "lin"  # imaginary parts at first: lin (pi n), inv, legs (HiPPO-LegS)
+    discretisation: str = "zoh"  # or bilinear
+    dt_min: float = 0.001
+    dt_max: float = 0.1
+    input_map: bool = True  # train B; else it is 1
+    kernel_lr: float = 1.0  # learning-rate multiplier of A, B and the steps
+
+    @nn.nowrap
+    def init_state(self, batch, context):
+        modes = _ssm.check(self.state_size, self.frequencies, self.discretisation)
+        return diagonal_ssm.init_state(batch, self.width, modes, self.dtype)
+
+    @nn.compact
+    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+        weights = _ssm.diagonal(
+            self, self.width, self.state_size, self.frequencies, self.discretisation,
+            (self.dt_min, self.dt_max), self.kernel_lr, self.input_map,
+        )  # fmt: skip
+        y_BTD, state = forms.op("diagonal_ssm", form, x_BTD.shape[1])(x_BTD, state=state, pos=pos_BT, **weights)
+        return _ssm.gated_output(self, y_BTD), state
