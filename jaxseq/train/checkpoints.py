@@ -97,8 +97,8 @@ def steps(workdir: str | os.PathLike) -> list[int]:
         return sorted(manager.all_steps())
 
 
-def _manager(workdir: str | os.PathLike, **options) -> ocp.CheckpointManager:
-    handlers: dict[str, Any] = {name: ocp.StandardCheckpointHandler() for name in ("params", "optimizer", "collections")}
+def _manager(workdir: str | os.PathLike, arrays=ocp.StandardCheckpointHandler, **options) -> ocp.CheckpointManager:
+    handlers: dict[str, Any] = {name: arrays() for name in ("params", "optimizer", "collections")}
     handlers |= {"data": ocp.JsonCheckpointHandler(), "config": ocp.JsonCheckpointHandler()}
     options = ocp.CheckpointManagerOptions(**options)
     return ocp.CheckpointManager(folder(workdir), options=options, item_handlers=handlers)
@@ -178,8 +178,14 @@ def save_params(workdir: str | os.PathLike, config, params: Any, step: int = 0) 
     write_config(workdir, config)
     variables = params if "params" in params else {"params": params}
     collections = {name: value for name, value in variables.items() if name != "params"}
-    items = _variables(ocp.args.StandardSave, variables["params"], collections)
-    with _manager(workdir) as manager:
+    items = _variables(ocp.args.PyTreeSave, variables["params"], collections)
+    largest = max(leaf.nbytes for leaf in jax.tree.leaves(variables))
+
+    def arrays():  # compressed copies would stay in memory until they are on disk, and weights hardly compress
+        impl = ocp.BasePyTreeCheckpointHandler(save_concurrent_bytes=largest + 1, use_compression=False)
+        return ocp.PyTreeCheckpointHandler(handler_impl=impl)
+
+    with _manager(workdir, arrays) as manager:
         manager.save(step, args=ocp.args.Composite(config=ocp.args.JsonSave(to_dict(config)), **items))
 
 
