@@ -1,0 +1,42 @@
+"""Griffin: gated linear recurrences and local attention, two to one (De et al. 2024, arXiv:2402.19427).
+
+Claim: matches Llama-2 after a sixth of its tokens, with a state of fixed size, and reads far past its training length.
+Expected: level with the Transformer at the laptop size, decoding as fast at any length.
+Command: jaxseq train --config=griffin --workdir=runs/griffin
+"""
+
+from ml_collections import ConfigDict
+
+from jaxseq.config import base, pick
+
+# name: layers, width, hidden of the recurrence, heads of 128, lr (table 2; learning rates of GPT-3 at that size, the paper's
+# are extrapolated from small runs and not printed)
+SIZES = {
+    "100m": (12, 768, 1024, 6, 6e-4),
+    "200m": (12, 1024, 1536, 8, 3e-4),
+    "400m": (12, 1536, 2048, 12, 2.5e-4),
+    "1.3b": (24, 2048, 2560, 16, 2e-4),
+    "3b": (24, 3072, 4096, 24, 1.6e-4),
+    "7b": (32, 4096, 5632, 32, 1.2e-4),
+    "14b": (40, 5120, 8192, 40, 1e-4),
+}
+
+
+def get_config(size: str = "") -> ConfigDict:
+    config = base()
+    layers, width, hidden, heads, lr = pick(SIZES, size, (6, 128, 128, 4, 3e-3))
+    recurrent, local = "rglru geglu", "attention geglu"
+    rest = f" + ({' '.join([recurrent] * (layers % 3))})" if layers % 3 else ""
+    config.model.stack = f"{layers // 3}*({recurrent} {recurrent} {local}){rest}"
+    config.model.width = width
+    config.model.embedding_scale = float(width) ** 0.5
+    config.model.embedding_std = float(width) ** -0.5
+    config.model.rglru = {"heads": 16 if size else 4, "hidden": hidden if size else None}
+    config.model.attention = {"heads": heads, "kv_heads": 1, "window": 1024 if size else 64}
+    if size:
+        config.model.vocab = 32000
+        config.train.length = 2048
+        config.eval.length = 2048
+    config.train.lr = lr
+    config.train.lr_source = "GPT-3 table 2.1, of the nearest size" if size else "the Transformer's at this size"
+    return config

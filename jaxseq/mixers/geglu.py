@@ -1,0 +1,27 @@
+"""The gated feed-forward with GELU (Shazeer 2020, arXiv:2002.05202, eq. 5 and 6), as in Gemma and Griffin."""
+
+from flax import linen as nn
+
+from jaxseq.layers import Linear, Mixer
+from jaxseq.mixers import _activations, _init
+
+
+class GeGLU(Mixer):
+    """y = (gelu(x W_gate) * x W_up) W_down; a mixer of channels, its state is ()."""
+
+    hidden: int | None = None  # default: factor * width
+    factor: int = 3  # Griffin's (De et al. 2024, arXiv:2402.19427, §2.2)
+    bias: bool = False
+    activation: str = "gelu_tanh"
+    init_std: float | None = None  # default: 1 / sqrt(inputs)
+
+    @nn.compact
+    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+        hidden, init = self.hidden or self.factor * self.width, _init.inward(self.init_std)
+
+        def up(name):
+            return Linear((hidden,), ("embed", "mlp"), 1, self.bias, init, self.dtype, name=name)(x_BTD)
+
+        y_BTF = _activations.find(self.activation)(up("gate")) * up("up")
+        init = _init.outward(self.init_std, None, self.layers)
+        return Linear((self.width,), ("mlp", "embed"), 1, self.bias, init, self.dtype, name="down")(y_BTF), ()
