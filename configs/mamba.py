@@ -9,6 +9,8 @@ from ml_collections import ConfigDict
 
 from jaxseq.config import base, pick
 
+FALCON = "falcon-7b"  # Falcon Mamba (Zuo et al. 2024, arXiv:2410.05355): RMS norms on dt, B and C; untied head
+
 # name: layers, width, lr (five times GPT-3's, three times at 2.8B: §E.2.3)
 SIZES = {
     "130m": (24, 768, 3e-3),
@@ -16,6 +18,7 @@ SIZES = {
     "790m": (48, 1536, 1.25e-3),
     "1.4b": (48, 2048, 1e-3),
     "2.8b": (64, 2560, 4.8e-4),
+    FALCON: (64, 4096, 6.4e-4),
 }
 
 
@@ -28,4 +31,11 @@ def get_config(size: str = "") -> ConfigDict:
         config.model.vocab = 50280  # GPT-NeoX's, up to a multiple of 8
     config.train.lr = lr
     config.train.lr_source = "Mamba §E.2: five times GPT-3's" if size else "best of 3e-3, 6e-3, 1.2e-2 on the quick comparison"
+    if size == FALCON:
+        config.model.mamba = {"selected_norm": "plain"}
+        config.model.vocab = 65024
+        config.model.tied = False
+        config.train.schedule = "wsd"
+        config.train.final_lr = 1 / 256
+        config.train.lr_source = "Falcon Mamba §3.1"
     return config

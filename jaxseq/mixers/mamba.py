@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxseq import forms
-from jaxseq.layers import Linear, Mixer, param, uniform
+from jaxseq.errors import UserError
+from jaxseq.layers import Linear, Mixer, RMSNorm, param, rms_normalize, uniform
 from jaxseq.ops import selective_scan, short_conv
 
 
@@ -43,6 +44,9 @@ class Mamba(Mixer):
 
     dt = softplus(dt_r W_dt + b_dt), (dt_r, B, C) = u W_x. A = -exp(A_log) and D are float32 without weight decay. dt's bias
     is the inverse softplus of a log-uniform step; W_out starts smaller by sqrt(residuals * layers).
+
+    selected_norm puts an RMS norm on each of dt_r, B and C: "plain" without a scale (Falcon Mamba, Zuo et al. 2024,
+    arXiv:2410.05355, §2.2), "scaled" with one (Jamba, Lieber et al. 2024, arXiv:2403.19887, §6.4).
     """
 
     expand: int = 2  # inner width = expand * width
@@ -53,12 +57,23 @@ class Mamba(Mixer):
     dt_max: float = 0.1
     dt_floor: float = 1e-4
     residuals: int = 1  # residual additions a block; 2 if an MLP follows each Mamba
+    selected_norm: str = "none"  # none, plain, scaled
+    selected_eps: float = 1e-6
 
     @nn.nowrap
     def init_state(self, batch, context):
         inner = self.expand * self.width
         conv = short_conv.init_state(batch, self.taps, inner, self.dtype)
         return MambaState(conv, selective_scan.init_state(batch, inner, self.state_size, self.dtype))
+
+    def _normed(self, x, name: str):
+        if self.selected_norm == "none":
+            return x
+        if self.selected_norm == "scaled":
+            return RMSNorm(self.selected_eps, self.dtype, name=f"{name}_norm")(x)
+        if self.selected_norm == "plain":
+            return rms_normalize(x, self.selected_eps).astype(self.dtype)
+        raise UserError(f"there is no selected_norm {self.selected_norm!r}; choose one of: none, plain, scaled")
 
     @nn.compact
     def mix(self, x_BTD, state, pos_BT, form, layer, train):
@@ -77,7 +92,8 @@ class Mamba(Mixer):
         u_BTD = nn.silu(u_BTD)
 
         selected = linear(u_BTD, rank + 2 * self.state_size, ("mlp", None), "x")
-        dt_BTR, b_BTN, c_BTN = jnp.split(selected, [rank, rank + self.state_size], axis=-1)
+        parts = jnp.split(selected, [rank, rank + self.state_size], axis=-1)
+        dt_BTR, b_BTN, c_BTN = (self._normed(x, name) for x, name in zip(parts, ("dt", "b", "c"), strict=True))
         dt_bias_D = param(
             self, "dt_bias", dt_bias_init(self.dt_min, self.dt_max, self.dt_floor), (inner,), ("mlp",), decay=False
         )

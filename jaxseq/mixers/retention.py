@@ -28,14 +28,23 @@ class Retention(Mixer):
 
     q = rotate(x W_Q), k = rotate(x W_K) / sqrt(K), v = x W_V with V = 2K. Pairs are interleaved and the angles are
     10000^-linspace(0, 1, K/2), the end point included, as in the released code. The norm is RMS per head without a scale,
-    eps 1e-6. The score normalisations of §2.2 cancel in that norm up to eps and are left out, so that all forms are equal.
-    Kernels start Xavier-uniform with gain 2^-2.5, the output's with 2^-1.
+    eps 1e-6. The score normalisations of §2.2 cancel in that norm up to eps and are left out unless `torchscale_scaling`.
+    Kernels start Xavier-uniform with gain 2^-2.5, the output's with 2^-1; with `deepnet` v and the output start smaller by
+    (8 layers)^(1/4) (Wang et al. 2022, arXiv:2203.00555).
+
+    torchscale_scaling: retention's output is divided by sqrt(sum_i gamma^i), which the position alone tells, and then by
+    max(|sum_m R_nm|, 1), R the decayed and so divided scores, through which no gradient passes. That sum is q_n times the
+    decayed sum of keys: one more value channel, always 1, so that the state holds it and all forms stay equal. The released
+    code's chunkwise form takes other scalars; the difference is of the size of eps.
     """
 
     heads: int = 4
     value_factor: int = 2  # V = value_factor * width / heads
+    value_size: int | None = None  # V itself
     decay: str = "published"  # "published" or "experiments"
     eps: float = 1e-6
+    torchscale_scaling: bool = False
+    deepnet: bool = False
 
     @nn.nowrap
     def _sizes(self) -> tuple[int, int]:
@@ -43,27 +52,42 @@ class Retention(Mixer):
             raise UserError(f"width {self.width} must be an even multiple of {self.heads} heads; change one of them")
         if self.decay not in DECAYS:
             raise UserError(f"there is no decay {self.decay!r}; choose one of: {', '.join(DECAYS)}")
-        return self.width // self.heads, self.value_factor * self.width // self.heads
+        return self.width // self.heads, self.value_size or self.value_factor * self.width // self.heads
 
     @nn.nowrap
     def init_state(self, batch, context):
-        return retention.init_state(batch, self.heads, *self._sizes(), self.dtype)
+        key_size, value_size = self._sizes()
+        return retention.init_state(batch, self.heads, key_size, value_size + self.torchscale_scaling, self.dtype)
+
+    def _scaled(self, y_BTHV, log_a_H, pos_BT):
+        """The two normalisations; the last channel of y_BTHV is the sum of the scores."""
+        y = y_BTHV.astype(jnp.promote_types(y_BTHV.dtype, jnp.float32))
+        count_BT1 = jnp.maximum(pos_BT, 0)[..., None] + 1
+        total_BTH = jnp.expm1(count_BT1 * log_a_H) / jnp.expm1(log_a_H)  # 1 + gamma + … + gamma^pos
+        y *= jax.lax.rsqrt(total_BTH)[..., None]
+        return y[..., :-1] / jax.lax.stop_gradient(jnp.maximum(jnp.abs(y[..., -1:]), 1))
 
     @nn.compact
     def mix(self, x_BTD, state, pos_BT, form, layer, train):
         key_size, value_size = self._sizes()
+        shrink = (8 * self.layers) ** -0.25 if self.deepnet else 1.0
 
-        def project(size, name):
-            axes, init = ("embed", "heads", None), xavier_uniform(2**-2.5)
+        def project(size, name, gain=2**-2.5):
+            axes, init = ("embed", "heads", None), xavier_uniform(gain)
             return Linear((self.heads, size), axes, init_fn=init, dtype=self.dtype, name=name)(x_BTD)
 
         frequency_F = 10000.0 ** -jnp.linspace(0, 1, key_size // 2)
         q_BTHK = rotate(project(key_size, "q"), pos_BT, frequency_F, interleaved=True)
         k_BTHK = rotate(project(key_size, "k") * key_size**-0.5, pos_BT, frequency_F, interleaved=True)
-        log_a_BTH = jnp.broadcast_to(jnp.log(DECAYS[self.decay](self.heads)), q_BTHK.shape[:3])
+        v_BTHV = project(value_size, "v", 2**-2.5 * shrink)
+        if self.torchscale_scaling:
+            v_BTHV = jnp.concatenate([v_BTHV, jnp.ones_like(v_BTHV[..., :1])], axis=-1)
+        log_a_H = jnp.log(DECAYS[self.decay](self.heads))
         op = forms.op("retention", form, x_BTD.shape[1])
-        y_BTHV, state = op(q_BTHK, k_BTHK, project(value_size, "v"), log_a_BTH, state=state, pos=pos_BT)
+        y_BTHV, state = op(q_BTHK, k_BTHK, v_BTHV, jnp.broadcast_to(log_a_H, q_BTHK.shape[:3]), state=state, pos=pos_BT)
+        if self.torchscale_scaling:
+            y_BTHV = self._scaled(y_BTHV, log_a_H, pos_BT)
         gate_BTHV = nn.silu(project(value_size, "g"))
         y_BTHV = gate_BTHV * rms_normalize(y_BTHV, self.eps).astype(self.dtype)
-        axes, init = ("heads", None, "embed"), xavier_uniform(2**-1.0)
+        axes, init = ("heads", None, "embed"), xavier_uniform(2**-1.0 * shrink)
         return Linear((self.width,), axes, 2, init_fn=init, dtype=self.dtype, name="o")(y_BTHV), state

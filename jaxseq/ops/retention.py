@@ -4,7 +4,9 @@
     y_t = q_t S_t
 
 with S [K, V] per head. `log_a_BTH <= 0` is log a_t and may depend on the data, so that gated retention, GLA with scalar
-gates and Mamba-2's SSD are this op too. Rotation, scaling of k and normalisation belong to the mixer.
+gates and Mamba-2's SSD are this op too (Dao & Gu 2024, arXiv:2405.21060, §7: there q = C, k = B, v = dt x, log a = dt A).
+q and k may have fewer heads G than v: each then serves the H / G heads of a group (SSD's groups). Rotation, scaling of k
+and normalisation belong to the mixer.
 
 State: S_BHKV in the accumulation dtype. Scores are products in the inputs' dtype summed in the accumulation dtype; decays
 are sums of logs in the accumulation dtype, masked before exp. The paper's xi and zeta (eq. 7) are `in_` and `out` below.
@@ -35,19 +37,27 @@ def init_state(batch: int, heads: int, key_size: int, value_size: int, dtype=jnp
     return RetentionState(jnp.zeros((batch, heads, key_size, value_size), _time.accumulation_dtype(jnp.zeros((), dtype))))
 
 
-def _prepare(q_BTHK, k_BTHK, v_BTHV, log_a_BTH, state, pos):
-    chex.assert_rank([q_BTHK, k_BTHK, v_BTHV, log_a_BTH], [4, 4, 4, 3])
-    chex.assert_equal_shape([q_BTHK, k_BTHK])
-    chex.assert_equal_shape_prefix([q_BTHK, v_BTHV, log_a_BTH], 3)
-    pos_BT = _time.positions(pos, q_BTHK)
-    chex.assert_shape(pos_BT, q_BTHK.shape[:2])
+def _prepare(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, state, pos):
+    chex.assert_rank([q_BTGK, k_BTGK, v_BTHV, log_a_BTH], [4, 4, 4, 3])
+    chex.assert_equal_shape([q_BTGK, k_BTGK])
+    chex.assert_equal_shape_prefix([v_BTHV, log_a_BTH], 3)
+    chex.assert_equal_shape_prefix([q_BTGK, v_BTHV], 2)
+    chex.assert_is_divisible(v_BTHV.shape[2], q_BTGK.shape[2])
+    pos_BT = _time.positions(pos, q_BTGK)
+    chex.assert_shape(pos_BT, q_BTGK.shape[:2])
     if state is not None:
-        chex.assert_shape(state.S_BHKV, (q_BTHK.shape[0], *q_BTHK.shape[2:], v_BTHV.shape[3]))
-    return _time.accumulation_dtype(q_BTHK, v_BTHV), pos_BT
+        chex.assert_shape(state.S_BHKV, (v_BTHV.shape[0], v_BTHV.shape[2], q_BTGK.shape[3], v_BTHV.shape[3]))
+    return _time.accumulation_dtype(q_BTGK, v_BTHV), pos_BT
 
 
-def _empty(q_BTHK, v_BTHV) -> RetentionState:
-    return init_state(q_BTHK.shape[0], *q_BTHK.shape[2:], v_BTHV.shape[3], _time.accumulation_dtype(q_BTHK, v_BTHV))
+def _empty(q_BTGK, v_BTHV) -> RetentionState:
+    sizes = v_BTHV.shape[0], v_BTHV.shape[2], q_BTGK.shape[3], v_BTHV.shape[3]
+    return init_state(*sizes, _time.accumulation_dtype(q_BTGK, v_BTHV))
+
+
+def _spread(x, heads: int, axis: int):
+    """An array of groups as one of heads."""
+    return x if x.shape[axis] == heads else jnp.repeat(x, heads // x.shape[axis], axis=axis)
 
 
 def _log_decay(log_a_BTH, pos_BT, acc):
@@ -55,49 +65,52 @@ def _log_decay(log_a_BTH, pos_BT, acc):
     return jnp.cumsum(_time.select(pos_BT > _time.START, log_a_BTH.astype(acc)), axis=1)
 
 
-def recurrent(q_BTHK, k_BTHK, v_BTHV, log_a_BTH, *, state=None, pos=None):
+def recurrent(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, *, state=None, pos=None):
     """Eq. 6, one token after another."""
-    acc, pos_BT = _prepare(q_BTHK, k_BTHK, v_BTHV, log_a_BTH, state, pos)
+    acc, pos_BT = _prepare(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, state, pos)
 
-    def step(state, q_BHK, k_BHK, v_BHV, log_a_BH):
+    def step(state, q_BGK, k_BGK, v_BHV, log_a_BH):
+        q_BHK, k_BHK = (_spread(x, v_BHV.shape[1], 1) for x in (q_BGK, k_BGK))
         a_BH11 = jnp.exp(log_a_BH.astype(acc))[..., None, None]
         S_BHKV = a_BH11 * state.S_BHKV + k_BHK.astype(acc)[..., None] * v_BHV.astype(acc)[..., None, :]
         y_BHV = jnp.einsum("bhk,bhkv->bhv", q_BHK.astype(acc), S_BHKV)
-        return RetentionState(S_BHKV), y_BHV.astype(q_BHK.dtype)
+        return RetentionState(S_BHKV), y_BHV.astype(q_BGK.dtype)
 
-    state = _empty(q_BTHK, v_BTHV) if state is None else state
-    return _time.scan_time(step, state, (q_BTHK, k_BTHK, v_BTHV, log_a_BTH), pos_BT)
+    state = _empty(q_BTGK, v_BTHV) if state is None else state
+    return _time.scan_time(step, state, (q_BTGK, k_BTGK, v_BTHV, log_a_BTH), pos_BT)
 
 
-def _inside(q_BTHK, k_BTHK, v_BTHV, cum_BTH, pos_BT):
+def _inside(q_BTGK, k_BTGK, v_BTHV, cum_BTH, pos_BT):
     """Outputs [B, T, H, V] that come from the stretch itself: (q k^T * D) v, D[t, s] = a_{s+1} ... a_t (eq. 5)."""
     time, seg_BT = pos_BT.shape[1], _time.segments(pos_BT)
     mask_BTS = (seg_BT[:, :, None] == seg_BT[:, None, :]) & jnp.tril(jnp.ones((time, time), bool))
     cum_BHT = jnp.moveaxis(cum_BTH, 1, 2)
     gap_BHTS = jnp.where(mask_BTS[:, None], cum_BHT[..., :, None] - cum_BHT[..., None, :], -jnp.inf)
-    scores_BHTS = jnp.einsum("bthk,bshk->bhts", q_BTHK, k_BTHK, preferred_element_type=cum_BTH.dtype)
-    weights_BHTS = (scores_BHTS * jnp.exp(gap_BHTS)).astype(v_BTHV.dtype)
+    scores_BGTS = jnp.einsum("btgk,bsgk->bgts", q_BTGK, k_BTGK, preferred_element_type=cum_BTH.dtype)
+    weights_BHTS = (_spread(scores_BGTS, v_BTHV.shape[2], 1) * jnp.exp(gap_BHTS)).astype(v_BTHV.dtype)
     return jnp.einsum("bhts,bshv->bthv", weights_BHTS, v_BTHV, preferred_element_type=cum_BTH.dtype)
 
 
-def _from_state(q_BTHK, S_BHKV, cum_BTH, pos_BT):
+def _from_state(q_BTGK, S_BHKV, cum_BTH, pos_BT):
     """Outputs [B, T, H, V] that come from the incoming state: a_1 ... a_t q_t S."""
     in_BTH = _time.select(_time.segments(pos_BT) == 0, jnp.exp(cum_BTH))
-    return jnp.einsum("bthk,bhkv->bthv", q_BTHK.astype(S_BHKV.dtype) * in_BTH[..., None], S_BHKV)
+    q_BTHK = _spread(q_BTGK, S_BHKV.shape[1], 2).astype(S_BHKV.dtype)
+    return jnp.einsum("bthk,bhkv->bthv", q_BTHK * in_BTH[..., None], S_BHKV)
 
 
-def _summary(k_BTHK, v_BTHV, cum_BTH, pos_BT) -> Summary:
+def _summary(k_BTGK, v_BTHV, cum_BTH, pos_BT) -> Summary:
     acc = cum_BTH.dtype
     out_BTH = _time.select(_time.last_segment(pos_BT), jnp.exp(cum_BTH[:, -1:] - cum_BTH))
-    S_BHKV = jnp.einsum("bthk,bthv->bhkv", k_BTHK.astype(acc) * out_BTH[..., None], v_BTHV.astype(acc))
+    k_BTHK = _spread(k_BTGK, v_BTHV.shape[2], 2).astype(acc)
+    S_BHKV = jnp.einsum("bthk,bthv->bhkv", k_BTHK * out_BTH[..., None], v_BTHV.astype(acc))
     return Summary(_time.select(_time.continues(pos_BT), jnp.exp(cum_BTH[:, -1])), S_BHKV)
 
 
-def summary(q_BTHK, k_BTHK, v_BTHV, log_a_BTH, *, pos=None) -> Summary:
+def summary(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, *, pos=None) -> Summary:
     """Eq. 7's R_i = K^T (V * zeta), and the decay of the state before it. T >= 1."""
-    acc, pos_BT = _prepare(q_BTHK, k_BTHK, v_BTHV, log_a_BTH, None, pos)
-    k_BTHK, v_BTHV, log_a_BTH = _time.clean(pos_BT, k_BTHK, v_BTHV, log_a_BTH)
-    return _summary(k_BTHK, v_BTHV, _log_decay(log_a_BTH, pos_BT, acc), pos_BT)
+    acc, pos_BT = _prepare(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, None, pos)
+    k_BTGK, v_BTHV, log_a_BTH = _time.clean(pos_BT, k_BTGK, v_BTHV, log_a_BTH)
+    return _summary(k_BTGK, v_BTHV, _log_decay(log_a_BTH, pos_BT, acc), pos_BT)
 
 
 def combine(first: Summary, second: Summary) -> Summary:
@@ -109,32 +122,32 @@ def apply(summary: Summary, state: RetentionState) -> RetentionState:
     return RetentionState(summary.A_BH[..., None, None] * state.S_BHKV + summary.S_BHKV)
 
 
-def parallel(q_BTHK, k_BTHK, v_BTHV, log_a_BTH, *, state=None, pos=None):
+def parallel(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, *, state=None, pos=None):
     """Eq. 5: one T x T masked product; memory and work are quadratic in T."""
-    acc, pos_BT = _prepare(q_BTHK, k_BTHK, v_BTHV, log_a_BTH, state, pos)
-    if q_BTHK.shape[1] == 0:
-        return v_BTHV.astype(q_BTHK.dtype), _empty(q_BTHK, v_BTHV) if state is None else state
-    q_BTHK, k_BTHK, v_BTHV, log_a_BTH = _time.clean(pos_BT, q_BTHK, k_BTHK, v_BTHV, log_a_BTH)
+    acc, pos_BT = _prepare(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, state, pos)
+    if q_BTGK.shape[1] == 0:
+        return v_BTHV.astype(q_BTGK.dtype), _empty(q_BTGK, v_BTHV) if state is None else state
+    q_BTGK, k_BTGK, v_BTHV, log_a_BTH = _time.clean(pos_BT, q_BTGK, k_BTGK, v_BTHV, log_a_BTH)
     cum_BTH = _log_decay(log_a_BTH, pos_BT, acc)
-    y_BTHV = _inside(q_BTHK, k_BTHK, v_BTHV, cum_BTH, pos_BT)
-    total = _summary(k_BTHK, v_BTHV, cum_BTH, pos_BT)
+    y_BTHV = _inside(q_BTGK, k_BTGK, v_BTHV, cum_BTH, pos_BT)
+    total = _summary(k_BTGK, v_BTHV, cum_BTH, pos_BT)
     if state is None:
         state = RetentionState(total.S_BHKV)
     else:
-        y_BTHV += _from_state(q_BTHK, state.S_BHKV, cum_BTH, pos_BT)
+        y_BTHV += _from_state(q_BTGK, state.S_BHKV, cum_BTH, pos_BT)
         state = apply(total, state)
-    return _time.select(_time.valid(pos_BT), y_BTHV).astype(q_BTHK.dtype), state
+    return _time.select(_time.valid(pos_BT), y_BTHV).astype(q_BTGK.dtype), state
 
 
-def chunkwise(q_BTHK, k_BTHK, v_BTHV, log_a_BTH, *, state=None, pos=None, chunk: int = 64):
+def chunkwise(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, *, state=None, pos=None, chunk: int = 64):
     """Eq. 7: chunks of `chunk` tokens all at once, their states joined by an associative scan; memory linear in T."""
-    _, pos_BT = _prepare(q_BTHK, k_BTHK, v_BTHV, log_a_BTH, state, pos)
-    time = q_BTHK.shape[1]
+    _, pos_BT = _prepare(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, state, pos)
+    time = q_BTGK.shape[1]
     if time <= chunk:
-        return parallel(q_BTHK, k_BTHK, v_BTHV, log_a_BTH, state=state, pos=pos)
-    acc = _time.accumulation_dtype(q_BTHK, v_BTHV)
-    state = _empty(q_BTHK, v_BTHV) if state is None else state
-    xs = _time.clean(pos_BT, q_BTHK, k_BTHK, v_BTHV, log_a_BTH)
+        return parallel(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, state=state, pos=pos)
+    acc = _time.accumulation_dtype(q_BTGK, v_BTHV)
+    state = _empty(q_BTGK, v_BTHV) if state is None else state
+    xs = _time.clean(pos_BT, q_BTGK, k_BTGK, v_BTHV, log_a_BTH)
     pos_XBC, q, k, v, log_a = _time.split_chunks(chunk, pos_BT, *xs)  # X = T / C chunks in front
 
     cum = jax.vmap(lambda log_a, pos: _log_decay(log_a, pos, acc))(log_a, pos_XBC)
@@ -143,7 +156,7 @@ def chunkwise(q_BTHK, k_BTHK, v_BTHV, log_a_BTH, *, state=None, pos=None, chunk:
     before = jnp.concatenate([state.S_BHKV[None], after[:-1]])
     y = jax.vmap(_inside)(q, k, v, cum, pos_XBC) + jax.vmap(_from_state)(q, before, cum, pos_XBC)
     y_BTHV = _time.select(_time.valid(pos_BT), _time.join_chunks(y, time))
-    return y_BTHV.astype(q_BTHK.dtype), RetentionState(after[-1])
+    return y_BTHV.astype(q_BTGK.dtype), RetentionState(after[-1])
 
 
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
@@ -152,10 +165,10 @@ FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
     def inputs(key, time):
         keys = jax.random.split(key, 4)
-        q_BTHK, k_BTHK = (jax.random.normal(k, (batch, time, 2, 4), dtype) for k in keys[:2])
-        v_BTHV = jax.random.normal(keys[2], (batch, time, 2, 3), dtype)
-        log_a_BTH = -jax.nn.softplus(jax.random.normal(keys[3], (batch, time, 2), dtype) - 3)
-        return q_BTHK, k_BTHK, v_BTHV, log_a_BTH
+        q_BTGK, k_BTGK = (jax.random.normal(k, (batch, time, 2, 3), dtype) for k in keys[:2])
+        v_BTHV = jax.random.normal(keys[2], (batch, time, 4, 2), dtype)
+        log_a_BTH = -jax.nn.softplus(jax.random.normal(keys[3], (batch, time, 4), dtype) - 3)
+        return q_BTGK, k_BTGK, v_BTHV, log_a_BTH
 
     key_x, key_prefix = jax.random.split(key)
     state = recurrent(*inputs(key_prefix, 32))[1]

@@ -1,0 +1,108 @@
+"""The Mamba-2 block: state space duality with one decay a head (Dao & Gu 2024, arXiv:2405.21060, §7 and the released code)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxseq import forms
+from jaxseq.errors import UserError
+from jaxseq.layers import Linear, Mixer, param, rms_normalize, uniform
+from jaxseq.mixers.mamba import dt_bias_init, fan_in_uniform
+from jaxseq.ops import retention, short_conv
+
+
+class Mamba2State(NamedTuple):
+    conv: short_conv.ShortConvState  # the last taps - 1 inputs of the convolution
+    ssd: retention.RetentionState  # one [state_size, head size] matrix a head
+
+
+def a_log_init(low: float, high: float):
+    """log U(low, high)"""
+    return lambda key, shape, dtype: jnp.log(jax.random.uniform(key, shape, dtype, low, high))
+
+
+class Mamba2(Mixer):
+    """y = rms_norm((ssd(x, dt, B, C) + D x) * silu(z)) W_out with (z, x, B, C, dt) = u W_in, and x, B, C through silu(conv(.)).
+
+    S_t = exp(dt_t A) S_{t-1} + B_t^T dt_t x_t, y_t = C_t S_t: the retention op with log a = dt A. dt = softplus(dt + b_dt),
+    then clipped; A = -exp(A_log) and D are one a head, float32, without weight decay. B and C are shared by the heads of a
+    group. A starts in U(1, 16), dt's bias at the inverse softplus of a log-uniform step; W_out starts smaller by
+    sqrt(residuals * layers).
+    """
+
+    expand: int = 2  # inner width = expand * width
+    heads: int = 4  # the released models have heads of 64 channels
+    groups: int = 1  # of B and C
+    state_size: int = 128
+    taps: int = 4
+    dt_min: float = 0.001
+    dt_max: float = 0.1
+    dt_floor: float = 1e-4
+    dt_low: float = 0.0  # dt itself is clipped to [dt_low, dt_high]
+    dt_high: float | None = None  # default: no limit
+    norm_groups: int = 1  # parts of the inner width that the norm takes one by one
+    eps: float = 1e-5
+    residuals: int = 1  # residual additions a block; 2 if an MLP follows each Mamba
+
+    @nn.nowrap
+    def _sizes(self) -> tuple[int, int, int]:
+        """Inner width, channels of a head, and channels of B and C together."""
+        inner = self.expand * self.width
+        for name, parts, whole in (("heads", self.heads, inner), ("groups", self.groups, self.heads)):
+            if whole % parts:
+                raise UserError(f"{parts} {name} do not divide {whole}; change mamba2's {name}, or the width")
+        if inner % self.norm_groups:
+            raise UserError(f"{self.norm_groups} norm_groups do not divide the inner width {inner}; change norm_groups")
+        return inner, inner // self.heads, 2 * self.groups * self.state_size
+
+    @nn.nowrap
+    def init_state(self, batch, context):
+        inner, size, selected = self._sizes()
+        conv = short_conv.init_state(batch, self.taps, inner + selected, self.dtype)
+        return Mamba2State(conv, retention.init_state(batch, self.heads, self.state_size, size, self.dtype))
+
+    def _conv(self, x_BTD, state, pos_BT, form):
+        width, bound = x_BTD.shape[-1], self.taps**-0.5  # torch's default for a depthwise convolution
+        w_WD = param(self, "conv_kernel", uniform(bound), (self.taps, width), (None, "mlp"))
+        bias_D = param(self, "conv_bias", uniform(bound), (width,), ("mlp",), decay=False)
+        conv = forms.op("short_conv", form, x_BTD.shape[1])
+        y_BTD, state = conv(x_BTD, w_WD=w_WD, bias_D=bias_D, state=state, pos=pos_BT)
+        return nn.silu(y_BTD), state
+
+    def _norm(self, y_BTD):
+        scale_D = param(self, "norm_scale", jax.nn.initializers.ones, y_BTD.shape[-1:], ("mlp",), decay=False)
+        parts = y_BTD.reshape(*y_BTD.shape[:2], self.norm_groups, y_BTD.shape[2] // self.norm_groups)
+        return (rms_normalize(parts, self.eps).reshape(y_BTD.shape) * scale_D).astype(self.dtype)
+
+    def _head_param(self, name: str, init):
+        return param(self, name, init, (self.heads,), ("heads",), decay=False)
+
+    @nn.compact
+    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+        inner, size, selected = self._sizes()
+        time, state = x_BTD.shape[1], Mamba2State(None, None) if state is None else state
+        features = 2 * inner + selected + self.heads
+        all_BTD = Linear((features,), ("embed", "mlp"), init_fn=fan_in_uniform, dtype=self.dtype, name="in")(x_BTD)
+        z_BTD, u_BTD, dt_BTH = jnp.split(all_BTD, [inner, 2 * inner + selected], axis=-1)
+        u_BTD, conv = self._conv(u_BTD, state.conv, pos_BT, form)
+        x_BTHV = u_BTD[..., :inner].reshape(*u_BTD.shape[:2], self.heads, size)
+        b_BTGK, c_BTGK = (
+            part.reshape(*part.shape[:2], self.groups, self.state_size)
+            for part in jnp.split(u_BTD[..., inner:], 2, axis=-1)
+        )
+
+        bias_H = self._head_param("dt_bias", dt_bias_init(self.dt_min, self.dt_max, self.dt_floor))
+        dt_BTH = jnp.clip(nn.softplus(dt_BTH.astype(bias_H.dtype) + bias_H), self.dt_low, self.dt_high)
+        a_log_H, d_H = self._head_param("A_log", a_log_init(1, 16)), self._head_param("D", jax.nn.initializers.ones)
+        v_BTHV = (x_BTHV.astype(dt_BTH.dtype) * dt_BTH[..., None]).astype(self.dtype)
+        op = forms.op("retention", form, time)
+        y_BTHV, ssd = op(c_BTGK, b_BTGK, v_BTHV, -jnp.exp(a_log_H) * dt_BTH, state=state.ssd, pos=pos_BT)
+        y_BTHV += (d_H[:, None] * x_BTHV).astype(self.dtype)
+
+        y_BTD = self._norm(y_BTHV.reshape(z_BTD.shape) * nn.silu(z_BTD))
+        shrink = (self.residuals * self.layers) ** -0.5
+        init = lambda key, shape, dtype: shrink * fan_in_uniform(key, shape, dtype)  # noqa: E731
+        out = Linear((self.width,), ("mlp", "embed"), init_fn=init, dtype=self.dtype, name="out")
+        return out(y_BTD), Mamba2State(conv, ssd)
