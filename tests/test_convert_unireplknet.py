@@ -1,0 +1,77 @@
+"""UniRepLKNet as its authors' code computes it, stage by stage, as trained and merged, and the way back."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from _convert import check_round_trip, imported, oracle
+
+from jaxseq import convert, registry
+from jaxseq.models.unireplknet import merge
+from jaxseq.testing import compare
+
+SOURCE = "unireplknet"
+
+
+def merged_tensors() -> dict:
+    """The checkpoint after the reference's own merging."""
+    outputs = oracle(SOURCE)["output"]
+    return {name.removeprefix("merged_param/"): x for name, x in outputs.items() if name.startswith("merged_param/")}
+
+
+@functools.cache
+def imported_merged():
+    return convert.from_state_dict(SOURCE, oracle(SOURCE)["config"] | {"deploy": True}, merged_tensors())
+
+
+def images():
+    return np.moveaxis(oracle(SOURCE)["input"]["image"], 1, 3)
+
+
+def check(model, variables, logits: str):
+    outputs = oracle(SOURCE)["output"]
+    run = jax.jit(lambda variables, images: (model.apply(variables, images), model.apply(variables, images, features=True)))
+    got, maps = run(variables, images())
+    for i, stage in enumerate(maps):  # the layer scale of 1e-6 hides whole blocks from the logits
+        assert compare.error(np.moveaxis(stage, 3, 1), outputs[f"stage{i}"]) < 1e-5, i
+    assert compare.error(got, outputs[logits]) < 1e-5
+
+
+def test_as_trained():
+    check(*imported(SOURCE, SOURCE), "train_form")
+
+
+def test_merged_by_the_reference():
+    model, params = imported_merged()
+    check(model, {"params": params}, "merged_form")
+
+
+def test_merged_by_us():
+    model, variables = merge(*imported(SOURCE, SOURCE))
+    check(model, variables, "merged_form")
+    wanted = imported_merged()[1]
+    assert compare.spec(variables["params"]) == compare.spec(wanted)
+    assert compare.worst(variables["params"], wanted)[0] < 1e-5
+
+
+def test_round_trip():
+    check_round_trip(SOURCE, SOURCE)
+
+
+def test_round_trip_merged():
+    tensors, (model, params) = merged_tensors(), imported_merged()
+    exported = convert.to_state_dict(SOURCE, model, params)
+    assert sorted(exported) == sorted(tensors)
+    for name, value in tensors.items():
+        np.testing.assert_array_equal(exported[name], value, err_msg=name, strict=True)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_config_from_names_and_shapes(merged):
+    source = registry.load("convert.sources", SOURCE)
+    tensors = merged_tensors() if merged else oracle(SOURCE)["param"]
+    assert source.recognises({}, set(tensors))
+    model = source.config(source.infer({name: x.shape for name, x in tensors.items()})).model
+    assert (model.stages, model.classes, model.channels) == ("1*16:3 1*32:13 2*48:13,3 1*64:13", 7, 3)
+    assert model.merged is merged
