@@ -57,6 +57,21 @@ class NetworkSubject(Subject):
         state = self.call("recurrent", dtype, (x[:, :PREFIX],), weights, empty, pos_BT)[1]
         return (x[:, PREFIX:],), (other,), weights, state, empty
 
+    def applied(self, form, dtype, xs, weights, state, pos, **options):
+        """What `module.apply` gives, with its options."""
+        raise NotImplementedError
+
+    def call(self, form, dtype, xs, weights, state, pos):
+        return self.applied(form, dtype, xs, weights, state, pos)
+
+    def choices(self, form, dtype, xs, weights, state, pos):
+        def sown(form, dtype, *arguments):
+            _, collections = self.applied(form, dtype, *arguments, mutable=["intermediates"])
+            return [x for path, x in jax.tree_util.tree_leaves_with_path(collections) if jax.tree_util.DictKey("choice") in path]
+
+        with jax.enable_x64(True):
+            return jax.device_get(self._jit("choices", sown, form, dtype)(xs, weights, state, pos))
+
     def inputs(self, key, time: int, dtype) -> jax.Array:
         raise NotImplementedError
 
@@ -69,8 +84,8 @@ class MixerSubject(NetworkSubject):
     kind = "mixer"
     forms_without_pos = ()  # the model always has positions
 
-    def call(self, form, dtype, xs, weights, state, pos):
-        return with_dtype(self.module, dtype).apply({"params": weights}, xs[0], state, pos, form, 0)
+    def applied(self, form, dtype, xs, weights, state, pos, **options):
+        return with_dtype(self.module, dtype).apply({"params": weights}, xs[0], state, pos, form, 0, **options)
 
     def inputs(self, key, time, dtype):
         return jax.random.normal(key, (BATCH, time, self.module.width), dtype)
@@ -87,8 +102,8 @@ class ModelSubject(NetworkSubject):
     kind = "model"
     forms_without_pos = ("recurrent",)  # its door makes positions before any form is asked
 
-    def call(self, form, dtype, xs, weights, state, pos):
-        return with_dtype(self.module, dtype).apply({"params": weights}, xs[0], state, pos, form)
+    def applied(self, form, dtype, xs, weights, state, pos, **options):
+        return with_dtype(self.module, dtype).apply({"params": weights}, xs[0], state, pos, form, **options)
 
     def inputs(self, key, time, dtype):
         return jax.random.randint(key, (BATCH, time), 0, self.module.vocab, jnp.int32)
@@ -106,3 +121,7 @@ class ModelSubject(NetworkSubject):
     def rows(self, state, rows):
         segments = jax.tree.map(lambda s: s[:, rows], state.segments)  # [repeats, B, ...]
         return state._replace(segments=segments, next_pos_B=state.next_pos_B[rows])
+
+    def replace_rows(self, state, other, rows, axis=0):
+        segments = super().replace_rows(state.segments, other.segments, rows, axis + 1)
+        return state._replace(segments=segments, next_pos_B=super().replace_rows(state.next_pos_B, other.next_pos_B, rows))

@@ -84,6 +84,14 @@ class Subject:
         """Some rows of the batch."""
         return jax.tree.map(lambda s: s[rows], state)
 
+    def replace_rows(self, state, other, rows: np.ndarray, axis: int = 0):
+        """The state with the rows of a mask from another one; `axis` is that of the batch."""
+
+        def replace(old, new):
+            return np.where(np.expand_dims(rows, [i for i in range(old.ndim) if i != axis]), new.astype(old.dtype), old)
+
+        return jax.tree.map(replace, state, other)
+
     def case(self, dtype) -> Case:
         """Drawn once, in float64; in another dtype the same numbers, rounded to the dtypes that `make` gives there."""
         name = np.dtype(dtype).name
@@ -105,6 +113,13 @@ class Subject:
         """(y, state) on the host; jitted, so that laws share the compiled function."""
         with jax.enable_x64(True):
             return jax.device_get(self._jit("run", self.call, form, dtype)(xs, weights, state, pos))
+
+    def choices(self, form: str, dtype, xs, weights, state, pos) -> list[np.ndarray]:
+        """What it chose among, on the host, each [..., B, T, R]: values sown into 'intermediates' as 'choice'; none for most.
+
+        A choice is a step in the function: rounding may turn it over.
+        """
+        return []
 
     def compare_states(self, got, wanted) -> tuple[float, str]:
         if compare.spec(got) != compare.spec(wanted):
