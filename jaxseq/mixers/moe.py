@@ -31,7 +31,8 @@ class MoE(Mixer):
 
     Sown into 'losses', means over tokens: balance_loss * E sum_e f_e P_e with f the share of choices and P the mean
     probability of each expert (Switch, eq. 4; with top_k > 1 f still sums to 1, so that the least is balance_loss), and z_loss
-    times the mean squared log-sum-exp of the logits (Zoph et al. 2022, arXiv:2202.08906, eq. 5).
+    times the mean squared log-sum-exp of the logits (Zoph et al. 2022, arXiv:2202.08906, eq. 5). Into 'intermediates': the
+    chosen experts, as 'choice'.
     """
 
     experts: int = 4
@@ -85,6 +86,7 @@ class MoE(Mixer):
         chosen_BTR, expert_BTR = jax.lax.top_k(logits_BTE, self.top_k)
         log_z_BT = jax.nn.logsumexp(logits_BTE, axis=-1)
         if not self.is_initializing():  # init makes parameters alone
+            self.sow("intermediates", "choice", expert_BTR)
             self._sow(logits_BTE, log_z_BT, expert_BTR, _time.valid(pos_BT))
         if self.normalize:
             return expert_BTR, jax.nn.softmax(chosen_BTR, axis=-1)

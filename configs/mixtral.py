@@ -1,0 +1,31 @@
+"""Mixtral: Llama with eight experts in every feed-forward, two a token (Jiang et al. 2024, arXiv:2401.04088).
+
+Claim: the quality of a dense model several times its active size.
+Expected: ahead of the Transformer at the laptop size, at its work a token.
+Command: jaxseq train --config=mixtral --workdir=runs/mixtral
+"""
+
+from ml_collections import ConfigDict
+
+from jaxseq.config import base, pick
+
+# name: layers, width, heads, kv_heads, hidden, vocab
+SIZES = {
+    "8x7b": (32, 4096, 32, 8, 14336, 32000),
+    "8x22b": (56, 6144, 48, 8, 16384, 32768),
+}
+
+
+def get_config(size: str = "") -> ConfigDict:
+    config = base()
+    layers, width, heads, kv_heads, hidden, vocab = pick(SIZES, size, (4, 128, 4, 2, 176, None))  # half of SwiGLU's hidden
+    config.model.stack = f"{layers}*(attention moe)"
+    config.model.width = width
+    config.model.tied = not size
+    config.model.attention = {"heads": heads, "kv_heads": kv_heads, "theta": 1e6 if size else 1e4}
+    config.model.moe = {"experts": 8 if size else 4, "top_k": 2, "hidden": hidden, "balance_loss": 0.02}
+    if size:
+        config.model.vocab = vocab
+    config.train.lr = 3e-4 if size else 3e-3
+    config.train.lr_source = "ours: the paper gives none, Llama's" if size else "the Transformer's at this size"
+    return config

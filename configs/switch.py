@@ -1,0 +1,41 @@
+"""Switch Transformer: every other feed-forward is a mixture of experts, one a token (Fedus et al. 2022, arXiv:2101.03961).
+
+The paper's sizes as causal decoders; the paper's own are encoder-decoders with T5's relative positions, here positions turn.
+
+Claim: more parameters at the same work a token give better quality at the same time.
+Expected: a little ahead of the Transformer at the laptop size.
+Command: jaxseq train --config=switch --workdir=runs/switch
+"""
+
+from ml_collections import ConfigDict
+
+from jaxseq.config import base, pick
+
+# name: layers, width, heads, hidden, experts (the released checkpoints' sizes)
+SIZES = {
+    "base-8": (12, 768, 12, 3072, 8),
+    "base-64": (12, 768, 12, 3072, 64),
+    "base-128": (12, 768, 12, 3072, 128),
+    "base-256": (12, 768, 12, 3072, 256),
+    "large-128": (24, 1024, 16, 4096, 128),
+}
+
+
+def get_config(size: str = "") -> ConfigDict:
+    config = base()
+    layers, width, heads, hidden, experts = pick(SIZES, size, (4, 128, 4, None, 4))
+    config.model.stack = f"{layers // 2}*(attention mlp attention moe)"
+    config.model.width = width
+    config.model.norm_eps = 1e-6
+    config.model.attention = {"heads": heads}
+    config.model.mlp = {"hidden": hidden, "activation": "relu", "bias": False}
+    config.model.moe = {
+        "experts": experts, "top_k": 1, "hidden": hidden, "gated": False, "activation": "relu", "normalize": False,
+        "balance_loss": 0.01, "capacity_factor": 1.25 if size else None, "jitter": 0.01 if size else 0.0,
+    }  # fmt: skip
+    if size:
+        config.model.vocab = 32128
+        config.train.length = 512
+    config.train.lr = 1e-3 if size else 3e-3
+    config.train.lr_source = "ours: the paper trains with Adafactor" if size else "the Transformer's at this size"
+    return config

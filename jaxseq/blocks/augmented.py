@@ -1,0 +1,42 @@
+"""Augmented shortcuts: parallel nonlinear paths past the attention (Wang et al. 2023, PanGu-pi, arXiv:2312.17276, §4.2)."""
+
+import jax
+from flax import linen as nn
+
+from jaxseq.blocks._block import Block
+from jaxseq.layers import Linear, constrain, fan_in
+
+
+class Augmented(Block):
+    """x <- x + mixer(h) + sum_i T_i(h), h = norm(x), T_i(h) = gelu(h W_down) W_up of rank D / reduction, i = 1 … shortcuts.
+
+    Without norms the paper writes AugMSA(Z) = MSA(Z) + Z + sum_i T_i(Z): all of them see the same Z, so that in a pre-norm
+    block the shortcuts take what the attention takes, the normed stream, and Z stays the bare residual. They stand around
+    the mixers that look at other tokens, those that have a state; a feed-forward has none. The GELU is exact, there are no
+    biases, and W_up starts smaller by sqrt(2 layers) as every map back to the stream does: the paper says nothing of these.
+    """
+
+    shortcuts: int = 1
+    reduction: int = 32
+
+    @nn.compact
+    def __call__(self, x_BTD, streams, state, pos_BT, form, layer=None, train=False):
+        after = []
+        for mixer, before in zip(self.mixers, state or (None,) * len(self.mixers), strict=True):
+            h_BTD = self.normed(x_BTD, mixer.name)
+            y_BTD, streams, s = self.run(mixer, h_BTD, streams, before, pos_BT, form, layer, train)
+            x_BTD = x_BTD + y_BTD.astype(x_BTD.dtype)
+            if mixer.init_state(1, 1) != ():
+                for i in range(self.shortcuts):
+                    x_BTD += self._shortcut(h_BTD, f"shortcut_{mixer.name}_{i}", mixer.layers).astype(x_BTD.dtype)
+            x_BTD = constrain(x_BTD, ("batch", "time", None))
+            after.append(s)
+        return x_BTD, streams, tuple(after)
+
+    @nn.nowrap
+    def _shortcut(self, h_BTD: jax.Array, name: str, layers: int) -> jax.Array:
+        width = h_BTD.shape[-1]
+        rank, shrink = max(1, width // self.reduction), fan_in((2 * layers) ** -0.5)
+        h_BTR = Linear((rank,), ("embed", "mlp"), dtype=self.dtype, name=f"{name}_down")(h_BTD)
+        up = Linear((width,), ("mlp", "embed"), init_fn=shrink, dtype=self.dtype, name=f"{name}_up")
+        return up(jax.nn.gelu(h_BTR, approximate=False))

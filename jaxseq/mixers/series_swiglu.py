@@ -1,0 +1,51 @@
+"""The gated feed-forward with a series of activations (Wang et al. 2023, PanGu-pi, arXiv:2312.17276, §4.1)."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxseq.layers import Linear, Mixer, param
+from jaxseq.mixers import _init
+
+
+def spread_init(key, shape, dtype):
+    """-1 … 1 in equal steps over the terms, 0 for one."""
+    terms = shape[0]
+    step = jnp.linspace(-1, 1, terms, dtype=dtype) if terms > 1 else jnp.zeros((1,), dtype)
+    return jnp.broadcast_to(step[:, None], shape)
+
+
+class SeriesSwiGLU(Mixer):
+    """y = (sum_i silu(a_i * (x W_gate) + b_i) * x W_up) W_down, i = 1 … terms; a mixer of channels, its state is ().
+
+    Each neuron of the gate has its own scales a and shifts b. The terms are activations of one token; VanillaNet's series of
+    the same name is over neighbours, and would look ahead. One term with a = 1 and b = 0 is SwiGLU.
+
+    The paper does not say how a and b start. Equal terms would stay equal, so here a = 1 and b is spread over [-1, 1], and
+    W_down starts smaller by the number of terms, of which the hidden activation is the sum.
+    """
+
+    terms: int = 2
+    hidden: int | None = None  # default: 8/3 width, up to a multiple of 8
+    init_std: float | None = None  # default: 1 / sqrt(inputs)
+
+    @property
+    def features(self) -> int:
+        """F"""
+        return self.hidden or -(-8 * self.width // 24) * 8
+
+    @nn.compact
+    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+        init, shape = _init.inward(self.init_std), (self.terms, self.features)
+
+        def up(name):
+            return Linear((self.features,), ("embed", "mlp"), init_fn=init, dtype=self.dtype, name=name)(x_BTD)
+
+        a_LF = param(self, "scale", jax.nn.initializers.ones, shape, (None, "mlp"), decay=False).astype(self.dtype)
+        b_LF = param(self, "shift", spread_init, shape, (None, "mlp"), decay=False).astype(self.dtype)
+        gate_BTF = up("gate")
+        series_BTF = sum(nn.silu(a_LF[i] * gate_BTF + b_LF[i]) for i in range(self.terms))
+        outward = _init.outward(self.init_std, None, self.layers)
+        shrunk = lambda key, shape, dtype: outward(key, shape, dtype) / self.terms  # noqa: E731
+        y_BTF = series_BTF * up("up")
+        return Linear((self.width,), ("mlp", "embed"), init_fn=shrunk, dtype=self.dtype, name="down")(y_BTF), ()
