@@ -4,8 +4,8 @@ from ml_collections import ConfigDict
 
 from jaxseq.config import base, finish
 from jaxseq.convert._table import Entry, linear, norm, reshaped, same
+from jaxseq.convert.sources import _decoders
 from jaxseq.errors import UserError
-from jaxseq.models.lm import LM
 
 
 def recognises(theirs: dict, names: set[str]) -> bool:
@@ -13,8 +13,7 @@ def recognises(theirs: dict, names: set[str]) -> bool:
 
 
 def config(theirs: dict) -> ConfigDict:
-    scaling = (theirs.get("rope_scaling") or {}).get("rope_type", "default")
-    if scaling != "default" or theirs.get("hidden_act", "silu") != "silu" or theirs.get("mlp_bias"):
+    if not _decoders.plain_rotary(theirs) or theirs.get("hidden_act", "silu") != "silu" or theirs.get("mlp_bias"):
         raise UserError("hf/llama reads models with plain rotary positions, silu and no bias in the MLP; this one differs")
     cfg = base()
     cfg.model.stack = f"{theirs['num_hidden_layers']}*(attention swiglu)"
@@ -25,7 +24,7 @@ def config(theirs: dict) -> ConfigDict:
         "heads": theirs["num_attention_heads"],
         "kv_heads": theirs.get("num_key_value_heads") or theirs["num_attention_heads"],
         "head_size": theirs.get("head_dim"),
-        "theta": float(theirs.get("rope_theta") or (theirs.get("rope_parameters") or {}).get("rope_theta", 10000.0)),
+        "theta": _decoders.theta(theirs),
         "bias": bool(theirs.get("attention_bias", False)),
     }
     cfg.model.swiglu = {"hidden": theirs["intermediate_size"]}
@@ -33,13 +32,11 @@ def config(theirs: dict) -> ConfigDict:
 
 
 def describe(model) -> dict | None:
-    if not isinstance(model, LM) or len(model.blocks) != 1 or type(model.blocks[0]).__name__ != "Residual":
-        return None
-    mixers = model.blocks[0].mixers
-    if [type(mixer).__name__ for mixer in mixers] != ["Attention", "SwiGLU"] or model.norm != "rmsnorm":
+    mixers = _decoders.mixers(model, "Residual", "Attention", "SwiGLU", norm="rmsnorm")
+    if not mixers:
         return None
     attention, swiglu = mixers
-    if not attention.rotary or attention.window or model.positions != "none" or model.embedding_norm:
+    if not _decoders.has(attention, **_decoders.LLAMA) or not _decoders.same_biases(attention):
         return None
     size = attention.head_size or model.width // attention.heads
     return {
