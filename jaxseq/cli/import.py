@@ -30,9 +30,10 @@ def run(args):
     from jaxseq.train import checkpoints
 
     source, config, model, params = convert.open_model(args.source_path, args.source, args.dtype)
+    tokenizer = convert.tokenizer(args.source_path, source, args.tokenizer)
     target.mkdir(parents=True, exist_ok=True)
     with config.unlocked():
-        if tokenizer := convert.tokenizer(args.source_path, source, args.tokenizer):
+        if tokenizer:
             name, text = tokenizer
             (target / name).write_text(text)
             config.data.tokenizer = str((target / name).absolute())
