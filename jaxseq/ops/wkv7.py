@@ -17,6 +17,9 @@ from jaxseq.ops import _decay, _time
 from jaxseq.ops._example import Example
 
 
+CHUNK = 32  # tokens whose triangular system is solved at once
+
+
 class WKV7State(NamedTuple):
     S_BHKV: jax.Array
 
@@ -80,13 +83,19 @@ class _Chunk(NamedTuple):
     c_BTHK: jax.Array
 
 
+def _products(x, ys, c_x, c_y, mask_BTS):
+    """`_decay.products` of x with each y: [Y, B, H, T, S]."""
+    return jax.vmap(lambda y: _decay.products(x, y, c_x, c_y, mask_BTS))(jnp.stack(ys))
+
+
 def _solve(log_w, k, v, a, b, pos_BT) -> _Chunk:
     """u_t = a_t e^{c_{t-1}} S + sum_{s<t} a_t e^{c_{t-1} - c_s} (b_s u_s + k_s v_s), a triangular system."""
     seg_BT = _time.segments(pos_BT)
     c_BTHK, c_before_BTHK = _decay.cumulative(log_w, pos_BT, v.dtype)
     mask_BTS = _decay.before(seg_BT)
-    inverse_BHTS = _inverse(_decay.products(a, b, c_before_BTHK, c_BTHK, mask_BTS))
-    from_k_BHTS = inverse_BHTS @ _decay.products(a, k, c_before_BTHK, c_BTHK, mask_BTS)
+    with_b_BHTS, with_k_BHTS = _products(a, (b, k), c_before_BTHK, c_BTHK, mask_BTS)
+    inverse_BHTS = _inverse(with_b_BHTS)
+    from_k_BHTS = inverse_BHTS @ with_k_BHTS
     in_BTHK = a * _time.select(seg_BT == 0, jnp.exp(c_before_BTHK))
     U_BTHK = jnp.einsum("bhts,bshk->bthk", inverse_BHTS, in_BTHK)
     return _Chunk(jnp.einsum("bhts,bshv->bthv", from_k_BHTS, v), U_BTHK, c_BTHK)
@@ -97,8 +106,8 @@ def _outputs(r, k, v, b, chunk: _Chunk, S_BHKV, pos_BT):
     time = seg_BT.shape[1]
     u_BTHV = chunk.u0_BTHV + jnp.einsum("bthk,bhkv->bthv", chunk.U_BTHK, S_BHKV)
     mask_BTS = _decay.before(seg_BT) | jnp.eye(time, dtype=bool)
-    y_BTHV = jnp.einsum("bhts,bshv->bthv", _decay.products(r, k, c_BTHK, c_BTHK, mask_BTS), v)
-    y_BTHV += jnp.einsum("bhts,bshv->bthv", _decay.products(r, b, c_BTHK, c_BTHK, mask_BTS), u_BTHV)
+    with_k_BHTS, with_b_BHTS = _products(r, (k, b), c_BTHK, c_BTHK, mask_BTS)
+    y_BTHV = jnp.einsum("bhts,bshv->bthv", with_k_BHTS, v) + jnp.einsum("bhts,bshv->bthv", with_b_BHTS, u_BTHV)
     in_BTHK = r * _time.select(seg_BT == 0, jnp.exp(c_BTHK))
     return y_BTHV + jnp.einsum("bthk,bhkv->bthv", in_BTHK, S_BHKV)
 
@@ -131,26 +140,33 @@ def summary(r_BTHK, log_w_BTHK, k_BTHK, v_BTHV, a_BTHK, b_BTHK, *, pos=None) -> 
 
 
 def parallel(r_BTHK, log_w_BTHK, k_BTHK, v_BTHV, a_BTHK, b_BTHK, *, state=None, pos=None):
-    """All chunks of 32 tokens at once, their states joined by an associative scan over [K, K] matrices."""
+    """All chunks of CHUNK tokens at once, their states joined by an associative scan over [K, K] matrices."""
     xs = (r_BTHK, log_w_BTHK, k_BTHK, v_BTHV, a_BTHK, b_BTHK)
     acc, pos_BT, state = _prepare(*xs, state, pos)
     time = r_BTHK.shape[1]
     if time == 0:
         return v_BTHV.astype(r_BTHK.dtype), state
-    xs = (x.astype(acc) for x in _time.clean(pos_BT, *xs))
-    pos_XBC, r, log_w, k, v, a, b = _time.split_chunks(min(32, time), pos_BT, *xs)
+    r, log_w, k, v, a, b = xs = tuple(x.astype(acc) for x in _time.clean(pos_BT, *xs))
+    if time <= CHUNK:
+        chunk = _solve(log_w, k, v, a, b, pos_BT)
+        y_BTHV = _outputs(r, k, v, b, chunk, state.S_BHKV, pos_BT)
+        state = apply(_summary(k, v, b, chunk, pos_BT), state)
+        return _time.select(_time.valid(pos_BT), y_BTHV).astype(r_BTHK.dtype), state
+    pos_XBC, r, log_w, k, v, a, b = _time.split_chunks(CHUNK, pos_BT, *xs)
     chunks = jax.vmap(_solve)(log_w, k, v, a, b, pos_XBC)
     front, state = _decay.chunk_parallel(jax.vmap(_summary)(k, v, b, chunks, pos_XBC), combine, state, apply)
     y = jax.vmap(_outputs)(r, k, v, b, chunks, front.S_BHKV, pos_XBC)
     return _time.select(_time.valid(pos_BT), _time.join_chunks(y, time)).astype(r_BTHK.dtype), state
 
 
-def chunkwise(r_BTHK, log_w_BTHK, k_BTHK, v_BTHV, a_BTHK, b_BTHK, *, state=None, pos=None, chunk: int = 32):
+def chunkwise(r_BTHK, log_w_BTHK, k_BTHK, v_BTHV, a_BTHK, b_BTHK, *, state=None, pos=None, chunk: int = CHUNK):
     """The delta rule in matrix products inside each chunk, the state carried between; memory linear in T."""
     xs = (r_BTHK, log_w_BTHK, k_BTHK, v_BTHV, a_BTHK, b_BTHK)
     _, pos_BT, state = _prepare(*xs, state, pos)
     if r_BTHK.shape[1] == 0:
         return v_BTHV.astype(r_BTHK.dtype), state
+    if r_BTHK.shape[1] <= chunk:
+        return parallel(*xs, state=state, pos=pos)
     return _time.scan_chunks(parallel, state, xs, pos_BT, chunk)
 
 
