@@ -32,7 +32,8 @@ def base(kind: str = "lm") -> ConfigDict:
                 "source": "sotu",  # sotu, dna, text, jsonl, folder, huggingface
                 "path": config_dict.placeholder(str),
                 "field": "text",
-                "label": "label",  # of a labelled line, for train.objective=classification
+                "label": "label",  # field of a labelled line, for train.objective=classification
+                "side": config_dict.placeholder(int),  # pixels of its images; empty: the model's, or as they are
                 "tokenizer": "byte",  # or the path of a tokenizers JSON file
                 "validation_every": 20,
                 "prefetch": 4,

@@ -1,14 +1,18 @@
 """Objectives beside the next token: what a row becomes, and whole runs in the one loop."""
 
+import json
+
+import jax
 import numpy as np
 import pytest
 from train_tiny import write_documents
 
 import jaxseq
+from jaxseq.data import labelled
 from jaxseq.errors import UserError
-from jaxseq.train import load_variables, train
+from jaxseq.train import load_variables, save_params, train
 from jaxseq.train import metrics as records_of
-from jaxseq.train.objectives import masked
+from jaxseq.train.objectives import classification, masked
 
 RUN = {"data.validation_every": 4, "train.steps": 6, "train.batch": 8, "train.length": 32, "train.lr": 3e-3, "train.warmup": 1,
        "train.log_every": 1, "train.checkpoint_every": 4, "eval.batch": 4, "eval.documents": 3}  # fmt: skip
@@ -71,3 +75,72 @@ def test_what_makes_no_sense_is_refused_in_one_line(documents, tmp_path):
         masked.task(small("bert", documents, **{"model.vocab": 257}))
     with pytest.raises(UserError, match="learned 16 positions"):
         train(small("bert", documents, **{"model.max_positions": 16}), tmp_path)
+
+
+def squares(path, count=48):
+    """Images of two classes: bright above or bright below."""
+    random = np.random.default_rng(0)
+    labels = np.arange(count) // 3 % 2
+    images = random.integers(0, 120, (count, 8, 8, 3))
+    images[labels == 0, :4] += 120
+    images[labels == 1, 4:] += 120
+    np.savez(path, images=images.astype(np.uint8), labels=labels + 5)
+    return path
+
+
+VIT = {"model.size": 8, "model.patch": 4, "data.validation_every": 4, "train.lr": 1e-2}
+
+
+def test_a_run_that_tells_images_apart(tmp_path):
+    where = {"data.path": str(squares(tmp_path / "squares.npz"))}
+    config = jaxseq.config("vit", **RUN | SMALL | VIT | where | {"train.steps": 30, "train.smoothing": 0.1, "eval.documents": 0})
+    record = train(config, tmp_path / "run")
+    assert record["validation_accuracy"] > 0.9 and record["tokens_seen"] == 30 * 8
+    model, variables, config = load_variables(tmp_path / "run")
+    assert model.classes == 2
+    result = classification.task(config).evaluate(model, variables)
+    assert (result["tokens"], result["rows"]) == (12, 12)
+    assert result["loss"] == pytest.approx(result["nats"])  # unsmoothed
+    with pytest.raises(UserError, match="holds images of 8 pixels, the model wants 16"):
+        classification.task(jaxseq.config("vit", **RUN | VIT | where | {"model.size": 16}))
+
+
+def lines(path, count=40):
+    words = ("good fine great", "bad poor awful")
+    text = [{"text": f"{n} it was {words[n % 2].split()[n % 3]}", "label": ("yes", "no")[n % 2]} for n in range(count)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in text))
+    return path
+
+
+def test_a_masked_model_goes_on_as_a_classifier_of_texts(documents, tmp_path):
+    """The head of the masked tokens stays behind, pooler and classifier are new, all else is taken over."""
+    model = jaxseq.build(config := small("bert", documents, **{"model.vocab": 258}))
+    before = model.init(jax.random.key(0), *model.example())["params"]
+    save_params(tmp_path / "masked", config, before)
+    where = {
+        "data.path": str(lines(tmp_path / "lines.jsonl")), "data.validation_every": 5, "model.masked_head": False,
+        "train.objective": "classification", "train.init": str(tmp_path / "masked"), "model.vocab": 258,
+    }  # fmt: skip
+    config = jaxseq.config("bert", **RUN | SMALL | where | {"train.steps": 1, "train.lr": 1e-30, "train.weight_decay": 0.0})
+    record = train(config, tmp_path / "classes")
+    assert 0 <= record["validation_accuracy"] <= 1
+    model, after, config = load_variables(tmp_path / "classes")
+    assert model.classes == 2 and before.keys() ^ after["params"].keys() == {"masked", "pool", "classifier"}
+    for name in before.keys() & after["params"].keys():
+        jax.tree.map(np.testing.assert_array_equal, before[name], after["params"][name])
+    row = classification.task(config)._row("ab")
+    assert row["tokens"][:5].tolist() == [256, 97, 98, 256, 0] and row["pos"][:5].tolist() == [0, 1, 2, 3, -1]
+
+
+def test_a_folder_of_images(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    for name, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
+        (tmp_path / name).mkdir()
+        for n in range(2):
+            image.new("RGB", (20 + n, 30), colour).save(tmp_path / name / f"{n}.png")
+    found = labelled.images(jaxseq.config("vit", **{"data.path": str(tmp_path)}).data, 8)
+    assert found.classes == ("blue", "red") and found.labels.tolist() == [0, 0, 1, 1]
+    np.testing.assert_allclose(found.examples(3)["images"], np.broadcast_to([1, -1, -1], (8, 8, 3)))
+    (tmp_path / "red" / "0.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"0\.png cannot be read as an image"):
+        found.examples(2)

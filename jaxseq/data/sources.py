@@ -126,7 +126,8 @@ def _jsonl(config) -> Source:
     return Source(str(path), read, path.stat().st_size, not files.compressed(path), [*files.stamp([path]), config.field])
 
 
-def _json_lines(path: Path, field: str) -> Iterator[Document]:
+def json_records(path: Path) -> Iterator[tuple[int, dict]]:
+    """(line number, object) of each line that is not blank. Raises UserError naming the line."""
     with files.opened(path) as lines:
         offset = 0
         for number, line in enumerate(lines, 1):
@@ -139,13 +140,18 @@ def _json_lines(path: Path, field: str) -> Iterator[Document]:
                 raise UserError(f"{path} line {number} is no JSON ({error.msg}); write one JSON object a line") from error
             if not isinstance(record, dict):
                 raise UserError(f"{path} line {number} is no JSON object; write one a line, with the text in a field")
-            if field not in record:
-                have = ", ".join(map(str, list(record)[:8])) or "none"
-                raise UserError(f"{path} line {number} has no field {field!r} (it has: {have}); set data.field")
-            text = record[field]
-            if not isinstance(text, str):
-                raise UserError(f"{path} line {number}: {field!r} is {type(text).__name__}, not text; set data.field")
-            yield Document(_name(record, path, number), _sound(text))
+            yield number, record
+
+
+def _json_lines(path: Path, field: str) -> Iterator[Document]:
+    for number, record in json_records(path):
+        if field not in record:
+            have = ", ".join(map(str, list(record)[:8])) or "none"
+            raise UserError(f"{path} line {number} has no field {field!r} (it has: {have}); set data.field")
+        text = record[field]
+        if not isinstance(text, str):
+            raise UserError(f"{path} line {number}: {field!r} is {type(text).__name__}, not text; set data.field")
+        yield Document(_name(record, path, number), _sound(text))
 
 
 def _name(record: dict, path: Path, number: int) -> str:

@@ -1,0 +1,157 @@
+"""Examples with a label: lines of text, arrays of images, folders of images.
+
+    jsonl   lines (compressed or not) with the text under data.field and its label, text or a whole number, under data.label
+    npz     one file with `images` [N, side, side, channels] or [N, side, side], uint8, and `labels` [N]
+    images  a folder with a folder of images for each class (PNG, JPEG and what else Pillow reads; the extra `images`)
+
+Classes are numbered by the sorted labels. Every data.validation_every-th example validates.
+"""
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import grain
+import numpy as np
+
+from jaxseq.data import files
+from jaxseq.data.corpora import _validates
+from jaxseq.data.sources import json_records
+from jaxseq.errors import UserError
+
+Row = dict[str, np.ndarray]
+
+
+class Labelled(NamedTuple):
+    """examples(i) is the i-th one's row without its label. side: of images of one size, in pixels."""
+
+    name: str
+    examples: Callable[[int], Row]
+    labels: np.ndarray  # [N] int32
+    classes: tuple[str, ...]
+    stamp: list
+    side: int | None = None
+    channels: int | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        text = json.dumps([self.stamp, self.classes])
+        return hashlib.blake2b(text.encode() + self.labels.tobytes(), digest_size=16).hexdigest()
+
+
+class Examples(grain.MapDataset):
+    """Some of the examples, with `labels` [] int32 and `weights` [] float32, 1."""
+
+    def __init__(self, labelled: Labelled, index: np.ndarray):
+        super().__init__()
+        self._labelled, self._index = labelled, index
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return self.slice(index)
+        at = int(self._index[index % len(self._index)])
+        return self._labelled.examples(at) | {"labels": self._labelled.labels[at], "weights": np.float32(1)}
+
+
+def splits(labelled: Labelled, every: int) -> dict[str, Examples]:
+    """{"train", "validation"}; see data.validation_every. Raises UserError when one would be empty."""
+    count = len(labelled.labels)
+    if every < 0 or every == 1 or count < max(1, every):
+        raise UserError(
+            f"data.validation_every={every} does not split {count} examples; set it between 2 and {max(count, 2)}, or to 0"
+        )
+    held = _validates(count, every)
+    return {"train": Examples(labelled, np.flatnonzero(~held)), "validation": Examples(labelled, np.flatnonzero(held))}
+
+
+def _numbered(labels: Sequence) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(class of each label, the sorted different labels)"""
+    classes = sorted(set(labels))
+    number = {label: i for i, label in enumerate(classes)}
+    return np.asarray([number[label] for label in labels], np.int32), tuple(map(str, classes))
+
+
+def text(config, row: Callable[[str], Row]) -> Labelled:
+    """Labelled lines; `row` makes a text an example."""
+    path = files.existing(config.path or "")
+    labels, texts = [], []
+    for number, record in json_records(path):
+        for field in (config.field, config.label):
+            if field not in record:
+                have = ", ".join(map(str, list(record)[:8])) or "none"
+                raise UserError(f"{path} line {number} has no field {field!r} (it has: {have}); set data.field or data.label")
+        value, label = record[config.field], record[config.label]
+        if not isinstance(value, str) or not isinstance(label, str | int):
+            raise UserError(f"{path} line {number}: {config.field!r} must be text and {config.label!r} text or a whole number")
+        texts.append(value)
+        labels.append(label)
+    if len({type(label) for label in labels}) > 1:
+        raise UserError(f"{path} has labels that are text and labels that are numbers; write one kind")
+    if not labels:
+        raise UserError(f"{path} holds no line; write one JSON object a line, with a text and a label")
+    stamp = [*files.stamp([path]), config.field, config.label]
+    return Labelled(str(path), lambda i: row(texts[i]), *_numbered(labels), stamp)
+
+
+def images(config, side: int | None) -> Labelled:
+    """Images [side, side, channels] float32 in [-1, 1]. side: that the model wants, if it wants one."""
+    path = files.existing(config.path or "")
+    return _folder(path, side) if path.is_dir() else _arrays(path, side)
+
+
+def _scaled(image: np.ndarray) -> np.ndarray:
+    return image.astype(np.float32) / 127.5 - 1
+
+
+def _arrays(path: Path, side: int | None) -> Labelled:
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            pixels, labels = found["images"], found["labels"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} cannot be read as arrays `images` and `labels` ({error}); save them with numpy.savez") from None
+    pixels = pixels[..., None] if pixels.ndim == 3 else pixels
+    shape, kinds = pixels.shape, (pixels.dtype, labels.dtype.kind)
+    if pixels.ndim != 4 or shape[1] != shape[2] or kinds[0] != np.uint8 or labels.shape != shape[:1] or kinds[1] not in "iu":
+        raise UserError(
+            f"{path} must hold images [N, side, side, channels] of uint8 and labels [N] of whole numbers; "
+            f"it holds {pixels.dtype} {list(shape)} and {labels.dtype} {list(labels.shape)}"
+        )
+    if side is not None and shape[1] != side:
+        raise UserError(f"{path} holds images of {shape[1]} pixels, the model wants {side}; set model.size, or resize them")
+    numbers, classes = _numbered(labels.tolist())
+    return Labelled(str(path), lambda i: {"images": _scaled(pixels[i])}, numbers, classes, files.stamp([path]), *shape[2:])
+
+
+def _folder(root: Path, side: int | None) -> Labelled:
+    found = sorted(path for path in root.glob("*/*") if path.is_file() and not path.name.startswith("."))
+    if not found:
+        raise UserError(f"data.path={root} holds no folder with images; make one for each class")
+    if side is None:
+        raise UserError("images of a folder are resized, and nothing says to what; set data.side")
+    try:
+        import PIL.Image
+    except ImportError:
+        raise UserError("a folder of images needs Pillow; pip install 'jaxseq[images]', or give an .npz file") from None
+    numbers, classes = _numbered([path.parent.name for path in found])
+    read = functools.partial(_read_image, PIL.Image, side)
+    return Labelled(str(root), lambda i: {"images": read(found[i])}, numbers, classes, files.stamp(found, root), side, 3)
+
+
+def _read_image(library, side: int, path: Path) -> np.ndarray:
+    """The middle square of the image, its shorter side scaled to `side`."""
+    try:
+        with library.open(path) as image:
+            image = image.convert("RGB")
+    except OSError as error:  # which Pillow's own errors are
+        raise UserError(f"{path} cannot be read as an image ({error}); remove or replace it") from None
+    scale = side / min(image.size)
+    wide, high = (max(side, round(scale * size)) for size in image.size)
+    left, top = (wide - side) // 2, (high - side) // 2
+    image = image.resize((wide, high), library.Resampling.BILINEAR).crop((left, top, left + side, top + side))
+    return _scaled(np.asarray(image))

@@ -1,0 +1,131 @@
+"""Vision Transformer: an image is a sequence of patches (Dosovitskiy et al. 2021, arXiv:2010.11929)."""
+
+import functools
+from typing import Any, ClassVar, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from ml_collections import ConfigDict, config_dict
+
+from jaxseq.errors import UserError
+from jaxseq.layers import LayerNorm, Linear, constrain, metadata, normal, param, xavier_uniform
+from jaxseq.mixers import _activations
+from jaxseq.models import _transformer
+from jaxseq.models.lm import DTYPES
+from jaxseq.ops import _time
+
+
+class ViTOutput(NamedTuple):
+    hidden: jax.Array  # [B, 1 + patches, D] after the final norm: the class token, then the patches row by row
+    classes: jax.Array | None  # [B, classes] logits from the class token; None without a classifier
+
+
+def patches(images_BYXC: jax.Array, side: int) -> jax.Array:
+    """[B, N, side, side, C]: the image's squares of `side` pixels, row by row."""
+    rows, columns = (size // side for size in images_BYXC.shape[1:3])
+    x = images_BYXC.reshape(images_BYXC.shape[0], rows, side, columns, side, images_BYXC.shape[3])
+    return x.swapaxes(2, 3).reshape(images_BYXC.shape[0], rows * columns, side, side, images_BYXC.shape[3])
+
+
+class ViT(nn.Module):
+    """out = model.apply({"params": params}, images, train=False), a ViTOutput
+
+    images [B, size, size, channels], about zero and in [-1, 1] as the objective `classification` gives them. z = [class;
+    patches E] + positions, then pre-norm layers of attention over all patches and a feed-forward, a norm, and a linear
+    classifier on the class token (§3.1, eq. 1 to 4; as for fine-tuning, without the hidden layer of pre-training).
+
+    Training drops embeddings, branches and attention weights with the same probability; it wants rngs={"dropout": key}.
+    """
+
+    size: int
+    patch: int
+    width: int
+    layers: int
+    heads: int
+    hidden: int
+    channels: int = 3
+    classes: int = 0  # 0: no classifier
+    norm_eps: float = 1e-6
+    activation: str = "gelu"
+    dropout: float = 0.0
+    remat: str = "none"
+    dtype: Any = jnp.float32
+
+    optional: ClassVar[tuple[str, ...]] = ("classifier",)  # what fine-tuning may add or leave out
+
+    @nn.nowrap
+    def init(self, rngs, *inputs, **kwargs):
+        """{"params": plain arrays}; the metadata boxes are in `boxed`."""
+        return nn.meta.unbox(super().init(rngs, *inputs, mutable="params", **kwargs))
+
+    @nn.nowrap
+    def example(self) -> tuple[jax.Array]:
+        """Inputs that `init` can be given."""
+        return (jnp.zeros((1, self.size, self.size, self.channels), self.dtype),)
+
+    @nn.nowrap
+    def boxed(self) -> dict:
+        """{"params": tree of jaxseq.layers.Parameter around ShapeDtypeStructs}: logical axes and optimiser groups."""
+        init = functools.partial(super().init, mutable="params")
+        return metadata(jax.eval_shape(init, jax.random.key(0), *self.example()))
+
+    def setup(self):
+        length, axes = 1 + (self.size // self.patch) ** 2, (None, None, None, "embed")
+        self.patches = Linear((self.width,), axes, 3, bias=True, dtype=self.dtype)
+        self.class_D = param(self, "class", jax.nn.initializers.zeros, (self.width,), ("embed",), decay=False)
+        self.position_SD = param(self, "position", normal(0.02), (length, self.width), (None, "embed"), decay=False)
+        fields = True, self.norm_eps, self.activation, xavier_uniform(), self.dropout, self.dtype
+        self.blocks = _transformer.Layer(self.width, self.heads, self.hidden, *fields)
+        self.final_norm = LayerNorm(self.norm_eps, self.dtype)
+        self.drop = nn.Dropout(self.dropout)
+        if self.classes:
+            zeros = jax.nn.initializers.zeros  # as the paper's code has it: no class is likelier
+            self.classifier = Linear((self.classes,), ("embed", "vocab"), bias=True, init_fn=zeros, dtype=self.dtype)
+
+    def __call__(self, images, train: bool = False) -> ViTOutput:
+        chex.assert_rank(images, 4)
+        if images.shape[1:] != (self.size, self.size, self.channels):
+            given, wanted = ("x".join(map(str, s)) for s in (images.shape[1:], (self.size, self.size, self.channels)))
+            raise UserError(f"this model reads images of {wanted} and was given {given}; resize them, or set model.size")
+        x_BND = self.patches(patches(images, self.patch))
+        class_B1D = jnp.broadcast_to(self.class_D.astype(x_BND.dtype), (x_BND.shape[0], 1, self.width))
+        x_BTD = jnp.concatenate([class_B1D, x_BND], axis=1) + self.position_SD.astype(x_BND.dtype)
+        x_BTD = constrain(self.drop(x_BTD, deterministic=not train), ("batch", None, None))
+        call = lambda block, x_BTD, _: (block(x_BTD, None, train), None)  # noqa: E731
+        x_BTD, _ = _transformer.scan(self.blocks, self.layers, x_BTD, None, call, self.remat)
+        x_BTD = self.final_norm(x_BTD)
+        classes_BN = self.classifier(x_BTD[:, 0]).astype(_time.accumulation_dtype(x_BTD)) if self.classes else None
+        return ViTOutput(x_BTD, classes_BN)
+
+
+def build(config: ConfigDict) -> ViT:
+    """The model that `config.model` describes. Raises UserError for values that it cannot have."""
+    model = config.model.to_dict()
+    model.pop("kind")
+    for field, choices in {"remat": _transformer.REMAT, "dtype": DTYPES}.items():
+        if model[field] not in choices:
+            raise UserError(f"there is no model.{field} {model[field]!r}; choose one of: {', '.join(choices)}")
+    _activations.find(model["activation"])
+    for whole, part in (("size", "patch"), ("width", "heads")):
+        if model[part] < 1 or model[whole] % model[part]:
+            raise UserError(f"model.{whole}={model[whole]} does not divide into model.{part}={model[part]}; make it a multiple")
+    return ViT(**model | {"dtype": DTYPES[model["dtype"]], "classes": model["classes"] or 0})
+
+
+DEFAULTS = {
+    "size": 32,  # pixels of a side
+    "patch": 4,
+    "channels": 3,
+    "classes": config_dict.placeholder(int),  # empty: those of the labels
+    "width": 128,
+    "layers": 4,
+    "heads": 4,
+    "hidden": 512,
+    "norm_eps": 1e-6,
+    "activation": "gelu",
+    "dropout": 0.0,
+    "remat": "none",
+    "dtype": "float32",
+}
