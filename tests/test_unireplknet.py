@@ -2,6 +2,7 @@
 
 import functools
 import math
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,8 @@ from jaxseq.models import _unireplknet_blocks as parts
 from jaxseq.models._unireplknet_merge import merge_block
 from jaxseq.models.unireplknet import merge, parse, tiled
 from jaxseq.testing import compare
+from jaxseq.train import load_variables, train
+from jaxseq.train.objectives import classification
 
 
 def randomised(variables, seed=0):
@@ -166,3 +169,35 @@ def test_branches_fit_their_kernels():
     for kernel, branches in _reparam.BRANCHES.items():
         for taps, dilation in branches:
             assert dilation * (taps - 1) + 1 <= kernel
+
+
+def pictures(path, count=48):
+    """Two classes of noise: rough, and smooth along the rows."""
+    random = np.random.default_rng(0)
+    labels = np.arange(count) // 3 % 2
+    rough = random.integers(0, 256, (count, 16, 16, 3))
+    smooth = np.stack([np.roll(rough, n, axis=2) for n in range(4)]).mean(0)
+    np.savez(path, images=np.where(labels[:, None, None, None], smooth, rough).astype(np.uint8), labels=labels)
+    return str(path)
+
+
+def test_statistics_travel_through_training_and_checkpoints(tmp_path):
+    """A run that is taken up again ends where it had ended, running statistics included, and evaluates by them."""
+    fields = {"data.path": pictures(tmp_path / "pictures.npz"), "data.validation_every": 4, "model.stages": "1*8:3 1*8:7"}
+    fields |= {"train.steps": 40, "train.batch": 8, "train.accumulate": 2, "train.warmup": 1, "train.lr": 1e-2}
+    fields |= {"train.checkpoint_every": 20, "train.keep": 3, "eval.batch": 12}
+    record = train(jaxseq.config("unireplknet_image", **fields), tmp_path)
+    model, variables, config = load_variables(tmp_path)
+    half = load_variables(tmp_path, step=20)[1]
+    assert set(half) == set(variables) == {"params", "batch_stats"}
+    for found, batches in ((half, 20 * 2), (variables, 40 * 2)):
+        leaves = jax.tree_util.tree_leaves_with_path(found["batch_stats"])
+        assert {int(x[0]) for path, x in leaves if path[-1].key == "count"} == {batches}
+    shutil.rmtree(tmp_path / "checkpoints" / "40")
+    train(config, tmp_path)
+    assert compare.worst(load_variables(tmp_path)[1], variables)[0] == 0
+
+    task = classification.task(config)
+    result = task.evaluate(model, variables)
+    assert result["accuracy"] == record["validation_accuracy"] > 0.9
+    assert task.evaluate(*merge(model, variables))["loss"] == pytest.approx(result["loss"], rel=1e-3)
