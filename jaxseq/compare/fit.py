@@ -7,7 +7,7 @@ nearest to that of the config is taken. Parameters are counted on shapes, nothin
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ from jaxseq.layers import Parameter
 from jaxseq.models import _stack
 
 TOLERANCE = 0.02
+LAST_RESORT = 0.03  # where nothing comes within TOLERANCE
 SOUND = 2.0  # a shape is sound if its width / layers is within this factor of the config's
 MARGIN = 0.06  # of what a parabola through three widths predicts: hidden sizes and ranks are rounded
 KNOBS = ((8, 1.0), (4, 1.0), (2, 1.0), (8, 0.9), (8, 1.1), (8, 0.8), (8, 1.2))  # width's divisor, factor on hidden widths
@@ -40,8 +41,9 @@ class Shape(NamedTuple):
 Counter = Callable[[int], tuple[int, tuple[int, ...]] | None]
 
 
-def fit(config: ConfigDict, parameters: int, tolerance: float = TOLERANCE) -> ConfigDict:
-    """A locked copy of `config` with another model.width and model.stack, within `tolerance` of `parameters`.
+def fit(config: ConfigDict, parameters: int, tolerance: float = TOLERANCE, last_resort: float = LAST_RESORT) -> ConfigDict:
+    """A locked copy of `config` with another model.width and model.stack, within `tolerance` of `parameters`, or, if it has
+    no such shape, the one that comes nearest within `last_resort`.
 
     Raises UserError, naming the nearest shape, if no shape comes that near, and whatever the config is at fault for.
     """
@@ -64,8 +66,10 @@ def fit(config: ConfigDict, parameters: int, tolerance: float = TOLERANCE) -> Co
     if near:
         return reshape(config, min(near, key=lambda shape: shape.distance(aspect)))
     best = min(tried, key=lambda shape: abs(tried[shape] / parameters - 1))
+    if abs(tried[best] / parameters - 1) <= last_resort:
+        return reshape(config, best)
     raise UserError(
-        f"no shape has {parameters:,} parameters within {tolerance:.0%}; the nearest, {reshape(config, best).model.stack} of "
+        f"no shape has {parameters:,} parameters within {last_resort:.0%}; the nearest, {reshape(config, best).model.stack} of "
         f"width {best.width}, has {tried[best]:,}; choose another preset"
     )
 
@@ -79,7 +83,7 @@ def candidates(
     """
     vocab = config.model.vocab or 1
     widths = [w for w in range(grain, 2 * parameters // vocab + 1, grain) if w * vocab <= parameters * (1 + MARGIN)]
-    base = [segment.repeats for segment in _stack.parse(config.model.stack)]
+    segments = _stack.parse(config.model.stack)
     known: dict[int, np.ndarray] = {}
     for goal in (8, 48, 96):  # any three will do
         for width in sorted(widths, key=lambda w: abs(w - goal))[:8]:
@@ -93,7 +97,7 @@ def candidates(
     for width in widths:
         fixed, *layers = sum(row * width ** (len(curve) - 1 - i) for i, row in enumerate(curve))
         for depth in range(1, int(parameters * (1 + MARGIN) / max(sum(layers), 1)) + 2):
-            shape = Shape(width, scaled(base, depth), factor)
+            shape = Shape(width, scaled(segments, depth), factor)
             predicted = total((fixed, layers), shape.repeats)
             if abs(predicted / parameters - 1) <= TOLERANCE + MARGIN:
                 found.append((shape.distance(aspect), abs(predicted / parameters - 1), shape))
@@ -106,9 +110,10 @@ def total(sizes: tuple, repeats: tuple[int, ...]) -> float:
     return fixed + sum(n * size for n, size in zip(repeats, layers, strict=True))
 
 
-def scaled(repeats: list[int], depth: int) -> tuple[int, ...]:
-    """The segments' repeats in proportion, the largest of them `depth`."""
-    return tuple(max(1, round(n * depth / max(repeats))) for n in repeats)
+def scaled(segments: Sequence[_stack.Segment], depth: int) -> tuple[int, ...]:
+    """The segments' repeats in proportion, the largest of them `depth`; those that stand once always do."""
+    most = max(segment.repeats for segment in segments)
+    return tuple(1 if segment.fixed else max(1, round(segment.repeats * depth / most)) for segment in segments)
 
 
 def reshape(config: ConfigDict, shape: Shape) -> ConfigDict:
@@ -116,7 +121,8 @@ def reshape(config: ConfigDict, shape: Shape) -> ConfigDict:
     segments = _stack.parse(config.model.stack)
     out = config.copy_and_resolve_references()
     with out.unlocked():
-        out.model.stack = " + ".join(f"{n}*({' '.join(s.labels)})" for n, s in zip(shape.repeats, segments, strict=True))
+        times = ["" if s.fixed else f"{n}*" for n, s in zip(shape.repeats, segments, strict=True)]
+        out.model.stack = " + ".join(f"{n}({' '.join(s.labels)})" for n, s in zip(times, segments, strict=True))
         if shape.factor != 1:
             for label, hidden in hidden_widths(config, shape.width).items():
                 out.model[label].hidden = max(8, round(hidden * shape.factor / 8) * 8)

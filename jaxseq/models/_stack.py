@@ -12,6 +12,7 @@ _LABEL = re.compile(r"[a-z][a-z0-9_]*(:[a-z0-9_]+)?")
 class Segment(NamedTuple):
     repeats: int
     labels: tuple[str, ...]  # mixer names, each with an optional ":label"
+    fixed: bool = False  # written without a number: it stands once, whatever the depth
 
 
 def parse(stack: str) -> tuple[Segment, ...]:
@@ -22,7 +23,7 @@ def parse(stack: str) -> tuple[Segment, ...]:
         labels = tuple(match[2].split()) if match else ()
         if not match or not labels or not all(_LABEL.fullmatch(label) for label in labels) or match[1] == "0":
             raise UserError(f"cannot read {part.strip()!r} in model.stack; write it like 4*(attention swiglu) + (mamba)")
-        segments.append(Segment(int(match[1] or 1), labels))
+        segments.append(Segment(int(match[1] or 1), labels, fixed=match[1] is None))
     return tuple(segments)
 
 
