@@ -28,7 +28,7 @@ class Mamba2(Mixer):
 
     S_t = exp(dt_t A) S_{t-1} + B_t^T dt_t x_t, y_t = C_t S_t: the retention op with log a = dt A. dt = softplus(dt + b_dt),
     then clipped; A = -exp(A_log) and D are one a head, float32, without weight decay. B and C are shared by the heads of a
-    group. A starts in U(1, 16), dt's bias at the inverse softplus of a log-uniform step; W_out starts smaller by
+    group, and the norm takes each group's channels by themselves. A starts in U(1, 16), dt's bias at the inverse softplus of a log-uniform step; W_out starts smaller by
     sqrt(residuals * layers).
     """
 
@@ -42,7 +42,6 @@ class Mamba2(Mixer):
     dt_floor: float = 1e-4
     dt_low: float = 0.0  # dt itself is clipped to [dt_low, dt_high]
     dt_high: float | None = None  # default: no limit
-    norm_groups: int = 1  # parts of the inner width that the norm takes one by one
     eps: float = 1e-5
     residuals: int = 1  # residual additions a block; 2 if an MLP follows each Mamba
 
@@ -53,8 +52,6 @@ class Mamba2(Mixer):
         for name, parts, whole in (("heads", self.heads, inner), ("groups", self.groups, self.heads)):
             if whole % parts:
                 raise UserError(f"{parts} {name} do not divide {whole}; change mamba2's {name}, or the width")
-        if inner % self.norm_groups:
-            raise UserError(f"{self.norm_groups} norm_groups do not divide the inner width {inner}; change norm_groups")
         return inner, inner // self.heads, 2 * self.groups * self.state_size
 
     @nn.nowrap
@@ -73,7 +70,7 @@ class Mamba2(Mixer):
 
     def _norm(self, y_BTD):
         scale_D = param(self, "norm_scale", jax.nn.initializers.ones, y_BTD.shape[-1:], ("mlp",), decay=False)
-        parts = y_BTD.reshape(*y_BTD.shape[:2], self.norm_groups, y_BTD.shape[2] // self.norm_groups)
+        parts = y_BTD.reshape(*y_BTD.shape[:2], self.groups, y_BTD.shape[2] // self.groups)
         return (rms_normalize(parts, self.eps).reshape(y_BTD.shape) * scale_D).astype(self.dtype)
 
     def _head_param(self, name: str, init):

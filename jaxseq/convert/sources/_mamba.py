@@ -1,0 +1,46 @@
+"""What the checkpoints of Mamba and Mamba-2 share: backbone.layers.N.{norm,mixer}, whoever saved them."""
+
+from collections.abc import Sequence
+
+from jaxseq.convert._table import Entry, linear, norm, same
+from jaxseq.convert.sources import _stacks
+from jaxseq.errors import UserError
+
+NAMES = "backbone.layers.{layer}"
+STEPS = {"dt_min": "time_step_min", "dt_max": "time_step_max", "dt_floor": "time_step_floor"}  # ours and transformers'
+
+
+def mixer(model, kind: str):
+    """The mixer of a model of `kind` alone; else None."""
+    found = _stacks.mixers(model, (kind,), norm="rmsnorm")
+    return found and found[0][0]
+
+
+def wanted(source: str, theirs: dict, **values) -> None:
+    """Raises UserError for a field that is there with another value."""
+    if other := [name for name, value in values.items() if theirs.get(name, value) != value]:
+        raise UserError(f"{source} reads models with {other[0]}={values[other[0]]!r}; this one has {theirs[other[0]]!r}")
+
+
+def entries(label: str, layers: Sequence[int], embedding: str, tied: bool) -> list[Entry]:
+    """The table without that of the blocks' insides."""
+    table = [same("embedding", embedding), *norm("final_norm", "backbone.norm_f", bias=False)]
+    table += [] if tied else [same("head", "lm_head.weight")]
+    ours, names = f"blocks_0/{label}", f"{NAMES}.mixer"
+    table += norm(f"blocks_0/norm_{label}", f"{NAMES}.norm", layers, bias=False)
+    table += [linear(f"{ours}/{kind}/kernel", f"{names}.{kind}_proj.weight", layers) for kind in ("in", "out")]
+    table += [same(f"{ours}/{name}", f"{names}.{name}", layers) for name in ("A_log", "D")]
+    table.append(same(f"{ours}/conv_bias", f"{names}.conv1d.bias", layers))
+    taps = (lambda w: (w[:, 0, ::-1].T,)), (lambda w: (w[::-1].T[:, None],))  # theirs begin with the oldest input
+    return [*table, Entry((f"{ours}/conv_kernel",), (f"{names}.conv1d.weight",), *taps, layers)]
+
+
+def of_mamba(layers: Sequence[int]) -> list[Entry]:
+    ours, names = "blocks_0/mamba", f"{NAMES}.mixer"
+    table = [linear(f"{ours}/{kind}/kernel", f"{names}.{kind}_proj.weight", layers) for kind in ("x", "dt")]
+    return [*table, same(f"{ours}/dt_bias", f"{names}.dt_proj.bias", layers)]
+
+
+def of_mamba2(layers: Sequence[int]) -> list[Entry]:
+    ours, names = "blocks_0/mamba2", f"{NAMES}.mixer"
+    return [same(f"{ours}/{kind}", f"{names}.{name}", layers) for kind, name in (("dt_bias",) * 2, ("norm_scale", "norm.weight"))]

@@ -1,0 +1,66 @@
+"""Mamba-2: transformers' Mamba2ForCausalLM."""
+
+import math
+
+from ml_collections import ConfigDict
+
+from jaxseq.config import base, finish
+from jaxseq.convert._table import Entry
+from jaxseq.convert.sources import _mamba
+
+
+def recognises(theirs: dict, names: set[str]) -> bool:
+    return theirs.get("model_type") == "mamba2"
+
+
+def config(theirs: dict) -> ConfigDict:
+    inner = theirs.get("expand", 2) * theirs["hidden_size"]
+    size = inner // theirs["num_heads"]
+    _mamba.wanted("hf/mamba2", theirs, use_bias=False, use_conv_bias=True, hidden_act="silu", head_dim=size)
+    cfg = base()
+    cfg.model.stack = f"{theirs['num_hidden_layers']}*(mamba2)"
+    cfg.model.width, cfg.model.vocab = theirs["hidden_size"], theirs["vocab_size"]
+    cfg.model.norm_eps = eps = theirs.get("layer_norm_epsilon", 1e-5)
+    cfg.model.tied = theirs.get("tie_word_embeddings", False)
+    low, high = theirs.get("time_step_limit", (0.0, math.inf))
+    cfg.model.mamba2 = {ours: theirs[name] for ours, name in _mamba.STEPS.items() if name in theirs} | {
+        "expand": theirs.get("expand", 2), "heads": theirs["num_heads"], "groups": theirs.get("n_groups", 8),
+        "state_size": theirs.get("state_size", 128), "taps": theirs.get("conv_kernel", 4), "eps": eps,
+        "dt_low": float(low), "dt_high": None if math.isinf(high) else float(high),
+    }  # fmt: skip
+    return finish(cfg)
+
+
+def describe(model) -> dict | None:
+    mixer = _mamba.mixer(model, "Mamba2")
+    if mixer is None or mixer.eps != model.norm_eps:
+        return None
+    return {theirs: getattr(mixer, ours) for ours, theirs in _mamba.STEPS.items()} | {
+        "architectures": ["Mamba2ForCausalLM"],
+        "model_type": "mamba2",
+        "vocab_size": model.vocab,
+        "hidden_size": model.width,
+        "num_hidden_layers": model.layers,
+        "num_heads": mixer.heads,
+        "head_dim": mixer.expand * model.width // mixer.heads,
+        "n_groups": mixer.groups,
+        "state_size": mixer.state_size,
+        "conv_kernel": mixer.taps,
+        "expand": mixer.expand,
+        "time_step_limit": [mixer.dt_low, math.inf if mixer.dt_high is None else mixer.dt_high],
+        "layer_norm_epsilon": model.norm_eps,
+        "hidden_act": "silu",
+        "use_bias": False,
+        "use_conv_bias": True,
+        "residual_in_fp32": True,
+        "tie_word_embeddings": model.tied,
+    }
+
+
+def aliases(theirs: dict) -> dict:
+    return {"lm_head.weight": "backbone.embeddings.weight"} if theirs.get("tie_word_embeddings") else {}
+
+
+def entries(theirs: dict) -> list[Entry]:
+    layers, tied = range(theirs["num_hidden_layers"]), theirs.get("tie_word_embeddings", False)
+    return _mamba.entries("mamba2", layers, "backbone.embeddings.weight", tied) + _mamba.of_mamba2(layers)
