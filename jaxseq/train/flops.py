@@ -133,6 +133,12 @@ def _dot_general(eqn) -> int:
     return 2 * _size(eqn.outvars[0]) * math.prod(shape[dim] for dim in contracted)
 
 
+def _ragged_dot(eqn) -> int:
+    """Each row of the left side meets one matrix of the right side's groups, whichever."""
+    rows, matrices = eqn.invars[0], eqn.invars[1]
+    return 2 * _size(rows) * matrices.aval.shape[-1]
+
+
 def _convolution(eqn) -> int:
     """An output element sums over the kernel's taps and input channels (its shape holds those of one group)."""
     numbers = eqn.params["dimension_numbers"]
@@ -156,6 +162,7 @@ def _pallas(eqn) -> int:
 
 RULES: dict[str, Callable] = {
     "dot_general": _dot_general,
+    "ragged_dot_general": _ragged_dot,
     "conv_general_dilated": _convolution,
     "fft": _fft,
     "scan": lambda eqn: eqn.params["length"] * _jaxpr(eqn.params["jaxpr"].jaxpr),
