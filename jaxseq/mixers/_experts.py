@@ -73,7 +73,8 @@ def _product(x_ND, w_EDF, size_E, contract: int):
     def body(i, y_NF):
         e, start, _ = place(i)
         x_CD = jax.lax.dynamic_slice_in_dim(x_ND, start, tile)
-        y_CF = jax.lax.dot_general(x_CD, w_EDF[e], (((1,), (contract,)), ((), ())))
+        w_DF = jax.lax.dynamic_index_in_dim(w_EDF, e, keepdims=False)
+        y_CF = jax.lax.dot_general(x_CD, w_DF, (((1,), (contract,)), ((), ())))
         return jax.lax.dynamic_update_slice_in_dim(y_NF, y_CF, start, 0)  # the next tile writes over what hangs over
 
     y_NF = jnp.zeros((rows + tile, w_EDF.shape[2 - contract]), x_ND.dtype)
