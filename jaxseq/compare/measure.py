@@ -22,6 +22,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxseq import forms, registry
+from jaxseq.errors import UserError
 from jaxseq.models import _stack
 from jaxseq.train import mesh as meshes
 from jaxseq.train import prepare
@@ -68,7 +69,7 @@ def _for_all(subjects: Mapping[str, Subject], make: Callable[[Subject], Any]) ->
     def attempt(subject: Subject) -> Any:
         try:
             return make(subject)
-        except (jax.errors.JaxRuntimeError, MemoryError) as error:  # out of memory; all else is our fault
+        except (jax.errors.JaxRuntimeError, MemoryError, UserError) as error:  # no memory, or longer than the model can read
             return error
 
     with ThreadPoolExecutor(COMPILERS) as pool:
@@ -195,6 +196,9 @@ def decode(subjects: Mapping[str, Subject], context: int, steps: int, rounds: in
 
     def make(subject: Subject) -> Callable[[], None]:
         carry = full_state(subject.model, context, steps), jnp.zeros((1,), jnp.int32)
+        room_B = subject.model.room(carry[0])
+        if room_B is not None and int(room_B[0]) < steps:
+            raise UserError(f"token {context:,} has no place in this model: its table of positions ends before it")
         jax.block_until_ready(carry := _decode(subject.model, steps, subject.params, *carry))
 
         def call() -> None:
