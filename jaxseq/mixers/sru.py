@@ -13,8 +13,8 @@ from jaxseq.ops import sru
 class SRU(Mixer):
     """y = r c + (1 - r) alpha x: the highway of the paper, alpha = sqrt(1 + 2 e^b), inside the block's residual.
 
-    Candidate and gates are linear in the input, of variance 1 / width, and so are v_f and v_r (§3.2's initialisation); the
-    highway gate's bias starts at b = `highway_bias`.
+    Candidate and gates are linear in the input, their kernels uniform with variance 1 / width (§3.2); v_f and v_r are uniform with
+    variance 1 / 2, as in the released code; the highway gate's bias starts at b = `highway_bias`.
     """
 
     highway_bias: float = -2.0
@@ -38,6 +38,6 @@ class SRU(Mixer):
         alpha = math.sqrt(1 + 2 * math.exp(self.highway_bias))
         y_BTD, state = forms.op("sru", form, x_BTD.shape[1])(
             linear("u"), (linear("f") + b_f_D).astype(self.dtype), (linear("r") + b_r_D).astype(self.dtype), alpha * x_BTD,
-            v_f_D=vector("v_f", init), v_r_D=vector("v_r", init), state=state, pos=pos_BT,
+            v_f_D=vector("v_f", uniform(1.5**0.5)), v_r_D=vector("v_r", uniform(1.5**0.5)), state=state, pos=pos_BT,
         )  # fmt: skip
         return y_BTD, state

@@ -161,7 +161,10 @@ def solve(f: Recurrence, first, xs: tuple, weights, pos_BT, kind: str = "full", 
 
     xs are clean of padding; everything is in one dtype. Rows that did not converge are NaN.
     """
-    return _solve(f, "blocks" if f.full is None else kind, iterations, first, xs, weights, pos_BT)
+    return _compiled(f, "blocks" if f.full is None else kind, iterations, first, xs, weights, pos_BT)
+
+
+_compiled = jax.jit(_solve, static_argnums=(0, 1, 2))  # one program for those who call it outside jit
 
 
 def _checked(y, name: str):

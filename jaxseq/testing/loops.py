@@ -23,7 +23,7 @@ def _conjuncts(jaxpr):
     queue = [jaxpr.outvars[0]]
     while queue:
         eqn = None if isinstance(var := queue.pop(), Literal) else made.get(var)
-        if eqn is not None and eqn.primitive.name == "and":
+        if eqn is not None and eqn.primitive.name in ("and", "convert_element_type"):
             queue += eqn.invars
         elif eqn is not None:
             yield eqn

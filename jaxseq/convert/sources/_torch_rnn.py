@@ -1,0 +1,43 @@
+"""What torch.nn.LSTM and torch.nn.GRU share: names, the layout of gates, and what both are built with."""
+
+from ml_collections import ConfigDict
+
+from jaxseq.config import base, finish
+from jaxseq.convert._table import Entry, linear, reshaped
+from jaxseq.errors import UserError
+from jaxseq.models.rnn import CELLS, RNN
+
+
+def config(cell: str, theirs: dict) -> ConfigDict:
+    if theirs.get("proj_size"):
+        raise UserError(f"torch/{cell} reads layers without a projection; this config has proj_size={theirs['proj_size']}")
+    cfg = base("rnn")
+    cfg.model.cell, cfg.model.inputs, cfg.model.hidden = cell, theirs["input_size"], theirs["hidden_size"]
+    cfg.model.layers = theirs.get("num_layers", 1)
+    cfg.model.bidirectional, cfg.model.bias = theirs.get("bidirectional", False), theirs.get("bias", True)
+    cfg.model.dropout, cfg.model.forget_bias = float(theirs.get("dropout", 0.0)), 0.0
+    return finish(cfg)
+
+
+def describe(cell: str, model) -> dict | None:
+    if not isinstance(model, RNN) or model.cell != cell:
+        return None
+    sizes = {"input_size": model.inputs, "hidden_size": model.hidden, "num_layers": model.layers, "dropout": model.dropout}
+    return sizes | {"bias": model.bias, "batch_first": True, "bidirectional": model.bidirectional}
+
+
+def entries(cell: str, theirs: dict) -> list[Entry]:
+    """Gates are rows of theirs, in the op's own order."""
+    hidden, gates, table = theirs["hidden_size"], len(CELLS[cell].GATES), []
+    ways = {"forward": "", "backward": "_reverse"} if theirs.get("bidirectional") else {"forward": ""}
+    for layer in range(theirs.get("num_layers", 1)):
+        inputs = theirs["input_size"] if layer == 0 else hidden * len(ways)
+        for way, suffix in ways.items():
+            ours, name = f"layer_{layer}_{way}", f"l{layer}{suffix}"
+            table.append(linear(f"{ours}/in/kernel", f"weight_ih_{name}", shape=(inputs, gates, hidden)))
+            table.append(linear(f"{ours}/recurrent", f"weight_hh_{name}", shape=(hidden, gates, hidden)))
+            if theirs.get("bias", True):
+                shape, flat = (gates, hidden), (gates * hidden,)
+                table.append(reshaped(f"{ours}/in_bias", f"bias_ih_{name}", shape, flat))
+                table.append(reshaped(f"{ours}/recurrent_bias", f"bias_hh_{name}", shape, flat))
+    return table

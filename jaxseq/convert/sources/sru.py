@@ -1,0 +1,56 @@
+"""Stacks of the `sru` package, version 2: rnn_lst.N.{weight, weight_c, bias, scale_x}; one way in time, no layer norm."""
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxseq.config import base, finish
+from jaxseq.convert._table import Entry, reshaped, same
+from jaxseq.errors import UserError
+from jaxseq.models.rnn import RNN
+
+REFUSED = ("bidirectional", "layer_norm", "use_tanh", "v1", "projection_size", "custom_m")
+
+
+def recognises(theirs: dict, names: set[str]) -> bool:
+    return {"rnn_lst.0.weight", "rnn_lst.0.weight_c"} <= names
+
+
+def config(theirs: dict) -> ConfigDict:
+    if found := [name for name in REFUSED if theirs.get(name)]:
+        raise UserError(f"sru reads plain stacks; this config sets {', '.join(found)}")
+    if not theirs.get("has_skip_term", True):
+        raise UserError("sru reads stacks with the highway; this config sets has_skip_term=false")
+    cfg = base("rnn")
+    cfg.model.cell, cfg.model.inputs, cfg.model.hidden = "sru", theirs["input_size"], theirs["hidden_size"]
+    cfg.model.layers = theirs.get("num_layers", 2)
+    cfg.model.dropout, cfg.model.forget_bias = float(theirs.get("dropout", 0.0)), 0.0
+    cfg.model.highway_bias = float(theirs.get("highway_bias", 0.0))
+    return finish(cfg)
+
+
+def describe(model) -> dict | None:
+    if not isinstance(model, RNN) or model.cell != "sru":
+        return None
+    sizes = {"input_size": model.inputs, "hidden_size": model.hidden, "num_layers": model.layers, "dropout": model.dropout}
+    return sizes | {"highway_bias": model.highway_bias, "rescale": True, "bidirectional": False, "layer_norm": False}
+
+
+def entries(theirs: dict) -> list[Entry]:
+    """Their matrix is (inputs, hidden x parts), the parts of a channel side by side."""
+    hidden, table = theirs["hidden_size"], []
+    for layer in range(theirs.get("num_layers", 2)):
+        inputs = theirs["input_size"] if layer == 0 else hidden
+        parts = 3 if inputs == hidden else 4
+
+        def forward(w, parts=parts):
+            return (np.swapaxes(w.reshape(-1, hidden, parts), 1, 2),)
+
+        def backward(w, parts=parts):
+            return (np.swapaxes(w, 1, 2).reshape(-1, hidden * parts),)
+
+        ours, name = f"layer_{layer}_forward", f"rnn_lst.{layer}"
+        table.append(Entry((f"{ours}/in/kernel",), (f"{name}.weight",), forward, backward))
+        table.append(reshaped(f"{ours}/recurrent", f"{name}.weight_c", (2, hidden), (2 * hidden,)))
+        table.append(reshaped(f"{ours}/bias", f"{name}.bias", (2, hidden), (2 * hidden,)))
+        table.append(same(f"{ours}/scale", f"{name}.scale_x"))
+    return table

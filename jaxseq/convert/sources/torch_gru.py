@@ -1,0 +1,9 @@
+"""torch.nn.GRU: any number of layers, one or both ways, batch first or not (ours always is)."""
+
+import functools
+
+from jaxseq.convert.sources import _torch_rnn
+
+config = functools.partial(_torch_rnn.config, "gru")
+describe = functools.partial(_torch_rnn.describe, "gru")
+entries = functools.partial(_torch_rnn.entries, "gru")

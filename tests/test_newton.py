@@ -1,0 +1,94 @@
+"""Newton's method over associative scans: its Jacobians, its iterations, its honesty."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseq import UserError, registry
+from jaxseq.ops import _newton, lstm, sru
+from jaxseq.testing import compare
+from jaxseq.testing.loops import longest_loop
+
+OPS = ("lstm", "gru", "sru")
+
+
+def case(name: str, time: int = 32):
+    """(op, xs, weights, first, s, positions) in float64: clean inputs and some state for each token."""
+    op, rng = registry.load("ops", name), np.random.default_rng(0)
+
+    @jax.jit
+    def make(key):
+        example = op.example(key, 2, time, jnp.float64)
+        return op.prepare(*example.xs, **example.weights, state=example.state)
+
+    xs, weights, first, pos = jax.device_get(make(jax.random.key(0, impl="unsafe_rbg")))
+    return op, xs, weights, first, rng.normal(size=(2, time, *first.shape[1:])), pos
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_jacobians_are_those_of_the_step(x64, name):
+    op, xs, weights, _, s, _ = case(name, 3)
+    f, step = op.RECURRENCE, lambda s, xs: op.RECURRENCE.step(s, xs, weights)
+    wanted = jax.jit(jax.vmap(jax.vmap(jax.jacobian(step))))(s, xs)  # [B, T, (H,) K, P, (H,) K, P]
+    if s.ndim == 5:
+        wanted = np.einsum("bthkphjq->bthkpjq", wanted)  # heads do not meet
+        assert compare.error(jax.jit(f.full)(s, xs, weights), wanted) < 1e-12
+    assert compare.error(jax.jit(f.blocks)(s, xs, weights), np.einsum("...kpkq->...kpq", wanted)) < 1e-12
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_few_iterations_reach_the_states(x64, name):
+    """Quadratic convergence: 32 tokens need far fewer iterations than 32, the last of which only confirms."""
+    op, xs, weights, first, _, pos = case(name)
+    step = jax.jit(op.RECURRENCE.step)
+    states = [first]
+    for t in range(pos.shape[1]):
+        states.append(step(states[-1], tuple(x[:, t] for x in xs), weights))
+    wanted = np.stack(states[1:], axis=1)
+    for kind, most in (("full", 12), ("blocks", 60)):
+        s, count = _newton.solve(op.RECURRENCE, first, xs, weights, pos, kind)
+        assert compare.error(s, wanted) < 1e-13
+        assert 2 <= int(count) <= most
+
+
+def test_a_linear_recurrence_is_one_scan(x64):
+    _, xs, weights, first, _, pos = case("sru")
+    weights = (0 * weights[0], weights[1])
+    assert int(_newton.solve(sru.RECURRENCE, first, xs, weights, pos)[1]) == 2  # the second confirms
+
+
+def stiff(time: int = 140):
+    """An LSTM whose cells switch each other wildly: chaotic, so that iterations must be about as many as tokens."""
+    rng = np.random.default_rng(0)
+    u_BTHPK = rng.normal(size=(2, time, 1, 4, 4)).astype(np.float32)
+    u_BTHPK[1] = 0
+    return u_BTHPK, {"w_HKPJ": 30 * rng.normal(size=(1, 4, 4, 4)).astype(np.float32), "b_HPK": np.zeros((1, 4, 4), np.float32)}
+
+
+def test_what_does_not_converge_is_refused():
+    """In the open by a UserError, under jit by NaN in the rows concerned; never by another method's numbers."""
+    u, weights = stiff()
+    with pytest.raises(UserError, match="did not converge in 100 Newton iterations"):
+        lstm.parallel(u, **weights)
+    with pytest.raises(UserError, match="did not converge"):
+        lstm.quasi(u, **weights)
+
+    def loss(u):
+        y, state = lstm.parallel(u, **weights)
+        return jnp.nansum(y), (y, state)
+
+    gradient, (y, state) = jax.jit(jax.grad(loss, has_aux=True))(u)
+    assert np.isnan(y[0]).all() and np.isnan(state.h_BHK[0]).all()
+    assert not np.isnan(y[1]).any()
+    assert np.isnan(gradient[0]).any()
+
+
+def test_a_while_counts_the_bound_of_its_counter():
+    def bounded(x, limit=7):
+        return jax.lax.while_loop(lambda c: (c[0] < limit) & (c[1] < 3), lambda c: (c[0] + 1, c[1] * 2), (0, x))
+
+    assert longest_loop(bounded, 1.0) == 7
+    assert longest_loop(lambda x: jax.lax.while_loop(lambda c: c < 3, lambda c: c * 2, x), 1.0) == float("inf")
+    assert longest_loop(lambda x: bounded(1.0, x), 3) == float("inf")  # a bound that only running tells
+    assert longest_loop(lambda x: jax.lax.while_loop(lambda c: c[0] < 7, lambda c: (c[0] * 1, c[1]), (0, x)), 1.0) == float("inf")
