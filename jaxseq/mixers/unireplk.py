@@ -32,13 +32,14 @@ class UniRepLK(Mixer):
     - global response normalisation, likewise: the mean of squares so far, of which the norm over so many tokens is a multiple
       that the division by the mean over channels removes.
 
-    State: the last kernel - 1 inputs and the two running means. `merged` holds the one kernel that `merge` makes.
+    The layer scale starts at 1, not at the paper's 1e-6, with which a laptop size needed 2.75 instead of 2.56 bits a byte after
+    250 steps. State: the last kernel - 1 inputs and the two running means. `merged` holds the one kernel that `merge` makes.
     """
 
     kernel: int = 13  # taps; see _reparam.BRANCHES
     factor: int = 4  # hidden channels = factor * width
     reduction: int = 4  # of channels in squeeze-and-excitation
-    layer_scale: float = 1e-6  # initial value
+    layer_scale: float = 1.0  # initial value
     eps: float = 1e-6
     merged: bool = False
 

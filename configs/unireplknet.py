@@ -1,0 +1,24 @@
+"""UniRepLKNet as a language model: large-kernel convolutions in causal blocks (Ding et al. 2023, arXiv:2311.15599).
+
+Claim: a few large kernels see far without depth, and one architecture serves images, sound, time series and more.
+Expected: behind attention on text: no kernel depends on the data, and of what lies beyond the kernels it knows the mean alone.
+Command: jaxseq train --config=unireplknet --workdir=runs/unireplknet
+
+The paper's own models read images: config unireplknet_image.
+"""
+
+from ml_collections import ConfigDict
+
+from jaxseq.config import base
+from jaxseq.errors import UserError
+
+
+def get_config(size: str = "") -> ConfigDict:
+    config = base()
+    if size:
+        raise UserError(f"there is no size {size!r}: no language model was published; set model.stack and model.width")
+    config.model.stack = "6*(unireplk)"
+    config.model.width = 128
+    config.train.lr = 3e-3
+    config.train.lr_source = "the Transformer's"
+    return config
