@@ -13,8 +13,8 @@ from jaxseq.ops import sru
 class SRU(Mixer):
     """y = r c + (1 - r) alpha x: the highway of the paper, alpha = sqrt(1 + 2 e^b), inside the block's residual.
 
-    Candidate and gates are linear in the input, their kernels uniform with variance 1 / width (§3.2); v_f and v_r are uniform with
-    variance 1 / 2, as in the released code; the highway gate's bias starts at b = `highway_bias`.
+    Candidate and gates are linear in the input, their kernels uniform with variance 1 / width (§3.2); v_f and v_r are uniform
+    with variance 1 / 2, as in the released code; the highway gate's bias starts at b = `highway_bias`.
     """
 
     highway_bias: float = -2.0

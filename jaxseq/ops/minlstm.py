@@ -1,4 +1,4 @@
-"""The recurrence of minLSTM and minGRU: LSTM's and GRU's without the gates' look at the state (Feng et al. 2024, arXiv:2410.01201).
+"""The recurrence of minLSTM and minGRU, whose gates do not look at the state (Feng et al. 2024, arXiv:2410.01201).
 
     h_t = sigmoid(gate_t) h_{t-1} + sigmoid(-gate_t) v_t
 

@@ -85,7 +85,8 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
         return u, f + 2, r, x / 4  # the memory lasts for some ten tokens
 
     keys = jax.random.split(key, 3)
-    weights = {name: jax.random.normal(k, (5,), dtype) for name, k in zip(("v_f_D", "v_r_D"), jax.random.split(keys[0]))}
+    v_f_D, v_r_D = jax.random.normal(keys[0], (2, 5), dtype)
+    weights = {"v_f_D": v_f_D, "v_r_D": v_r_D}
     u, *rest = inputs(keys[1], 32)
     state = recurrent(u + 2, *rest, **weights)[1]
     return Example(inputs(keys[2], time), weights, {}, state)
