@@ -13,7 +13,7 @@ from jaxseq.data import labelled
 from jaxseq.errors import UserError
 from jaxseq.train import load_variables, save_params, train
 from jaxseq.train import metrics as records_of
-from jaxseq.train.objectives import classification, masked
+from jaxseq.train.objectives import classification, masked, span
 
 RUN = {"data.validation_every": 4, "train.steps": 6, "train.batch": 8, "train.length": 32, "train.lr": 3e-3, "train.warmup": 1,
        "train.log_every": 1, "train.checkpoint_every": 4, "eval.batch": 4, "eval.documents": 3}  # fmt: skip
@@ -145,3 +145,35 @@ def test_a_folder_of_images(tmp_path):
     (tmp_path / "red" / "0.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"0\.png cannot be read as an image"):
         found.examples(2)
+
+
+def test_span_corruption_loses_nothing():
+    """Source and targets put together are the text; lengths are those that a batch has."""
+    random, sentinels, lengths = np.random.default_rng(0), np.arange(1000, 900, -1), []
+    for length in (2, 3, 7, 100, 333):
+        text = random.integers(0, 900, length)
+        source, targets = span.corrupt(text, 0.15, 3.0, sentinels, 7777, random)
+        cut, spans = span.counts(length, 0.15, 3.0)
+        assert (len(source), len(targets)) == (length - cut + spans + 1, cut + spans + 1)
+        assert source[-1] == targets[-1] == 7777
+        pieces = dict(zip(sentinels[:spans], np.split(targets[:-1], np.flatnonzero(targets[:-1] > 900))[1:], strict=True))
+        whole = [pieces[token][1:] if token > 900 else [token] for token in source[:-1]]
+        np.testing.assert_array_equal(np.concatenate(whole), text)
+        lengths.append(cut / spans)
+    assert 2.5 < lengths[-1] < 3.5
+
+
+def test_a_run_that_fills_in_spans(documents, tmp_path):
+    own = {"model.head_size": 16, "model.encoder_layers": 2, "model.decoder_layers": 2}
+    sizes = {key: value for key, value in (SMALL | own).items() if key != "model.layers"}
+    where = {"data.source": "folder", "data.path": str(documents)}
+    config = jaxseq.config("t5:switch", **RUN | sizes | where | {"model.experts": 2, "train.accumulate": 2})
+    record = train(config, tmp_path)
+    rows = records_of.read(tmp_path)
+    assert rows[-1]["loss"] < rows[0]["loss"] and rows[0]["loss"] > rows[0]["nats"]  # the router's losses
+    assert record["validation_loss"] > 0
+    model, variables, config = load_variables(tmp_path)
+    assert model.vocab == 257 + span.SENTINELS
+    assert span.task(config).sentinels[[0, 99]].tolist() == [356, 257]
+    with pytest.raises(UserError, match="spans a row, and there are 100 sentinels"):
+        span.task(jaxseq.config("t5", **where | {"train.length": 4000}))

@@ -133,8 +133,8 @@ def open_source(path: str | Path, source: str | None = None) -> tuple[str, dict,
 
 
 def _completed(module: ModuleType, theirs: dict, tensors: Mapping[str, Any]) -> dict:
-    """With what only the tensors' names tell."""
-    return module.complete(theirs, set(tensors)) if hasattr(module, "complete") else theirs
+    """With what only the tensors tell."""
+    return module.complete(theirs, tensors) if hasattr(module, "complete") else theirs
 
 
 def _recognises(module: ModuleType, theirs: dict, names: set[str]) -> bool:

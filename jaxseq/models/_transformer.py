@@ -26,10 +26,9 @@ def segments(pos_BT: jax.Array) -> jax.Array:
 
     Tokens in front of the first beginning belong to the first document.
     """
-    begun_BT = jnp.cumsum(pos_BT == _time.START, axis=1, dtype=jnp.int32)
-    first_B1 = jnp.argmax(_time.valid(pos_BT), axis=1, keepdims=True)
-    begins_B1 = jnp.take_along_axis(pos_BT, first_B1, axis=1) == _time.START
-    return jnp.where(_time.valid(pos_BT), begun_BT + ~begins_B1, 0)
+    begun_BT, valid_BT = _time.segments(pos_BT), _time.valid(pos_BT)
+    goes_on_B1 = jnp.any(valid_BT & (begun_BT == 0), axis=1, keepdims=True)
+    return jnp.where(valid_BT, begun_BT + goes_on_B1, 0)
 
 
 def together(query_BT: jax.Array, key_BS: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ A source has
 - `entries(theirs) -> list[Entry]`, the table of names;
 - `recognises(theirs, names) -> bool`, whether a folder with this config and these tensor names is one of its own;
 - optional `aliases(theirs) -> dict`: names that repeat another tensor; `infer(shapes) -> dict`: their config from the shapes
-  of the tensors, for formats that carry none; `complete(theirs, names) -> dict`: their config with what only the names of the
-  tensors tell (which heads there are); `rename(names) -> dict`: {the table's name: the file's} where spellings differ;
+  of the tensors, for formats that carry none; `complete(theirs, tensors) -> dict`: their config with what only the tensors
+  tell (which heads there are, by their names); `rename(names) -> dict`: {the table's name: the file's} where spellings differ;
   `tokenizer(theirs) -> str | None`: a tokenizers JSON text out of the metadata.
 """

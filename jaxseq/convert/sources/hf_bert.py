@@ -3,7 +3,7 @@
 Of BertForPreTraining, the head that tells whether two sentences follow each other is our classifier of two classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ml_collections import ConfigDict
 
@@ -32,7 +32,7 @@ def rename(names: set[str]) -> dict[str, str]:
     return {modern(name): name for name in names if not name.endswith("position_ids")}
 
 
-def complete(theirs: dict, names: set[str]) -> dict:
+def complete(theirs: dict, names: Iterable[str]) -> dict:
     """Published configs name a class that does not tell which heads are in the file."""
     names = {name.removeprefix("bert.") for name in names}
     masked, two = any(name.startswith("cls.predictions.") for name in names), "cls.seq_relationship.weight" in names

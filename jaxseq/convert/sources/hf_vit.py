@@ -1,6 +1,7 @@
 """Vision Transformers: transformers' ViTForImageClassification, and ViTModel without its pooler."""
 
 import re
+from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
@@ -35,7 +36,7 @@ def rename(names: set[str]) -> dict[str, str]:
     return {modern(name): name for name in names}
 
 
-def complete(theirs: dict, names: set[str]) -> dict:
+def complete(theirs: dict, names: Iterable[str]) -> dict:
     kind = "ViTForImageClassification" if "classifier.weight" in names else "ViTModel"
     return theirs | {"architectures": [kind]}
 

@@ -1,0 +1,37 @@
+"""T5 and T5 v1.1: transformers' T5ForConditionalGeneration."""
+
+from jaxseq.config import finish
+from jaxseq.convert._table import Entry, linear
+from jaxseq.convert.sources import _t5
+from jaxseq.convert.sources._t5 import aliases, complete, rename
+from jaxseq.models.encoder_decoder import EncoderDecoder
+
+__all__ = ["aliases", "complete", "config", "describe", "entries", "recognises", "rename"]
+
+
+def recognises(theirs: dict, names: set[str]) -> bool:
+    return theirs.get("model_type") in ("t5", "mt5")
+
+
+def config(theirs: dict):
+    return finish(_t5.config(theirs))
+
+
+def describe(model) -> dict | None:
+    kinds = {ours: name for name, ours in _t5.ACTIVATIONS.items()}
+    if not isinstance(model, EncoderDecoder) or model.shape.sparse_every:
+        return None
+    kind = kinds.get((model.shape.activation, model.shape.gated))
+    own = {"architectures": ["T5ForConditionalGeneration"], "model_type": "t5", "feed_forward_proj": kind}
+    return own | _t5.describe(model) if kind else None
+
+
+def entries(theirs: dict) -> list[Entry]:
+    gated = "gated" in theirs.get("feed_forward_proj", "relu")
+    maps = {"gate": "wi_0", "up": "wi_1", "down": "wo"} if gated else {"up": "wi", "down": "wo"}
+    table = _t5.table(theirs)
+    for stack, count in _t5.stacks(theirs).items():
+        ours, names, layers = f"{stack}/blocks/layer_0", f"{_t5.feed_forward(stack)}.DenseReluDense", range(count)
+        table += _t5.attentions(theirs, stack, ours, layers)
+        table += [linear(f"{ours}/mlp/{own}/kernel", f"{names}.{other}.weight", layers) for own, other in maps.items()]
+    return table

@@ -1,0 +1,164 @@
+"""The layers of an encoder-decoder: pre-norm without biases, relative positions shared by a stack, experts in some layers."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxseq.layers import RMSNorm, constrain, fan_in
+from jaxseq.mixers.moe import MoE
+from jaxseq.models import _relative, _transformer
+
+KeysValues = tuple[jax.Array, jax.Array]  # [B, S, H, K], [B, S, H, K]
+
+
+class Shape(NamedTuple):
+    """What all layers of both stacks have in common."""
+
+    width: int
+    heads: int
+    head_size: int
+    hidden: int
+    activation: str
+    gated: bool
+    norm_eps: float
+    dropout: float
+    buckets: int
+    max_distance: int
+    sparse_every: int  # layers 1, 1 + n, 1 + 2n … (of n = 1: all) have a mixture of experts for their feed-forward; 0: none
+    experts: tuple[tuple[str, Any], ...]  # fields of the mixture
+    depth: int  # layers of both stacks
+    remat: str
+    dtype: Any
+
+    @property
+    def period(self) -> int:
+        """Layers that the scan repeats as one."""
+        return max(self.sparse_every, 1)
+
+    def sparse(self, layer: int) -> bool:
+        return self.sparse_every > 0 and layer % self.sparse_every == 1 % self.sparse_every
+
+
+class Look(NamedTuple):
+    """Who sees whom, the same in every layer: positions of the queries, masks and bias of the two attentions."""
+
+    pos_BT: jax.Array
+    mask_BTS: jax.Array
+    bias_BHTS: jax.Array
+    cross_BTS: jax.Array | None = None
+    slot_BT: jax.Array | None = None  # where each token goes in the state; past its end: nowhere
+
+
+def put(kept: jax.Array, new: jax.Array, slot_BT: jax.Array) -> jax.Array:
+    """`kept` [B, S, …] with `new` [B, T, …] at its slots."""
+    return kept.at[jnp.arange(kept.shape[0])[:, None], slot_BT].set(new.astype(kept.dtype), mode="drop")
+
+
+class Layer(nn.Module):
+    """x <- x + attention(norm(x)), then, in a decoder, x + attention to the encoder's output, then x + feed-forward."""
+
+    shape: Shape
+    decoder: bool
+    sparse: bool
+
+    def setup(self):
+        s = self.shape
+        norm = functools.partial(RMSNorm, s.norm_eps, s.dtype)
+        # no 1 / sqrt(K) in the scores: it is in the queries' initial values
+        attention = functools.partial(
+            _transformer.Attention, s.width, s.heads, s.head_size, scale=1.0, query_init_fn=fan_in(s.head_size**-0.5),
+            dropout=s.dropout, dtype=s.dtype,
+        )  # fmt: skip
+        self.norm_attention, self.attention = norm(), attention()
+        if self.decoder:
+            self.norm_cross, self.cross = norm(), attention()
+        self.norm_mlp = norm()
+        if self.sparse:
+            self.moe = MoE(width=s.width, layers=s.depth, dtype=s.dtype, **dict(s.experts))
+        else:
+            self.mlp = _transformer.FeedForward(s.width, s.hidden, s.activation, s.gated, dropout=s.dropout, dtype=s.dtype)
+        self.drop = nn.Dropout(s.dropout)
+
+    def __call__(
+        self, x_BTD: jax.Array, source: jax.Array | KeysValues | None, kept: KeysValues | None, look: Look, train: bool
+    ) -> tuple[jax.Array, KeysValues | None]:
+        """y_BTD, and the keys and values `kept` with the new ones among them. source: [B, S, D], or keys and values of it."""
+
+        def add(x_BTD, h_BTD):
+            h_BTD = self.drop(h_BTD, deterministic=not train)
+            return constrain(x_BTD + h_BTD.astype(x_BTD.dtype), ("batch", "time", None))
+
+        h_BTD = self.norm_attention(x_BTD)
+        seen = own = self.attention.keys_values(h_BTD)
+        if kept is not None:
+            kept = seen = tuple(put(a, b, look.slot_BT) for a, b in zip(kept, own, strict=True))
+        x_BTD = add(x_BTD, self.attention(h_BTD, *seen, look.mask_BTS, look.bias_BHTS, train))
+        if self.decoder:
+            source = source if isinstance(source, tuple) else self.cross.keys_values(source)
+            x_BTD = add(x_BTD, self.cross(self.norm_cross(x_BTD), *source, look.cross_BTS, None, train))
+        h_BTD = self.norm_mlp(x_BTD)
+        h_BTD = self.moe(h_BTD, (), look.pos_BT, "", None, train)[0] if self.sparse else self.mlp(h_BTD, train)
+        return add(x_BTD, h_BTD), kept
+
+
+class Unit(nn.Module):
+    """The layers of one period."""
+
+    shape: Shape
+    decoder: bool
+
+    def setup(self):
+        self.layer = [Layer(self.shape, self.decoder, self.shape.sparse(i)) for i in range(self.shape.period)]
+
+    def __call__(self, x_BTD, sources, kept, look, train):
+        """sources, kept: one a layer."""
+        after = []
+        for layer, source, own in zip(self.layer, sources, kept, strict=True):
+            x_BTD, own = layer(x_BTD, source, own, look, train)
+            after.append(own)
+        return x_BTD, tuple(after)
+
+    def keys_values(self, source_BSD: jax.Array) -> tuple[KeysValues, ...]:
+        """What each layer's second attention sees."""
+        return tuple(layer.cross.keys_values(source_BSD) for layer in self.layer)
+
+
+class Stack(nn.Module):
+    """All layers, the bias that they share, the norm behind them."""
+
+    shape: Shape
+    layers: int
+    decoder: bool
+
+    def setup(self):
+        s = self.shape
+        std = s.width**-0.5
+        self.relative = _relative.RelativeBias(s.heads, s.buckets, s.max_distance, not self.decoder, std)
+        self.blocks = Unit(s, self.decoder)
+        self.final_norm = RMSNorm(s.norm_eps, s.dtype)
+        self.drop = nn.Dropout(s.dropout)
+
+    @property
+    def units(self) -> int:
+        return self.layers // self.shape.period
+
+    def __call__(self, x_BTD, look: Look, source=None, state=None, train: bool = False):
+        """(y_BTD, kept). source [B, S, D] for a decoder without a state; state: (keys and values of the source, kept), leaves
+        [units, B, …]."""
+        x_BTD = self.drop(x_BTD, deterministic=not train)
+        period = self.shape.period
+
+        def call(unit, x_BTD, state):
+            sources, kept = state or ((source,) * period, (None,) * period)
+            return unit(x_BTD, sources, kept, look, train)
+
+        x_BTD, kept = _transformer.scan(self.blocks, self.units, x_BTD, state, call, self.shape.remat)
+        return self.drop(self.final_norm(x_BTD), deterministic=not train), kept
+
+    def keys_values(self, source_BSD: jax.Array):
+        """Of the source, for all layers: leaves [units, B, S, H, K], one pair a layer of a unit."""
+        call = lambda unit, carry, _: (carry, unit.keys_values(source_BSD))  # noqa: E731
+        return _transformer.scan(self.blocks, self.units, jnp.zeros(()), None, call)[1]

@@ -1,0 +1,223 @@
+"""Encoder-decoders with relative positions: T5 (Raffel et al. 2020, arXiv:1910.10683), T5 v1.1 (gated GELU, its own head),
+and Switch Transformer (Fedus et al. 2022, arXiv:2101.03961), T5 with experts in every other layer."""
+
+import functools
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from ml_collections import ConfigDict, config_dict
+
+from jaxseq.errors import UserError
+from jaxseq.layers import constrain, metadata, normal, param
+from jaxseq.mixers import _activations
+from jaxseq.models import _transformer
+from jaxseq.models._coder import KeysValues, Look, Shape, Stack, put
+from jaxseq.models.lm import BYTE_VOCAB, DTYPES
+from jaxseq.ops import _time
+
+
+class DecoderState(NamedTuple):
+    """What decoding knows: the source, as every layer's second attention sees it, and the tokens so far."""
+
+    source: tuple[KeysValues, ...]  # leaves [units, B, S, H, K], one pair a layer of a unit
+    source_segment_BS: jax.Array  # int32; 0: padding
+    kept: tuple[KeysValues, ...]  # leaves [units, B, context, H, K]
+    kept_pos_BS: jax.Array  # int32
+    kept_segment_BS: jax.Array  # int32; 0: empty
+    count_B: jax.Array  # int32: tokens kept
+    next_pos_B: jax.Array  # int32
+    segment_B: jax.Array  # int32: of the last token
+
+
+class EncoderDecoder(nn.Module):
+    """logits = model.apply({"params": params}, source, tokens, source_pos=None, pos=None, train=False)
+
+    source [B, S] and tokens [B, T] int32 -> logits [B, T, V] of the token that follows each of `tokens`, in the accumulation
+    dtype. source_pos, pos: position of a token in its document, 0 begins one, -1 is padding anywhere (its logits are zero);
+    the n-th document of a row's tokens looks at the n-th of its source. Default: one document a row.
+
+    Step by step, with the same result and the source encoded once (tokens in any portions, padding in them passes):
+
+        state = model.apply(variables, source, source_pos, context=64, method="start")  # room for 64 tokens
+        logits, state = model.apply(variables, tokens, state, pos=None, method="decode")
+
+    `encode(source, source_pos, train)` gives the encoder's output [B, S, D], zero under padding. Scores have no 1 / sqrt(K);
+    the bias of relative positions belongs to the stack, not to its first layer. `tied`: the head is the embedding;
+    `scaled_head`: it reads the decoder's output times width^-1/2. Training wants rngs={"dropout": key}.
+    """
+
+    vocab: int
+    encoder_layers: int
+    decoder_layers: int
+    shape: Shape
+    tied: bool = True
+    scaled_head: bool = True
+
+    @property
+    def dtype(self) -> Any:
+        return self.shape.dtype
+
+    @property
+    def residual_dtype(self) -> Any:
+        return jnp.promote_types(self.dtype, jnp.float32)
+
+    @nn.nowrap
+    def init(self, rngs, *inputs, **kwargs):
+        """{"params": plain arrays}; the metadata boxes are in `boxed`."""
+        return nn.meta.unbox(super().init(rngs, *inputs, mutable="params", **kwargs))
+
+    @nn.nowrap
+    def example(self) -> tuple[jax.Array, jax.Array]:
+        """Inputs that `init` can be given."""
+        return jnp.zeros((1, 2), jnp.int32), jnp.zeros((1, 2), jnp.int32)
+
+    @nn.nowrap
+    def boxed(self) -> dict:
+        """{"params": tree of jaxseq.layers.Parameter around ShapeDtypeStructs}: logical axes and optimiser groups."""
+        init = functools.partial(super().init, mutable="params")
+        return metadata(jax.eval_shape(init, jax.random.key(0), *self.example()))
+
+    def setup(self):
+        table, axes = (self.vocab, self.shape.width), ("vocab", "embed")
+        self.embedding_VD = param(self, "embedding", normal(1.0), table, axes)
+        if not self.tied:
+            self.head_VD = param(self, "head", normal(self.shape.width**-0.5), table, axes)
+        self.encoder = Stack(self.shape, self.encoder_layers, False)
+        self.decoder = Stack(self.shape, self.decoder_layers, True)
+
+    def __call__(self, source, tokens, source_pos=None, pos=None, train: bool = False) -> jax.Array:
+        chex.assert_rank([source, tokens], 2)
+        source_pos, pos = _positions(source, source_pos), _positions(tokens, pos)
+        source_segment_BS, segment_BT = _transformer.segments(source_pos), _transformer.segments(pos)
+        source_BSD = self.encode(source, source_pos, train)
+        index_T = jnp.arange(tokens.shape[1])
+        mask_BTS = _transformer.together(segment_BT, segment_BT) & (index_T[:, None] >= index_T)
+        cross_BTS = _transformer.together(segment_BT, source_segment_BS)
+        look = Look(pos, mask_BTS, self.decoder.relative(pos, pos), cross_BTS)
+        x_BTD, _ = self.decoder(self._embed(tokens, segment_BT), look, source_BSD, train=train)
+        return self._logits(x_BTD, segment_BT)
+
+    def encode(self, source, source_pos=None, train: bool = False) -> jax.Array:
+        source_pos = _positions(source, source_pos)
+        segment_BS = _transformer.segments(source_pos)
+        mask_BSS = _transformer.together(segment_BS, segment_BS)
+        look = Look(source_pos, mask_BSS, self.encoder.relative(source_pos, source_pos))
+        x_BSD, _ = self.encoder(self._embed(source, segment_BS), look, train=train)
+        return _time.select(segment_BS > 0, x_BSD)
+
+    def start(self, source, source_pos=None, *, context: int) -> DecoderState:
+        """The state in front of the first token, with room for `context` of them."""
+        source_pos, batch = _positions(source, source_pos), source.shape[0]
+        pairs = self.decoder.keys_values(self.encode(source, source_pos))
+        empty = lambda x: jnp.zeros((*x.shape[:2], context, *x.shape[3:]), x.dtype)  # noqa: E731
+        number = functools.partial(jnp.zeros, dtype=jnp.int32)
+        kept_S = number((batch, context)), number((batch, context))
+        segments = _transformer.segments(source_pos)
+        return DecoderState(pairs, segments, jax.tree.map(empty, pairs), *kept_S, *(number((batch,)) for _ in range(3)))
+
+    def decode(self, tokens, state: DecoderState, pos=None) -> tuple[jax.Array, DecoderState]:
+        """(logits [B, T, V], the state after the tokens). Raises UserError when the state has too little room (outside jit)."""
+        if pos is None:
+            pos = state.next_pos_B[:, None] + jnp.arange(tokens.shape[1], dtype=jnp.int32)
+        valid_BT, context = _time.valid(pos), state.kept_pos_BS.shape[1]
+        count_BT = jnp.cumsum(valid_BT, axis=1, dtype=jnp.int32)
+        _check_room(state.count_B + count_BT[:, -1], context) if tokens.shape[1] else None
+        slot_BT = jnp.where(valid_BT, state.count_B[:, None] + count_BT - 1, context)
+        segment_BT = _continued(pos, state.segment_B)
+        kept_pos_BS = put(state.kept_pos_BS, pos, slot_BT)
+        kept_segment_BS = put(state.kept_segment_BS, segment_BT, slot_BT)
+        mask_BTS = _transformer.together(segment_BT, kept_segment_BS) & (slot_BT[:, :, None] >= jnp.arange(context))
+        cross_BTS = _transformer.together(segment_BT, state.source_segment_BS)
+        look = Look(pos, mask_BTS, self.decoder.relative(pos, kept_pos_BS), cross_BTS, slot_BT)
+        x_BTD, kept = self.decoder(self._embed(tokens, segment_BT), look, state=(state.source, state.kept))
+        last_B = jnp.max(segment_BT, axis=1, initial=0)
+        next_pos_B = jnp.max(jnp.where(segment_BT == last_B[:, None], pos + 1, 0), axis=1, initial=0)
+        next_pos_B = jnp.where(last_B > 0, next_pos_B, state.next_pos_B)
+        counts = state.count_B + jnp.sum(valid_BT, axis=1, dtype=jnp.int32), next_pos_B, jnp.maximum(last_B, state.segment_B)
+        after = DecoderState(state.source, state.source_segment_BS, kept, kept_pos_BS, kept_segment_BS, *counts)
+        return self._logits(x_BTD, segment_BT), after
+
+    def _embed(self, tokens_BT: jax.Array, segment_BT: jax.Array) -> jax.Array:
+        x_BTD = self.embedding_VD[jnp.where(segment_BT > 0, tokens_BT, 0)]
+        return constrain(x_BTD.astype(self.residual_dtype), ("batch", "time", None))
+
+    def _logits(self, x_BTD: jax.Array, segment_BT: jax.Array) -> jax.Array:
+        x_BTD = _time.select(segment_BT > 0, x_BTD)
+        x_BTD = x_BTD * self.shape.width**-0.5 if self.scaled_head else x_BTD
+        head_VD = (self.embedding_VD if self.tied else self.head_VD).astype(self.dtype)
+        logits_BTV = jnp.einsum("btd,vd->btv", x_BTD, head_VD, preferred_element_type=self.residual_dtype)
+        return constrain(logits_BTV, ("batch", "time", "vocab"))
+
+
+def _positions(tokens: jax.Array, pos: jax.Array | None) -> jax.Array:
+    if pos is None:
+        return jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
+    chex.assert_equal_shape([tokens, pos])
+    return pos
+
+
+def _continued(pos_BT: jax.Array, segment_B: jax.Array) -> jax.Array:
+    """Segments of tokens that come after those up to segment_B; see `_transformer.segments`."""
+    segment_B1 = segment_B[:, None]
+    first_BT = _transformer.segments(pos_BT)
+    return jnp.where((segment_B1 > 0) & (first_BT > 0), _time.segments(pos_BT) + segment_B1, first_BT)
+
+
+def _check_room(count_B: jax.Array, context: int) -> None:
+    if not isinstance(count_B, jax.core.Tracer) and (short := int(np.max(np.asarray(count_B), initial=0)) - context) > 0:
+        raise UserError(f'the state has {short} slots too few for these tokens; make it larger: method="start", context=N')
+
+
+def build(config: ConfigDict) -> EncoderDecoder:
+    """The model that `config.model` describes. Raises UserError for values that it cannot have."""
+    model = config.model.to_dict()
+    for field, choices in {"remat": _transformer.REMAT, "dtype": DTYPES}.items():
+        if model[field] not in choices:
+            raise UserError(f"there is no model.{field} {model[field]!r}; choose one of: {', '.join(choices)}")
+    _activations.find(model["activation"])
+    every, layers = model["sparse_every"], (model["encoder_layers"], model["decoder_layers"])
+    if every < 0 or any(count % max(every, 1) for count in layers):
+        raise UserError(f"model.sparse_every={every} does not divide the {layers[0]} and {layers[1]} layers; choose another")
+    if model["buckets"] % 4 or not model["buckets"] // 2 < model["max_distance"]:
+        raise UserError(f"model.buckets={model['buckets']} is no multiple of 4 or too many for model.max_distance; lower it")
+    experts = {name[len("expert_") :]: model[name] for name in model if name.startswith("expert_")}
+    moe = dict(experts=model["experts"], hidden=model["hidden"], gated=model["gated"], activation=model["activation"], top_k=1)
+    own = {
+        "head_size": model["head_size"] or model["width"] // model["heads"],
+        "experts": tuple(sorted((moe | dict(normalize=False) | experts).items())),
+        "depth": sum(layers),
+        "dtype": DTYPES[model["dtype"]],
+    }
+    shape = Shape(**{name: own.get(name, model.get(name)) for name in Shape._fields})
+    return EncoderDecoder(model["vocab"] or BYTE_VOCAB, *layers, shape, model["tied"], model["scaled_head"])
+
+
+DEFAULTS = {
+    "vocab": config_dict.placeholder(int),  # empty: the tokenizer's, and the objective's own ids
+    "width": 128,
+    "encoder_layers": 3,
+    "decoder_layers": 3,
+    "heads": 4,
+    "head_size": config_dict.placeholder(int),  # empty: width / heads
+    "hidden": 512,
+    "activation": "relu",
+    "gated": False,
+    "buckets": 32,  # of relative positions, of both sides together
+    "max_distance": 128,  # the last bucket holds what is farther
+    "tied": True,
+    "scaled_head": True,
+    "norm_eps": 1e-6,
+    "dropout": 0.0,
+    "sparse_every": 0,  # layers; 2: every other one, from the second on, has a mixture of experts
+    "experts": 4,
+    "expert_capacity_factor": config_dict.placeholder(float),  # in training; empty: no token is dropped
+    "expert_balance_loss": 0.01,
+    "expert_z_loss": 0.0,
+    "expert_jitter": 0.0,
+    "remat": "none",
+    "dtype": "float32",
+}
