@@ -1,0 +1,139 @@
+"""Llama and its family (SmolLM2) in GGUF, with their byte-level tokenizer. Rows of q and k are stored for adjacent pairs."""
+
+import json
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxseq.convert._table import Entry, linear, norm, same
+from jaxseq.convert.sources import hf_llama
+from jaxseq.errors import UserError
+
+TIED = "output_is_token_embd"  # what `complete` adds to the metadata: the file holds no head of its own
+KEYS = {  # ours of hf/llama: theirs
+    "num_hidden_layers": "llama.block_count",
+    "hidden_size": "llama.embedding_length",
+    "intermediate_size": "llama.feed_forward_length",
+    "num_attention_heads": "llama.attention.head_count",
+    "rms_norm_eps": "llama.attention.layer_norm_rms_epsilon",
+    "vocab_size": "llama.vocab_size",
+}
+KV_HEADS, HEAD_SIZE = "llama.attention.head_count_kv", "llama.rope.dimension_count"
+THETA, SCALING = "llama.rope.freq_base", "llama.rope.scaling.type"
+CONTROL, USER_DEFINED = 3, 4  # token types
+
+
+def recognises(theirs: dict, names: set[str]) -> bool:
+    return theirs.get("general.architecture") == "llama"
+
+
+def complete(theirs: dict, names: set[str]) -> dict:
+    return {TIED: "output.weight" not in names} | theirs
+
+
+def _llama(theirs: dict) -> dict:
+    """The metadata as hf/llama's config."""
+    if theirs.get(SCALING, "none") != "none" or theirs.get("llama.expert_count"):
+        raise UserError("gguf/llama reads models with plain rotary positions and one feed-forward; this one differs")
+    tokens = {"llama.vocab_size": len(theirs.get("tokenizer.ggml.tokens", ()))}
+    fields = {ours: (tokens | theirs)[key] for ours, key in KEYS.items()}
+    fields["rms_norm_eps"] = float(str(np.float32(fields["rms_norm_eps"])))  # 1e-5 of float32 is 1e-5 again
+    fields["num_key_value_heads"] = theirs.get(KV_HEADS, fields["num_attention_heads"])
+    fields["head_dim"] = theirs.get(HEAD_SIZE, fields["hidden_size"] // fields["num_attention_heads"])
+    return fields | {"rope_theta": theirs.get(THETA, 10000.0), "tie_word_embeddings": theirs[TIED]}
+
+
+def config(theirs: dict) -> ConfigDict:
+    return hf_llama.config(_llama(theirs))
+
+
+def describe(model) -> dict | None:
+    llama = hf_llama.describe(model)
+    if llama is None or llama["attention_bias"]:
+        return None
+    fields = {key: llama[ours] for ours, key in KEYS.items()} | {KV_HEADS: llama["num_key_value_heads"]}
+    fields |= {HEAD_SIZE: llama["head_dim"], THETA: llama["rope_theta"], TIED: llama["tie_word_embeddings"]}
+    return {"general.architecture": "llama"} | fields
+
+
+def _turned(ours: str, theirs: str, layers, width: int, heads: int, size: int) -> Entry:
+    """Their rows of a head run through the pairs, ours through the first channels of all pairs, then the second ones."""
+
+    def forward(w):
+        rows = w.reshape(heads, size // 2, 2, width).swapaxes(1, 2)
+        return (rows.reshape(heads * size, width).T.reshape(width, heads, size),)
+
+    def backward(kernel):
+        rows = kernel.reshape(width, heads * size).T.reshape(heads, 2, size // 2, width).swapaxes(1, 2)
+        return (rows.reshape(heads * size, width),)
+
+    return Entry((ours,), (theirs,), forward, backward, layers)
+
+
+def entries(theirs: dict) -> list[Entry]:
+    llama = _llama(theirs)
+    layers, width, heads = range(llama["num_hidden_layers"]), llama["hidden_size"], llama["num_attention_heads"]
+    kv_heads, size, ours, names = llama["num_key_value_heads"], llama["head_dim"], "blocks_0", "blk.{layer}"
+    attention = f"{ours}/attention"
+    table = [
+        same("embedding", "token_embd.weight"),
+        *norm("final_norm", "output_norm", bias=False),
+        *norm(f"{ours}/norm_attention", f"{names}.attn_norm", layers, bias=False),
+        *norm(f"{ours}/norm_swiglu", f"{names}.ffn_norm", layers, bias=False),
+        _turned(f"{attention}/q/kernel", f"{names}.attn_q.weight", layers, width, heads, size),
+        _turned(f"{attention}/k/kernel", f"{names}.attn_k.weight", layers, width, kv_heads, size),
+        linear(f"{attention}/v/kernel", f"{names}.attn_v.weight", layers, (width, kv_heads, size)),
+        linear(f"{attention}/o/kernel", f"{names}.attn_output.weight", layers, (heads, size, width), 2),
+    ]
+    table += [linear(f"{ours}/swiglu/{n}/kernel", f"{names}.ffn_{n}.weight", layers) for n in ("gate", "up", "down")]
+    return table if llama["tie_word_embeddings"] else [*table, same("head", "output.weight")]
+
+
+def _byte_level(use_regex: bool = True) -> dict:
+    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
+
+
+def _pattern(regex: str) -> list[dict]:
+    return [{"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}, _byte_level(False)]
+
+
+DIGITS = {"type": "Digits", "individual_digits": True}
+PRE_TOKENIZERS = {  # by tokenizer.ggml.pre
+    "gpt-2": [_byte_level()],
+    "smollm": [DIGITS, _byte_level()],
+    "starcoder": [DIGITS, _byte_level()],
+    "refact": [DIGITS, _byte_level()],
+    "llama-bpe": _pattern(
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
+}
+
+
+def tokenizer(theirs: dict) -> str | None:
+    """A tokenizers JSON text of a byte-level BPE; None for other kinds, which need a tokenizer.json beside the weights."""
+    pre = PRE_TOKENIZERS.get(theirs.get("tokenizer.ggml.pre", "gpt-2"))
+    if theirs.get("tokenizer.ggml.model") != "gpt2" or pre is None:
+        return None
+    tokens = theirs["tokenizer.ggml.tokens"]
+    kinds = theirs.get("tokenizer.ggml.token_type", [1] * len(tokens))
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    added = [
+        {"id": i, "content": token, **flags, "special": kind == CONTROL}
+        for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
+        if kind in (CONTROL, USER_DEFINED)
+    ]
+    bpe = {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": False,
+        "vocab": {token: i for i, token in enumerate(tokens)},
+        "merges": [merge.split(" ", 1) for merge in theirs["tokenizer.ggml.merges"]],
+    }
+    whole = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None}
+    whole |= {"pre_tokenizer": {"type": "Sequence", "pretokenizers": pre}, "post_processor": None}
+    return json.dumps(whole | {"decoder": _byte_level(), "model": bpe}, ensure_ascii=False)
