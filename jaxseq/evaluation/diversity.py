@@ -36,8 +36,9 @@ def effective_dimension(h_ND: jax.Array, share: float = 0.8) -> jax.Array:
     """The fewest principal components that carry `share` of the variance of N vectors (§3.1, d(0.8)); 0 of no variance."""
     singular = jnp.linalg.svd(h_ND - jnp.mean(h_ND, axis=0), compute_uv=False)
     carried = jnp.cumsum(jnp.square(singular))
-    total = carried[-1]
-    return jnp.where(total > 0, jnp.sum(carried < share * total) + 1, 0)
+    total, rounding = carried[-1], 8 * jnp.finfo(h_ND.dtype).eps
+    spread = total > rounding**2 * jnp.sum(jnp.square(h_ND))  # what is left of equal vectors is the mean's rounding
+    return jnp.where(spread, jnp.sum(carried < share * total) + 1, 0)
 
 
 def hidden_states(model: nn.Module, params: Any, *inputs: jax.Array, **options: Any) -> jax.Array:
@@ -52,7 +53,7 @@ def hidden_states(model: nn.Module, params: Any, *inputs: jax.Array, **options: 
     _, captured = model.apply({"params": params}, *inputs, capture_intermediates=seen, mutable=["intermediates"], **options)
     tree = captured["intermediates"]
     first = [x[None] for x, _ in tree.pop("embed", ())]
-    blocks = jax.tree.leaves(_outputs(tree), is_leaf=lambda x: x is not None)
+    blocks = _outputs(tree)
     return jnp.concatenate([*first, *(x.reshape(-1, *x.shape[-3:]) for x in blocks)])
 
 
