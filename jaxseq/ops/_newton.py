@@ -16,7 +16,12 @@ becomes NaN, and nothing else runs in its place; where values are known, outside
 
 Gradients are those of the states, not of the iteration: the adjoint l_t = g_t + J_{t+1}^T l_{t+1} is the same scan backwards
 with the true Jacobian (with "blocks": the same iteration, with the true Jacobian in its residual), and one pull-back of f
-at all tokens takes l to inputs, weights and initial state. Memory: states alone, no matter how many iterations.
+at all tokens takes l to inputs, weights and initial state. What is kept for it: the states, no matter how many iterations.
+
+With the initial weights of layers of 8 heads of 16 channels, 1024 tokens in float32 took 6 iterations (LSTM) and 5 (GRU), by
+blocks 19 and 15; 128 channels of SRU took 9. It is for devices that have many more lanes than a step fills: on two CPU
+cores `recurrent` was the fastest form at every size tried. One row of 4096 tokens through 8 heads of 16 of an LSTM took it
+46 ms, chunkwise 1.1 s, quasi 4.7 s, parallel 5.5 s; through 4 channels of SRU 0.4 ms, chunkwise 4 ms, parallel 15 ms.
 """
 
 import functools
@@ -210,7 +215,10 @@ def forms(name: str, f: Recurrence, prepare: Callable, unpack: Callable) -> dict
         return at_once("blocks", *xs, state=state, pos=pos, **weights)
 
     def chunkwise(*xs, state=None, pos=None, chunk: int = 64, **weights):
-        """Newton's method inside each chunk, the state carried between; only the states are kept for the backward pass."""
+        """Newton's method inside each chunk, the state carried between; only the states are kept for the backward pass.
+
+        A chunk of fewer than ITERATIONS tokens converges even where the recurrence is chaotic, as long as nothing overflows.
+        """
         inputs, _, first, pos_BT = prepare(*xs, state=state, pos=pos, **weights)
         if xs[0].shape[1] == 0:
             return at_once("full", *xs, state=state, pos=pos, **weights)
