@@ -19,6 +19,6 @@ def get_config(size: str = "") -> ConfigDict:
         raise UserError(f"there is no size {size!r}: no language model was published; set model.stack and model.width")
     config.model.stack = "6*(unireplk)"
     config.model.width = 128
-    config.train.lr = 3e-3
-    config.train.lr_source = "the Transformer's"
+    config.train.lr = 1.2e-2
+    config.train.lr_source = "best of 3e-3, 6e-3, 1.2e-2 over 250 steps of 1024 tokens"
     return config

@@ -12,26 +12,27 @@ from jaxseq.errors import UserError
 from jaxseq.mixers import _reparam, unireplk
 from jaxseq.ops import short_conv
 from jaxseq.testing import compare
-from jaxseq.testing.networks import moved
 
 POS = jnp.tile(jnp.arange(24, dtype=jnp.int32), (2, 1))
 
 
 @functools.cache
 def start(merged=False):
-    """(apply, params moved off their initial values)"""
+    """(apply, shapes of the parameters)"""
     mixer = unireplk.UniRepLK(width=8, dtype=jnp.float64, merged=merged)
     run = lambda params, x_BTD: mixer.apply({"params": params}, x_BTD, None, POS, "parallel")[0]  # noqa: E731
-    init = jax.jit(lambda key: nn.meta.unbox(mixer.init(key, inputs(), None, POS, "parallel"))["params"])
-    return jax.jit(run), moved(init(jax.random.key(0)), jax.random.key(2))
+    init = lambda key, x_BTD: mixer.init(key, x_BTD, None, POS, "parallel")["params"]  # noqa: E731
+    return jax.jit(run), nn.meta.unbox(jax.eval_shape(init, jax.random.key(0), inputs()))
 
 
 def inputs():
-    return jax.random.normal(jax.random.key(1), (2, 24, 8), jnp.float64)
+    return np.random.default_rng(1).normal(size=(2, 24, 8))
 
 
 def test_merged_is_the_branches(x64):
-    (branches, params), (merged, like) = start(), start(merged=True)
+    (branches, shapes), (merged, like) = start(), start(merged=True)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), shapes)
     got = jax.jit(unireplk.merge)(params)
     assert compare.spec(got) == compare.spec(like)
     assert compare.error(merged(got, inputs()), branches(params, inputs())) < 1e-12
