@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from jaxseq.ops import _time
 
-BLOCK = 16
+BLOCK = 8
 
 
 def across(left_BSD: jax.Array, k_JD: jax.Array, time: int) -> jax.Array:
@@ -44,10 +44,12 @@ def _direct(u_BTD, k_JD, seg_BT):
     time = u_BTD.shape[1]
     block = min(BLOCK, time)
     u_BXCD, seg_BXC = _cut(u_BTD, block), _cut(seg_BT, block, -1)
+    past_BXCD = jnp.pad(u_BXCD, ((0, 0), (0, 0), (block - 1, 0), (0, 0)))
+    past_BXC = jnp.pad(seg_BXC, ((0, 0), (0, 0), (block - 1, 0)), constant_values=-2)  # of no document
     y_BXCD = jnp.zeros_like(u_BXCD)
     for j in range(min(block, k_JD.shape[0])):
-        same_BXC = seg_BXC[:, :, j:] == seg_BXC[:, :, : block - j]
-        y_BXCD = y_BXCD.at[:, :, j:].add(k_JD[j] * _time.select(same_BXC, u_BXCD[:, :, : block - j]))
+        reach = slice(block - 1 - j, 2 * block - 1 - j)
+        y_BXCD += k_JD[j] * _time.select(past_BXC[:, :, reach] == seg_BXC, past_BXCD[:, :, reach])
     return y_BXCD.reshape(u_BXCD.shape[0], -1, u_BXCD.shape[3])[:, :time]
 
 

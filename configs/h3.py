@@ -1,0 +1,40 @@
+"""H3: shift and diagonal state space models between gates, with layers of attention (Fu et al. 2022, arXiv:2212.14052).
+
+Claim: the first state space model to match Transformers on text, with two layers of attention left.
+Expected: between Hyena and the Transformer at the laptop size, which has no attention.
+Command: jaxseq train --config=h3 --workdir=runs/h3
+"""
+
+from ml_collections import ConfigDict
+
+from jaxseq.config import base, pick
+
+# name: layers, width, heads, numbers of the layers of attention, lr (§F.2 and the released models)
+SIZES = {
+    "125m": (12, 768, 12, (6,), 6e-4),
+    "355m": (24, 1024, 16, (8, 16), 3e-4),
+    "1.3b": (24, 2048, 16, (8, 16), 2e-4),
+    "2.7b": (32, 2560, 20, (8, 16, 24), 1.6e-4),
+}
+
+
+def stack(layers: int, attention: tuple[int, ...]) -> str:
+    """Attention in the layers of these numbers, counted from 0; H3 in all others."""
+    runs = [b - a - 1 for a, b in zip((-1, *attention), (*attention, layers), strict=True)]
+    return " + (attention mlp) + ".join(f"{n}*(h3 mlp)" for n in runs)
+
+
+def get_config(size: str = "") -> ConfigDict:
+    config = base()
+    layers, width, heads, attention, lr = pick(SIZES, size, (4, 128, 4, (), 3e-3))
+    config.model.stack = stack(layers, attention)
+    config.model.width = width
+    config.model.norm = "layernorm"
+    config.model.h3 = {"state_size": 64 if size else 32}
+    if size:
+        config.model.attention = {"heads": heads, "rotary": False, "bias": True}
+        config.model.vocab = 50264  # GPT-2's, up to a multiple of 8
+        config.train.length = 2048
+    config.train.lr = lr
+    config.train.lr_source = "GPT-3's, as H3 §F.2" if size else "the Transformer's"
+    return config

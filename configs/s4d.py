@@ -1,0 +1,30 @@
+"""S4D: diagonal state space models and feed-forwards in turn (Gu et al. 2022, arXiv:2206.11893).
+
+Claim: a state space model that does not look at its input, as a convolution as cheap to train as an FFT, of constant state.
+Expected: between RetNet and an LSTM at the laptop size: what it keeps cannot depend on what it reads.
+Command: jaxseq train --config=s4d --workdir=runs/s4d
+"""
+
+from ml_collections import ConfigDict
+
+from jaxseq.config import base, pick
+
+# name: layers, width, state_size, lr; S4's model of WikiText-103 (arXiv:2111.00396, table 11) with the diagonal kernel
+SIZES = {"wikitext": (16, 1024, 64, 5e-4)}
+
+
+def get_config(size: str = "") -> ConfigDict:
+    config = base()
+    layers, width, state_size, lr = pick(SIZES, size, (4, 128, 32, 3e-3))
+    config.model.stack = f"{layers}*(s4d mlp)"
+    config.model.width = width
+    config.model.norm = "layernorm"
+    config.model.s4d = {"state_size": state_size, "kernel_lr": 1.0 if size else 1 / 3}
+    if size:
+        config.model.dropout = 0.25
+        config.model.vocab = 267735  # WikiText-103's words; the paper's softmax is adaptive
+        config.train.length = 8192
+        config.train.warmup = 1000
+    config.train.lr = lr
+    config.train.lr_source = "S4 table 11" if size else "the Transformer's; 1e-3 for A, B and the steps, as S4D §5"
+    return config
