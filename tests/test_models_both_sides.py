@@ -58,6 +58,8 @@ def test_packed_and_padded_documents_are_read_as_if_alone():
         np.testing.assert_allclose(out.hidden[:, part], whole.hidden, atol=1e-12)
         np.testing.assert_allclose(out.logits[:, part], whole.logits, atol=1e-12)
     assert not out.hidden[:, 3].any()
+    few = read(variables, packed, pos_of([0, 1, 2, -1, 0, 1, 2, 3]), at=pos_of([6, 0])).logits
+    np.testing.assert_allclose(few, out.logits[:, jnp.asarray([6, 0])], atol=1e-12)
 
 
 def test_decoding_in_portions_is_decoding_at_once():

@@ -21,18 +21,19 @@ class EncoderOutput(NamedTuple):
     """Zero under padding. What the model has no head for is None; what nobody asks for, jit does not compute."""
 
     hidden: jax.Array  # [B, T, D]
-    logits: jax.Array | None  # [B, T, V], the masked-language-model head
+    logits: jax.Array | None  # [B, T, V] or [B, M, V], the masked-language-model head
     pooled: jax.Array | None  # [B, D], tanh of a projection of the first token
     classes: jax.Array | None  # [B, classes]
 
 
 class Encoder(nn.Module):
-    """out = model.apply({"params": params}, tokens, pos=None, types=None, train=False), an EncoderOutput
+    """out = model.apply({"params": params}, tokens, pos=None, types=None, train=False, at=None), an EncoderOutput
 
     tokens, types [B, T] int32; pos [B, T] int32 is the position of a token in its document: 0 begins a document, -1 is
     padding and may stand anywhere; attention stays inside a document. Default: one document a row, no padding. types: the
-    segment types (BERT's sentence A or B), default 0. `positions` are learned (a table), sinusoidal (Vaswani et al. 2017)
-    or none, and are added to the embedding. There is no form: each token sees those behind it, so there is no stream.
+    segment types (BERT's sentence A or B), default 0. at [B, M] int32: the only places whose logits are wanted. `positions`
+    are learned (a table), sinusoidal (Vaswani et al. 2017) or none, and are added to the embedding. There is no form: each
+    token sees those behind it, so there is no stream.
 
     Training drops embeddings, branches and attention weights with the same probability; it wants rngs={"dropout": key}.
     """
@@ -96,7 +97,7 @@ class Encoder(nn.Module):
         if self.classes:
             self.classifier = linear((self.classes,), ("embed", None))
 
-    def __call__(self, tokens, pos=None, types=None, train: bool = False) -> EncoderOutput:
+    def __call__(self, tokens, pos=None, types=None, train: bool = False, at=None) -> EncoderOutput:
         chex.assert_rank(tokens, 2)
         if self.positions == "learned" and tokens.shape[1] > self.max_positions:
             raise UserError(
@@ -112,13 +113,14 @@ class Encoder(nn.Module):
         x_BTD, _ = _transformer.scan(self.blocks, self.layers, x_BTD, None, call, self.remat)
         x_BTD = self.final_norm(x_BTD) if self.norm_first else x_BTD
         x_BTD = _time.select(segment_BT > 0, x_BTD)
-        logits_BTV = self.masked(x_BTD, self.embedding_VD) if self.masked_head else None
+        wanted_BMD = x_BTD if at is None else jnp.take_along_axis(x_BTD, at[..., None], axis=1)
+        logits_BMV = self.masked(wanted_BMD, self.embedding_VD) if self.masked_head else None
         if not self.pooler:
-            return EncoderOutput(x_BTD, logits_BTV, None, None)
+            return EncoderOutput(x_BTD, logits_BMV, None, None)
         first_B11 = jnp.argmax(segment_BT > 0, axis=1)[:, None, None]
         pooled_BD = jnp.tanh(self.pool(jnp.take_along_axis(x_BTD, first_B11, axis=1)[:, 0]))
         classes_BN = self.classifier(self.drop(pooled_BD, deterministic=not train)) if self.classes else None
-        return EncoderOutput(x_BTD, logits_BTV, pooled_BD, classes_BN)
+        return EncoderOutput(x_BTD, logits_BMV, pooled_BD, classes_BN)
 
     def embed(self, tokens_BT, pos_BT, types_BT, train) -> jax.Array:
         x_BTD = self.embedding_VD[tokens_BT]

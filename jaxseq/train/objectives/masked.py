@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxseq.evaluation.bits_per_byte import token_nats
 from jaxseq.train.objectives import _task
-from jaxseq.train.objectives.next_token import shapes, tokens
+from jaxseq.train.objectives.next_token import tokens
 
 __all__ = ["Masked", "corrupt", "loss", "shapes", "task", "tokens"]
 
@@ -22,35 +22,47 @@ MASKS = ("[MASK]", "<mask>")
 def loss(model, variables, batch, rng, *, form, train) -> tuple[jax.Array, dict[str, jax.Array], dict]:
     """Sum over the chosen tokens of their nats, and the sums `tokens` (chosen ones), `nats`, `accuracy`.
 
-    batch: tokens (some hidden), targets (the true ones), pos int32 [B, T], weights float32 [B, T], 1 where chosen. The
-    model's output has `logits` [B, T, V].
+    batch: tokens (some hidden) and pos int32 [B, T]; at int32 [B, M], the chosen places, targets int32 [B, M], what stands
+    there in truth, and weights float32 [B, M], 0 for places that are only filling. The model called with `at` gives
+    something with `logits` [B, M, V]: no others are computed.
     """
-    out, extra, changed = _task.apply(model, variables, batch["tokens"], pos=batch["pos"], rng=rng, train=train)
-    nats_BT, _ = token_nats(out.logits, batch["targets"])
-    right_BT = jnp.argmax(out.logits, axis=-1) == batch["targets"]
+    inputs = dict(pos=batch["pos"], at=batch["at"])
+    out, extra, changed = _task.apply(model, variables, batch["tokens"], rng=rng, train=train, **inputs)
+    nats_BM, _ = token_nats(out.logits, batch["targets"])
+    right_BM = jnp.argmax(out.logits, axis=-1) == batch["targets"]
     masked = functools.partial(_task.masked_sum, batch["weights"])
     chosen = jnp.sum(batch["weights"])
-    sums = {"tokens": chosen, "nats": masked(nats_BT), "accuracy": masked(right_BT.astype(jnp.float32))}
+    sums = {"tokens": chosen, "nats": masked(nats_BM), "accuracy": masked(right_BM.astype(jnp.float32))}
     return sums["nats"] + extra * chosen, sums, changed
+
+
+def places(config) -> int:
+    """M, the most that can be chosen of a row."""
+    return max(1, round(config.train.corruption * config.train.length))
+
+
+def shapes(config) -> dict[str, jax.ShapeDtypeStruct]:
+    batch, few = config.train.batch, (config.train.batch, places(config))
+    arrays = dict.fromkeys(("tokens", "pos"), jax.ShapeDtypeStruct((batch, config.train.length), jnp.int32))
+    arrays |= dict.fromkeys(("at", "targets"), jax.ShapeDtypeStruct(few, jnp.int32))
+    return arrays | {"weights": jax.ShapeDtypeStruct(few, jnp.float32)}
 
 
 def corrupt(
     tokens_T: np.ndarray, free_T: np.ndarray, rate: float, mask: int, vocab: int, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens with some hidden, chosen [T] bool): round(rate * free tokens) of the free ones, at least one if there is any.
+    """(tokens with some hidden, where, ascending): round(rate * free tokens) of the free ones, at least one if there is any.
 
     vocab: random tokens are drawn from the ids below it.
     """
     free = np.flatnonzero(free_T)
     count = min(len(free), max(1, round(rate * len(free))))
-    chosen = random.choice(free, count, replace=False) if count else free
+    chosen = np.sort(random.choice(free, count, replace=False)) if count else free
     kind = random.random(count)
     other = random.integers(0, vocab, count)
     hidden = tokens_T.copy()
     hidden[chosen] = np.where(kind < 0.8, mask, np.where(kind < 0.9, other, tokens_T[chosen]))
-    where = np.zeros(len(tokens_T), bool)
-    where[chosen] = True
-    return hidden, where
+    return hidden, chosen
 
 
 class Masked(_task.TextTask):
@@ -65,8 +77,10 @@ class Masked(_task.TextTask):
     def transform(self, row, random):
         free_T = (row["pos"] >= 0) & (row["tokens"] != self.tokenizer.boundary)
         rate = self.config.train.corruption
-        hidden_T, chosen_T = corrupt(row["tokens"], free_T, rate, self.mask, self.tokenizer.vocab, random)
-        return {"tokens": hidden_T, "targets": row["tokens"], "pos": row["pos"], "weights": chosen_T.astype(np.float32)}
+        hidden_T, chosen = corrupt(row["tokens"], free_T, rate, self.mask, self.tokenizer.vocab, random)
+        at_M = np.pad(chosen, (0, places(self.config) - len(chosen))).astype(np.int32)
+        weights_M = (np.arange(len(at_M)) < len(chosen)).astype(np.float32)
+        return {"tokens": hidden_T, "pos": row["pos"], "at": at_M, "targets": row["tokens"][at_M], "weights": weights_M}
 
 
 task = Masked
