@@ -32,7 +32,7 @@ def prompts():
     return [[256, *random.integers(0, 256, n - 1)] for n in LENGTHS]
 
 
-@pytest.mark.parametrize("name", jaxseq.names())
+@pytest.mark.parametrize("name", ["transformer", "mamba", "rwkv4"])  # a ring of keys, sums, a state with a gauge
 @pytest.mark.parametrize("options", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 def test_a_row_alone_and_in_company(name, options):
     model, params = tiny(name)

@@ -4,6 +4,7 @@ Nothing is computed: sizes come from shapes alone. --write=README.md rewrites th
 `<!-- generated: jaxseq list --markdown -->` and `<!-- end -->`.
 """
 
+import functools
 import importlib.util
 import math
 import sys
@@ -40,6 +41,7 @@ def run(args):
     return {"contexts": list(CONTEXTS), "architectures": rows}
 
 
+@functools.cache
 def describe(name: str) -> dict:
     """One architecture as plain data.
 
