@@ -6,10 +6,12 @@ import jax
 import numpy as np
 import pytest
 from _convert import check_round_trip, imported, oracle
+from _torch_file import state_dict
 
-from jaxseq import convert, registry
+from jaxseq import cli, convert, registry
 from jaxseq.models.unireplknet import merge
 from jaxseq.testing import compare
+from jaxseq.train import load_variables
 
 SOURCE = "unireplknet"
 
@@ -75,3 +77,18 @@ def test_config_from_names_and_shapes(merged):
     model = source.config(source.infer({name: x.shape for name, x in tensors.items()})).model
     assert (model.stages, model.classes, model.channels) == ("1*16:3 1*32:13 2*48:13,3 1*64:13", 7, 3)
     assert model.merged is merged
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_released_file_becomes_a_workdir_and_goes_back(merged, tmp_path):
+    """A torch file without a config, through the command line; statistics and batch counts come along."""
+    tensors = merged_tensors() if merged else oracle(SOURCE)["param"]
+    file, workdir, out = state_dict(tmp_path / "model.pth", tensors), str(tmp_path / "run"), tmp_path / "out"
+    assert cli.main(["import", str(file), workdir]) == 0
+    _, variables, config = load_variables(workdir)
+    assert set(variables) == ({"params"} if merged else {"params", "batch_stats"}) and config.model.merged is merged
+    assert cli.main(["export", workdir, str(out), f"--source={SOURCE}"]) == 0
+    _, _, exported = convert.open_source(out)
+    assert set(exported) == set(tensors)
+    for name, value in tensors.items():
+        np.testing.assert_array_equal(exported[name], value, err_msg=name, strict=True)
