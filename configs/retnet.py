@@ -25,10 +25,21 @@ def get_config(size: str = "") -> ConfigDict:
     config.model.retention = {"heads": heads}
     config.model.mlp = {"factor": 2, "bias": False}  # 12 width^2 parameters a layer, as a Transformer has
     config.model.norm_eps = 1e-6
-    if size:
-        config.model.vocab = 50257  # GPT-2's
     config.train.lr = lr
     config.train.lr_source = "RetNet table 2" if size else "best of 3e-3, 6e-3, 1.2e-2 on the quick comparison"
     config.train.beta2 = 0.98
     config.train.weight_decay = 0.05
+    if size:
+        published(config, layers, width)
     return config
+
+
+def published(config: ConfigDict, layers: int, width: int) -> None:
+    """§3.1: the decays of the experiments; DeepNet's initialisation, Xavier with gain (8 layers)^(-1/4); 100 billion tokens."""
+    config.model.vocab = 50257  # GPT-2's
+    config.model.retention.update(decay="experiments", deepnet=True)
+    std = (8 * layers) ** -0.25 * (2 / (3 * width)) ** 0.5
+    config.model.mlp.update(init_std=std, output_std=std)
+    config.train.length, config.train.batch = 2048, 2048
+    config.train.steps, config.train.warmup = 25000, 375
+    config.train.schedule, config.train.final_lr = "linear", 0.0

@@ -51,9 +51,15 @@ def test_what_is_no_rwkv_checkpoint():
         blinkdl_rwkv4.infer({"weight": (1, 2)})
 
 
-@pytest.mark.parametrize(
-    "size, parameters", [("0.1b", 191_034_624), ("0.4b", 450_767_872), ("1.5b", 1_527_404_544), ("2.9b", 2_947_735_040)]
-)
-def test_published_sizes(size, parameters):
-    shapes = _table.flatten(convert.abstract(jaxseq.build(jaxseq.config(f"rwkv7:{size}"))))
-    assert sum(leaf.size for leaf in shapes.values()) == parameters
+# The released models; RWKV-7's as its paper counts them (arXiv:2503.14456, appendix).
+PUBLISHED = {
+    "rwkv4:169m": 169_342_464, "rwkv4:430m": 430_397_440, "rwkv4:1.5b": 1_515_106_304, "rwkv4:3b": 2_984_627_200,
+    "rwkv5:1.5b": 1_577_754_624, "rwkv6:1.6b": 1_599_873_024, "rwkv7:0.1b": 191_034_624, "rwkv7:0.4b": 450_767_872,
+    "rwkv7:1.5b": 1_527_404_544, "rwkv7:2.9b": 2_947_735_040,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_sizes(name):
+    shapes = _table.flatten(convert.abstract(jaxseq.build(jaxseq.config(name))))
+    assert sum(leaf.size for leaf in shapes.values()) == PUBLISHED[name]

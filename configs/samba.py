@@ -1,0 +1,35 @@
+"""Samba: Mamba and sliding window attention in turn, a feed-forward after each (Ren et al. 2024, arXiv:2406.07522).
+
+Claim: better than either alone at equal size, with a state of constant size; reads a million tokens after training on 4096.
+Expected: level with Mamba at the laptop size, and better at copying from the window.
+Command: jaxseq train --config=samba --workdir=runs/samba
+"""
+
+from ml_collections import ConfigDict
+
+from jaxseq.config import base, pick
+
+# name: pairs of layers, width, heads, kv_heads, hidden, window, steps (of 2 million tokens each)
+SIZES = {
+    "421m": (6, 1536, 12, 12, 4096, 2048, 9537),
+    "1.3b": (9, 2304, 18, 18, 6144, 2048, 47684),
+}
+
+
+def get_config(size: str = "") -> ConfigDict:
+    config = base()
+    pairs, width, heads, kv_heads, hidden, window, steps = pick(SIZES, size, (2, 128, 4, 2, None, 64, None))
+    config.model.stack = f"{pairs}*(mamba swiglu attention swiglu)"
+    config.model.width = width
+    config.model.mamba = {"residuals": 4}
+    config.model.attention = {"heads": heads, "kv_heads": kv_heads, "window": window}
+    config.model.swiglu = {"hidden": hidden} if hidden else {}
+    config.train.lr = 3e-3
+    config.train.lr_source = "the Transformer's at this size"
+    if size:
+        config.model.vocab = 32000
+        config.train.lr = 4e-4
+        config.train.lr_source = "the released training's"
+        config.train.length, config.train.batch = 4096, 512
+        config.train.steps, config.train.warmup = steps, steps // 100
+    return config
