@@ -9,7 +9,6 @@ the bytes of arguments and results, at the rate of a copy, whichever takes longe
 """
 
 import collections
-import contextlib
 import datetime
 import functools
 import importlib.metadata
@@ -20,7 +19,7 @@ import platform
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,32 +58,11 @@ class Arguments(NamedTuple):
     pos_BT: jax.Array
 
 
-@contextlib.contextmanager
-def _recording(seen: Callable[[str, tuple, dict], None]) -> Iterator[None]:
-    """While it lasts, ops that mixers look up tell `seen` their arguments."""
-    lookup = forms.op
-
-    def op(name, form, time):
-        function = lookup(name, form, time)
-
-        def call(*xs, **kwargs):
-            seen(name, xs, kwargs)
-            return function(*xs, **kwargs)
-
-        return call
-
-    forms.op = op
-    try:
-        yield
-    finally:
-        forms.op = lookup
-
-
 def calls(dtype: str = "float32") -> dict[str, Call]:
     """{op: how the laptop-size architectures call it}, the commonest way; traced, never run."""
     counts: dict[str, collections.Counter] = {}
 
-    def seen(name, xs, kwargs):
+    def seen(name, form, xs, kwargs):
         arrays = {k: v for k, v in kwargs.items() if k not in ("state", "pos") and hasattr(v, "shape")}
         options = {k: v for k, v in kwargs.items() if k not in ("state", "pos") and not hasattr(v, "shape")}
         call = Call(
@@ -97,7 +75,7 @@ def calls(dtype: str = "float32") -> dict[str, Call]:
     for name in names():
         model = build(config(name, **{"model.dtype": dtype}))
         tokens_BT = jax.ShapeDtypeStruct((1, 8), jnp.int32)
-        with _recording(seen):
+        with forms.recording(seen):
             jax.eval_shape(functools.partial(model.init, form="recurrent"), jax.random.key(0), tokens_BT)
     return {name: counter.most_common(1)[0][0] for name, counter in counts.items()}
 

@@ -5,10 +5,11 @@ A `form` is a name ("recurrent", "parallel", "chunkwise", "pallas", "auto") or o
 `ops/_auto.json`, which `jaxseq bench --write` makes on a platform; every choice is logged once.
 """
 
+import contextlib
 import functools
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 
 import jax
@@ -63,3 +64,26 @@ def op(name: str, form: str, time: int) -> Callable:
     if form not in twins:
         raise UserError(f"{name} has no form {form!r}; choose one of: {', '.join([*forms, *twins, 'auto'])}")
     return twins[form]
+
+
+@contextlib.contextmanager
+def recording(seen: Callable[[str, str, tuple, dict], None]) -> Iterator[None]:
+    """While it lasts, `seen(op, form, xs, kwargs)` hears of every op that is called: what a network runs, found by tracing it."""
+    global op
+    lookup = op
+
+    def heard(name, form, time):
+        function = lookup(name, form, time)
+        chosen = automatic(name, time, jax.default_backend()) if form == "auto" else form
+
+        def call(*xs, **kwargs):
+            seen(name, chosen, xs, kwargs)
+            return function(*xs, **kwargs)
+
+        return call
+
+    op = heard
+    try:
+        yield
+    finally:
+        op = lookup

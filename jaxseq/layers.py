@@ -199,6 +199,13 @@ class Mixer(nn.Module):
         return ()
 
     @nn.nowrap
+    def boxed(self) -> dict:
+        """{"params": tree of Parameter around ShapeDtypeStructs}; nothing is computed."""
+        x_BTD, pos_BT = jax.ShapeDtypeStruct((1, 2, self.width), self.dtype), jax.ShapeDtypeStruct((1, 2), jnp.int32)
+        init = lambda x_BTD, pos_BT: self.init(jax.random.key(0), x_BTD, None, pos_BT, "recurrent", 0, mutable="params")  # noqa: E731
+        return metadata(jax.eval_shape(init, x_BTD, pos_BT))
+
+    @nn.nowrap
     def room(self, state: Any) -> jax.Array | None:
         """How many more tokens each row of the state can take without losing one it needs; None: any number."""
         return None

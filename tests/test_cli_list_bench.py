@@ -24,7 +24,7 @@ def test_list_as_json(capsys):
         assert row["parameters"] > 0 and row["title"] and row["mixers"]
         assert all(set(forms) >= set(registry.load("ops", op).FORMS) for op, forms in row["forms"].items())
         assert set(row["sizes"]) == set(getattr(registry.load("configs", name), "SIZES", {}))
-    assert rows["mamba"]["mixers"] == {"mamba": ["selective_scan", "short_conv"]}
+    assert rows["mamba"]["mixers"] == {"mamba": ["short_conv", "selective_scan"]}
     assert rows["transformer"]["mixers"] == {"attention": ["attention"], "swiglu": []}
     assert rows["transformer"]["state_bytes"]["32768"] > 200 * rows["transformer"]["state_bytes"]["128"]
     assert rows["mamba"]["state_bytes"]["32768"] == rows["mamba"]["state_bytes"]["128"]

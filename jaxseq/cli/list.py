@@ -9,11 +9,10 @@ import importlib.util
 import math
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import jax
 
-from jaxseq import registry
+from jaxseq import forms, registry
 from jaxseq.config import config, names
 from jaxseq.errors import UserError
 from jaxseq.models import _stack, build
@@ -50,8 +49,13 @@ def describe(name: str) -> dict:
     """
     module = registry.load("configs", name)
     cfg = config(name)
-    mixers = {label: ops_of(label.split(":")[0]) for label in _stack.labels(cfg.model.stack)}
     model = build(cfg)
+    placed = zip(_stack.parse(cfg.model.stack), model.blocks, strict=True)
+    mixers = {
+        label: ops_of(mixer)
+        for segment, block in placed
+        for label, mixer in zip(segment.labels, block.mixers, strict=True)
+    }
     return {
         "name": name,
         "title": module.__doc__.strip().splitlines()[0],
@@ -64,12 +68,12 @@ def describe(name: str) -> dict:
     }
 
 
-def ops_of(mixer: str) -> list[str]:
-    """The ops that a mixer runs: those that its module, or that of a mixer it extends, imports from jaxseq.ops."""
-    lineage = [c.__module__ for c in registry.load_class("mixers", mixer).__mro__ if c.__module__.startswith("jaxseq.mixers.")]
-    modules = [value for home in lineage for value in vars(sys.modules[home]).values() if isinstance(value, ModuleType)]
-    found = (m.__name__.removeprefix("jaxseq.ops.") for m in modules if m.__name__.startswith("jaxseq.ops."))
-    return [op for op in dict.fromkeys(found) if op in registry.names("ops")]
+def ops_of(mixer) -> list[str]:
+    """The ops that a mixer runs."""
+    found: dict[str, None] = {}
+    with forms.recording(lambda op, *_: found.setdefault(op)):
+        mixer.boxed()
+    return list(found)
 
 
 def forms_of(op: str) -> list[str]:
@@ -103,9 +107,9 @@ def human(number: float, unit: str = "") -> str:
 def _forms(row: dict, between: str) -> str:
     """Ops that have the same forms on one line."""
     groups: dict[str, list[str]] = {}
-    for op, forms in row["forms"].items():
-        groups.setdefault(", ".join(forms), []).append(op)
-    return between.join(f"{', '.join(ops)}: {forms}" for forms, ops in groups.items())
+    for op, known in row["forms"].items():
+        groups.setdefault(", ".join(known), []).append(op)
+    return between.join(f"{', '.join(ops)}: {known}" for known, ops in groups.items())
 
 
 def _cells(row: dict, between: str = "; ") -> list[str]:

@@ -9,11 +9,9 @@ import contextlib
 import functools
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -21,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxseq import forms, registry
+import jaxseq
+from jaxseq import forms
 from jaxseq.errors import UserError
-from jaxseq.models import _stack
 from jaxseq.train import mesh as meshes
 from jaxseq.train import prepare
 from jaxseq.train.step import Trainer
@@ -84,21 +82,12 @@ def _timed(subjects: Mapping[str, Subject], make: Callable[[Subject], Callable[[
 
 
 def op_forms(config: ConfigDict, length: int) -> dict[str, str]:
-    """{op: form} that the mixers of this config run at rows of `length` tokens."""
-    found = {}
-    for label in _stack.labels(config.model.stack):
-        form = forms.of_label(forms.freeze(config.train.form), label)
-        for op in _ops(registry.load_class("mixers", label.partition(":")[0])):
-            found[op] = forms.automatic(op, length, jax.default_backend()) if form == "auto" else form
+    """{op: form} that the network of this config runs at rows of `length` tokens; traced, not run."""
+    found: dict[str, str] = {}
+    init = functools.partial(jaxseq.build(config).init, form=forms.freeze(config.train.form))
+    with forms.recording(lambda op, form, *_: found.setdefault(op, form)):
+        jax.eval_shape(init, jax.random.key(0), jax.ShapeDtypeStruct((1, length), jnp.int32))
     return found
-
-
-def _ops(mixer: type) -> list[str]:
-    """The ops that a mixer's module, or that of a mixer it extends, imports."""
-    homes = [c.__module__ for c in mixer.__mro__ if c.__module__.startswith("jaxseq.mixers.")]
-    modules = [value for home in homes for value in vars(sys.modules[home]).values() if isinstance(value, ModuleType)]
-    found = [m.__name__.removeprefix("jaxseq.ops.") for m in modules if m.__name__.startswith("jaxseq.ops.")]
-    return [op for op in dict.fromkeys(found) if op in registry.names("ops")]
 
 
 def state_bytes(model: Any, context: int) -> int:

@@ -18,7 +18,6 @@ import numpy as np
 from jaxseq import models, registry
 from jaxseq.convert import _files, _table
 from jaxseq.errors import UserError
-from jaxseq.layers import metadata
 
 __all__ = ["from_pretrained", "from_state_dict", "open_model", "save_pretrained", "source_names", "to_state_dict"]
 
@@ -37,14 +36,8 @@ def _module(source: str) -> ModuleType:
 
 def abstract(model: nn.Module) -> Any:
     """The model's parameters as ShapeDtypeStructs; of a model with statistics all its collections."""
-    boxed = model.boxed() if hasattr(model, "boxed") else _boxed_mixer(model)
-    shapes = jax.tree.map(lambda box: box.value, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.meta.AxisMetadata))
-    return shapes["params"] if set(shapes) == {"params"} else shapes
-
-
-def _boxed_mixer(mixer: nn.Module) -> Any:
-    x_BTD, pos_BT = jax.ShapeDtypeStruct((1, 2, mixer.width), jnp.float32), jax.ShapeDtypeStruct((1, 2), jnp.int32)
-    return metadata(jax.eval_shape(lambda x, pos: mixer.init(jax.random.key(0), x, None, pos, "recurrent", 0), x_BTD, pos_BT))
+    shapes = jax.tree.map(lambda box: box.value, model.boxed(), is_leaf=lambda leaf: isinstance(leaf, nn.meta.AxisMetadata))
+    return shapes.get("params", {}) if set(shapes) <= {"params"} else shapes
 
 
 def _model(module: ModuleType, theirs: Mapping) -> nn.Module:
