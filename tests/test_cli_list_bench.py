@@ -31,6 +31,14 @@ def test_list_as_json(capsys):
     assert 1.2e9 < rows["retnet"]["sizes"]["1.3b"] < 1.4e9
 
 
+def test_sources(capsys):
+    assert cli.main(["list", "--sources", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["sources"]
+    assert "Llama" in found["hf/llama"] and "RWKV-7" in found["blinkdl/rwkv7"]
+    assert cli.main(["list", "--sources"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(found)
+
+
 def test_list_writes_the_block(tmp_path, capsys):
     file = tmp_path / "page.md"
     file.write_text(f"before\n\n{catalog.BEGIN}\nold\n{catalog.END}\nafter\n")
@@ -47,6 +55,7 @@ def test_list_writes_the_block(tmp_path, capsys):
 def test_the_readme_is_true():
     text = README.read_text()
     current = catalog.rewrite(text, catalog.markdown([catalog.describe(name) for name in jaxseq.names()]), "README.md")
+    current = catalog.rewrite(current, catalog.markdown_sources(), "README.md", catalog.BEGIN_SOURCES)
     assert text == current, "README.md is out of date; run jaxseq list --write=README.md"
 
 

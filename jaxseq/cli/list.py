@@ -1,7 +1,7 @@
-"""List the architectures: the forms of their mixers, the bytes of their state, their parameters.
+"""List the architectures: the forms of their mixers, the bytes of their state, their parameters. --sources: published weights.
 
-Nothing is computed: sizes come from shapes alone. --write=README.md rewrites the block between
-`<!-- generated: jaxseq list --markdown -->` and `<!-- end -->`.
+Nothing is computed: sizes come from shapes alone. --write=README.md rewrites the blocks between
+`<!-- generated: jaxseq list --markdown -->`, or `<!-- generated: jaxseq list --sources --markdown -->`, and `<!-- end -->`.
 """
 
 import functools
@@ -20,18 +20,23 @@ from jaxseq.models import _stack, build
 CONTEXTS = (128, 32768)  # tokens that the state has seen
 PLATFORMS = ("tpu", "gpu")  # for which there may be a Pallas twin
 BEGIN, END = "<!-- generated: jaxseq list --markdown -->", "<!-- end -->"
+BEGIN_SOURCES = "<!-- generated: jaxseq list --sources --markdown -->"
 
 
 def add_arguments(parser):
     parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
-    parser.add_argument("--write", metavar="FILE", help="put the Markdown table into FILE's generated block")
+    parser.add_argument("--sources", action="store_true", help="whose weights can be read and written, instead")
+    parser.add_argument("--write", metavar="FILE", help="put the Markdown tables into FILE's generated blocks")
 
 
 def run(args):
+    if args.sources and not args.write:
+        return _show_sources(args)
     rows = [describe(name) for name in names()]
     if args.write:
         path = Path(args.write)
-        path.write_text(rewrite(_read(path), markdown(rows), args.write))
+        text = rewrite(_read(path), markdown(rows), args.write)
+        path.write_text(rewrite(text, markdown_sources(), args.write, BEGIN_SOURCES) if BEGIN_SOURCES in text else text)
         print(f"{path}: {len(rows)} architectures", file=sys.stderr)
     elif args.markdown:
         print(markdown(rows), file=sys.stderr if args.json else sys.stdout)
@@ -135,13 +140,35 @@ def markdown(rows: list[dict]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def rewrite(text: str, table: str, name: str) -> str:
+def markdown_sources() -> str:
+    lines = [f"| `{name}` | {what} |" for name, what in sources().items()]
+    return "\n".join(["| source | what it reads and writes |", "| --- | --- |", *lines])
+
+
+def sources() -> dict[str, str]:
+    """{source: the first paragraph of its file}"""
+    from jaxseq import convert
+
+    modules = {name: registry.load("convert.sources", name.replace("/", "_")) for name in convert.source_names()}
+    return {name: " ".join(module.__doc__.partition("\n\n")[0].split()) for name, module in modules.items()}
+
+
+def _show_sources(args) -> dict:
+    if args.markdown:
+        print(markdown_sources(), file=sys.stderr if args.json else sys.stdout)
+    elif not args.json:
+        for name, what in sources().items():
+            print(f"{name:26}{what}")
+    return {"sources": sources()}
+
+
+def rewrite(text: str, table: str, name: str, begin: str = BEGIN) -> str:
     """`text` with its generated block replaced. Raises UserError if it has none."""
-    before, begin, rest = text.partition(BEGIN)
+    before, found, rest = text.partition(begin)
     _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise UserError(f"{name} has no generated block; put the lines {BEGIN} and {END} where the table belongs")
-    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+    if not found or not end:
+        raise UserError(f"{name} has no generated block; put the lines {begin} and {END} where the table belongs")
+    return f"{before}{begin}\n{table}\n{END}{after}"
 
 
 def _read(path: Path) -> str:
