@@ -84,7 +84,8 @@ def base(kind: str = "lm") -> ConfigDict:
 def pick(sizes: Mapping[str, tuple], size: str, laptop: tuple) -> tuple:
     """The row of a published size, or `laptop` for "". Raises UserError that lists the sizes."""
     if size and size not in sizes:
-        raise UserError(f"there is no size {size!r}; choose one of: {', '.join(sizes)}, or none for the laptop size")
+        choices = f"choose one of: {', '.join(sizes)}, or none for the laptop size" if sizes else "give none, for the laptop size"
+        raise UserError(f"there is no size {size!r}; {choices}")
     return sizes[size] if size else laptop
 
 
