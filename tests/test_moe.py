@@ -143,9 +143,11 @@ def test_grouped_products_and_gradients(sizes):
 
 def test_operations_are_those_of_the_chosen_experts():
     module, params, x = made()
-    counted = flops.count(lambda x: run(module, params, x)[0], x)
+    forward = flops.count(lambda params: run(module, params, x)[0], params)
+    both = flops.count(jax.grad(lambda params, x: jnp.sum(run(module, params, x)[0]), (0, 1)), params, x)
     exact = 2 * 14 * (2 * 3 * 8 * 12 + 4 * 8)  # tokens x (top 2, three matrices, and the router)
-    assert exact < counted < 1.3 * exact
+    assert exact < forward < 1.3 * exact
+    assert 3 * exact < both < 3 * 1.3 * exact
 
 
 ON_EIGHT = """
@@ -183,3 +185,12 @@ def test_experts_on_eight_devices_train_as_on_one(tmp_path):
     one, eight, share, error = finish(launch(config, tmp_path, devices=8, code=ON_EIGHT), 300).split()
     assert (one, eight, share) == ("False", "True", "0.25")
     assert float(error) < 1e-4
+
+
+@pytest.mark.parametrize("platform", ("tpu", "cuda"))
+def test_accelerators_get_ragged_products(platform):
+    """Forward and backward: three products each way a matrix, no loop over tiles; seen in the program, which is not compiled."""
+    module, params, x = made()
+    gradient = jax.jit(jax.grad(lambda params: jnp.sum(run(module, params, x)[0])))
+    text = gradient.trace(params).lower(lowering_platforms=(platform,)).as_text()
+    assert text.count("ragged_dot") >= 9 and "while" not in text

@@ -39,7 +39,9 @@ def _ragged(x_ND, w_EDF, size_E):
 
 
 def _ragged_backward(x_ND, w_EDF, size_E, dy_NF):
-    return jax.vjp(lambda x, w: _ragged(x, w, size_E), x_ND, w_EDF)[1](dy_NF)
+    (dx_ND,) = jax.linear_transpose(lambda x_ND: jax.lax.ragged_dot(x_ND, w_EDF, size_E), x_ND)(dy_NF)
+    (dw_EDF,) = jax.linear_transpose(lambda w_EDF: jax.lax.ragged_dot(x_ND, w_EDF, size_E), w_EDF)(dy_NF)
+    return _covered(dx_ND, size_E), dw_EDF
 
 
 def _plan(rows: int, size_E: jax.Array):

@@ -134,9 +134,12 @@ def _dot_general(eqn) -> int:
 
 
 def _ragged_dot(eqn) -> int:
-    """Each row of the left side meets one matrix of the right side's groups, whichever."""
-    rows, matrices = eqn.invars[0], eqn.invars[1]
-    return 2 * _size(rows) * matrices.aval.shape[-1]
+    """Each row meets one matrix of the groups, or each group of rows makes one matrix: no row is multiplied twice."""
+    numbers = eqn.params["ragged_dot_dimension_numbers"]
+    (contracted, _), _ = numbers.dot_dimension_numbers
+    groups = eqn.outvars[0].aval.shape[0] if set(numbers.lhs_ragged_dimensions) & set(contracted) else 1
+    shape = eqn.invars[0].aval.shape
+    return 2 * _size(eqn.outvars[0]) // groups * math.prod(shape[dim] for dim in contracted)
 
 
 def _convolution(eqn) -> int:
