@@ -1,0 +1,39 @@
+"""Jamba: one layer of attention to seven of Mamba, experts in every other feed-forward (Lieber et al. 2024, arXiv:2403.19887).
+
+Claim: a Transformer's recall for an eighth of its state, and the quality of a dense model several times its active size.
+Expected: ahead of Mamba at the laptop size on copying and recall.
+Command: jaxseq train --config=jamba --workdir=runs/jamba
+"""
+
+from ml_collections import ConfigDict
+
+from jaxseq.config import base, pick
+
+PERIOD = "mamba swiglu mamba moe mamba swiglu mamba moe attention swiglu mamba moe mamba swiglu mamba moe"
+LAPTOP = "3*(mamba swiglu mamba moe) + (attention moe)"  # attention last: few segments compile soon
+
+# name: periods of eight layers, width, heads, kv_heads, hidden; the released models
+SIZES = {
+    "v0.1": (4, 4096, 32, 8, 14336),
+    "1.5-large": (9, 8192, 64, 8, 24576),
+}
+
+
+def get_config(size: str = "") -> ConfigDict:
+    config = base()
+    periods, width, heads, kv_heads, hidden = pick(SIZES, size, (1, 128, 4, 2, 176))
+    config.model.stack = f"{periods}*({PERIOD})" if size else LAPTOP
+    config.model.width = width
+    config.model.norm_eps = 1e-6
+    config.model.tied = not size
+    config.model.mamba = {"selected_norm": "scaled", "dt_rank": width // 16, "residuals": 16 if size else 4}
+    config.model.attention = {"heads": heads, "kv_heads": kv_heads, "rotary": False}  # Mamba tells the order
+    config.model.swiglu = {"hidden": hidden} if size else {}
+    config.model.moe = {
+        "experts": 16 if size else 4, "top_k": 2, "hidden": hidden, "normalize": False, "balance_loss": 0.001,
+    }  # fmt: skip
+    if size:
+        config.model.vocab = 65536
+    config.train.lr = 3e-4 if size else 3e-3
+    config.train.lr_source = "ours: the paper gives none, Llama's" if size else "the Transformer's at this size"
+    return config
