@@ -10,26 +10,13 @@ from ml_collections import ConfigDict
 
 from jaxseq.config import base, pick
 
-# name: layers, width, dropout; Zaremba et al. 2014 (arXiv:1409.2329), §4.1: Penn Treebank's words, plain layers of one head
-SIZES = {
-    "medium": (2, 650, 0.5),
-    "large": (2, 1500, 0.65),
-}
-
 
 def get_config(size: str = "") -> ConfigDict:
     config = base()
-    layers, width, dropout = pick(SIZES, size, (4, 128, 0.0))
-    config.model.stack = f"{layers}*(lstm)" if size else f"{layers}*(lstm swiglu)"
+    layers, width, lr = pick({}, size, (4, 128, 3e-3))  # the papers' models have neither residual stream nor projection
+    config.model.stack = f"{layers}*(lstm swiglu)"
     config.model.width = width
-    config.model.lstm = {"heads": 1 if size else 8}  # small heads make Newton's iterations affordable
-    if size:
-        config.model.vocab = 10000
-        config.model.dropout = dropout
-        config.model.tied = False
-        config.train.length = 35
-        config.train.batch = 20
-        config.train.clip = 5.0 if size == "medium" else 10.0
-    config.train.lr = 1e-3 if size else 3e-3
-    config.train.lr_source = "ours for AdamW; the paper runs SGD from 1.0" if size else "the Transformer's at this size"
+    config.model.lstm = {"heads": 8}  # small heads make Newton's iterations affordable
+    config.train.lr = lr
+    config.train.lr_source = "the Transformer's at this size"
     return config

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from published_sizes import PUBLISHED, allowed
 
 import jaxseq
 from jaxseq import bench, cli, forms, registry
@@ -29,6 +30,17 @@ def test_list_as_json(capsys):
     assert rows["transformer"]["state_bytes"]["32768"] > 200 * rows["transformer"]["state_bytes"]["128"]
     assert rows["mamba"]["state_bytes"]["32768"] == rows["mamba"]["state_bytes"]["128"]
     assert 1.2e9 < rows["retnet"]["sizes"]["1.3b"] < 1.4e9
+
+
+def test_published_sizes():
+    """From shapes alone."""
+    for name in jaxseq.names():
+        sizes = catalog.describe(name)["sizes"]
+        assert set(sizes) == set(PUBLISHED.get(name, {})), name
+        for size, count in sizes.items():
+            if (figure := PUBLISHED[name][size]) is not None:
+                wanted, tolerance = allowed(figure)
+                assert count == pytest.approx(wanted, rel=tolerance), f"{name}:{size}"
 
 
 def test_sources(capsys):
