@@ -69,14 +69,18 @@ def test_round_trip_merged():
         np.testing.assert_array_equal(exported[name], value, err_msg=name, strict=True)
 
 
+@pytest.mark.parametrize("prefix", ["", "model."])
 @pytest.mark.parametrize("merged", [False, True])
-def test_config_from_names_and_shapes(merged):
+def test_config_from_names_and_shapes(merged, prefix):
     source = registry.load("convert.sources", SOURCE)
     tensors = merged_tensors() if merged else oracle(SOURCE)["param"]
+    tensors = {prefix + name: x for name, x in tensors.items()}
     assert source.recognises({}, set(tensors))
-    model = source.config(source.infer({name: x.shape for name, x in tensors.items()})).model
-    assert (model.stages, model.classes, model.channels) == ("1*16:3 1*32:13 2*48:13,3 1*64:13", 7, 3)
-    assert model.merged is merged
+    theirs = source.infer({name: x.shape for name, x in tensors.items()})
+    wanted = imported_merged() if merged else imported(SOURCE, SOURCE)
+    model, params = convert.from_state_dict(SOURCE, theirs, tensors)
+    assert model == wanted[0]
+    jax.tree.map(np.testing.assert_array_equal, params, wanted[1])
 
 
 @pytest.mark.parametrize("merged", [False, True])

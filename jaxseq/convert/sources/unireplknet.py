@@ -23,12 +23,19 @@ KERNELS = {
 }
 
 
+def rename(names: set[str]) -> dict[str, str]:
+    """Some of the files hold the weights under "model", beside what training left."""
+    inside = {name.removeprefix("model."): name for name in names if name.startswith("model.")}
+    return inside or {name: name for name in names}
+
+
 def recognises(theirs: dict, names: set[str]) -> bool:
-    return {"stages.0.0.pwconv1.1.weight", "downsample_layers.0.0.weight"} <= names
+    return {"stages.0.0.pwconv1.1.weight", "downsample_layers.0.0.weight"} <= rename(names).keys()
 
 
 def infer(shapes: Mapping[str, tuple[int, ...]]) -> dict:
     """Their files carry no config: everything that it would say is in names and shapes."""
+    shapes = {name: shapes[old] for name, old in rename(set(shapes)).items()}
     kernels: dict[int, list[int]] = {}
     found = (re.fullmatch(r"stages\.(\d+)\.(\d+)\.dwconv\.(?:lk_origin\.)?weight", name) for name in shapes)
     for match in sorted((m for m in found if m), key=lambda m: (int(m[1]), int(m[2]))):
