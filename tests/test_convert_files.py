@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 import jaxseq
 from jaxseq import UserError, convert
-from jaxseq.convert import _files, _torch
+from jaxseq.convert import _files, _table, _torch
 
 
 def folder(path, tensors=None):
@@ -72,16 +72,14 @@ def test_untied_values_of_a_tied_checkpoint_are_refused():
     assert model.tied
 
 
-def test_dtype_and_placement_are_the_callers(tmp_path):
-    seen = []
-
-    def place(leaf, like):
-        seen.append(like.dtype)
-        return jax.device_put(leaf)
-
-    _, params = jaxseq.from_pretrained(folder(tmp_path / "in"), dtype="bfloat16", place=place)
-    leaves = jax.tree.leaves(params)
-    assert {leaf.dtype.name for leaf in leaves} == {"bfloat16"} and len(seen) == len(leaves)
+def test_dtype_and_mesh_are_the_callers(tmp_path):
+    mesh = jax.make_mesh((1, 1), ("fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    model, params = jaxseq.from_pretrained(folder(tmp_path / "in"), dtype="bfloat16", mesh=mesh)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"bfloat16"}
+    assert {leaf.sharding.mesh for leaf in jax.tree.leaves(params)} == {mesh}
+    four = jax.sharding.AbstractMesh((2, 2), ("fsdp", "tensor"))
+    kernel = convert.abstract(model, four)["blocks_0"]["swiglu"]["up"]["kernel"]
+    assert kernel.sharding.spec == jax.sharding.PartitionSpec(None, "fsdp", "tensor")
 
 
 def test_torch_file(tmp_path):
@@ -187,3 +185,19 @@ def test_config_that_does_not_tell_or_lacks_a_field(tmp_path):
         convert.from_state_dict("hf/llama", {k: v for k, v in parts["config"].items() if k != "hidden_size"}, parts["param"])
     with pytest.raises(UserError, match="there is no source 'hf/lama'"):
         convert.from_state_dict("hf/lama", parts["config"], parts["param"])
+
+
+LARGE = [("llama:7b", "hf/llama"), ("neox:20b", "hf/gpt_neox"), ("mamba:falcon-7b", "hf/falcon_mamba")]
+
+
+@pytest.mark.parametrize("name, source", LARGE)
+def test_published_sizes_by_shapes(name, source):
+    """The table of names covers every parameter of a large model, and its config comes back; nothing is allocated."""
+    model = jaxseq.build(jaxseq.config(name))
+    theirs = convert.describe(source, model)
+    module = convert._module(source)
+    again = jaxseq.build(module.config(theirs))
+    leaves = _table.flatten(convert.abstract(model))
+    assert convert.describe(source, again) == theirs and _table.flatten(convert.abstract(again)) == leaves
+    _table._complete(module.entries(theirs), leaves)
+    assert sum(leaf.size for leaf in leaves.values()) > 6e9

@@ -4,6 +4,9 @@
 """
 
 import sys
+from pathlib import Path
+
+from jaxseq.errors import UserError
 
 
 def add_arguments(parser):
@@ -14,6 +17,8 @@ def add_arguments(parser):
 
 
 def run(args):
+    if Path(args.out).exists() and any(Path(args.out).iterdir()):
+        raise UserError(f"{args.out} is not empty; choose another OUT, or remove it")
     from jaxseq import convert, train
 
     model, params, _ = train.load(args.workdir, args.step)

@@ -5,7 +5,7 @@ Nothing in a file is executed: pickles are read by an unpickler that admits tens
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxseq import models, registry
 from jaxseq.convert import _files, _table
@@ -34,9 +35,15 @@ def _module(source: str) -> ModuleType:
     return registry.load("convert.sources", name)
 
 
-def abstract(model: nn.Module) -> Any:
+def abstract(model: nn.Module, mesh: Mesh | None = None) -> Any:
     """The model's parameters as ShapeDtypeStructs; of a model with statistics all its collections."""
-    shapes = jax.tree.map(lambda box: box.value, model.boxed(), is_leaf=lambda leaf: isinstance(leaf, nn.meta.AxisMetadata))
+    boxed = model.boxed()
+    if mesh is None:
+        shapes = jax.tree.map(lambda box: box.value, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.meta.AxisMetadata))
+    else:
+        from jaxseq.train.step import abstract_params  # the trainer's own layout; importing it takes a second
+
+        shapes = abstract_params(boxed, mesh)
     return shapes.get("params", {}) if set(shapes) <= {"params"} else shapes
 
 
@@ -45,12 +52,12 @@ def _model(module: ModuleType, theirs: Mapping) -> nn.Module:
 
 
 def from_state_dict(
-    source: str, config: Mapping, tensors: Mapping[str, Any], dtype: Any = None, place: Callable | None = None
+    source: str, config: Mapping, tensors: Mapping[str, Any], dtype: Any = None, mesh: Mesh | None = None
 ) -> tuple[nn.Module, Any]:
     """(model, params) of a checkpoint in memory, or in files through a lazy mapping.
 
     source: one of `source_names()`. config: their config.json. tensors: their names and arrays. dtype: of the parameters, default
-    float32. place: `place(leaf, like)` puts a numpy leaf where it belongs (default: the first device).
+    float32. mesh: where each array lies is what its logical axes say there, as in training (default: on the first device).
 
     Raises UserError for an unknown source, a config that we cannot honour, and tensors that are missing, unexpected or
     mis-shaped, all listed by name.
@@ -63,10 +70,10 @@ def from_state_dict(
         aliases = module.aliases(theirs) if hasattr(module, "aliases") else {}
     if hasattr(module, "rename"):
         tensors = _files.Renamed(tensors, module.rename(set(tensors)))
-    shapes = abstract(model)
+    shapes = abstract(model, mesh)
     if dtype is not None:
-        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, _cast(leaf.dtype, dtype)), shapes)
-    return model, _table.load(entries, tensors, shapes, place or _put, aliases)
+        shapes = jax.tree.map(lambda leaf: leaf.update(dtype=_cast(leaf.dtype, dtype)), shapes)
+    return model, _table.load(entries, tensors, shapes, _put, aliases)
 
 
 def _cast(own, dtype):
@@ -134,16 +141,16 @@ def _recognises(module: ModuleType, theirs: dict, names: set[str]) -> bool:
     return hasattr(module, "recognises") and bool(module.recognises(theirs, names))
 
 
-def from_pretrained(path: str | Path, source: str | None = None, dtype: Any = None, place: Callable | None = None):
+def from_pretrained(path: str | Path, source: str | None = None, dtype: Any = None, mesh: Mesh | None = None):
     """(model, params) of a folder with config.json and safetensors (sharded too), or of one checkpoint file.
 
-    source, dtype, place: as in `from_state_dict`; the source is found from the files where they tell it.
+    source, dtype, mesh: as in `from_state_dict`; the source is found from the files where they tell it.
     """
     source, theirs, tensors = open_source(path, source)
-    return from_state_dict(source, theirs, tensors, dtype, place)
+    return from_state_dict(source, theirs, tensors, dtype, mesh)
 
 
-def open_model(path: str | Path, source: str | None = None, dtype: Any = None, place: Callable | None = None):
+def open_model(path: str | Path, source: str | None = None, dtype: Any = None, mesh: Mesh | None = None):
     """(source, our config, model, params) of a whole model; `from_pretrained` for those who also want a workdir.
 
     Raises UserError for a source of single layers, which have no config.
@@ -152,7 +159,7 @@ def open_model(path: str | Path, source: str | None = None, dtype: Any = None, p
     module = _module(source)
     if not hasattr(module, "config"):
         raise UserError(f"{source} is a single layer and no model; open it with jaxseq.convert.from_state_dict")
-    model, params = from_state_dict(source, theirs, tensors, dtype, place)
+    model, params = from_state_dict(source, theirs, tensors, dtype, mesh)
     return source, module.config(theirs), model, params
 
 
