@@ -165,8 +165,6 @@ def chunkwise(r_BTHK, log_w_BTHK, k_BTHK, v_BTHV, a_BTHK, b_BTHK, *, state=None,
     _, pos_BT, state = _prepare(*xs, state, pos)
     if r_BTHK.shape[1] == 0:
         return v_BTHV.astype(r_BTHK.dtype), state
-    if r_BTHK.shape[1] <= chunk:
-        return parallel(*xs, state=state, pos=pos)
     return _time.scan_chunks(parallel, state, xs, pos_BT, chunk)
 
 
