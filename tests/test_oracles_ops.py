@@ -48,7 +48,7 @@ def test_retention_of_flash_linear_attention(form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_selective_scan_of_mamba_ssm(form):
-    data = load("selective_scan")
+    data = load("models/mamba")
     u, delta, b, c, z = (np.moveaxis(data[f"input/op_{name}"], 1, 2) for name in ("u", "delta", "B", "C", "z"))
     dt = np.logaddexp(0, delta + data["input/op_delta_bias"])  # softplus
     y, state = run(selective_scan, form, u, dt, b, c, a_DN=data["input/op_A"], d_D=data["input/op_D"])
