@@ -75,6 +75,13 @@ def test_what_makes_no_sense_is_refused_in_one_line(documents, tmp_path):
         masked.task(small("bert", documents, **{"train.corruption": 0}))
     with pytest.raises(UserError, match="smaller than the tokenizer's 257 ids and 1 of train.objective=masked"):
         masked.task(small("bert", documents, **{"model.vocab": 257}))
+    for name, objective, field in (
+        ("bert", "next_token", "stack"),
+        ("transformer", "masked", "masked_head"),
+        ("bert", "span", "enc"),
+    ):
+        with pytest.raises(UserError, match=rf"train\.objective={objective} cannot train .*model\.{field}"):
+            train(jaxseq.config(name, **{"train.objective": objective}), tmp_path)
     with pytest.raises(UserError, match="learned 16 positions"):
         train(small("bert", documents, **{"model.max_positions": 16}), tmp_path)
 

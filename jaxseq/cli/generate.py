@@ -34,6 +34,8 @@ def run(args):
     from jaxseq import data, generation, train  # after the check: loading takes seconds
 
     model, params, config = train.load(args.workdir, args.step)
+    if config.model.kind != "lm":
+        raise UserError(f"--workdir={args.workdir} holds a model of kind {config.model.kind}; only causal language models go on")
     tokenizer = data.tokenizer(config.data)
     ids = [[tokenizer.boundary, *map(int, tokenizer.encode(prompt))] for prompt in prompts]
     texts, tokens, clock = [""] * len(prompts), [[] for _ in prompts], _Clock()

@@ -39,5 +39,7 @@ def run(args):
             config.data.tokenizer = str((target / name).absolute())
     checkpoints.save_params(target, config, params)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    print(f"{target}: {count:,} parameters from {source}; try: jaxseq generate --workdir={target} --prompt=TEXT", file=sys.stderr)
+    lm = config.model.kind == "lm"
+    use = f"jaxseq generate --workdir={target} --prompt=TEXT" if lm else f"jaxseq train … --config.train.init={target}"
+    print(f"{target}: {count:,} parameters from {source}; try: {use}", file=sys.stderr)
     return {"workdir": str(target), "source": source, "parameters": count, "dtype": args.dtype}

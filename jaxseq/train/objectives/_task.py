@@ -86,6 +86,16 @@ class Task:
         return ", ".join(f"{name} {result[name]:.4f}" for name in self.figures)
 
 
+def check_model(config, *fields: str) -> None:
+    """Raises UserError for a model that the objective cannot train: one that lacks one of these fields, or has it empty."""
+    missing = [field for field in fields if not config.model.get(field)]
+    if missing:
+        raise UserError(
+            f"train.objective={config.train.objective} cannot train model.kind={config.model.kind} (it wants "
+            f"model.{missing[0]}); choose another of the two"
+        )
+
+
 def check_corruption(config) -> None:
     """Raises UserError for a fraction of hidden tokens that leaves none hidden or none seen."""
     if not 0 < config.train.corruption < 1:

@@ -69,6 +69,7 @@ class Masked(_task.TextTask):
     """The mask is the tokenizer's own, else one id behind its last."""
 
     def __init__(self, config):
+        _task.check_model(config, "masked_head")
         _task.check_corruption(config)
         super().__init__(config, lambda tokenizer: int(tokenizer.find(*MASKS) is None))
         found = self.tokenizer.find(*MASKS)

@@ -48,6 +48,10 @@ def tokens(config) -> int:
 class NextToken(_task.TextTask):
     figures = ("bits_per_byte", "perplexity", "nats_per_token")
 
+    def __init__(self, config):
+        _task.check_model(config, "stack")  # a causal language model
+        super().__init__(config)
+
     @property
     def bytes_per_token(self) -> float:
         return _task.bytes_per_token(self.corpus)

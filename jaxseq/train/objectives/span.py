@@ -89,6 +89,7 @@ def _filled(ids: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
 
 class Span(_task.TextTask):
     def __init__(self, config):
+        _task.check_model(config, "encoder_layers", "decoder_layers")
         _task.check_corruption(config)
         train = config.train
         if train.length < 2 or not train.mean_span >= 1:
