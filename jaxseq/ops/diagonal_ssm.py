@@ -119,9 +119,8 @@ def apply(summary: Summary, state: DiagonalSSMState) -> DiagonalSSMState:
 def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
     width, size = 5, 3
     keys = jax.random.split(key, 7)
-    radius_DN = jax.random.uniform(keys[0], (width, size), dtype, 0.8, 0.98)
-    angle_DN = jax.random.uniform(keys[1], (width, size), dtype, -3, 3)
-    p_DM = jnp.concatenate([radius_DN * jnp.cos(angle_DN), radius_DN * jnp.sin(angle_DN)], axis=1)
+    part_DM = jax.random.uniform(keys[0], (width, 2 * size), dtype, 0.55, 0.69)  # |p| < 1 in whichever pairs
+    p_DM = part_DM * jax.random.rademacher(keys[1], part_DM.shape, dtype)
     b_DM, c_DM = (jax.random.normal(k, p_DM.shape, dtype) for k in keys[2:4])
     weights = {"p_DM": p_DM, "b_DM": b_DM, "c_DM": c_DM, "d_D": jax.random.normal(keys[4], (width,), dtype)}
     state = recurrent(jax.random.normal(keys[5], (batch, 24, width), dtype), **weights)[1]
