@@ -2,29 +2,27 @@
 
 import numpy as np
 import pytest
-from _convert import oracle
+from _convert import imported, oracle
 
 import jaxseq
-from jaxseq import convert
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-CAUSAL = {
-    "llama": "input_ids", "gpt2": "input_ids", "gpt_neox": "input_ids", "mixtral": "input_ids", "mamba": "input_ids",
-    "mamba2": "input_ids", "falcon_mamba": "input_ids",
-}  # fmt: skip
+NAMES = ("llama", "gpt2", "gpt_neox", "mixtral", "mamba", "mamba2", "falcon_mamba", "bert", "vit")
+SOURCES = {name: f"hf/{name}" for name in NAMES} | {"t5": "hf/t5", "t5v1_1": "hf/t5", "switch": "hf/switch_transformers"}
 
 
-@pytest.mark.parametrize("name", CAUSAL)
-def test_logits_of_an_exported_folder(name, tmp_path):
-    parts = oracle(name)
-    model, params = convert.from_state_dict(f"hf/{name}", parts["config"], parts["param"])
-    assert jaxseq.save_pretrained(tmp_path, model, params, source=f"hf/{name}") == f"hf/{name}"
-    theirs, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
-    assert not report["missing_keys"] and not report["unexpected_keys"]
-    tokens = np.asarray(parts["input"][CAUSAL[name]], np.int64)
+@pytest.mark.parametrize("name", SOURCES)
+def test_an_exported_folder_gives_the_oracles_logits(name, tmp_path):
+    parts, (model, params) = oracle(name), imported(SOURCES[name], name)
+    assert jaxseq.save_pretrained(tmp_path, model, params, source=SOURCES[name]) == SOURCES[name]
+    kind = getattr(transformers, transformers.AutoConfig.from_pretrained(tmp_path).architectures[0])
+    theirs, report = kind.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
+    given = {key: torch.tensor(value) for key, value in parts["input"].items() if not key.startswith("op_")}
+    given["input_ids"] = given.pop("tokens", given.get("input_ids"))
     with torch.no_grad():
-        wanted = theirs.eval()(torch.tensor(tokens)).logits.numpy()
-    got = np.asarray(model.apply({"params": params}, tokens.astype(np.int32), form="parallel")[0])
+        got = theirs.eval()(**{key: value for key, value in given.items() if value is not None}).logits.numpy()
+    wanted = parts["output"].get("logits", parts["output"].get("hf_full"))
     assert np.abs(got - wanted).max() < 1e-5 * np.abs(wanted).max()
