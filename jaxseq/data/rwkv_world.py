@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxseq.errors import UserError
 
+END = -1  # key of a trie's node beside the bytes
 _LINE = re.compile(r"""(\d{1,9}) (b?(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")) (\d{1,9})""")
 
 
@@ -32,21 +33,21 @@ class WorldTokenizer:
             reason = error.strerror or error
             raise UserError(f"data.tokenizer={path} cannot be read ({reason}); give an RWKV vocabulary") from error
         self._words = _read(path, data)
-        self._ids = {word: token for token, word in self._words.items()}
-        self._lengths = _lengths(self._ids)
+        self._trie = _trie(self._words)
         self.vocab = max(self._words) + 1
         self.storage = np.dtype(np.uint16 if self.vocab <= 1 << 16 else np.uint32)
         self.fingerprint = hashlib.blake2b(data, digest_size=16).hexdigest()
 
     def _encode(self, data: bytes) -> list[int]:
-        ids, lengths, tokens, start = self._ids, self._lengths, [], 0
-        while start < len(data):
-            for length in lengths.get(data[start : start + 2], (1,)):
-                token = ids.get(data[start : start + length])
-                if token is not None:
-                    break
+        trie, tokens, start, size = self._trie, [], 0, len(data)
+        while start < size:
+            node, i = trie, start
+            while i < size and (node := node.get(data[i])) is not None:
+                i += 1
+                if (found := node.get(END)) is not None:
+                    token, end = found, i
             tokens.append(token)
-            start += len(self._words[token])
+            start = end
         return tokens
 
     def encode(self, text: str | bytes) -> np.ndarray:
@@ -126,10 +127,12 @@ def _word(line: str) -> tuple[int | None, bytes]:
     return (int(match[1]), word) if len(word) == int(match[3]) > 0 else (None, b"")
 
 
-def _lengths(ids: dict[bytes, int]) -> dict[bytes, tuple[int, ...]]:
-    """{first two bytes: lengths of the words that begin so, longest first, and 1}: a trie of depth two."""
-    found: dict[bytes, set[int]] = {}
-    for word in ids:
-        if len(word) > 1:
-            found.setdefault(word[:2], {1}).add(len(word))
-    return {start: tuple(sorted(lengths, reverse=True)) for start, lengths in found.items()}
+def _trie(words: dict[int, bytes]) -> dict:
+    """Nodes {byte: node, END: the id of the word that ends here}."""
+    trie: dict = {}
+    for token, word in words.items():
+        node = trie
+        for byte in word:
+            node = node.setdefault(byte, {})
+        node[END] = token
+    return trie
