@@ -25,6 +25,23 @@ def double():
         yield
 
 
+# parameters of the published checkpoints
+PUBLISHED = {
+    ("bert:base", ""): 109_514_298,
+    ("vit:b16", "model.classes"): 86_567_656,
+    ("t5:small", ""): 60_506_624,
+    ("t5:base", ""): 222_903_552,
+    ("t5:v1_1-small", ""): 76_961_152,
+    ("t5:switch-base-8", ""): 619_339_008,
+}
+
+
+@pytest.mark.parametrize(("name", "classes"), PUBLISHED)
+def test_published_sizes(name, classes):
+    boxed = jaxseq.build(jaxseq.config(name, **({classes: 1000} if classes else {}))).boxed()["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(boxed)) == PUBLISHED[name, classes]
+
+
 @functools.cache
 def made(name, **more):
     """A small model in float64 whose parameters were all moved off their initial values, and its variables."""

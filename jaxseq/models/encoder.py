@@ -120,6 +120,7 @@ class Encoder(nn.Module):
         first_B11 = jnp.argmax(segment_BT > 0, axis=1)[:, None, None]
         pooled_BD = jnp.tanh(self.pool(jnp.take_along_axis(x_BTD, first_B11, axis=1)[:, 0]))
         classes_BN = self.classifier(self.drop(pooled_BD, deterministic=not train)) if self.classes else None
+        classes_BN = classes_BN if classes_BN is None else classes_BN.astype(_time.accumulation_dtype(x_BTD))
         return EncoderOutput(x_BTD, logits_BMV, pooled_BD, classes_BN)
 
     def embed(self, tokens_BT, pos_BT, types_BT, train) -> jax.Array:
