@@ -44,6 +44,20 @@ def test_gpt2_as_published():
     jax.tree.map(np.testing.assert_array_equal, params_again, params)
 
 
+@pytest.mark.parametrize(
+    ("source", "buffers"),
+    [
+        ("hf/gpt_neox", ("gpt_neox.layers.0.attention.bias", "gpt_neox.layers.0.attention.rotary_emb.inv_freq")),
+        ("hf/llama", ("model.layers.0.self_attn.rotary_emb.inv_freq",)),
+    ],
+)
+def test_what_older_files_carry_is_left_out(source, buffers):
+    name = source.removeprefix("hf/")
+    tensors = oracle(name)["param"] | dict.fromkeys(buffers, np.ones(4, np.float32))
+    _, params = convert.from_state_dict(source, oracle(name)["config"], tensors)
+    jax.tree.map(np.testing.assert_array_equal, params, imported(source, name)[1])
+
+
 def test_mixtral_as_published():
     """One matrix an expert, under the names of 2023."""
     model, params = imported("hf/mixtral", "mixtral")

@@ -12,6 +12,11 @@ def recognises(theirs: dict, names: set[str]) -> bool:
     return theirs.get("model_type") == "llama"
 
 
+def rename(names: set[str]) -> dict:
+    """Older files carry the frequencies."""
+    return {name: name for name in names if not name.endswith(".rotary_emb.inv_freq")}
+
+
 def config(theirs: dict) -> ConfigDict:
     if not _decoders.plain_rotary(theirs) or theirs.get("hidden_act", "silu") != "silu" or theirs.get("mlp_bias"):
         raise UserError("hf/llama reads models with plain rotary positions, silu and no bias in the MLP; this one differs")
