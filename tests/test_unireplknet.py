@@ -1,6 +1,7 @@
 """UniRepLKNet for images: its sizes, batch norm, drop path, and in float64 with random statistics the merge law and tiles."""
 
 import functools
+import json
 import math
 import shutil
 
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from train_tiny import finish as wait_for
+from train_tiny import launch
 
 import jaxseq
 from jaxseq.config import base, finish
@@ -181,12 +184,17 @@ def pictures(path, count=48):
     return str(path)
 
 
+def run_of(tmp_path, **fields):
+    """The config of a run on the pictures."""
+    fixed = {"data.path": pictures(tmp_path / "pictures.npz"), "data.validation_every": 4, "model.stages": "1*8:3 1*8:7"}
+    fixed |= {"train.batch": 8, "train.warmup": 1, "train.lr": 1e-2, "eval.batch": 12}
+    return jaxseq.config("unireplknet_image", **fixed | fields)
+
+
 def test_statistics_travel_through_training_and_checkpoints(tmp_path):
     """A run that is taken up again ends where it had ended, running statistics included, and evaluates by them."""
-    fields = {"data.path": pictures(tmp_path / "pictures.npz"), "data.validation_every": 4, "model.stages": "1*8:3 1*8:7"}
-    fields |= {"train.steps": 40, "train.batch": 8, "train.accumulate": 2, "train.warmup": 1, "train.lr": 1e-2}
-    fields |= {"train.checkpoint_every": 20, "train.keep": 3, "eval.batch": 12}
-    record = train(jaxseq.config("unireplknet_image", **fields), tmp_path)
+    fields = {"train.steps": 40, "train.accumulate": 2, "train.checkpoint_every": 20, "train.keep": 3}
+    record = train(run_of(tmp_path, **fields), tmp_path)
     model, variables, config = load_variables(tmp_path)
     half = load_variables(tmp_path, step=20)[1]
     assert set(half) == set(variables) == {"params", "batch_stats"}
@@ -201,3 +209,29 @@ def test_statistics_travel_through_training_and_checkpoints(tmp_path):
     result = task.evaluate(model, variables)
     assert result["accuracy"] == record["validation_accuracy"] > 0.9
     assert task.evaluate(*merge(model, variables))["loss"] == pytest.approx(result["loss"], rel=1e-3)
+
+
+ON_FOUR = """
+import json, sys
+import jax
+from jaxseq.config import from_dict
+from jaxseq.train import mesh, prepare
+from jaxseq.train.objectives import classification
+
+task = classification.task(from_dict(json.loads(sys.argv[1])))
+for sizes in ({}, {"data": 2, "fsdp": 2}):
+    task.config.mesh.update(sizes)
+    trainer = prepare(task.config, jax.devices()[: 4 if sizes else 1])
+    batch = mesh.put_batch(next(task.batches(0, 1)), trainer.mesh, task.config.train.batch)
+    with trainer.scope():
+        state = jax.jit(trainer.step)(trainer.init(), batch)[0]
+    print(json.dumps([leaf.tolist() for leaf in jax.tree.leaves(state.collections)]))
+"""
+
+
+def test_statistics_are_those_of_all_devices(tmp_path):
+    """A batch on four devices is normalised as one, and its statistics are the whole batch's."""
+    out = wait_for(launch(run_of(tmp_path), tmp_path, 4, ON_FOUR), 300)
+    one, four = map(json.loads, out.splitlines()[-2:])
+    for got, wanted in zip(four, one, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
