@@ -28,8 +28,8 @@ class Mamba2(Mixer):
 
     S_t = exp(dt_t A) S_{t-1} + B_t^T dt_t x_t, y_t = C_t S_t: the retention op with log a = dt A. dt = softplus(dt + b_dt),
     then clipped; A = -exp(A_log) and D are one a head, float32, without weight decay. B and C are shared by the heads of a
-    group, and the norm takes each group's channels by themselves. A starts in U(1, 16), dt's bias at the inverse softplus of a log-uniform step; W_out starts smaller by
-    sqrt(residuals * layers).
+    group, and the norm takes each group's channels by themselves. A starts in U(1, 16), dt's bias at the inverse softplus of a
+    log-uniform step; W_out starts smaller by sqrt(residuals * layers).
     """
 
     expand: int = 2  # inner width = expand * width

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from jaxseq.ops import _decay, _time
 from jaxseq.ops._example import Example
 
-
 CHUNK = 32  # tokens whose triangular system is solved at once
 
 

@@ -66,7 +66,7 @@ def write_config(workdir: str | os.PathLike, config) -> None:
     path = Path(workdir) / "config.json"
     data = to_dict(config)
     if path.exists():
-        keys = differing(_read_json(path), data)
+        keys = differing(to_dict(from_dict(_read_json(path))), data)  # with the defaults of fields that are newer than the file
         harmful = [key for key in keys if not key.startswith(HARMLESS)]
         if harmful and steps(workdir):
             raise UserError(
