@@ -27,6 +27,7 @@ from jaxseq.config import from_dict, to_dict
 from jaxseq.errors import UserError
 from jaxseq.mixers.hyena import Hyena
 from jaxseq.models import _stack
+from jaxseq.ops import _lti
 
 COLUMNS = 256  # of the Hankel matrix at most: what a filter does over so many taps tells its poles
 SLOWEST = 1e-4  # least decay a token of a starting pole; slower ones would barely learn
@@ -91,13 +92,15 @@ def _inverse(p_CN: np.ndarray) -> np.ndarray:
 @functools.partial(jax.jit, static_argnames="steps")
 def _refine(h_CW, poles_CN2, residues_CN2, steps: int, lr: float):
     """Adam on the channels' relative squared errors, each on its own; the rate falls to zero along a cosine."""
-    time_W, scale_C = jnp.arange(h_CW.shape[1]), jnp.maximum(jnp.sum(h_CW**2, axis=1), 1e-30)
+    scale_C = jnp.maximum(jnp.sum(h_CW**2, axis=1), 1e-30)
 
     def loss(parameters):
-        (rate, angle), (re, im) = (jnp.moveaxis(x, -1, 0)[..., None] for x in parameters)
-        decay_CNW = jnp.exp(-nn.softplus(rate) * time_W)
-        modes_CNW = decay_CNW * (re * jnp.cos(angle * time_W) - im * jnp.sin(angle * time_W))
-        return jnp.sum(jnp.sum((h_CW - jnp.sum(modes_CNW, axis=1)) ** 2, axis=1) / scale_C)
+        (rate_CN, angle_CN), residues_CN2 = jnp.moveaxis(parameters[0], -1, 0), parameters[1]
+        p_CM = jnp.exp(-nn.softplus(rate_CN)[..., None, :]) * jnp.stack([jnp.cos(angle_CN), jnp.sin(angle_CN)], axis=-2)
+        start_CM = jnp.moveaxis(residues_CN2, -1, -2)
+        modes, size = rate_CN.shape[-1], (len(h_CW), -1)
+        rows_WCM, _ = _lti.powers(_lti.DIAGONAL, p_CM.reshape(size), start_CM.reshape(size), h_CW.shape[1])
+        return jnp.sum(jnp.sum((h_CW - jnp.sum(rows_WCM[..., :modes], axis=-1).T) ** 2, axis=1) / scale_C)
 
     adam = optax.adam(optax.cosine_decay_schedule(lr, steps))
 
