@@ -69,7 +69,7 @@ def realise(h_CW: np.ndarray, modes: int) -> np.ndarray:
     hankel_CWK = np.lib.stride_tricks.sliding_window_view(padded_CW, columns, axis=1)[:, : taps + 1]
     found = []
     for h_W, hankel_WK in zip(h_CW, hankel_CWK, strict=True):
-        left_WR, value_R, _ = np.linalg.svd(hankel_WK, full_matrices=False)
+        left_WR, value_R = _left(hankel_WK, 2 * modes)
         rank = max(1, min(2 * modes, int((value_R > 1e-12 * value_R[0]).sum())))
         left_WR = left_WR[:, :rank] * np.sqrt(value_R[:rank])
         p = np.linalg.eigvals(np.linalg.lstsq(left_WR[:-1], left_WR[1:], rcond=None)[0])
@@ -81,6 +81,18 @@ def realise(h_CW: np.ndarray, modes: int) -> np.ndarray:
         spare = modes - len(p)  # modes that nobody needs: a fast decay at even angles
         found.append(np.concatenate([p, 0.5 * np.exp(1j * np.pi * (np.arange(spare) + 0.5) / max(spare, 1))]))
     return np.stack(found)
+
+
+def _left(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """At least `rank` leading left singular vectors and their values, by subspace iteration (Halko et al. 2011, §4.5)."""
+    columns = rank + 16
+    if columns >= min(matrix.shape):
+        return np.linalg.svd(matrix, full_matrices=False)[:2]
+    basis = np.linalg.qr(matrix @ np.random.default_rng(0).normal(size=(matrix.shape[1], columns)))[0]
+    for _ in range(2):
+        basis = np.linalg.qr(matrix @ np.linalg.qr(matrix.T @ basis)[0])[0]
+    left, values, _ = np.linalg.svd(basis.T @ matrix, full_matrices=False)
+    return basis @ left, values
 
 
 def _inverse(p_CN: np.ndarray) -> np.ndarray:
