@@ -21,7 +21,7 @@ LENGTHS = (2, 33, 5, 140)  # the last has buffers of its own in full attention
 @functools.cache
 def tiny(name: str):
     stack = re.sub(r"\d+\*", "2*", jaxseq.config(name).model.stack)
-    config = jaxseq.config(name, **{"model.width": 16, "model.stack": stack})
+    config = jaxseq.config(name, **{"model.width": 32, "model.stack": stack})
     model = jaxseq.build(config)
     params = model.init(jax.random.key(1), jnp.zeros((1, 2), jnp.int32))["params"]
     return model, jax.tree.map(lambda x: 2 * x, params)  # far from uniform, so that there is something to sample
