@@ -6,6 +6,7 @@ import numpy as np
 
 FLOAT64 = 1e-10  # between two forms in float64: relative to the largest value of the array
 FINITE_DIFFERENCE = 1e-5  # between a gradient and a central difference in float64
+ROUNDINGS = 33  # of the dtype that the recurrent form may be away from float64
 OWN_ERROR = 16.0  # how many times the recurrent form's own rounding error another form may make in a lower dtype
 LOW_DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 
