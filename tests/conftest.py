@@ -1,5 +1,6 @@
 """Before JAX starts: the CPU, full precision, and one compilation cache for all runs and workers."""
 
+import gc
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -25,6 +26,18 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """Programs that no later test of this worker shares are let go: a process that has mapped the code of some thousands of
+    them dies (Linux: vm.max_map_count)."""
+    if nextitem is not None and _group(nextitem) != _group(item):
+        jax.clear_caches()
+        gc.collect()
+
+
+def _group(item) -> str:
+    return item.get_closest_marker("xdist_group").args[0]
 
 
 @pytest.fixture
