@@ -2,7 +2,8 @@
 
 Depth and width vary, everything else stays as its config says; only where no sound shape comes near enough, the hidden
 width of the channel mixers varies too. Of the shapes within TOLERANCE of the budget the one whose width / layers is
-nearest to that of the config is taken. Parameters are counted on shapes, nothing is allocated.
+nearest to that of the config is taken, and none that is more than LIMIT from it. Parameters are counted on shapes,
+nothing is allocated.
 """
 
 import functools
@@ -20,10 +21,12 @@ from jaxseq.layers import Parameter
 from jaxseq.models import _stack
 
 TOLERANCE = 0.02
-LAST_RESORT = 0.03  # where nothing comes within TOLERANCE
 SOUND = 2.0  # a shape is sound if its width / layers is within this factor of the config's
+LIMIT = 4.0  # where none is sound, the factor within which it must be
 MARGIN = 0.06  # of what a parabola through three widths predicts: hidden sizes and ranks are rounded
-KNOBS = ((8, 1.0), (4, 1.0), (2, 1.0), (8, 0.9), (8, 1.1), (8, 0.8), (8, 1.2))  # width's divisor, factor on hidden widths
+GRAINS = (8, 4, 2)  # of the width
+FACTORS = (0.95, 1.05, 0.9, 1.1, 0.85, 1.15, 0.8, 1.2)  # on hidden widths
+KNOBS = (*((grain, 1.0) for grain in GRAINS), *((GRAINS[0], factor) for factor in FACTORS))
 
 
 class Shape(NamedTuple):
@@ -41,9 +44,8 @@ class Shape(NamedTuple):
 Counter = Callable[[int], tuple[int, tuple[int, ...]] | None]
 
 
-def fit(config: ConfigDict, parameters: int, tolerance: float = TOLERANCE, last_resort: float = LAST_RESORT) -> ConfigDict:
-    """A locked copy of `config` with another model.width and model.stack, within `tolerance` of `parameters`, or, if it has
-    no such shape, the one that comes nearest within `last_resort`.
+def fit(config: ConfigDict, parameters: int, tolerance: float = TOLERANCE) -> ConfigDict:
+    """A locked copy of `config` with another model.width and model.stack, within `tolerance` of `parameters`.
 
     Raises UserError, naming the nearest shape, if no shape comes that near, and whatever the config is at fault for.
     """
@@ -66,10 +68,8 @@ def fit(config: ConfigDict, parameters: int, tolerance: float = TOLERANCE, last_
     if near:
         return reshape(config, min(near, key=lambda shape: shape.distance(aspect)))
     best = min(tried, key=lambda shape: abs(tried[shape] / parameters - 1))
-    if abs(tried[best] / parameters - 1) <= last_resort:
-        return reshape(config, best)
     raise UserError(
-        f"no shape has {parameters:,} parameters within {last_resort:.0%}; the nearest, {reshape(config, best).model.stack} of "
+        f"no shape has {parameters:,} parameters within {tolerance:.0%}; the nearest, {reshape(config, best).model.stack} of "
         f"width {best.width}, has {tried[best]:,}; choose another preset"
     )
 
@@ -98,6 +98,8 @@ def candidates(
         fixed, *layers = sum(row * width ** (len(curve) - 1 - i) for i, row in enumerate(curve))
         for depth in range(1, int(parameters * (1 + MARGIN) / max(sum(layers), 1)) + 2):
             shape = Shape(width, scaled(segments, depth), factor)
+            if shape.distance(aspect) > LIMIT:
+                continue
             predicted = total((fixed, layers), shape.repeats)
             if abs(predicted / parameters - 1) <= TOLERANCE + MARGIN:
                 found.append((shape.distance(aspect), abs(predicted / parameters - 1), shape))

@@ -40,7 +40,7 @@ PRESETS = {
         # So few tokens teach most in many small steps: with rows of 256 tokens, eight a step, a Transformer of this size is no
         # better after 250k tokens than an order-1 Markov model; with rows of 128, two a step, it beats order 2.
         Preset(
-            "quick", parameters=165_000, tokens=250_000, batch=2, length=128, evaluations=4, evaluation_tokens=72_000,
+            "quick", parameters=164_000, tokens=250_000, batch=2, length=128, evaluations=4, evaluation_tokens=72_000,
             speed_tokens=256, speed_lengths=(256, 2048), memory_lengths=(256, 2048, 8192), decode_contexts=(128, 2048, 32768),
             prefill_lengths=(256, 2048), rounds=5,
         ),
