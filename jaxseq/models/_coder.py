@@ -10,6 +10,7 @@ from flax import linen as nn
 from jaxseq.layers import RMSNorm, constrain, fan_in
 from jaxseq.mixers.moe import MoE
 from jaxseq.models import _relative, _transformer
+from jaxseq.models._network import scan
 
 KeysValues = tuple[jax.Array, jax.Array]  # [B, S, H, K], [B, S, H, K]
 
@@ -155,10 +156,10 @@ class Stack(nn.Module):
             sources, kept = state or ((source,) * period, (None,) * period)
             return unit(x_BTD, sources, kept, look, train)
 
-        x_BTD, kept = _transformer.scan(self.blocks, self.units, x_BTD, state, call, self.shape.remat)
+        x_BTD, kept = scan(self.blocks, self.units, x_BTD, state, call, self.shape.remat)
         return self.drop(self.final_norm(x_BTD), deterministic=not train), kept
 
     def keys_values(self, source_BSD: jax.Array):
         """Of the source, for all layers: leaves [units, B, S, H, K], one pair a layer of a unit."""
         call = lambda unit, carry, _: (carry, unit.keys_values(source_BSD))  # noqa: E731
-        return _transformer.scan(self.blocks, self.units, jnp.zeros(()), None, call)[1]
+        return scan(self.blocks, self.units, jnp.zeros(()), None, call)[1]

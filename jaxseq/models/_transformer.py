@@ -1,4 +1,4 @@
-"""What the networks that are no causal language model share: attention over a whole sequence, feed-forward, a scan of layers.
+"""What the networks that are no causal language model share: attention over a whole sequence, feed-forward, a layer of both.
 
 Masks come from positions alone: `segments` numbers the documents of a row, and attention stays inside a document.
 """
@@ -13,12 +13,6 @@ from flax import linen as nn
 from jaxseq.layers import Initializer, LayerNorm, Linear, constrain
 from jaxseq.mixers import _activations
 from jaxseq.ops import _time
-
-REMAT = {
-    "none": None,  # keep every activation
-    "full": jax.checkpoint_policies.nothing_saveable,  # keep each layer's input, compute the rest again
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep the outputs of matrix products
-}
 
 
 def segments(pos_BT: jax.Array) -> jax.Array:
@@ -144,21 +138,3 @@ class Layer(nn.Module):
             x_BTD = constrain(x_BTD + h_BTD, ("batch", "time", None))
             x_BTD = x_BTD if self.norm_first else norms[name](x_BTD)
         return x_BTD
-
-
-def scan(layer: nn.Module, repeats: int, carry: Any, xs: Any, call: Callable, remat: str = "none") -> tuple[Any, Any]:
-    """carry, ys: `repeats` copies of `layer` one after another, `carry, y = call(layer, carry, x)`; compiled once.
-
-    xs, ys: leaves [repeats, …], one slice a copy. What `call` closes over is the same for all of them.
-    """
-    body = call if remat == "none" else nn.remat(call, prevent_cse=False, policy=REMAT[remat])
-    scanned = nn.scan(
-        body,
-        variable_axes={"params": 0, "losses": 0, "intermediates": 0},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=0,
-        out_axes=0,
-        length=repeats,
-        metadata_params={nn.PARTITION_NAME: "layers"},
-    )
-    return scanned(layer, carry, xs)

@@ -10,10 +10,10 @@ from flax import linen as nn
 from ml_collections import ConfigDict, config_dict
 
 from jaxseq.errors import UserError
-from jaxseq.layers import Initializer, LayerNorm, Linear, constrain, metadata, normal, param
+from jaxseq.layers import Initializer, LayerNorm, Linear, constrain, normal, param
 from jaxseq.mixers import _activations
-from jaxseq.models import _transformer
-from jaxseq.models.lm import BYTE_VOCAB, DTYPES, sinusoids
+from jaxseq.models import _positions, _transformer
+from jaxseq.models._network import BYTE_VOCAB, DTYPES, REMAT, Network, check, scan
 from jaxseq.ops import _time
 
 
@@ -26,7 +26,7 @@ class EncoderOutput(NamedTuple):
     classes: jax.Array | None  # [B, classes]
 
 
-class Encoder(nn.Module):
+class Encoder(Network):
     """out = model.apply({"params": params}, tokens, pos=None, types=None, train=False, at=None), an EncoderOutput
 
     tokens, types [B, T] int32; pos [B, T] int32 is the position of a token in its document: 0 begins a document, -1 is
@@ -60,26 +60,14 @@ class Encoder(nn.Module):
     optional: ClassVar[tuple[str, ...]] = ("masked", "pool", "classifier")  # what fine-tuning may add or leave out
 
     @nn.nowrap
-    def init(self, rngs, *inputs, **kwargs):
-        """{"params": plain arrays}; the metadata boxes are in `boxed`."""
-        return nn.meta.unbox(super().init(rngs, *inputs, mutable="params", **kwargs))
-
-    @nn.nowrap
     def example(self) -> tuple[jax.Array]:
         """Inputs that `init` can be given."""
         return (jnp.zeros((1, 2), jnp.int32),)
 
-    @nn.nowrap
-    def boxed(self) -> dict:
-        """{"params": tree of jaxseq.layers.Parameter around ShapeDtypeStructs}: logical axes and optimiser groups."""
-        init = functools.partial(super().init, mutable="params")
-        return metadata(jax.eval_shape(init, jax.random.key(0), *self.example()))
-
     def setup(self):
         std = normal(self.init_std)
         self.embedding_VD = param(self, "embedding", std, (self.vocab, self.width), ("vocab", "embed"))
-        if self.positions == "learned":
-            self.position_SD = param(self, "position", std, (self.max_positions, self.width), (None, "embed"), decay=False)
+        self.position_SD = _positions.table(self, self.positions, self.max_positions, self.width, std)
         if self.types:
             self.type_ND = param(self, "type", std, (self.types, self.width), (None, "embed"), decay=False)
         norm = functools.partial(LayerNorm, self.norm_eps, self.dtype)
@@ -99,18 +87,14 @@ class Encoder(nn.Module):
 
     def __call__(self, tokens, pos=None, types=None, train: bool = False, at=None) -> EncoderOutput:
         chex.assert_rank(tokens, 2)
-        if self.positions == "learned" and tokens.shape[1] > self.max_positions:
-            raise UserError(
-                f"this model has learned {self.max_positions} positions and cannot read {tokens.shape[1]} tokens; "
-                "give it fewer, or raise model.max_positions and train"
-            )
+        _positions.check_length(self.positions, self.max_positions, tokens.shape[1])
         if pos is None:
             pos = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
         segment_BT = _transformer.segments(pos)
         x_BTD = self.embed(jnp.where(segment_BT > 0, tokens, 0), pos, types, train)
         mask_BTS = _transformer.together(segment_BT, segment_BT)
         call = lambda block, x_BTD, _: (block(x_BTD, mask_BTS, train), None)  # noqa: E731
-        x_BTD, _ = _transformer.scan(self.blocks, self.layers, x_BTD, None, call, self.remat)
+        x_BTD, _ = scan(self.blocks, self.layers, x_BTD, None, call, self.remat)
         x_BTD = self.final_norm(x_BTD) if self.norm_first else x_BTD
         x_BTD = _time.select(segment_BT > 0, x_BTD)
         wanted_BMD = x_BTD if at is None else jnp.take_along_axis(x_BTD, at[..., None], axis=1)
@@ -124,11 +108,7 @@ class Encoder(nn.Module):
         return EncoderOutput(x_BTD, logits_BMV, pooled_BD, classes_BN)
 
     def embed(self, tokens_BT, pos_BT, types_BT, train) -> jax.Array:
-        x_BTD = self.embedding_VD[tokens_BT]
-        if self.positions == "learned":
-            x_BTD += self.position_SD[jnp.maximum(pos_BT, 0)]
-        elif self.positions == "sinusoidal":
-            x_BTD += sinusoids(pos_BT, self.width, x_BTD.dtype)
+        x_BTD = _positions.add(self.embedding_VD[tokens_BT], pos_BT, self.positions, self.position_SD)
         if self.types:
             x_BTD += self.type_ND[jnp.zeros_like(tokens_BT) if types_BT is None else types_BT]
         x_BTD = self.first_norm(x_BTD)
@@ -158,9 +138,7 @@ def build(config: ConfigDict) -> Encoder:
     """The model that `config.model` describes. Raises UserError for values that it cannot have."""
     model = config.model.to_dict()
     model.pop("kind")
-    for field, choices in {"positions": POSITIONS, "remat": _transformer.REMAT, "dtype": DTYPES}.items():
-        if model[field] not in choices:
-            raise UserError(f"there is no model.{field} {model[field]!r}; choose one of: {', '.join(choices)}")
+    check(model, positions=_positions.KINDS, remat=REMAT, dtype=DTYPES)
     _activations.find(model["activation"])
     if model["width"] % model["heads"]:
         raise UserError(f"model.width={model['width']} does not divide into model.heads={model['heads']}; make it a multiple")
@@ -170,7 +148,6 @@ def build(config: ConfigDict) -> Encoder:
     return Encoder(**model | {"dtype": DTYPES[model["dtype"]]})
 
 
-POSITIONS = ("learned", "sinusoidal", "none")
 DEFAULTS = {
     "vocab": config_dict.placeholder(int),  # empty: the tokenizer's, and the objective's own ids
     "width": 128,

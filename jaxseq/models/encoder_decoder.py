@@ -12,11 +12,11 @@ from flax import linen as nn
 from ml_collections import ConfigDict, config_dict
 
 from jaxseq.errors import UserError
-from jaxseq.layers import constrain, metadata, normal, param
+from jaxseq.layers import constrain, normal, param
 from jaxseq.mixers import _activations
 from jaxseq.models import _transformer
 from jaxseq.models._coder import KeysValues, Look, Shape, Stack, put
-from jaxseq.models.lm import BYTE_VOCAB, DTYPES
+from jaxseq.models._network import BYTE_VOCAB, DTYPES, REMAT, Network, check
 from jaxseq.ops import _time
 
 
@@ -33,7 +33,7 @@ class DecoderState(NamedTuple):
     segment_B: jax.Array  # int32: of the last token
 
 
-class EncoderDecoder(nn.Module):
+class EncoderDecoder(Network):
     """logits = model.apply({"params": params}, source, tokens, source_pos=None, pos=None, train=False)
 
     source [B, S] and tokens [B, T] int32 -> logits [B, T, V] of the token that follows each of `tokens`, in the accumulation
@@ -66,20 +66,9 @@ class EncoderDecoder(nn.Module):
         return jnp.promote_types(self.dtype, jnp.float32)
 
     @nn.nowrap
-    def init(self, rngs, *inputs, **kwargs):
-        """{"params": plain arrays}; the metadata boxes are in `boxed`."""
-        return nn.meta.unbox(super().init(rngs, *inputs, mutable="params", **kwargs))
-
-    @nn.nowrap
     def example(self) -> tuple[jax.Array, jax.Array]:
         """Inputs that `init` can be given."""
         return jnp.zeros((1, 2), jnp.int32), jnp.zeros((1, 2), jnp.int32)
-
-    @nn.nowrap
-    def boxed(self) -> dict:
-        """{"params": tree of jaxseq.layers.Parameter around ShapeDtypeStructs}: logical axes and optimiser groups."""
-        init = functools.partial(super().init, mutable="params")
-        return metadata(jax.eval_shape(init, jax.random.key(0), *self.example()))
 
     def setup(self):
         table, axes = (self.vocab, self.shape.width), ("vocab", "embed")
@@ -175,9 +164,7 @@ def _check_room(count_B: jax.Array, context: int) -> None:
 def build(config: ConfigDict) -> EncoderDecoder:
     """The model that `config.model` describes. Raises UserError for values that it cannot have."""
     model = config.model.to_dict()
-    for field, choices in {"remat": _transformer.REMAT, "dtype": DTYPES}.items():
-        if model[field] not in choices:
-            raise UserError(f"there is no model.{field} {model[field]!r}; choose one of: {', '.join(choices)}")
+    check(model, remat=REMAT, dtype=DTYPES)
     _activations.find(model["activation"])
     every, layers = model["sparse_every"], (model["encoder_layers"], model["decoder_layers"])
     if every < 0 or any(count % max(every, 1) for count in layers):

@@ -1,6 +1,5 @@
 """The causal language model: embedding, scanned segments of blocks, final norm, head."""
 
-import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,15 +12,10 @@ from ml_collections import ConfigDict, config_dict
 
 from jaxseq import forms, registry
 from jaxseq.errors import UserError
-from jaxseq.layers import NORMS, Streams, constrain, metadata, normal, param
-from jaxseq.models import _stack
+from jaxseq.layers import NORMS, Streams, constrain, normal, param
+from jaxseq.models import _positions, _stack
+from jaxseq.models._network import BYTE_VOCAB, DTYPES, REMAT, Network, check, scan
 from jaxseq.ops import _time
-
-REMAT = {
-    "none": None,  # keep every activation
-    "full": jax.checkpoint_policies.nothing_saveable,  # keep each block's input, compute the rest again
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep the outputs of matrix products
-}
 
 
 class LMState(NamedTuple):
@@ -33,13 +27,7 @@ def _gather(x: jax.Array, order_BT: jax.Array) -> jax.Array:
     return jnp.take_along_axis(x, _time.expand(order_BT, x), axis=1)
 
 
-def sinusoids(pos_BT: jax.Array, width: int, dtype) -> jax.Array:
-    """sin(pos / 10000^(2i/D)) and cos of it in turn [B, T, D] (Vaswani et al. 2017, arXiv:1706.03762, §3.5)."""
-    angle_BTF = pos_BT[..., None] * 10000.0 ** (-jnp.arange(0, width, 2, dtype) / width)
-    return jnp.stack([jnp.sin(angle_BTF), jnp.cos(angle_BTF)], axis=-1).reshape(*pos_BT.shape, -1)[..., :width].astype(dtype)
-
-
-class LM(nn.Module):
+class LM(Network):
     """logits, state = model.apply({"params": params}, tokens, state=None, pos=None, form="chunkwise", train=False)
 
     tokens [B, T] int32 -> logits [B, T, V] in the accumulation dtype, and the LMState after them. pos [B, T]: see
@@ -73,20 +61,9 @@ class LM(nn.Module):
         return sum(self.repeats)
 
     @nn.nowrap
-    def init(self, rngs, tokens, **kwargs):
-        """{"params": plain arrays}; the metadata boxes are in `boxed`."""
-        return nn.meta.unbox(super().init(rngs, tokens, mutable="params", **kwargs))
-
-    @nn.nowrap
     def example(self) -> tuple[jax.Array]:
         """Inputs that `init` can be given."""
         return (jnp.zeros((1, 2), jnp.int32),)
-
-    @nn.nowrap
-    def boxed(self) -> dict:
-        """{"params": tree of jaxseq.layers.Parameter around ShapeDtypeStructs}: logical axes and optimiser groups."""
-        init = functools.partial(super().init, mutable="params")  # no losses
-        return metadata(jax.eval_shape(init, jax.random.key(0), *self.example()))
 
     @nn.nowrap
     def init_state(self, batch: int, context: int | None = None) -> LMState:
@@ -115,9 +92,8 @@ class LM(nn.Module):
     def setup(self):
         shape, axes = (self.vocab, self.width), ("vocab", "embed")
         self.embedding_VD = param(self, "embedding", normal(self.embedding_std), shape, axes)
-        if self.positions == "learned":
-            table = (self.max_positions, self.width)
-            self.position_SD = param(self, "position", normal(self.embedding_std), table, (None, "embed"), decay=False)
+        std = normal(self.embedding_std)
+        self.position_SD = _positions.table(self, self.positions, self.max_positions, self.width, std)
         if not self.tied:
             self.head_VD = param(self, "head", normal(self.head_scale * self.width**-0.5), shape, axes)
         if self.embedding_norm:
@@ -134,10 +110,7 @@ class LM(nn.Module):
     def embed(self, tokens_BT: jax.Array, pos_BT: jax.Array) -> tuple[jax.Array, Streams]:
         """x_BTD in front of the first block, and the streams' zeros."""
         x_BTD = self.embedding_VD[tokens_BT] * self.embedding_scale
-        if self.positions == "learned":
-            x_BTD += self.position_SD[jnp.maximum(pos_BT, 0)]
-        elif self.positions == "sinusoidal":
-            x_BTD += sinusoids(pos_BT, self.width, x_BTD.dtype)
+        x_BTD = _positions.add(x_BTD, pos_BT, self.positions, self.position_SD)
         x_BTD = self.first_norm(x_BTD) if self.embedding_norm else x_BTD
         streams = {name for block in self.blocks for mixer in block.mixers for name in mixer.streams}
         zeros_BTD = jnp.zeros(x_BTD.shape, self.dtype)
@@ -166,9 +139,14 @@ class LM(nn.Module):
         valid_BT = _time.valid(pos_BT)
         carry = self.embed(jnp.where(valid_BT, tokens_BT, 0), pos_BT)
         after, layer = [], 0
+
+        def call(block, carry, x):
+            *carry, state = block(*carry, x[0], pos_BT, form, x[1], train)
+            return tuple(carry), state
+
         for i, (repeats, block) in enumerate(zip(self.repeats, self.blocks, strict=True)):
             before = None if state is None else state.segments[i]
-            carry, s = self._segment(block, repeats, carry, before, pos_BT, form, layer, train)
+            carry, s = scan(block, repeats, carry, (before, layer + jnp.arange(repeats)), call, self.remat)
             after.append(s)
             layer += repeats
         x_BTD = _time.select(valid_BT, self.final_norm(carry[0]))
@@ -179,32 +157,8 @@ class LM(nn.Module):
             next_pos_B = jnp.where(valid_BT[:, 0], last_pos_B + 1, next_pos_B)
         return x_BTD, LMState(tuple(after), next_pos_B)
 
-    def _segment(self, block, repeats, carry, state, pos_BT, form, layer, train):
-        """`repeats` blocks as one scan, so that compile time does not grow with depth."""
-
-        def body(block, carry, state, layer):  # form, pos and train are closed over: static or the same for all layers
-            *carry, state = block(*carry, state, pos_BT, form, layer, train)
-            return tuple(carry), state
-
-        if self.remat != "none":
-            body = nn.remat(body, prevent_cse=False, policy=REMAT[self.remat])
-        scan = nn.scan(
-            body,
-            variable_axes={"params": 0, "losses": 0, "intermediates": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=0,
-            out_axes=0,
-            length=repeats,
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )
-        return scan(block, carry, state, layer + jnp.arange(repeats))
-
     def _check_room(self, state, tokens, pos):
-        if self.positions == "learned" and tokens.shape[1] > self.max_positions:
-            raise UserError(
-                f"this model has learned {self.max_positions} positions and cannot read {tokens.shape[1]} tokens; "
-                "give it fewer, or raise model.max_positions and train"
-            )
+        _positions.check_length(self.positions, self.max_positions, tokens.shape[1])
         if state is None or any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((state, pos))):
             return
         room_B = self.room(state)
@@ -224,10 +178,7 @@ class LM(nn.Module):
 def build(config: ConfigDict) -> LM:
     """The model that `config.model` describes. Raises UserError for an unknown mixer, norm, dtype or remat policy."""
     model = config.model
-    known = dict(norm=NORMS, remat=REMAT, dtype=DTYPES, residual_dtype=DTYPES, positions=POSITIONS)
-    for field, choices in known.items():
-        if model[field] not in choices:
-            raise UserError(f"there is no model.{field} {model[field]!r}; choose one of: {', '.join(choices)}")
+    check(model, norm=NORMS, remat=REMAT, dtype=DTYPES, residual_dtype=DTYPES, positions=_positions.KINDS)
     segments, dtype = _stack.parse(model.stack), DTYPES[model.dtype]
     block_class = registry.load_class("blocks", model.block)
     own = model.get(model.block, ConfigDict()).to_dict()  # the fields that this kind of block adds
@@ -241,7 +192,12 @@ def build(config: ConfigDict) -> LM:
     blocks = tuple(
         block_class(
             mixers=tuple(map(mixer, segment.labels, _stack.paths(segment.labels))),
-            norm=model.norm, norm_eps=model.norm_eps, dropout=model.dropout, dtype=dtype, parent=None, **own,
+            norm=model.norm,
+            norm_eps=model.norm_eps,
+            dropout=model.dropout,
+            dtype=dtype,
+            parent=None,
+            **own,
         )  # fmt: skip
         for segment in segments
     )
@@ -274,6 +230,3 @@ DEFAULTS = {
     "remat": "none",
     "dropout": 0.0,
 }
-POSITIONS = ("none", "learned", "sinusoidal")
-BYTE_VOCAB = 257  # 256 bytes and the document boundary, for a config that names no vocabulary
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}

@@ -1,6 +1,5 @@
 """A stack of recurrent layers on vectors, one or both ways in time, as torch.nn.LSTM and GRU and the SRU package have it."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +12,8 @@ from ml_collections import ConfigDict
 
 from jaxseq import forms
 from jaxseq.errors import UserError
-from jaxseq.layers import Linear, metadata, param, uniform
-from jaxseq.models.lm import DTYPES
+from jaxseq.layers import Linear, param, uniform
+from jaxseq.models._network import DTYPES, Network, check
 from jaxseq.ops import _time, gru, lstm, sru
 
 CELLS = {"lstm": lstm, "gru": gru, "sru": sru}
@@ -105,7 +104,7 @@ def turned(pos_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
     return order_BT, jnp.where(valid_BT, jnp.where(last_BT, _time.START, _time.START + 1), _time.PAD)
 
 
-class RNN(nn.Module):
+class RNN(Network):
     """y, state = model.apply({"params": params}, x, state=None, pos=None, form="recurrent", train=False)
 
     x [B, T, inputs] -> y [B, T, hidden], or [B, T, 2 hidden] where bidirectional: forward, then backward. state: a tuple over
@@ -125,20 +124,9 @@ class RNN(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.nowrap
-    def init(self, rngs, *inputs, **kwargs):
-        """{"params": plain arrays}; the metadata boxes are in `boxed`."""
-        return nn.meta.unbox(super().init(rngs, *inputs, mutable="params", **kwargs))
-
-    @nn.nowrap
     def example(self) -> tuple[jax.Array]:
         """Inputs that `init` can be given."""
         return (jnp.zeros((1, 2, self.inputs), self.dtype),)
-
-    @nn.nowrap
-    def boxed(self) -> dict:
-        """{"params": tree of jaxseq.layers.Parameter around ShapeDtypeStructs}: logical axes and optimiser groups."""
-        init = functools.partial(super().init, mutable="params")
-        return metadata(jax.eval_shape(init, jax.random.key(0), *self.example()))
 
     @property
     def directions(self) -> tuple[str, ...]:
@@ -179,9 +167,7 @@ def build(config: ConfigDict) -> RNN:
     """The model that `config.model` describes. Raises UserError for an unknown cell or dtype."""
     model = config.model.to_dict()
     model.pop("kind")
-    for field, choices in {"cell": CELLS, "dtype": DTYPES}.items():
-        if model[field] not in choices:
-            raise UserError(f"there is no model.{field} {model[field]!r}; choose one of: {', '.join(choices)}")
+    check(model, cell=CELLS, dtype=DTYPES)
     if model["cell"] == "sru" and (model["bidirectional"] or not model["bias"]):
         raise UserError("SRU layers run forward in time and have biases; set model.bidirectional=false and model.bias=true")
     return RNN(**model | {"dtype": DTYPES[model["dtype"]]})

@@ -9,14 +9,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from jaxseq.errors import UserError
-from jaxseq.layers import Linear, metadata, normal, param
-from jaxseq.models.lm import DTYPES
+from jaxseq.layers import Linear, normal, param
+from jaxseq.models._network import DTYPES, Network, check
 from jaxseq.models.rnn import CELLS, GatedLayer
 from jaxseq.ops import _time
 
 
-class Seq2SeqRNN(nn.Module):
+class Seq2SeqRNN(Network):
     """logits, state = model.apply({"params": params}, tokens, state, pos, source, source_pos, form="recurrent", train=False)
 
     source [B, S] int32 is read by the encoder, whose last state is the decoder's first; tokens [B, T] int32 are what the decoder
@@ -32,21 +31,10 @@ class Seq2SeqRNN(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.nowrap
-    def init(self, rngs, *inputs, **kwargs):
-        """{"params": plain arrays}; the metadata boxes are in `boxed`."""
-        return nn.meta.unbox(super().init(rngs, *inputs, mutable="params", **kwargs))
-
-    @nn.nowrap
     def example(self) -> tuple[jax.Array, None, None, jax.Array]:
         """Inputs that `init` can be given."""
         tokens_BT = jnp.zeros((1, 2), jnp.int32)
         return tokens_BT, None, None, tokens_BT
-
-    @nn.nowrap
-    def boxed(self) -> dict:
-        """{"params": tree of jaxseq.layers.Parameter around ShapeDtypeStructs}: logical axes and optimiser groups."""
-        init = functools.partial(super().init, mutable="params")
-        return metadata(jax.eval_shape(init, jax.random.key(0), *self.example()))
 
     @nn.nowrap
     def init_state(self, batch: int, context: int | None = None):
@@ -97,10 +85,7 @@ def build(config: ConfigDict) -> Seq2SeqRNN:
     """The model that `config.model` describes. Raises UserError for an unknown cell or dtype."""
     model = config.model.to_dict()
     model.pop("kind")
-    gated = {name: op for name, op in CELLS.items() if hasattr(op, "GATES")}
-    for field, choices in {"cell": gated, "dtype": DTYPES}.items():
-        if model[field] not in choices:
-            raise UserError(f"there is no model.{field} {model[field]!r}; choose one of: {', '.join(choices)}")
+    check(model, cell=[name for name, op in CELLS.items() if hasattr(op, "GATES")], dtype=DTYPES)
     return Seq2SeqRNN(**model | {"dtype": DTYPES[model["dtype"]]})
 
 

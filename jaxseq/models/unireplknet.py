@@ -4,21 +4,20 @@ Its causal counterpart for sequences is the mixer `unireplk`.
 """
 
 import re
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict, config_dict
 
 from jaxseq.errors import UserError
-from jaxseq.layers import LayerNorm, Linear, metadata
+from jaxseq.layers import LayerNorm, Linear
 from jaxseq.mixers import _reparam
 from jaxseq.models import _unireplknet_blocks as parts
+from jaxseq.models._network import DTYPES, REMAT, Network, check, scan
 from jaxseq.models._unireplknet_merge import merge
 from jaxseq.models._unireplknet_tiles import tiled
-from jaxseq.models.lm import DTYPES, REMAT
 from jaxseq.ops import _time
 
 __all__ = ["DEFAULTS", "UniRepLKNet", "build", "merge", "tiled"]
@@ -75,7 +74,7 @@ class Group(nn.Module):
         return x_BYXD
 
 
-class UniRepLKNet(nn.Module):
+class UniRepLKNet(Network):
     """logits = model.apply(variables, images, train=False)
 
     images [B, rows, columns, channels] -> logits [B, classes] in the accumulation dtype, or with `features=True`, and always
@@ -96,21 +95,13 @@ class UniRepLKNet(nn.Module):
     remat: str = "none"
     dtype: Any = jnp.float32
 
-    @nn.nowrap
-    def init(self, rngs, images=None, **kwargs) -> dict:
-        """{"params", "batch_stats"}: plain arrays; the metadata boxes are in `boxed`."""
-        return nn.meta.unbox(super().init(rngs, *(self.example() if images is None else (images,)), **kwargs))
+    collections: ClassVar[tuple[str, ...]] = ("params", "batch_stats")
 
     @nn.nowrap
     def example(self) -> tuple:
         """What `init` needs to see: the smallest image."""
         side = 2 ** (1 + len(self.stages))
         return (jnp.zeros((1, side, side, self.channels), self.dtype),)
-
-    @nn.nowrap
-    def boxed(self) -> dict:
-        """{"params", "batch_stats"}: trees of jaxseq.layers.Parameter around ShapeDtypeStructs."""
-        return metadata(jax.eval_shape(super().init, jax.random.key(0), *self.example()))
 
     @nn.nowrap
     def fields(self, stage: Stage) -> tuple[tuple[str, Any], ...]:
@@ -127,11 +118,12 @@ class UniRepLKNet(nn.Module):
         self.head = Linear((self.classes,), ("embed", "vocab"), 1, True, parts.INIT, self.dtype)
 
     def __call__(self, images, train: bool = False, features: bool = False):
+        call = lambda group, x_BYXD, rates: (group(x_BYXD, rates, train), None)  # noqa: E731
         x_BYXD, maps, done = self.stem(images), [], 0
         rates = np.linspace(0, self.drop_path, sum(stage.depth for stage in self.stages), dtype=np.float32)
         for i, stage in enumerate(self.stages):
             own = rates[done : done + stage.depth].reshape(stage.repeats, -1) if self.drop_path and train else None
-            x_BYXD = self._scan(self.stage[i], stage.repeats, self.reduce[i](x_BYXD), own, train)
+            x_BYXD, _ = scan(self.stage[i], stage.repeats, self.reduce[i](x_BYXD), own, call, self.remat)
             maps.append(x_BYXD)
             done += stage.depth
         if features or not self.classes:
@@ -142,31 +134,11 @@ class UniRepLKNet(nn.Module):
         """Logits from the mean of the last stage's map."""
         return self.head(self.norm(mean_BD)).astype(mean_BD.dtype)
 
-    def _scan(self, group, repeats, x_BYXD, rates, train):
-        """The groups of a stage as one scan, so that compile time does not grow with depth."""
-
-        def body(group, x_BYXD, rates):
-            return group(x_BYXD, rates, train), None
-
-        if self.remat != "none":
-            body = nn.remat(body, prevent_cse=False, policy=REMAT[self.remat])
-        scan = nn.scan(
-            body,
-            variable_axes={"params": 0, "batch_stats": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=0,
-            length=repeats,
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )
-        return scan(group, x_BYXD, rates)[0]
-
 
 def build(config: ConfigDict) -> UniRepLKNet:
     """The model that `config.model` describes. Raises UserError for stages, dtypes and policies that there are not."""
     model = config.model
-    for field, choices in dict(dtype=DTYPES, remat=REMAT).items():
-        if model[field] not in choices:
-            raise UserError(f"there is no model.{field} {model[field]!r}; choose one of: {', '.join(choices)}")
+    check(model, dtype=DTYPES, remat=REMAT)
     if not 0 <= model.drop_path < 1:
         raise UserError(f"model.drop_path={model.drop_path} is outside [0, 1); give a fraction")
     same = {name: model[name] for name in ("channels", "drop_path", "layer_scale", "momentum", "merged", "remat")}

@@ -1,6 +1,5 @@
 """Vision Transformer: an image is a sequence of patches (Dosovitskiy et al. 2021, arXiv:2010.11929)."""
 
-import functools
 from typing import Any, ClassVar, NamedTuple
 
 import chex
@@ -10,10 +9,10 @@ from flax import linen as nn
 from ml_collections import ConfigDict, config_dict
 
 from jaxseq.errors import UserError
-from jaxseq.layers import LayerNorm, Linear, constrain, metadata, normal, param, xavier_uniform
+from jaxseq.layers import LayerNorm, Linear, constrain, normal, param, xavier_uniform
 from jaxseq.mixers import _activations
 from jaxseq.models import _transformer
-from jaxseq.models.lm import DTYPES
+from jaxseq.models._network import DTYPES, REMAT, Network, check, scan
 from jaxseq.ops import _time
 
 
@@ -29,7 +28,7 @@ def patches(images_BYXC: jax.Array, side: int) -> jax.Array:
     return x.swapaxes(2, 3).reshape(images_BYXC.shape[0], rows * columns, side, side, images_BYXC.shape[3])
 
 
-class ViT(nn.Module):
+class ViT(Network):
     """out = model.apply({"params": params}, images, train=False), a ViTOutput
 
     images [B, size, size, channels], about zero and in [-1, 1] as the objective `classification` gives them. z = [class;
@@ -56,20 +55,9 @@ class ViT(nn.Module):
     optional: ClassVar[tuple[str, ...]] = ("classifier",)  # what fine-tuning may add or leave out
 
     @nn.nowrap
-    def init(self, rngs, *inputs, **kwargs):
-        """{"params": plain arrays}; the metadata boxes are in `boxed`."""
-        return nn.meta.unbox(super().init(rngs, *inputs, mutable="params", **kwargs))
-
-    @nn.nowrap
     def example(self) -> tuple[jax.Array]:
         """Inputs that `init` can be given."""
         return (jnp.zeros((1, self.size, self.size, self.channels), self.dtype),)
-
-    @nn.nowrap
-    def boxed(self) -> dict:
-        """{"params": tree of jaxseq.layers.Parameter around ShapeDtypeStructs}: logical axes and optimiser groups."""
-        init = functools.partial(super().init, mutable="params")
-        return metadata(jax.eval_shape(init, jax.random.key(0), *self.example()))
 
     def setup(self):
         length, axes = 1 + (self.size // self.patch) ** 2, (None, None, None, "embed")
@@ -94,7 +82,7 @@ class ViT(nn.Module):
         x_BTD = jnp.concatenate([class_B1D, x_BND], axis=1) + self.position_SD.astype(x_BND.dtype)
         x_BTD = constrain(self.drop(x_BTD, deterministic=not train), ("batch", None, None))
         call = lambda block, x_BTD, _: (block(x_BTD, None, train), None)  # noqa: E731
-        x_BTD, _ = _transformer.scan(self.blocks, self.layers, x_BTD, None, call, self.remat)
+        x_BTD, _ = scan(self.blocks, self.layers, x_BTD, None, call, self.remat)
         x_BTD = self.final_norm(x_BTD)
         classes_BN = self.classifier(x_BTD[:, 0]).astype(_time.accumulation_dtype(x_BTD)) if self.classes else None
         return ViTOutput(x_BTD, classes_BN)
@@ -104,9 +92,7 @@ def build(config: ConfigDict) -> ViT:
     """The model that `config.model` describes. Raises UserError for values that it cannot have."""
     model = config.model.to_dict()
     model.pop("kind")
-    for field, choices in {"remat": _transformer.REMAT, "dtype": DTYPES}.items():
-        if model[field] not in choices:
-            raise UserError(f"there is no model.{field} {model[field]!r}; choose one of: {', '.join(choices)}")
+    check(model, remat=REMAT, dtype=DTYPES)
     _activations.find(model["activation"])
     for whole, part in (("size", "patch"), ("width", "heads")):
         if model[part] < 1 or model[whole] % model[part]:

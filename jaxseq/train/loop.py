@@ -110,7 +110,7 @@ class _Run:
         source = self.config.train.init
         if not source:
             return self.trainer.init()
-        found = restore_variables(source, self.trainer.abstract.variables, heads=getattr(self.trainer.model, "optional", ()))
+        found = restore_variables(source, self.trainer.abstract.variables, heads=self.trainer.model.optional)
         if found["params"].keys() != self.trainer.abstract.params.keys():  # a head that the weights do not have
             found["params"] = self.trainer.fresh()["params"] | found["params"]
         return self.trainer.init(found)
