@@ -83,7 +83,8 @@ def test_a_file(tmp_path):
     model, params = convert.from_pretrained(tmp_path / "tiny.gguf")
     assert model == imported("hf/llama", "llama")[0].clone(tied=True)
     np.testing.assert_array_equal(params["embedding"], tensors["token_embd.weight"])
-    name, text = convert.tokenizer(tmp_path / "tiny.gguf", "gguf/llama")
+    source, theirs, _ = convert.open_source(tmp_path / "tiny.gguf")
+    name, text = convert.tokenizer(tmp_path / "tiny.gguf", source, theirs)
     assert json.loads(text) == json.loads(gguf_llama.tokenizer(metadata))
 
 

@@ -29,8 +29,8 @@ def run(args):
     from jaxseq import convert
     from jaxseq.train import checkpoints
 
-    source, config, model, params = convert.open_model(args.source_path, args.source, args.dtype)
-    tokenizer = convert.tokenizer(args.source_path, source, args.tokenizer)
+    source, theirs, config, model, params = convert.open_model(args.source_path, args.source, args.dtype)
+    tokenizer = convert.tokenizer(args.source_path, source, theirs, args.tokenizer)
     target.mkdir(parents=True, exist_ok=True)
     with config.unlocked():
         if tokenizer:

@@ -151,7 +151,7 @@ def from_pretrained(path: str | Path, source: str | None = None, dtype: Any = No
 
 
 def open_model(path: str | Path, source: str | None = None, dtype: Any = None, mesh: Mesh | None = None):
-    """(source, our config, model, params) of a whole model; `from_pretrained` for those who also want a workdir.
+    """(source, their config, ours, model, params) of a whole model; `from_pretrained` for those who also want a workdir.
 
     Raises UserError for a source of single layers, which have no config.
     """
@@ -160,11 +160,14 @@ def open_model(path: str | Path, source: str | None = None, dtype: Any = None, m
     if not hasattr(module, "config"):
         raise UserError(f"{source} is a single layer and no model; open it with jaxseq.convert.from_state_dict")
     model, params = from_state_dict(source, theirs, tensors, dtype, mesh)
-    return source, module.config(theirs), model, params
+    return source, theirs, module.config(theirs), model, params
 
 
-def tokenizer(path: str | Path, source: str, file: str | Path | None = None) -> tuple[str, str] | None:
-    """(file name, text) of the tokenizer that comes with a checkpoint, or of `file`; None if there is none."""
+def tokenizer(path: str | Path, source: str, theirs: Mapping, file: str | Path | None = None) -> tuple[str, str] | None:
+    """(file name, text) of the tokenizer that comes with a checkpoint, or of `file`; None if there is none.
+
+    theirs: their config, as `open_model` and `open_source` give it.
+    """
     path = Path(path)
     beside = (path if path.is_dir() else path.parent) / "tokenizer.json"
     chosen = Path(file) if file else beside
@@ -173,7 +176,7 @@ def tokenizer(path: str | Path, source: str, file: str | Path | None = None) -> 
     if file:
         raise UserError(f"there is no tokenizer {file}; give a tokenizers JSON file, or leave it out")
     module = _module(source)
-    text = module.tokenizer(_files.read(path)[0]) if hasattr(module, "tokenizer") else None
+    text = module.tokenizer(theirs) if hasattr(module, "tokenizer") else None
     return text and ("tokenizer.json", text)
 
 

@@ -4,24 +4,11 @@ from typing import Any
 
 from flax import linen as nn
 
-from jaxseq.models.lm import LM
-
 LLAMA = {"window": None, "rotary": True, "rotary_fraction": 1.0, "interleaved": False, "alibi": False}  # its attention
 
 
 def has(module: nn.Module, **fields: Any) -> bool:
     return all(getattr(module, name) == value for name, value in fields.items())
-
-
-def mixers(model: Any, block: str, *names: str, **fields: Any) -> tuple | None:
-    """The mixers of a causal LM of one segment of such blocks, if they are of these classes and the model's other fields are
-    as in `fields`; else None."""
-    fields = {"positions": "none", "embedding_norm": False, "embedding_scale": 1.0} | fields
-    if not isinstance(model, LM) or len(model.blocks) != 1 or not has(model, **fields):
-        return None
-    found = model.blocks[0]
-    same = type(found).__name__ == block and [type(mixer).__name__ for mixer in found.mixers] == list(names)
-    return found.mixers if same else None
 
 
 def same_biases(attention: nn.Module) -> bool:

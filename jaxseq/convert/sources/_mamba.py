@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+from ml_collections import ConfigDict
+
+from jaxseq.config import base
 from jaxseq.convert._table import Entry, linear, norm, same
 from jaxseq.convert.sources import _stacks
 from jaxseq.errors import UserError
@@ -20,6 +23,40 @@ def wanted(source: str, theirs: dict, **values) -> None:
     """Raises UserError for a field that is there with another value."""
     if other := [name for name, value in values.items() if theirs.get(name, value) != value]:
         raise UserError(f"{source} reads models with {other[0]}={values[other[0]]!r}; this one has {theirs[other[0]]!r}")
+
+
+def frame(source: str, label: str, theirs: dict, tied: bool, **values) -> ConfigDict:
+    """Of transformers' config all but the mixer. values: what more of its fields must be."""
+    wanted(source, theirs, use_bias=False, use_conv_bias=True, hidden_act="silu", **values)
+    cfg = base()
+    cfg.model.stack = f"{theirs['num_hidden_layers']}*({label})"
+    cfg.model.width, cfg.model.vocab = theirs["hidden_size"], theirs["vocab_size"]
+    cfg.model.norm_eps = theirs.get("layer_norm_epsilon", 1e-5)
+    cfg.model.tied = theirs.get("tie_word_embeddings", tied)
+    return cfg
+
+
+def steps(theirs: dict) -> dict:
+    """Fields of the mixer that transformers' config has."""
+    return {ours: theirs[name] for ours, name in STEPS.items() if name in theirs}
+
+
+def described(model, mixer) -> dict:
+    """What transformers' configs of both say."""
+    return {theirs: getattr(mixer, ours) for ours, theirs in STEPS.items()} | {
+        "vocab_size": model.vocab,
+        "hidden_size": model.width,
+        "num_hidden_layers": model.layers,
+        "state_size": mixer.state_size,
+        "conv_kernel": mixer.taps,
+        "expand": mixer.expand,
+        "layer_norm_epsilon": model.norm_eps,
+        "hidden_act": "silu",
+        "use_bias": False,
+        "use_conv_bias": True,
+        "residual_in_fp32": True,
+        "tie_word_embeddings": model.tied,
+    }
 
 
 def entries(label: str, layers: Sequence[int], embedding: str, tied: bool) -> list[Entry]:

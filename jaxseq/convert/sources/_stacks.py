@@ -1,14 +1,16 @@
 """Recognising our models, for `describe`."""
 
+from typing import Any
+
 from jaxseq.models.lm import LM
 
 
-def mixers(model, *segments: tuple[str, ...], **fields) -> list[tuple] | None:
-    """The mixers of each segment, if `model` is a causal LM of these mixer classes alone in residual blocks without positions,
-    its other fields being as in `fields`; else None."""
+def mixers(model: Any, *segments: tuple[str, ...], block: str = "Residual", **fields: Any) -> list[tuple] | None:
+    """The mixers of each segment, if `model` is a causal LM of these mixer classes alone in blocks of this class, its other
+    fields being as in `fields`, without positions and scaling unless they say so; else None."""
     fields = {"positions": "none", "embedding_norm": False, "embedding_scale": 1.0} | fields
     if not isinstance(model, LM) or any(getattr(model, name) != value for name, value in fields.items()):
         return None
-    found = [tuple(type(mixer).__name__ for mixer in block.mixers) for block in model.blocks]
-    residual = all(type(block).__name__ == "Residual" for block in model.blocks)
-    return [block.mixers for block in model.blocks] if residual and found == list(segments) else None
+    found = [tuple(type(mixer).__name__ for mixer in each.mixers) for each in model.blocks]
+    alike = all(type(each).__name__ == block for each in model.blocks)
+    return [each.mixers for each in model.blocks] if alike and found == list(segments) else None

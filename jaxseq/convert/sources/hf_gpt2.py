@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from jaxseq.config import base, finish
 from jaxseq.convert._table import Entry, norm, reshaped, same, split
-from jaxseq.convert.sources import _decoders
+from jaxseq.convert.sources import _decoders, _stacks
 from jaxseq.errors import UserError
 
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu"}
@@ -40,10 +40,10 @@ def config(theirs: dict) -> ConfigDict:
 
 
 def describe(model) -> dict | None:
-    mixers = _decoders.mixers(model, "Residual", "Attention", "MLP", norm="layernorm", positions="learned")
-    if not mixers:
+    found = _stacks.mixers(model, ("Attention", "MLP"), norm="layernorm", positions="learned")
+    if not found:
         return None
-    attention, mlp = mixers
+    ((attention, mlp),) = found
     wanted = {"window": None, "rotary": False, "alibi": False, "bias": True}
     names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     plain = _decoders.has(attention, **wanted) and _decoders.same_biases(attention) and _decoders.even_heads(attention)

@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 
 from jaxseq.config import base, finish
 from jaxseq.convert._table import Entry, linear, norm, same
-from jaxseq.convert.sources import _decoders
+from jaxseq.convert.sources import _decoders, _stacks
 from jaxseq.errors import UserError
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh", "relu": "relu", "silu": "silu"}
@@ -47,11 +47,12 @@ def config(theirs: dict) -> ConfigDict:
 
 
 def describe(model) -> dict | None:
-    parallel = _decoders.mixers(model, "Parallel", "Attention", "MLP", norm="layernorm")
-    mixers = parallel or _decoders.mixers(model, "Residual", "Attention", "MLP", norm="layernorm")
-    if not mixers or (parallel and model.blocks[0].shared_norm):
+    kind = ("Attention", "MLP")
+    parallel = _stacks.mixers(model, kind, block="Parallel", norm="layernorm")
+    found = parallel or _stacks.mixers(model, kind, norm="layernorm")
+    if not found or (parallel and model.blocks[0].shared_norm):
         return None
-    attention, mlp = mixers
+    ((attention, mlp),) = found
     wanted = _decoders.LLAMA | {"rotary_fraction": attention.rotary_fraction}
     names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     plain = _decoders.has(attention, **wanted) and _decoders.same_biases(attention) and _decoders.even_heads(attention)

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from jaxseq.config import base, finish
+from jaxseq.config import finish
 from jaxseq.convert._table import Entry
 from jaxseq.convert.sources import _mamba
 
@@ -14,22 +14,15 @@ def recognises(theirs: dict, names: set[str]) -> bool:
 def fields(theirs: dict) -> dict:
     """Of the mixer; also Falcon Mamba's."""
     width, rank = theirs["hidden_size"], theirs.get("time_step_rank", "auto")
-    steps = {ours: theirs[name] for ours, name in _mamba.STEPS.items() if name in theirs}
-    return steps | {
+    return _mamba.steps(theirs) | {
         "expand": theirs.get("expand", 2), "state_size": theirs.get("state_size", 16), "taps": theirs.get("conv_kernel", 4),
         "dt_rank": -(-width // 16) if rank == "auto" else rank,
     }  # fmt: skip
 
 
 def config(theirs: dict, source: str = "hf/mamba", **more) -> ConfigDict:
-    width = theirs["hidden_size"]
-    inner = theirs.get("expand", 2) * width
-    _mamba.wanted(source, theirs, use_bias=False, use_conv_bias=True, hidden_act="silu", intermediate_size=inner)
-    cfg = base()
-    cfg.model.stack = f"{theirs['num_hidden_layers']}*(mamba)"
-    cfg.model.width, cfg.model.vocab = width, theirs["vocab_size"]
-    cfg.model.norm_eps = theirs.get("layer_norm_epsilon", 1e-5)
-    cfg.model.tied = theirs.get("tie_word_embeddings", True)
+    inner = theirs.get("expand", 2) * theirs["hidden_size"]
+    cfg = _mamba.frame(source, "mamba", theirs, True, intermediate_size=inner)
     cfg.model.mamba = fields(theirs) | more
     return finish(cfg)
 
@@ -38,23 +31,11 @@ def describe(model, selected_norm: str = "none", name: str = "mamba", architectu
     mixer = _mamba.mixer(model, "Mamba")
     if mixer is None or mixer.selected_norm != selected_norm:
         return None
-    return {theirs: getattr(mixer, ours) for ours, theirs in _mamba.STEPS.items()} | {
+    return _mamba.described(model, mixer) | {
         "architectures": [architecture],
         "model_type": name,
-        "vocab_size": model.vocab,
-        "hidden_size": model.width,
         "intermediate_size": mixer.expand * model.width,
-        "num_hidden_layers": model.layers,
-        "state_size": mixer.state_size,
-        "conv_kernel": mixer.taps,
-        "expand": mixer.expand,
         "time_step_rank": mixer.dt_rank or -(-model.width // 16),
-        "layer_norm_epsilon": model.norm_eps,
-        "hidden_act": "silu",
-        "use_bias": False,
-        "use_conv_bias": True,
-        "residual_in_fp32": True,
-        "tie_word_embeddings": model.tied,
     }
 
 

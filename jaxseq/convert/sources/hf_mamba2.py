@@ -4,7 +4,7 @@ import math
 
 from ml_collections import ConfigDict
 
-from jaxseq.config import base, finish
+from jaxseq.config import finish
 from jaxseq.convert._table import Entry
 from jaxseq.convert.sources import _mamba
 
@@ -16,16 +16,11 @@ def recognises(theirs: dict, names: set[str]) -> bool:
 def config(theirs: dict) -> ConfigDict:
     inner = theirs.get("expand", 2) * theirs["hidden_size"]
     size = inner // theirs["num_heads"]
-    _mamba.wanted("hf/mamba2", theirs, use_bias=False, use_conv_bias=True, hidden_act="silu", head_dim=size)
-    cfg = base()
-    cfg.model.stack = f"{theirs['num_hidden_layers']}*(mamba2)"
-    cfg.model.width, cfg.model.vocab = theirs["hidden_size"], theirs["vocab_size"]
-    cfg.model.norm_eps = eps = theirs.get("layer_norm_epsilon", 1e-5)
-    cfg.model.tied = theirs.get("tie_word_embeddings", False)
+    cfg = _mamba.frame("hf/mamba2", "mamba2", theirs, False, head_dim=size)
     low, high = theirs.get("time_step_limit", (0.0, math.inf))
-    cfg.model.mamba2 = {ours: theirs[name] for ours, name in _mamba.STEPS.items() if name in theirs} | {
+    cfg.model.mamba2 = _mamba.steps(theirs) | {
         "expand": theirs.get("expand", 2), "heads": theirs["num_heads"], "groups": theirs.get("n_groups", 8),
-        "state_size": theirs.get("state_size", 128), "taps": theirs.get("conv_kernel", 4), "eps": eps,
+        "state_size": theirs.get("state_size", 128), "taps": theirs.get("conv_kernel", 4), "eps": cfg.model.norm_eps,
         "dt_low": float(low), "dt_high": None if math.isinf(high) else float(high),
     }  # fmt: skip
     return finish(cfg)
@@ -35,25 +30,13 @@ def describe(model) -> dict | None:
     mixer = _mamba.mixer(model, "Mamba2")
     if mixer is None or mixer.eps != model.norm_eps:
         return None
-    return {theirs: getattr(mixer, ours) for ours, theirs in _mamba.STEPS.items()} | {
+    return _mamba.described(model, mixer) | {
         "architectures": ["Mamba2ForCausalLM"],
         "model_type": "mamba2",
-        "vocab_size": model.vocab,
-        "hidden_size": model.width,
-        "num_hidden_layers": model.layers,
         "num_heads": mixer.heads,
         "head_dim": mixer.expand * model.width // mixer.heads,
         "n_groups": mixer.groups,
-        "state_size": mixer.state_size,
-        "conv_kernel": mixer.taps,
-        "expand": mixer.expand,
         "time_step_limit": [mixer.dt_low, math.inf if mixer.dt_high is None else mixer.dt_high],
-        "layer_norm_epsilon": model.norm_eps,
-        "hidden_act": "silu",
-        "use_bias": False,
-        "use_conv_bias": True,
-        "residual_in_fp32": True,
-        "tie_word_embeddings": model.tied,
     }
 
 
