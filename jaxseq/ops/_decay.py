@@ -6,12 +6,30 @@ from the block's own beginning, where each is at most 1; inside the block the di
 (Yang et al. 2024, arXiv:2312.06635, §4.2, does the same in two levels).
 """
 
+from collections.abc import Callable
+
+import chex
 import jax
 import jax.numpy as jnp
 
 from jaxseq.ops import _time
 
 BLOCK = 16
+
+
+def prepare(init_state: Callable, v_BTHV, like_r, state, pos):
+    """(accumulation dtype, positions, state) of a call; like_r: what has the shape [B, T, H, K], r first, log_w second."""
+    r_BTHK = like_r[0]
+    chex.assert_rank([r_BTHK, v_BTHV], 4)
+    chex.assert_equal_shape(like_r)
+    chex.assert_equal_shape_prefix([r_BTHK, v_BTHV], 3)
+    pos_BT = _time.positions(pos, r_BTHK)
+    chex.assert_shape(pos_BT, r_BTHK.shape[:2])
+    acc = _time.accumulation_dtype(r_BTHK, v_BTHV, like_r[1])
+    sizes = (r_BTHK.shape[0], *r_BTHK.shape[2:], v_BTHV.shape[3])
+    state = init_state(*sizes, acc) if state is None else state
+    chex.assert_shape(state.S_BHKV, sizes)
+    return acc, pos_BT, state
 
 
 def products(x_BTHK, y_BTHK, c_x_BTHK, c_y_BTHK, mask_BTS):

@@ -13,11 +13,10 @@ State: h [B, H, K] in the accumulation dtype, in which everything is computed, p
 
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
-from jaxseq.ops import _newton, _time
+from jaxseq.ops import _gated, _newton, _time
 from jaxseq.ops._example import Example
 
 GATES = ("r", "z", "n")
@@ -74,22 +73,7 @@ def _bound(first, xs):
 
 
 RECURRENCE = _newton.Recurrence(_step, _output, _blocks, _full, _bound)
-
-
-def prepare(u_BTHPK, *, w_HKPJ, b_HPK, state=None, pos=None):
-    """(u,), (w, b), the first state [B, H, K, 1] and positions, clean and in the accumulation dtype."""
-    chex.assert_rank([u_BTHPK, w_HKPJ], [5, 4])
-    batch, time, heads, gates, size = u_BTHPK.shape
-    chex.assert_equal(gates, len(GATES))
-    chex.assert_shape(w_HKPJ, (heads, size, gates, size))
-    chex.assert_shape(b_HPK, (heads, gates, size))
-    pos_BT = _time.positions(pos, u_BTHPK)
-    chex.assert_shape(pos_BT, (batch, time))
-    acc = _time.accumulation_dtype(u_BTHPK)
-    state = init_state(batch, heads, size, acc) if state is None else state
-    chex.assert_shape(state.h_BHK, (batch, heads, size))
-    (u_BTHPK,) = _time.clean(pos_BT, u_BTHPK)
-    return (u_BTHPK.astype(acc),), (w_HKPJ.astype(acc), b_HPK.astype(acc)), state.h_BHK[..., None], pos_BT
+prepare = _gated.preparation(GATES, init_state)
 
 
 def _unpack(s) -> GRUState:
@@ -101,14 +85,4 @@ recurrent, parallel, chunkwise, quasi = FORMS.values()
 
 
 def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
-    heads, size = 2, 4
-
-    def inputs(key, time):
-        return jax.random.normal(key, (batch, time, heads, 3, size), dtype)
-
-    keys = jax.random.split(key, 4)
-    b_HPK = 0.1 * jax.random.normal(keys[1], (heads, 3, size), dtype)
-    b_HPK = b_HPK.at[:, 1].add(2)  # the memory lasts for some ten tokens
-    weights = {"w_HKPJ": 0.5 * jax.random.normal(keys[0], (heads, size, 3, size), dtype), "b_HPK": b_HPK}
-    state = recurrent(inputs(keys[2], 32), **weights)[1]
-    return Example((inputs(keys[3], time),), weights, {}, state)
+    return _gated.example(recurrent, len(GATES), key, batch, time, dtype)

@@ -33,17 +33,8 @@ def init_state(batch: int, heads: int, key_size: int, value_size: int, dtype=jnp
 
 
 def _prepare(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK, state, pos):
-    chex.assert_rank([r_BTHK, v_BTHV], 4)
-    chex.assert_equal_shape([r_BTHK, k_BTHK, log_w_BTHK])
-    chex.assert_equal_shape_prefix([r_BTHK, v_BTHV], 3)
     chex.assert_shape(u_HK, r_BTHK.shape[2:])
-    pos_BT = _time.positions(pos, r_BTHK)
-    chex.assert_shape(pos_BT, r_BTHK.shape[:2])
-    acc = _time.accumulation_dtype(r_BTHK, v_BTHV, log_w_BTHK)
-    if state is None:
-        state = init_state(r_BTHK.shape[0], *r_BTHK.shape[2:], v_BTHV.shape[3], acc)
-    chex.assert_shape(state.S_BHKV, (r_BTHK.shape[0], *r_BTHK.shape[2:], v_BTHV.shape[3]))
-    return acc, pos_BT, state
+    return _decay.prepare(init_state, v_BTHV, [r_BTHK, log_w_BTHK, k_BTHK], state, pos)
 
 
 def recurrent(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, *, u_HK, state=None, pos=None):

@@ -9,7 +9,6 @@ delta rule is log_w = 0, a = -k, b = beta k. log_w <= 0. State: S_BHKV in the ac
 
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -35,16 +34,7 @@ def init_state(batch: int, heads: int, key_size: int, value_size: int, dtype=jnp
 
 
 def _prepare(r_BTHK, log_w_BTHK, k_BTHK, v_BTHV, a_BTHK, b_BTHK, state, pos):
-    chex.assert_rank([r_BTHK, v_BTHV], 4)
-    chex.assert_equal_shape([r_BTHK, log_w_BTHK, k_BTHK, a_BTHK, b_BTHK])
-    chex.assert_equal_shape_prefix([r_BTHK, v_BTHV], 3)
-    pos_BT = _time.positions(pos, r_BTHK)
-    chex.assert_shape(pos_BT, r_BTHK.shape[:2])
-    acc = _time.accumulation_dtype(r_BTHK, v_BTHV, log_w_BTHK)
-    if state is None:
-        state = init_state(r_BTHK.shape[0], *r_BTHK.shape[2:], v_BTHV.shape[3], acc)
-    chex.assert_shape(state.S_BHKV, (r_BTHK.shape[0], *r_BTHK.shape[2:], v_BTHV.shape[3]))
-    return acc, pos_BT, state
+    return _decay.prepare(init_state, v_BTHV, [r_BTHK, log_w_BTHK, k_BTHK, a_BTHK, b_BTHK], state, pos)
 
 
 def recurrent(r_BTHK, log_w_BTHK, k_BTHK, v_BTHV, a_BTHK, b_BTHK, *, state=None, pos=None):

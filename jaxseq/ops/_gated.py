@@ -1,0 +1,45 @@
+"""What LSTM and GRU share: u_BTHPK = W_x x for their gates P, recurrent matrices w_HKPJ and biases b_HPK, heads alone."""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxseq.ops import _time
+from jaxseq.ops._example import Example
+
+
+def preparation(gates: tuple[str, ...], init_state: Callable) -> Callable:
+    """What `_newton.forms` calls first."""
+
+    def prepare(u_BTHPK, *, w_HKPJ, b_HPK, state=None, pos=None):
+        """(u,), (w, b), the first state's parts side by side [B, H, K, N], positions; clean and in the accumulation dtype."""
+        chex.assert_rank([u_BTHPK, w_HKPJ], [5, 4])
+        batch, time, heads, parts, size = u_BTHPK.shape
+        chex.assert_equal(parts, len(gates))
+        chex.assert_shape(w_HKPJ, (heads, size, parts, size))
+        chex.assert_shape(b_HPK, (heads, parts, size))
+        pos_BT = _time.positions(pos, u_BTHPK)
+        chex.assert_shape(pos_BT, (batch, time))
+        acc = _time.accumulation_dtype(u_BTHPK)
+        state = init_state(batch, heads, size, acc) if state is None else state
+        chex.assert_shape(list(state), (batch, heads, size))
+        (u_BTHPK,) = _time.clean(pos_BT, u_BTHPK)
+        return (u_BTHPK.astype(acc),), (w_HKPJ.astype(acc), b_HPK.astype(acc)), jnp.stack(state, axis=-1), pos_BT
+
+    return prepare
+
+
+def example(recurrent: Callable, gates: int, key: jax.Array, batch: int, time: int, dtype) -> Example:
+    """Inputs whose memory lasts for some ten tokens: the second gate, which keeps the state, is open."""
+    heads, size = 2, 4
+
+    def inputs(key, time):
+        return jax.random.normal(key, (batch, time, heads, gates, size), dtype)
+
+    keys = jax.random.split(key, 4)
+    b_HPK = 0.1 * jax.random.normal(keys[1], (heads, gates, size), dtype)
+    weights = {"w_HKPJ": 0.5 * jax.random.normal(keys[0], (heads, size, gates, size), dtype), "b_HPK": b_HPK.at[:, 1].add(2)}
+    state = recurrent(inputs(keys[2], 32), **weights)[1]
+    return Example((inputs(keys[3], time),), weights, {}, state)
