@@ -3,6 +3,11 @@
 from jaxseq.layers import Initializer, fan_in, normal
 
 
+def gated_hidden(width: int) -> int:
+    """Hidden size of a gated feed-forward: its three matrices have as many parameters as two of size 4 width; multiple of 8."""
+    return -(-8 * width // 24) * 8
+
+
 def inward(std: float | None) -> Initializer:
     """Of the maps from the residual stream; default: 1 / sqrt(inputs)."""
     return fan_in() if std is None else normal(std)

@@ -94,17 +94,13 @@ class Mamba(Mixer):
         selected = linear(u_BTD, rank + 2 * self.state_size, ("mlp", None), "x")
         parts = jnp.split(selected, [rank, rank + self.state_size], axis=-1)
         dt_BTR, b_BTN, c_BTN = (self._normed(x, name) for x, name in zip(parts, ("dt", "b", "c"), strict=True))
-        dt_bias_D = param(
-            self, "dt_bias", dt_bias_init(self.dt_min, self.dt_max, self.dt_floor), (inner,), ("mlp",), decay=False
-        )
+        dt_bias_D = param(self, "dt_bias", dt_bias_init(self.dt_min, self.dt_max, self.dt_floor), (inner,), ("mlp",), decay=False)
         dt_BTD = linear(dt_BTR, inner, (None, "mlp"), "dt", uniform(rank**-0.5))
         dt_BTD = nn.softplus(dt_BTD.astype(dt_bias_D.dtype) + dt_bias_D)
         a_log_DN = param(self, "A_log", a_log_init, (inner, self.state_size), ("mlp", None), decay=False)
         d_D = param(self, "D", jax.nn.initializers.ones, (inner,), ("mlp",), decay=False)
         scan = forms.op("selective_scan", form, time)
-        y_BTD, scan_state = scan(
-            u_BTD, dt_BTD, b_BTN, c_BTN, a_DN=-jnp.exp(a_log_DN), d_D=d_D, state=state.scan, pos=pos_BT
-        )
+        y_BTD, scan_state = scan(u_BTD, dt_BTD, b_BTN, c_BTN, a_DN=-jnp.exp(a_log_DN), d_D=d_D, state=state.scan, pos=pos_BT)
 
         shrink = (self.residuals * self.layers) ** -0.5
         init = lambda key, shape, dtype: shrink * fan_in_uniform(key, shape, dtype)  # noqa: E731

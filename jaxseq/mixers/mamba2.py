@@ -86,8 +86,7 @@ class Mamba2(Mixer):
         u_BTD, conv = self._conv(u_BTD, state.conv, pos_BT, form)
         x_BTHV = u_BTD[..., :inner].reshape(*u_BTD.shape[:2], self.heads, size)
         b_BTGK, c_BTGK = (
-            part.reshape(*part.shape[:2], self.groups, self.state_size)
-            for part in jnp.split(u_BTD[..., inner:], 2, axis=-1)
+            part.reshape(*part.shape[:2], self.groups, self.state_size) for part in jnp.split(u_BTD[..., inner:], 2, axis=-1)
         )
 
         bias_H = self._head_param("dt_bias", dt_bias_init(self.dt_min, self.dt_max, self.dt_floor))

@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from jaxseq.errors import UserError
 from jaxseq.layers import Linear, Mixer, constrain, normal, param
-from jaxseq.mixers import _activations
+from jaxseq.mixers import _activations, _init
 from jaxseq.mixers._experts import grouped, permute
 from jaxseq.mixers._shards import mesh_axes, on_mesh
 from jaxseq.ops import _time
@@ -62,7 +62,7 @@ class MoE(Mixer):
     @property
     def features(self) -> int:
         """F"""
-        return self.hidden or (-(-8 * self.width // 24) * 8 if self.gated else 4 * self.width)
+        return self.hidden or (_init.gated_hidden(self.width) if self.gated else 4 * self.width)
 
     def _weights(self) -> tuple[jax.Array, ...]:
         """(gate, up, down), without the gate if there is none."""

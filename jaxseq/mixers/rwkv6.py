@@ -60,9 +60,7 @@ class RWKV6(_rwkv.HeadMixer):
         low_BTR = jnp.tanh(x["w"] @ a_DR.astype(self.dtype))
         w_BTD = decay_D + (low_BTR @ b_RD.astype(self.dtype)).astype(decay_D.dtype)
         log_w_BTHK = -jnp.exp(w_BTD).reshape(k_BTHK.shape)
-        y_BTHV, wkv = forms.op("wkv6", form, time)(
-            r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK=u_HK, state=state.wkv, pos=pos_BT
-        )
+        y_BTHV, wkv = forms.op("wkv6", form, time)(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK=u_HK, state=state.wkv, pos=pos_BT)
         y_BTD = _rwkv.group_norm(self, y_BTHV, self.eps) * jax.nn.silu(g_BTHV).reshape(x_BTD.shape)
         out = Linear((self.width,), ("heads", "embed"), init_fn=_rwkv.zeros, dtype=self.dtype, name="o")
         return out(y_BTD), _rwkv.TimeMixState(shift, wkv)

@@ -32,7 +32,7 @@ class SeriesSwiGLU(Mixer):
     @property
     def features(self) -> int:
         """F"""
-        return self.hidden or -(-8 * self.width // 24) * 8
+        return self.hidden or _init.gated_hidden(self.width)
 
     @nn.compact
     def mix(self, x_BTD, state, pos_BT, form, layer, train):

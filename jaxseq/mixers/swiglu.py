@@ -2,7 +2,8 @@
 
 from flax import linen as nn
 
-from jaxseq.layers import Linear, Mixer, fan_in, normal
+from jaxseq.layers import Linear, Mixer
+from jaxseq.mixers import _init
 
 
 class SwiGLU(Mixer):
@@ -14,17 +15,16 @@ class SwiGLU(Mixer):
     @property
     def features(self) -> int:
         """F"""
-        return self.hidden or -(-8 * self.width // 24) * 8
+        return self.hidden or _init.gated_hidden(self.width)
 
     @nn.compact
     def mix(self, x_BTD, state, pos_BT, form, layer, train):
-        init = None if self.init_std is None else normal(self.init_std)
+        init = _init.inward(self.init_std)
 
         def up(name):
             return Linear((self.features,), ("embed", "mlp"), init_fn=init, dtype=self.dtype, name=name)(x_BTD)
 
         y_BTF = nn.silu(up("gate")) * up("up")
-        shrink = (2 * self.layers) ** -0.5
-        init = fan_in(shrink) if self.init_std is None else normal(self.init_std * shrink)
+        init = _init.outward(self.init_std, None, self.layers)
         y_BTD = Linear((self.width,), ("mlp", "embed"), init_fn=init, dtype=self.dtype, name="down")(y_BTF)
         return y_BTD, ()
