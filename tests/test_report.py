@@ -204,6 +204,16 @@ def test_the_command_writes_the_page_again(tmp_path, capsys, three):
     assert out.read_text(encoding="utf-8") == three
 
 
+def test_the_command_prints_the_table_best_first(tmp_path, capsys):
+    results = fake_results.results()
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert cli.main(["report", f"--results={tmp_path}", "--markdown"]) == 0
+    head, rule, *lines = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
+    assert head[:3] == ["architecture", "parameters", "bits/byte"] and set(rule) == {"---", "---:"}
+    bits = [float(line[2]) for line in lines]
+    assert bits == sorted(bits) and len(lines) == len(results["architectures"]) + len(results["markov"])
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [(None, "there is no"), ("{", "not JSON"), ("[]", "no architectures"), ('{"architectures": {}, "schema": 9}', "schema 9")],

@@ -19,20 +19,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--results", required=True, metavar="FILE", help="results.json of `jaxseq compare`, or the folder it is in"
     )
     parser.add_argument("--out", metavar="FILE", help="where the page goes (default: report.html beside the results)")
+    parser.add_argument("--markdown", action="store_true", help="print the table of results in Markdown, too")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from jaxseq.compare import report  # matplotlib takes a second that no other command should wait for
+    from jaxseq.compare import report, summary  # matplotlib takes a second that no other command should wait for
 
     path = Path(args.results)
     path = path / "results.json" if path.is_dir() else path
     out = Path(args.out) if args.out else path.with_name("report.html")
-    page = report.render(read(path))
+    results = read(path)
+    page = report.render(results)
     if not out.parent.is_dir():
         raise UserError(f"--out={out}: there is no folder {out.parent}; make it first")
     if out.is_dir():
         raise UserError(f"--out={out} is a folder; name a file, such as {out / 'report.html'}")
     out.write_text(page, encoding="utf-8")
+    if args.markdown:
+        print(summary.markdown(results), file=sys.stderr if args.json else sys.stdout)
     print(f"wrote {out}", file=sys.stderr)
     return {"report": str(out), "bytes": len(page.encode())}
 

@@ -1,4 +1,4 @@
-"""The results of a comparison in one table and a few sentences, for a terminal."""
+"""The results of a comparison in one table and a few sentences."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -44,10 +44,23 @@ def rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
     return [row for _, row in sorted(found, key=lambda item: item[0])]
 
 
+def header(table_rows: list[dict[str, str]]) -> list[str]:
+    """The columns of all rows, in the order of the fullest."""
+    fullest_first = sorted(table_rows, key=len, reverse=True)
+    return list(dict.fromkeys(key for row in fullest_first for key in row))
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The table as GitHub reads it."""
+    table_rows = rows(results)
+    columns = header(table_rows)
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *([row.get(name, "") for name in columns] for row in table_rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def show(results: Mapping[str, Any], console: Console) -> None:
     table_rows = rows(results)
-    fullest_first = sorted(table_rows, key=len, reverse=True)
-    columns = list(dict.fromkeys(key for row in fullest_first for key in row))
+    columns = header(table_rows)
     table = Table(*columns, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.columns[0].no_wrap = True
     for column in table.columns[1:]:
