@@ -155,6 +155,7 @@ class Comparison:
     # What is done for each architecture. Every part leaves plain data in its entry.
 
     def run(self, display: Display) -> None:
+        self.display = display
         self.start()
         todo = [(part, names) for part in self.parts() if (names := self.waiting(part))]
         display.plan(sum(part.weight * len(names) for part, names in todo))
@@ -176,7 +177,6 @@ class Comparison:
 
     def do(self, part: Part, names: list[str], display: Display) -> None:
         """One part for these architectures; one that cannot do it has failed, the others go on."""
-        self.display = display
         display.begin(part.title, part.weight * len(names))
         began = time.monotonic()
         try:
@@ -238,6 +238,7 @@ class Comparison:
             "forms": measure.op_forms(config, self.preset.length),
             "state_bytes": [{"context": n, "bytes": measure.state_bytes(model, n)} for n in self.preset.state_contexts],
         }
+        self.display.say(f"{name}: {entry['parameters']:,} parameters, {config.model.stack} of width {config.model.width}")
 
     def parts(self) -> Iterator[Part]:
         """All parts in their order; weights are about the seconds that each takes on two cores."""
