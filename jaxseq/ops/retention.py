@@ -94,15 +94,18 @@ def _inside(q_BTGK, k_BTGK, v_BTHV, cum_BTH, pos_BT):
 def _from_state(q_BTGK, S_BHKV, cum_BTH, pos_BT):
     """Outputs [B, T, H, V] that come from the incoming state: a_1 ... a_t q_t S."""
     in_BTH = _time.select(_time.segments(pos_BT) == 0, jnp.exp(cum_BTH))
-    q_BTHK = _spread(q_BTGK, S_BHKV.shape[1], 2).astype(S_BHKV.dtype)
-    return jnp.einsum("bthk,bhkv->bthv", q_BTHK * in_BTH[..., None], S_BHKV)
+    S_BGRKV = S_BHKV.reshape(S_BHKV.shape[0], q_BTGK.shape[2], -1, *S_BHKV.shape[2:])  # R heads a group
+    y_BTGRV = jnp.einsum("btgk,bgrkv->btgrv", q_BTGK.astype(S_BHKV.dtype), S_BGRKV)
+    return in_BTH[..., None] * y_BTGRV.reshape(*in_BTH.shape, -1)
 
 
 def _summary(k_BTGK, v_BTHV, cum_BTH, pos_BT) -> Summary:
     acc = cum_BTH.dtype
     out_BTH = _time.select(_time.last_segment(pos_BT), jnp.exp(cum_BTH[:, -1:] - cum_BTH))
-    k_BTHK = _spread(k_BTGK, v_BTHV.shape[2], 2).astype(acc)
-    S_BHKV = jnp.einsum("bthk,bthv->bhkv", k_BTHK * out_BTH[..., None], v_BTHV.astype(acc))
+    v_BTHV = v_BTHV.astype(acc) * out_BTH[..., None]
+    v_BTGRV = v_BTHV.reshape(*k_BTGK.shape[:3], -1, v_BTHV.shape[3])  # R heads a group
+    S_BGRKV = jnp.einsum("btgk,btgrv->bgrkv", k_BTGK.astype(acc), v_BTGRV)
+    S_BHKV = S_BGRKV.reshape(v_BTHV.shape[0], v_BTHV.shape[2], *S_BGRKV.shape[3:])
     return Summary(_time.select(_time.continues(pos_BT), jnp.exp(cum_BTH[:, -1])), S_BHKV)
 
 
@@ -154,7 +157,8 @@ def chunkwise(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, *, state=None, pos=None, chunk:
     totals = jax.lax.associative_scan(combine, jax.vmap(_summary)(k, v, cum, pos_XBC))
     after = jax.vmap(lambda total: apply(total, state).S_BHKV)(totals)
     before = jnp.concatenate([state.S_BHKV[None], after[:-1]])
-    y = jax.vmap(_inside)(q, k, v, cum, pos_XBC) + jax.vmap(_from_state)(q, before, cum, pos_XBC)
+    inside = jax.checkpoint(jax.vmap(_inside))  # C x C weights computed again are cheaper than kept
+    y = inside(q, k, v, cum, pos_XBC) + jax.vmap(_from_state)(q, before, cum, pos_XBC)
     y_BTHV = _time.select(_time.valid(pos_BT), _time.join_chunks(y, time))
     return y_BTHV.astype(q_BTGK.dtype), RetentionState(after[-1])
 
