@@ -196,7 +196,8 @@ def _set(cfg: ConfigDict, key: str, value: Any) -> None:
         raise UserError(f"config.{key} is a section; set one of its fields: {', '.join(section[last])}")
     kind = _type(section, last)
     try:
-        section[last] = _convert(value, kind)
+        # "none" is a choice of some fields that hold text (model.remat); any other field it empties
+        section[last] = value if value == "none" and isinstance(section[last], str) else _convert(value, kind)
     except (KeyError, TypeError, ValueError):
         raise UserError(f"config.{key} must be {kind.__name__}, not {value!r}") from None
 

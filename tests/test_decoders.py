@@ -215,3 +215,9 @@ def test_any_language_model_is_measured_layer_by_layer():
     assert ((found.diversity > 0) & (found.diversity <= 1)).all() and ((found.dimension >= 1) & (found.dimension <= 16)).all()
     alike = diversity(model, params, jnp.zeros((2, 12), jnp.int32))
     assert alike.diversity[0] == pytest.approx(0, abs=1e-6) and alike.dimension[0] == 0
+
+
+def test_none_is_a_value_of_text_and_empties_anything_else():
+    config = jaxseq.config("gpt2", **{"model.positions": "none", "model.remat": "none", "model.attention.kv_heads": 2})
+    assert (config.model.positions, config.model.remat) == ("none", "none")
+    assert jaxseq.config("mixtral", **{"model.attention.kv_heads": "none"}).model.attention.kv_heads is None

@@ -12,16 +12,26 @@ from jaxseq.compare.words import count, size
 HEADLINES = {"At equal tokens": "tokens", "At equal time": "time", "Decoding": "decoding", "Training memory": "memory"}
 
 
-def last(entry: Mapping[str, Any], series: str, value: str) -> tuple[int, float] | None:
-    """(length, value) of the longest point of a series that has a value."""
-    by = "context" if series in ("decode", "state_bytes") else "length"
-    points = [(p[by], p[value]) for p in entry.get(series, ()) if p.get(value) is not None]
-    return max(points) if points else None
+LINES = 12  # of verdicts in a terminal, where there are many
+SERIES = (  # name, where its sizes and its values stand, what the column is called
+    ("train_memory", "length", "bytes", "training memory, {}", size),
+    ("state_bytes", "context", "bytes", "state, {}", size),
+    ("decode", "context", "seconds_per_token", "ms a token, {}", lambda seconds: f"{1000 * seconds:.2f}"),
+)
+
+
+def longest(results: Mapping[str, Any], series: str, by: str, value: str) -> tuple[int, dict[str, float]]:
+    """The longest size of a series that any architecture has a value for, and the values of those that have."""
+    points = [(p[by], name, p[value]) for name, e in results["architectures"].items() for p in e.get(series, ()) if value in p]
+    points = [point for point in points if point[2] is not None]
+    most = max((point[0] for point in points), default=0)
+    return most, {name: figure for size, name, figure in points if size == most}
 
 
 def rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
     """A row an architecture, best first, then the Markov models; what is missing is empty."""
     found = []
+    series = [(*longest(results, name, by, value), words, show) for name, by, value, words, show in SERIES]
     for name, entry in results["architectures"].items():
         row = {"architecture": name, "parameters": f"{entry['parameters']:,}" if "parameters" in entry else ""}
         if entry["status"].startswith("failed"):
@@ -30,13 +40,7 @@ def rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
         bits = entry["validation"]["bits_per_byte"]
         row |= {"bits/byte": f"{bits:.4f}", "trained in": f"{entry['train_seconds']:.0f} s"}
         row |= {"tokens/s": count(entry["tokens_per_second"])}
-        for series, value, words, show in (
-            ("train_memory", "bytes", "training memory, {}", size),
-            ("state_bytes", "bytes", "state, {}", size),
-            ("decode", "seconds_per_token", "ms a token, {}", lambda seconds: f"{1000 * seconds:.2f}"),
-        ):
-            if point := last(entry, series, value):
-                row[words.format(point[0])] = show(point[1])
+        row |= {words.format(most): show(values[name]) for most, values, words, show in series if name in values}
         found.append((bits, row))
     for model in results.get("markov", ()):
         row = {"architecture": f"order-{model['order']} Markov", "bits/byte": f"{model['bits_per_byte']:.4f}"}
@@ -72,5 +76,8 @@ def show(results: Mapping[str, Any], console: Console) -> None:
     for title, key in HEADLINES.items():
         if words := found["headlines"].get(key):
             console.print(f"{title}: {words}", highlight=False, soft_wrap=True)
-    for words in [*found["missing"], *found["equal_tokens"], *found["equal_time"]]:
+    lines = [*found["missing"], *found["equal_tokens"], *found["equal_time"]]
+    for words in lines[:LINES]:
         console.print(f"- {words}", highlight=False, soft_wrap=True)
+    if len(lines) > LINES:
+        console.print(f"… and {len(lines) - LINES} more in the report", highlight=False)
