@@ -2,7 +2,7 @@
 Multitask Learners").
 
 Claim: the decoder that the field still measures itself by; it cannot read past its table of positions.
-Expected: a little behind the Transformer of today at the laptop size.
+Expected: far behind the Transformer on the quick comparison: absolute positions teach little in so few tokens.
 Command: jaxseq train --config=gpt2 --workdir=runs/gpt2
 """
 

@@ -1,7 +1,7 @@
 """Griffin: gated linear recurrences and local attention, two to one (De et al. 2024, arXiv:2402.19427).
 
 Claim: matches Llama-2 after a sixth of its tokens, with a state of fixed size, and reads far past its training length.
-Expected: level with the Transformer at the laptop size, decoding as fast at any length.
+Expected: ahead of the Transformer on the quick comparison, behind Mamba; decoding as fast at any length.
 Command: jaxseq train --config=griffin --workdir=runs/griffin
 """
 

@@ -1,7 +1,7 @@
 """Hyena: gates and long convolutions with implicit filters, no attention (Poli et al. 2023, arXiv:2302.10866).
 
 Claim: matches Transformers' perplexity with a fifth less compute at length 2048; O(T log T), its state is its input.
-Expected: between the Transformer and S4D at the laptop size; decoding reads the last 255 inputs of each layer.
+Expected: ahead of the Transformer on the quick comparison, behind Mamba; decoding reads the last 255 inputs of each layer.
 Command: jaxseq train --config=hyena --workdir=runs/hyena
 """
 

@@ -1,7 +1,7 @@
 """Jamba: one layer of attention to seven of Mamba, experts in every other feed-forward (Lieber et al. 2024, arXiv:2403.19887).
 
 Claim: a Transformer's recall for an eighth of its state, and the quality of a dense model several times its active size.
-Expected: ahead of Mamba at the laptop size on copying and recall.
+Expected: between the Transformer and Mamba on the quick comparison.
 Command: jaxseq train --config=jamba --workdir=runs/jamba
 """
 

@@ -1,7 +1,7 @@
 """Mamba-2: state space duality, a decay a head and a state of matrices (Dao & Gu 2024, arXiv:2405.21060).
 
 Claim: Mamba's quality with a state eight times as large, from matrix products instead of a scan.
-Expected: near Mamba at the laptop size, at fewer seconds a token.
+Expected: near Mamba on the quick comparison, at more seconds a token on a CPU: its matrix products want an accelerator.
 Command: jaxseq train --config=mamba2 --workdir=runs/mamba2
 """
 

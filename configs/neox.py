@@ -2,7 +2,7 @@
 arXiv:2204.06745; Biderman et al. 2023, arXiv:2304.01373).
 
 Claim: parallel branches cost little quality and save one synchronisation a layer in tensor parallelism.
-Expected: the Transformer's quality at the laptop size, within noise.
+Expected: a little behind the Transformer on the quick comparison.
 Command: jaxseq train --config=neox --workdir=runs/neox
 """
 

@@ -1,7 +1,7 @@
 """RetNet: multi-scale retention in attention's place (Sun et al. 2023, arXiv:2307.08621).
 
 Claim: Transformer quality from about 2B parameters on, with a state of constant size and O(1) decoding.
-Expected: near the Transformer on short documents at the laptop size.
+Expected: behind the Transformer on the quick comparison and on the standard one.
 Command: jaxseq train --config=retnet --workdir=runs/retnet
 """
 

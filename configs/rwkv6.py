@@ -1,7 +1,7 @@
 """RWKV-6 "Finch": RWKV-5 with decays and mixtures that depend on the token (Peng et al. 2024, arXiv:2404.05892).
 
 Claim: data-dependent decay closes most of the gap to attention on recall, at the state of RWKV-5.
-Expected: better than RWKV-5 at the laptop size, at more seconds a token.
+Expected: near RWKV-5 on the quick comparison, between RetNet and Mamba.
 Command: jaxseq train --config=rwkv6 --workdir=runs/rwkv6
 """
 

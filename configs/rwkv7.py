@@ -1,7 +1,7 @@
 """RWKV-7 "Goose": a generalised delta rule with vector decays and learning rates (Peng et al. 2025, arXiv:2503.14456).
 
 Claim: tracks states that attention and diagonal recurrences cannot; the best of the RWKVs at equal size.
-Expected: better than RWKV-6 at the laptop size.
+Expected: near RWKV-6 on the quick comparison.
 Command: jaxseq train --config=rwkv7 --workdir=runs/rwkv7
 """
 

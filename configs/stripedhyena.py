@@ -1,7 +1,7 @@
 """StripedHyena: Hyena with filters in modal form, alternating with attention (arXiv:2302.10866, arXiv:2310.18780).
 
 Claim: half of the attention layers can be gated convolutions whose state does not grow, without loss against Transformers.
-Expected: near the Transformer at the laptop size, with half of its state.
+Expected: ahead of the Transformer on the quick comparison, with half of its state.
 Command: jaxseq train --config=stripedhyena --workdir=runs/stripedhyena
 """
 

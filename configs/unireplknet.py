@@ -1,7 +1,7 @@
 """UniRepLKNet: as a language model, large-kernel convolutions in causal blocks (Ding et al. 2023, arXiv:2311.15599).
 
 Claim: a few large kernels see far without depth, and one architecture serves images, sound, time series and more.
-Expected: behind attention on text: no kernel depends on the data, and of what lies beyond the kernels it knows the mean alone.
+Expected: ahead of the Transformer on the quick comparison, behind what selects: no kernel depends on the data.
 Command: jaxseq train --config=unireplknet --workdir=runs/unireplknet
 
 The paper's own models read images: config unireplknet_image.
