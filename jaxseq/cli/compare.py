@@ -23,7 +23,10 @@ STOPPED = 128  # the exit status of a signal is this and its number
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="standard", metavar="NAME", help="quick (3 minutes on 2 cores) or standard (12)")
     parser.add_argument(
-        "--architectures", default=DEFAULT, metavar="A,B", help=f"names and .py files, or all (default: {DEFAULT})"
+        "--architectures",
+        default=DEFAULT,
+        metavar="A,B",
+        help=f"names and .py files, or all: half an hour with quick (default: {DEFAULT})",
     )
     parser.add_argument(
         "--config", action="append", default=[], metavar="FILE.py", help="one more architecture, of your own; may be repeated"
