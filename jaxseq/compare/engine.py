@@ -161,7 +161,7 @@ class Comparison:
         display.plan(sum(part.weight * len(names) for part, names in todo))
         for part, _ in todo:
             if names := self.waiting(part):
-                self.do(part, names, display)
+                self.do(part, names)
         for entry in self.entries().values():
             if entry["status"] == "partial":
                 entry["status"] = "done"
@@ -175,9 +175,9 @@ class Comparison:
         found = self.results["architectures"]
         return [name for name in part.names if not found[name]["status"].startswith("failed") and part.lacks(found[name])]
 
-    def do(self, part: Part, names: list[str], display: Display) -> None:
+    def do(self, part: Part, names: list[str]) -> None:
         """One part for these architectures; one that cannot do it has failed, the others go on."""
-        display.begin(part.title, part.weight * len(names))
+        self.display.begin(part.title, part.weight * len(names))
         began = time.monotonic()
         try:
             part.run(names)
@@ -189,7 +189,7 @@ class Comparison:
         seconds = self.results["seconds"]
         seconds[part.title] = seconds.get(part.title, 0.0) + time.monotonic() - began
         self.store.save()
-        display.end()
+        self.display.end()
 
     def fail(self, name: str, error: Exception) -> None:
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -10,8 +10,6 @@ from rich.table import Table
 from jaxseq.compare.words import count, size
 
 HEADLINES = {"At equal tokens": "tokens", "At equal time": "time", "Decoding": "decoding", "Training memory": "memory"}
-
-
 LINES = 12  # of verdicts in a terminal, where there are many
 SERIES = (  # name, where its sizes and its values stand, what the column is called
     ("train_memory", "length", "bytes", "training memory, {}", size),
@@ -22,10 +20,10 @@ SERIES = (  # name, where its sizes and its values stand, what the column is cal
 
 def longest(results: Mapping[str, Any], series: str, by: str, value: str) -> tuple[int, dict[str, float]]:
     """The longest size of a series that any architecture has a value for, and the values of those that have."""
-    points = [(p[by], name, p[value]) for name, e in results["architectures"].items() for p in e.get(series, ()) if value in p]
-    points = [point for point in points if point[2] is not None]
-    most = max((point[0] for point in points), default=0)
-    return most, {name: figure for size, name, figure in points if size == most}
+    entries = results["architectures"].items()
+    points = [(p[by], name, p[value]) for name, e in entries for p in e.get(series, ()) if p.get(value) is not None]
+    most = max((at for at, _, _ in points), default=0)
+    return most, {name: figure for at, name, figure in points if at == most}
 
 
 def rows(results: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -192,12 +192,7 @@ def build(config: ConfigDict) -> LM:
     blocks = tuple(
         block_class(
             mixers=tuple(map(mixer, segment.labels, _stack.paths(segment.labels))),
-            norm=model.norm,
-            norm_eps=model.norm_eps,
-            dropout=model.dropout,
-            dtype=dtype,
-            parent=None,
-            **own,
+            norm=model.norm, norm_eps=model.norm_eps, dropout=model.dropout, dtype=dtype, parent=None, **own,
         )  # fmt: skip
         for segment in segments
     )
