@@ -135,9 +135,9 @@ def pieces(prompts: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarr
 class _Row:
     """The host's side of a row: its text so far, held back where it may turn out to be a stop string."""
 
-    def __init__(self, number: int, tokenizer: Any, stop_ids: set[int], stop_strings: Sequence[str]):
+    def __init__(self, number: int, tokenizer: Any, stop_ids: set[int], stop_strings: Sequence[str], prompt: Sequence[int] = ()):
         self.number, self.stop_ids, self.stop_strings = number, stop_ids, stop_strings
-        self.stream = tokenizer.stream() if tokenizer else None
+        self.stream = tokenizer.stream(prompt) if tokenizer else None
         self.tokens: list[int] = []
         self.starts: list[int] = []  # where in the text each token begins
         self.text, self.end = "", ""
@@ -152,9 +152,10 @@ class _Row:
             self._extend(self.stream.push(token))
 
     def finish(self, end: str) -> None:
-        """No more tokens: an incomplete character is shown as what it is."""
+        """No more tokens. A character that the length cut is left out; one that the model left incomplete is shown so."""
         if self.stream:
-            self._extend(self.stream.finish())
+            text = self.stream.finish()
+            self._extend(text.rstrip("\ufffd") if end == "length" else text)
         self.end = self.end or end
 
     def _extend(self, text: str) -> None:
@@ -204,7 +205,7 @@ def stream(
         for context, numbers in _groups(model, prompts, max_tokens, rows):
             group = [np.asarray(prompts[i], np.int32) for i in numbers]
             seed_B = np.array([seeds[i] % 2**32 for i in numbers] + [0] * (rows - len(numbers)), np.uint32)
-            texts = [_Row(i, tokenizer, stop_ids, stop_strings) for i in numbers]
+            texts = [_Row(i, tokenizer, stop_ids, stop_strings, prompts[i]) for i in numbers]
             sampling = Sampling(*temperatures, seed_B, stop_V)
             carry = _start(model, params, forms.freeze(form), group, rows, context)
             yield from _continue(model, params, temperature == 0, carry, sampling, texts, max_tokens)
@@ -227,7 +228,7 @@ def generate(
         seed, seeds: row i draws from its own seed, `seeds[i]`, by default seed + i. Alone with that seed it gets the same ids.
         stop: ids, and strings (these need `tokenizer`); the output ends in front of the first to appear. A token that a stop
             string begins inside of is kept whole; the text of `stream` is cut exactly.
-        tokenizer: its boundary ends a row, as one more stop id.
+        tokenizer: its `ends` end a row too: the boundary, and the end ids of a generation_config.json beside it.
         form: of the prefill; a name or one name per mixer label. Tokens are always made in the recurrent form.
         rows: rows of a compiled batch; more prompts run batch after batch. Results compare bit by bit at equal `rows` only.
         on_tokens: called with (row, new ids) every few tokens.
@@ -248,14 +249,15 @@ def generate(
 def _stops(model: LM, stop: Iterable[int | str], tokenizer: Any) -> tuple[set[int], list[str]]:
     stop = [stop] if isinstance(stop, str) else list(stop)
     strings = [s for s in stop if isinstance(s, str)]
-    ids = {int(s) for s in stop if not isinstance(s, str)} | ({tokenizer.boundary} if tokenizer else set())
+    ids = {int(s) for s in stop if not isinstance(s, str)}
+    ends = {i for i in tokenizer.ends if i < model.vocab} if tokenizer else set()  # others the model cannot write
     if strings and tokenizer is None:
         raise UserError("stop strings are found in decoded text; give tokenizer= as well, or stop ids")
     if "" in strings:
         raise UserError("a stop string is empty; leave it out, or name the text to stop at")
     if bad := [i for i in ids if not 0 <= i < model.vocab]:
         raise UserError(f"the stop id {bad[0]} is outside of the model's vocabulary of {model.vocab}")
-    return ids, strings
+    return ids | ends, strings
 
 
 def _check(model: LM, prompts, max_tokens, temperature, top_k, top_p, rows) -> None:

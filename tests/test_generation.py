@@ -132,7 +132,7 @@ def test_stop_strings_across_tokens():
         assert "".join(feed(b"one two thr", "three", every=every)[0]) == "one two thr"  # held back, then given
         accented = "caf\u00e9 \u2713 noir".encode()
         assert "".join(feed(accented, "\u2713", every=every)[0]) == "caf\u00e9 "
-        assert "".join(feed(accented[:4], "x", every=every)[0]) == "caf\ufffd"
+        assert "".join(feed(accented[:4], "x", every=every)[0]) == "caf"  # the length cut the character
     assert generation.held_back("ab\n", ["\n\nQ", "zz"]) == 1
 
 

@@ -37,7 +37,7 @@ def run(args):
     if config.model.kind != "lm":
         raise UserError(f"--workdir={args.workdir} holds a model of kind {config.model.kind}; only causal language models go on")
     tokenizer = data.tokenizer(config.data)
-    ids = [[tokenizer.boundary, *map(int, tokenizer.encode(prompt))] for prompt in prompts]
+    ids = [tokenizer.prompt(prompt) for prompt in prompts]
     texts, tokens, clock = [""] * len(prompts), [[] for _ in prompts], _Clock()
     for piece in generation.stream(
         model, params, ids, max_tokens=args.max_tokens, temperature=args.temperature, top_k=args.top_k, top_p=args.top_p,

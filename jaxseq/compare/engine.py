@@ -320,7 +320,7 @@ class Comparison:
             seed=self.seed, tokenizer=self.tokenizer, form=subject.config.train.form, rows=PROMPTS,
         )  # fmt: skip
         self.results["architectures"][names[0]]["samples"] = [
-            {"prompt": self.tokenizer.decode(prompt), "text": self.tokenizer.decode(ids)}
+            {"prompt": self.tokenizer.decode(prompt), "text": self.tokenizer.decode(ids, after=prompt)}
             for prompt, ids in zip(prompts, found, strict=True)
         ]
 

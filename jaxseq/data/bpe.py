@@ -49,11 +49,34 @@ def train(texts: Iterable[str], vocab: int, out: str | Path) -> int:
             show_progress=sys.stderr.isatty(),
         )
         model.train_from_iterator(_short(texts), trainer)
+        model.post_processor = _after_the_end()
         model.save(str(draft))
         os.replace(draft, out)
     finally:
         draft.unlink(missing_ok=True)
     return model.get_vocab_size()
+
+
+def of_bytes() -> str:
+    """A tokenizers JSON text that does what `jaxseq.data.ByteTokenizer` does: id i is byte i, 256 the end of text."""
+    import tokenizers
+
+    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in visible]  # GPT-2 writes these as the characters from 256 on
+    letters = {byte: chr(byte) for byte in visible} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+    model = tokenizers.Tokenizer(tokenizers.models.BPE({letters[byte]: byte for byte in range(256)}, []))
+    model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    model.decoder = tokenizers.decoders.ByteLevel()
+    model.add_special_tokens([END])
+    model.post_processor = _after_the_end(256)
+    return model.to_str()
+
+
+def _after_the_end(end: int = 0):
+    """A text begins as a document does: after the end of another."""
+    import tokenizers
+
+    return tokenizers.processors.TemplateProcessing(single=f"{END} $A", pair=f"{END} $A {END} $B:1", special_tokens=[(END, end)])
 
 
 def _short(texts: Iterable[str]) -> Iterable[str]:

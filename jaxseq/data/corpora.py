@@ -15,14 +15,16 @@ SPLITS = ("train", "validation")
 
 
 class Documents(Sequence):
-    """The documents of one split, each [1 + tokens] int32 with the boundary in front.
+    """The documents of one split, each [1 + tokens] int32 with the tokenizer's `start` in front (often its boundary).
 
-    index: [documents] int64, where each stands in the store. lengths: [documents] int64, tokens with the boundary.
+    start: the id in front of a document. boundary: the id that is its end, a target and no input unless it is `start` too.
+    index: [documents] int64, where each stands in the store. lengths: [documents] int64, tokens with the start.
     n_bytes: [documents] int64, UTF-8 bytes of text.
     """
 
-    def __init__(self, store: Store, index: np.ndarray, boundary: int):
+    def __init__(self, store: Store, index: np.ndarray, boundary: int, start: int | None = None):
         self.store, self.index, self.boundary = store, index, boundary
+        self.start = boundary if start is None else start
         self.lengths = np.asarray(store.offsets[index + 1]) - np.asarray(store.offsets[index]) + 1
         self.n_bytes = np.asarray(store.n_bytes[index])
 
@@ -31,9 +33,9 @@ class Documents(Sequence):
 
     def __getitem__(self, i):
         if isinstance(i, slice):
-            return Documents(self.store, self.index[i], self.boundary)
+            return Documents(self.store, self.index[i], self.boundary, self.start)
         tokens = self.store[self.index[i]]
-        return np.concatenate([[self.boundary], tokens]).astype(np.int32)
+        return np.concatenate([[self.start], tokens]).astype(np.int32)
 
     def piece(self, i: int, start: int, stop: int) -> np.ndarray:
         """Tokens start..stop-1 of document i, counted without the boundary, in the store's dtype and without a copy."""
@@ -70,7 +72,7 @@ class Corpus(NamedTuple):
     def documents(self, split: str) -> Iterator[tuple[str, np.ndarray, int]]:
         """(id, ids, n_bytes) of each document of "train" or "validation", in the source's order.
 
-        `ids` has the boundary in front. What a model is scored on are the len(ids) targets ids[1:] + [boundary]:
+        `ids` has the tokenizer's `start` in front. What a model is scored on are the len(ids) targets ids[1:] + [boundary]:
         every token and the end of the text. `n_bytes` is what its nats are divided by.
         """
         documents = self.split(split)
@@ -105,8 +107,10 @@ def corpus(config, tokenizer: Tokenizer | None = None) -> Corpus:
         mend = f"set data.validation_every to at most {len(held)}" if len(held) > 1 else "give more documents"
         raise UserError(f"{opened.name} has {len(held)} document(s), too few to validate on every {every}th; {mend}")
     validates = _validates(len(held), every)
-    train, validation = (Documents(held, np.flatnonzero(chosen), tokenizer.boundary) for chosen in (~validates, validates))
-    fingerprint = f"{held.fingerprint}-{tokenizer.boundary}-{every}"
+    ends = tokenizer.boundary, tokenizer.start
+    train, validation = (Documents(held, np.flatnonzero(chosen), *ends) for chosen in (~validates, validates))
+    between = "-".join(map(str, dict.fromkeys(ends)))  # one id where they are the same
+    fingerprint = f"{held.fingerprint}-{between}-{every}"
     return Corpus(opened.name, tokenizer, train, validation, fingerprint)
 
 

@@ -1,10 +1,9 @@
 """Documents to rows of equal length, by random access: nothing but the rows asked for is ever assembled.
 
-The stream of an epoch is every training document once, [boundary, tokens...], in an order shuffled by seed and epoch,
-and one boundary more at its end. Row i is stream[iT : iT + T + 1], so that each of the L tokens but the first (L + 1
-with the last boundary) is a target exactly once an epoch, and a document of n ids has n targets: its tokens and the
-end of the text. `pos` restarts at a row's start and at every boundary. The epoch's last row is padded (pos -1, weight
-0).
+The stream of an epoch is every training document once, [start, tokens...], in an order shuffled by seed and epoch.
+Row i holds stream[iT : iT + T], and as targets what follows each of them in its document: the next token, and the
+boundary after the last. So a document of n tokens has n + 1 targets, each exactly once an epoch. `pos` restarts at a
+row's start and at every document's. The epoch's last row is padded (pos -1, weight 0).
 
 Rows are shuffled too, then dealt out as `jaxseq.data.batching` tells.
 """
@@ -47,13 +46,17 @@ class PackedRows(grain.MapDataset):
             order, starts = self._order(epoch)
         length, first = self._length, row * self._length
         count = min(length, self.targets - first)  # targets of this row; the rest is padding
-        stream = np.full(length + 1, self._documents.boundary, np.int32)
+        stream = np.full(length + 1, self._documents.start, np.int32)
+        ends = np.zeros(length + 1, bool)  # where another document starts: as a target, the end of the one before
+        ends[count] = first + count == self.targets
         pos = np.full(length, -1, np.int32)
         pos[:count] = np.arange(count)
         at, end = int(np.searchsorted(starts, first, "right")) - 1, first + count + 1
         while at < len(order) and starts[at] < end:
             start, stop = int(starts[at]), min(int(starts[at + 1]), end)
-            inside = max(first, start + 1)  # the boundary itself is there already
+            inside = max(first, start + 1)  # the document's start itself is there already
+            if start >= first:
+                ends[start - first] = True
             if inside < stop:
                 tokens = self._documents.piece(order[at], inside - start - 1, stop - start - 1)
                 stream[inside - first : stop - first] = tokens
@@ -62,7 +65,8 @@ class PackedRows(grain.MapDataset):
             at += 1
         weights = np.zeros(length, np.float32)
         weights[:count] = 1
-        return {"tokens": stream[:-1], "targets": stream[1:], "pos": pos, "weights": weights}
+        targets = np.where(ends, self._documents.boundary, stream)[1:]
+        return {"tokens": stream[:-1], "targets": targets, "pos": pos, "weights": weights}
 
 
 class Batches(RowBatches):

@@ -8,13 +8,15 @@ import ast
 import codecs
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from jaxseq.data import tokenizer_files
 from jaxseq.errors import UserError
 
+LARGEST_ID = 1 << 22  # a model has a row for each id
 END = -1  # key of a trie's node beside the bytes
 _LINE = re.compile(r"""(\d{1,9}) (b?(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")) (\d{1,9})""")
 
@@ -22,19 +24,18 @@ _LINE = re.compile(r"""(\d{1,9}) (b?(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")) (\d
 class WorldTokenizer:
     """Every text encodes: all single bytes must be words. Id 0, which no word has, is the boundary."""
 
-    boundary = 0
+    boundary = start = 0
+    begin = ends = (0,)
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.name = self.path.name
-        try:
-            data = self.path.read_bytes()
-        except OSError as error:
-            reason = error.strerror or error
-            raise UserError(f"data.tokenizer={path} cannot be read ({reason}); give an RWKV vocabulary") from error
+        data = tokenizer_files.contents(path, f"data.tokenizer={path}")
         self._words = _read(path, data)
         self._trie = _trie(self._words)
-        self.vocab = max(self._words) + 1
+        if (largest := max(self._words)) >= LARGEST_ID:
+            raise UserError(f"data.tokenizer={path} has the id {largest}, and a model needs a row for each; give another file")
+        self.vocab = self.text_vocab = largest + 1
         self.storage = np.dtype(np.uint16 if self.vocab <= 1 << 16 else np.uint32)
         self.fingerprint = hashlib.blake2b(data, digest_size=16).hexdigest()
 
@@ -62,8 +63,18 @@ class WorldTokenizer:
         """The words of the ids; the boundary and ids without a word have none."""
         return b"".join(self._words.get(int(token), b"") for token in ids)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Ids to text. Boundaries are dropped; bytes that are no UTF-8 become U+FFFD."""
+    def prompt(self, text: str) -> list[int]:
+        """The ids of a prompt, the boundary in front."""
+        return [*self.begin, *self.encode(text).tolist()]
+
+    def decode(self, ids: Sequence[int], after: Sequence[int] = ()) -> str:
+        """Ids to text. Boundaries are dropped; bytes that are no UTF-8 become U+FFFD.
+
+        after: the ids that they continue: a character whose first bytes stand there is completed.
+        """
+        if len(after):
+            stream = self.stream(after)
+            return "".join(map(stream.push, ids)) + stream.finish()
         return self.decode_bytes(ids).decode(errors="replace")
 
     def find(self, *names: str) -> int | None:
@@ -75,17 +86,26 @@ class WorldTokenizer:
         kept = [int(token) for token in ids if token != self.boundary]
         return len(self.decode_bytes(kept)) / max(1, len(kept))
 
-    def stream(self) -> "_WordStream":
-        return _WordStream(self)
+    def stream(self, after: Sequence[int] = ()) -> "ByteStream":
+        """An incremental decoder of what follows the ids `after`."""
+        return ByteStream(lambda token: self.decode_bytes([token]), after)
+
+    def file(self) -> tuple[str, bytes]:
+        """(name, contents) of the file that other libraries read."""
+        return self.name, tokenizer_files.contents(self.path, f"data.tokenizer={self.path}")
 
 
-class _WordStream:
-    def __init__(self, tokenizer: WorldTokenizer):
-        self._tokenizer = tokenizer
+class ByteStream:
+    """Incremental decoder of tokens that are bytes: text comes out as soon as its characters are complete."""
+
+    def __init__(self, of: Callable[[int], bytes], after: Sequence[int] = ()):
+        self._of = of
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        for token in after[-4:]:  # no character has more bytes, and no token less than one
+            self.push(int(token))
 
     def push(self, token: int) -> str:
-        return self._decoder.decode(self._tokenizer.decode_bytes([token]))
+        return self._decoder.decode(self._of(token))
 
     def finish(self) -> str:
         return self._decoder.decode(b"", final=True)

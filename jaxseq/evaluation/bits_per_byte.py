@@ -27,8 +27,9 @@ CONTEXT = 1024
 
 class Document(NamedTuple):
     id: str
-    ids: np.ndarray  # [T] int32, boundary in front
+    ids: np.ndarray  # [T] int32, the tokenizer's start in front
     n_bytes: int
+    end: int = 0  # what follows the last: the tokenizer's boundary
 
 
 class Piece(NamedTuple):
@@ -67,7 +68,8 @@ def evaluate(model, params, config, corpus, split: str = "validation", *, mesh: 
         if (settings[name] or 0) < 0:
             raise UserError(f"eval.{name}={settings[name]} is negative; set it to 0 {zero}")
     found = itertools.islice(corpus.documents(split), settings.documents or None)
-    documents = [Document(str(name), np.asarray(ids, np.int32), int(n_bytes)) for name, ids, n_bytes in found]
+    end = corpus.tokenizer.boundary
+    documents = [Document(str(name), np.asarray(ids, np.int32), int(n_bytes), end) for name, ids, n_bytes in found]
     batch = min(settings.batch, len(documents))
     anew = restart(model, config)
     score = Scorer(model, params, config.train.form, settings.length, anew, settings.carry_state, mesh)
@@ -120,8 +122,7 @@ def pieces(rows: list[Document], length: int, restart: int | None) -> Iterator[P
         for index, row in enumerate(rows):
             ids = row.ids[start : start + length]
             tokens[index, : len(ids)] = ids
-            # What follows the last token of a document is the boundary, which is also its first id.
-            targets[index, : len(ids)] = np.append(row.ids, row.ids[:1])[start + 1 : start + 1 + len(ids)]
+            targets[index, : len(ids)] = np.append(row.ids, row.end)[start + 1 : start + 1 + len(ids)]
             pos[index, : len(ids)] = np.arange(len(ids)) + (start % restart if restart else start)
         yield Piece(tokens, targets, pos)
 

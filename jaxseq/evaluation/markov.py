@@ -100,13 +100,16 @@ def examples(ids: list[np.ndarray], order: int, boundary: int) -> tuple[np.ndarr
     Each document's targets are its tokens and the boundary behind them; in front of a document stand boundaries only.
     """
     lengths = np.array([len(document) for document in ids])
-    stream = np.concatenate([*ids, [boundary]]).astype(np.int64)
-    pos = np.arange(len(stream) - 1) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    stream = np.concatenate(ids).astype(np.int64)
+    ends = np.cumsum(lengths)
+    pos = np.arange(len(stream)) - np.repeat(ends - lengths, lengths)
     contexts = np.full((len(pos), order), boundary, np.int64, order="F")
     for k in range(order):
         inside = np.flatnonzero(pos >= k)
         contexts[inside, k] = stream[inside - k]
-    return contexts, stream[1:]
+    targets = np.append(stream[1:], boundary)
+    targets[ends - 1] = boundary
+    return contexts, targets
 
 
 def fit(documents: Documents, order: int, vocab: int) -> Markov:

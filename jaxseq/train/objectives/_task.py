@@ -37,16 +37,26 @@ def masked_sum(weights: jax.Array, values: jax.Array) -> jax.Array:
 def with_vocab(config, tokenizer: Tokenizer, more: int = 0):
     """`config` with model.vocab set: the tokenizer's ids, and `more` of the objective's, where it was left empty.
 
-    Raises UserError when it is too small.
+    Raises UserError when it has no id for something that the rows may hold. Ids that no text gives (padding, reserved tokens)
+    may lie beyond it: published models have such tokenizers.
     """
     vocab, wanted = config.model.vocab, tokenizer.vocab + more
     if vocab is None:
         config = config.copy_and_resolve_references()
         config.model.vocab = wanted
-    elif vocab < wanted:
-        extra = f" and {more} of train.objective={config.train.objective}" if more else ""
+        return config
+    if more and vocab < wanted:
+        extra = f" and {more} of train.objective={config.train.objective}"
+        raise UserError(f"model.vocab={vocab} is smaller than the tokenizer's {tokenizer.vocab} ids{extra}; leave it empty")
+    if vocab < tokenizer.text_vocab:
         raise UserError(
-            f"model.vocab={vocab} is smaller than the tokenizer's {tokenizer.vocab} ids{extra}; raise it or leave it empty"
+            f"model.vocab={vocab}, and with the tokenizer {tokenizer.name} a text gives ids up to {tokenizer.text_vocab - 1}; "
+            "name the tokenizer of these weights in data.tokenizer, or leave model.vocab empty for new ones"
+        )
+    if vocab <= (last := max(tokenizer.boundary, tokenizer.start)):
+        raise UserError(
+            f"model.vocab={vocab} has no id for the end of a document, {last} with the tokenizer {tokenizer.name}; "
+            "name its eos_token in a tokenizer_config.json beside it, or leave model.vocab empty for new weights"
         )
     return config
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxseq.errors import UserError
 from jaxseq.evaluation.bits_per_byte import token_nats
 from jaxseq.train.objectives import _task
 from jaxseq.train.objectives.next_token import tokens
@@ -74,9 +75,11 @@ class Masked(_task.TextTask):
         super().__init__(config, lambda tokenizer: int(tokenizer.find(*MASKS) is None))
         found = self.tokenizer.find(*MASKS)
         self.mask = self.tokenizer.vocab if found is None else found
+        if self.mask >= (vocab := self.config.model.vocab):
+            raise UserError(f"model.vocab={vocab} has no id for the mask, {self.mask}; name the tokenizer of these weights")
 
     def transform(self, row, random):
-        free_T = (row["pos"] >= 0) & (row["tokens"] != self.tokenizer.boundary)
+        free_T = (row["pos"] >= 0) & ~np.isin(row["tokens"], (self.tokenizer.boundary, self.tokenizer.start))
         rate = self.config.train.corruption
         hidden_T, chosen = corrupt(row["tokens"], free_T, rate, self.mask, self.tokenizer.vocab, random)
         at_M = np.pad(chosen, (0, places(self.config) - len(chosen))).astype(np.int32)

@@ -1,0 +1,226 @@
+"""A tokenizer in the `tokenizers` JSON format: what `jaxseq tokenizer` and `transformers` save as tokenizer.json."""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxseq.data import tokenizer_files
+from jaxseq.errors import UserError
+
+# The names under which published tokenizers keep their end-of-text token, the more specific first.
+END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]", "<EOS>", "<|im_end|>", "[SEP]")
+LARGEST_ID = 1 << 22  # the largest vocabularies in use have some 260,000 ids, and a model has a row for each
+TRIAL = "a The naïve café, 12 345!\n\tx=1 日本語 😀 \U000f0000"  # the last character is in no vocabulary
+
+
+class JsonTokenizer:
+    """`encode` gives the ids of a text and nothing else: truncation, padding and special tokens are switched off.
+
+    boundary: the file's end-of-text token: the eos_token of a tokenizer_config.json beside it, else one of END_OF_TEXT, else
+    what the post-processor adds behind a text, else one id added after the last.
+    begin: what the post-processor adds in front of a text, such as the one id of "<s>"; often nothing.
+    """
+
+    def __init__(self, path: str | Path):
+        import tokenizers
+
+        self.path = Path(path)
+        self.name = self.path.name
+        self._field = f"data.tokenizer={path}"
+        data = tokenizer_files.contents(path, self._field)
+        with self._faults(quiet=True):
+            self._tokenizer = tokenizers.Tokenizer.from_str(data.decode())
+            self._tokenizer.no_truncation()
+            self._tokenizer.no_padding()
+            self._tokenizer.encode_special_tokens = True
+            ids = self._tokenizer.get_vocab(with_added_tokens=True)
+            self._tokenizer.decode(self._tokenizer.encode(TRIAL).ids)
+            self.begin, behind = self._additions(sorted(ids, key=ids.get)[:64])
+            given = self._given(ids)
+        if not ids:
+            raise UserError(f"{self._field} has an empty vocabulary; make one with `jaxseq tokenizer`")
+        if (largest := max(ids.values())) >= LARGEST_ID:
+            raise UserError(f"{self._field} has the id {largest}, and a model needs a row for each; give another file")
+        self.vocab = largest + 1
+        self.storage = np.dtype(np.uint16 if self.vocab <= 1 << 16 else np.uint32)
+        named = tokenizer_files.special(tokenizer_files.beside(path, tokenizer_files.CONFIG), "eos_token")
+        known = [ids[name] for name in (named, *END_OF_TEXT) if name in ids]
+        self.boundary = (known or behind or [self.vocab])[0]
+        self.vocab = max(self.vocab, self.boundary + 1)
+        self.start = self.begin[-1] if self.begin else self.boundary
+        self.text_vocab = max(given, default=0) + 1
+        stops = tokenizer_files.beside(path, tokenizer_files.GENERATION).get("eos_token_id")
+        self.ends = tuple(dict.fromkeys((self.boundary, *tokenizer_files.ids(stops))))
+        self._silent = {self.boundary, *self.begin}
+        self.fingerprint = hashlib.blake2b(data, digest_size=16).hexdigest()
+
+    @contextlib.contextmanager
+    def _faults(self, quiet: bool = False) -> Iterator[None]:
+        """Every fault of the file as a UserError. quiet: without the trace that a panic of the library prints."""
+        try:
+            with _standard_error_kept() if quiet else contextlib.nullcontext():
+                yield
+        except (KeyboardInterrupt, SystemExit, UserError):
+            raise
+        except BaseException as error:  # tokenizers raises bare Exception, and panics are no Exception at all
+            raise UserError(
+                f"{self._field} is no tokenizers JSON file ({_reason(error)}); make one with `jaxseq tokenizer`"
+            ) from error
+
+    def _additions(self, texts: Sequence[str]) -> tuple[tuple[int, ...], list[int]]:
+        """Ids that the post-processor adds in front of a text, and behind it."""
+        for text in ("a", *texts):  # the first that has a token at all
+            encoding = self._tokenizer.encode(text, add_special_tokens=True)
+            own = [i for i, added in enumerate(encoding.special_tokens_mask) if not added]
+            if own:
+                return tuple(encoding.ids[: own[0]]), encoding.ids[own[-1] + 1 :]
+        return (), []
+
+    def _given(self, ids: dict[str, int]) -> set[int]:
+        """The ids that a text can give: not those of special tokens, which text is never parsed for."""
+        special = {i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
+        given = set(ids.values()) - special
+        spelled = [token for token, i in ids.items() if i in special] + [TRIAL]
+        for encoding in self._tokenizer.encode_batch_fast(spelled, add_special_tokens=False):
+            given |= set(encoding.ids)
+        return given
+
+    def encode(self, text: str | bytes, special: bool = False) -> np.ndarray:
+        """Text (str, or its UTF-8 bytes) to ids [T] int32, without a boundary.
+
+        special: whether special tokens that the text spells out are these tokens, as in what a chat template renders.
+        """
+        text = text if isinstance(text, str) else text.decode()
+        with self._faults():
+            self._tokenizer.encode_special_tokens = not special
+            try:
+                ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+            finally:
+                self._tokenizer.encode_special_tokens = True
+        return np.asarray(ids, np.int32)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """As `encode`, document by document, in the dtype `storage`, over all cores."""
+        with self._faults():
+            encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.asarray(encoding.ids, self.storage) for encoding in encodings]
+
+    def prompt(self, text: str) -> list[int]:
+        """The ids of a prompt: what the post-processor adds in front of a text, and the text's own. An empty prompt is the
+        start of a document."""
+        return [*self.begin, *self.encode(text).tolist()] or [self.start]
+
+    def decode(self, ids: Sequence[int], after: Sequence[int] = ()) -> str:
+        """Ids to text. Boundaries are dropped; bytes that are no UTF-8 become U+FFFD.
+
+        after: the ids that they continue: with some decoders a text's first space is dropped, a continuation's is not.
+        """
+        if len(after):
+            stream = self.stream(after)
+            return "".join(map(stream.push, ids)) + stream.finish()
+        kept = [int(token) for token in ids if token not in self._silent and 0 <= token < self.vocab]
+        with self._faults():
+            return self._tokenizer.decode(kept, skip_special_tokens=False)
+
+    def find(self, *names: str) -> int | None:
+        """The id of the first special token that there is, by its text, such as find("[MASK]", "<mask>")."""
+        return next((found for name in names if (found := self._tokenizer.token_to_id(name)) is not None), None)
+
+    def bytes_per_token(self, ids: Sequence[int]) -> float:
+        """UTF-8 bytes of text per token of `ids`, boundaries not counted."""
+        kept = [int(token) for token in ids if token not in self._silent]
+        return len(self.decode(kept).encode()) / max(1, len(kept))
+
+    def stream(self, after: Sequence[int] = ()) -> "JsonStream":
+        """An incremental decoder of what follows the ids `after`."""
+        return JsonStream(self, after)
+
+    def file(self) -> tuple[str, bytes]:
+        """(name, contents) of the file that other libraries read."""
+        return "tokenizer.json", tokenizer_files.contents(self.path, self._field)
+
+
+class JsonStream:
+    """Decodes a window of tokens again at each push, and hands out what can no longer change.
+
+    A token's text may depend on the tokens in front of it (SentencePiece drops a leading space, and decodes bytes in a
+    row together), so the window keeps the last tokens whose text is out. Text that ends with U+FFFD may be an
+    unfinished character and is held back; when it is held for longer than any character takes, only its last three
+    U+FFFD are (UTF-8 has four bytes at most).
+    """
+
+    HELD = 8  # tokens
+    CONTEXT = 256  # tokens in front of the first
+
+    def __init__(self, tokenizer: JsonTokenizer, after: Sequence[int] = ()):
+        self._tokenizer = tokenizer
+        after = list(map(int, after))
+        start, end = self._characters(after)
+        self._window = after[start:]
+        self._finished = end - start  # tokens of the window whose text is out
+        known = tokenizer.decode(after[start:end]), tokenizer.decode(self._window).rstrip("\ufffd")
+        self._out = max(map(len, known))  # characters of the window's text that are out; the last token may hold some of them
+
+    def _characters(self, after: list[int]) -> tuple[int, int]:
+        """(start, end) of the last CONTEXT ids or so, cut at characters: of SentencePiece's bytes in a row none is decoded
+        unless all are whole characters."""
+        first, last = max(0, len(after) - self.CONTEXT), len(after)
+        for end in range(last, max(first, last - self.HELD), -1):
+            for start in range(first, max(-1, first - self.HELD), -1):
+                text = self._tokenizer.decode(after[start:end])
+                if not text.startswith("\ufffd") and not text.endswith("\ufffd"):
+                    return start, end
+        return first, last
+
+    def push(self, token: int) -> str:
+        if token in self._tokenizer._silent:
+            return ""
+        self._window.append(token)
+        text = self._tokenizer.decode(self._window)
+        if text.endswith("\ufffd"):
+            if len(self._window) - self._finished < self.HELD:
+                return ""
+            unsure = len(text) - max(len(text.rstrip("\ufffd")), len(text) - 3)
+            piece = text[self._out : len(text) - unsure]
+            self._out += len(piece)
+            return piece
+        piece = text[self._out :]
+        if piece:
+            self._window = self._window[self._finished :]
+            self._finished = len(self._window)
+            self._out = len(self._tokenizer.decode(self._window))
+        return piece
+
+    def finish(self) -> str:
+        piece = self._tokenizer.decode(self._window)[self._out :]
+        self._window, self._finished, self._out = [], 0, 0
+        return piece
+
+
+@contextlib.contextmanager
+def _standard_error_kept() -> Iterator[None]:
+    """Holds back what is written to standard error, by the library's own threads too, and drops it if the block fails."""
+    with tempfile.TemporaryFile() as kept:
+        try:
+            own = os.dup(2)
+        except OSError:  # there is none
+            yield
+            return
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(own, 2)
+            os.close(own)
+        kept.seek(0)
+        os.write(2, kept.read())
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what an exception says, for a message of one line."""
+    return (str(error) or type(error).__name__).splitlines()[0]
