@@ -53,7 +53,8 @@ def base(kind: str = "lm") -> ConfigDict:
                 "lr_source": "",  # where the learning rate comes from
                 "schedule": "cosine",  # cosine, linear, wsd, constant
                 "warmup": 50,  # steps
-                "decay_fraction": 0.2,  # of the steps, for wsd
+                "decay_steps": config_dict.placeholder(int),  # steps that the schedule is over; empty: train.steps
+                "decay_fraction": 0.2,  # of these, for wsd
                 "final_lr": 0.1,  # of lr
                 "beta1": 0.9,
                 "beta2": 0.95,
@@ -64,6 +65,7 @@ def base(kind: str = "lm") -> ConfigDict:
                 "form": "auto",
                 "init": config_dict.placeholder(str),  # a workdir whose weights to start from
                 "log_every": 10,
+                "logger": config_dict.placeholder(str),  # one more place for the figures: wandb
                 "checkpoint_every": 200,
                 "keep": 2,
                 "eval_every": 0,  # 0: at the end only
@@ -74,6 +76,7 @@ def base(kind: str = "lm") -> ConfigDict:
                 "batch": 8,  # documents at a time
                 "length": 256,  # tokens a piece
                 "documents": 0,  # 0: all
+                "tokens": 1_000_000,  # about so many of the split are scored while training; 0: all
                 "carry_state": True,  # from piece to piece
                 "context": config_dict.placeholder(int),  # tokens until it starts anew; empty: never, or see evaluation
             },

@@ -39,7 +39,7 @@ def train(fails, tmp_path):
         ([], "COMMAND"),
         (["tarin"], "train"),
         (["train", "--config=retnet"], "--workdir"),
-        (["train", "--workdir=x"], "--config"),
+        (["train", "--workdir=x", "--config.train.warmup=2000"], "train.warmup"),
         (["train", "--config=retnett", "--workdir=x"], "retnet"),
         (["train", "--config=retnet:9b", "--workdir=x"], "1.3b"),
         (["train", "--config=configs/none.py", "--workdir=x"], "none.py"),

@@ -1,8 +1,9 @@
 """Score held-out data with a trained model by its objective: for a language model bits per byte and perplexity, the state
 carried over each whole document.
 
-The data are those of the run unless --config.data.path=PATH (and its like) says otherwise; --config.eval.carry_state=false
-scores each piece of a document from an empty state.
+The data are those of the run unless --config.data.path=PATH (and its like) says otherwise. The whole split is scored unless
+--config.eval.tokens=N says about how many tokens of it; --config.eval.carry_state=false scores each piece of a document
+from an empty state.
 """
 
 import sys
@@ -31,9 +32,10 @@ def run(args):
     from jaxseq.train import load_variables
 
     model, variables, config = load_variables(args.workdir, args.step, devices=jax.local_devices())
-    config = from_dict(to_dict(config), **overrides)
+    config = from_dict(to_dict(config), **{"eval.tokens": 0} | overrides)
     task = registry.load("train.objectives", config.train.objective).task(config)
     mesh = jax.tree.leaves(variables)[0].sharding.mesh
+    task.check(model)
     result = task.evaluate(model, variables, args.split, mesh=mesh)
     print(task.describe(result), file=sys.stderr)
     return result

@@ -1,26 +1,48 @@
 """Train a model; run again in the same folder, it goes on where it stopped.
 
+Without --config it is the run that DIR holds that goes on, and a Transformer that is trained where DIR holds none.
 DIR gets config.json, checkpoints/, metrics.jsonl (one object a logged step) and TensorBoard events. kill -9 costs the steps
 since the last checkpoint and changes nothing else; SIGTERM and Ctrl-C save first.
 """
 
 import logging
+import signal
 import sys
+from pathlib import Path
 
 from jaxseq.cli import _config
+from jaxseq.config import from_dict, to_dict
+
+STOPPED = 128  # plus the signal: what a shell calls a command that a signal ended
 
 
 def add_arguments(parser):
     _config.add_config(parser)
     parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run, made if need be")
+    parser.add_argument(
+        "--dry-run", action="store_true",
+        help="say what would be done, with the memory of the step compiled here, and leave DIR as it is",
+    )  # fmt: skip
+
+
+def chosen(args):
+    """The config of --config, else that of the run which DIR holds, else the Transformer's."""
+    if not args.config:
+        path = Path(args.workdir) / "config.json"
+        if path.is_file():
+            from jaxseq.train.workdirs import saved_config
+
+            return from_dict(to_dict(saved_config(args.workdir)), **_config.overrides(args))
+        args.config = "transformer"
+    return _config.load(args)
 
 
 def run(args):
-    config = _config.load(args)
+    config = chosen(args)
     from rich.console import Console
     from rich.logging import RichHandler
 
-    from jaxseq.train import NonFiniteError, train  # after the check: loading takes seconds
+    from jaxseq.train import NonFiniteError, planned, train  # after the check: loading takes seconds
     from jaxseq.train.progress import ProgressLine
 
     console = Console(stderr=True)
@@ -29,12 +51,38 @@ def run(args):
     logger.setLevel(logging.INFO)
     logger.propagate = False  # libraries put handlers of their own on the root
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax prints the traceback of what it raises anyway
+
+    def announce(plan) -> None:
+        for line in plan.lines():
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    received = []
+
+    def terminate(number, frame):  # until the run takes over, which saves first
+        received.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
+        if args.dry_run:
+            plan = planned(config, args.workdir)
+            announce(plan)
+            return plan.to_json()
         with ProgressLine(console) as progress:
-            record = train(config, args.workdir, progress=progress)
+            record = train(config, args.workdir, progress=progress, announce=announce)
     except NonFiniteError as error:
         print(f"jaxseq: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    if record["step"] < config.train.steps:
-        print(f"stopped and saved at step {record['step']}; run the same command again to go on", file=sys.stderr)
+    except KeyboardInterrupt:
+        stopped(console, "before its first step, with nothing new to save", received[0] if received else signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if "stopped" in record:
+        stopped(console, record["stopped"], record["signal"])
     return record
+
+
+def stopped(console, where: str, number: int):
+    """Ends the command as `jaxseq compare` ends when it is stopped."""
+    console.print(f"stopped {where}; run the same command again to go on", highlight=False, soft_wrap=True)
+    raise SystemExit(STOPPED + number)

@@ -10,7 +10,7 @@ Documents of similar length share a batch; what a document scores does not depen
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +20,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxseq.errors import UserError
 from jaxseq.ops._time import PAD
+
+Between = Callable[[], None]
 
 # Attention over a whole book costs its length squared, and says little about a model trained on short rows.
 CONTEXT = 1024
@@ -48,13 +50,20 @@ def token_nats(logits_BTV: jax.Array, targets_BT: jax.Array) -> tuple[jax.Array,
     return log_z_BT - chosen_BT, log_z_BT
 
 
-def evaluate(model, params, config, corpus, split: str = "validation", *, mesh: Mesh | None = None) -> dict[str, Any]:
+def nothing() -> None:
+    pass
+
+
+def evaluate(
+    model, params, config, corpus, split: str = "validation", *, mesh: Mesh | None = None, between: Between = nothing
+) -> dict[str, Any]:
     """Scores the first eval.documents documents of a split (0: all of them) and returns JSON-able figures.
 
     Reads config.train.form and config.eval: batch, documents at a time; length, tokens a piece; documents; carry_state,
     where False scores each piece from an empty state and position 0, as training rows are; context, the tokens after which
     the state starts anew (0: never; empty: train.length for a state that grows, never for one that does not). With `mesh`,
-    documents are split over data and fsdp.
+    documents are split over data and fsdp. `between` is called before each piece of each group of documents; what it
+    raises ends the evaluation.
 
     Returns:
       bits_per_byte, nats_per_token, perplexity over all documents together, tokens, bytes, split, carry_state, context, and
@@ -72,7 +81,7 @@ def evaluate(model, params, config, corpus, split: str = "validation", *, mesh: 
     documents = [Document(str(name), np.asarray(ids, np.int32), int(n_bytes), end) for name, ids, n_bytes in found]
     batch = min(settings.batch, len(documents))
     anew = restart(model, config)
-    score = Scorer(model, params, config.train.form, settings.length, anew, settings.carry_state, mesh)
+    score = Scorer(model, params, config.train.form, settings.length, anew, settings.carry_state, mesh, between)
     nats = np.zeros(len(documents))
     for group in groups(documents, batch):
         rows = [documents[index] for index in group]
@@ -148,6 +157,7 @@ class Scorer(NamedTuple):
     restart: int | None
     carry_state: bool
     mesh: Mesh | None
+    between: Between = nothing
 
     def __call__(self, rows: list[Document]) -> np.ndarray:
         """Nats [B] float64 of each row's document."""
@@ -155,6 +165,8 @@ class Scorer(NamedTuple):
         state = self.model.init_state(len(rows), slots(longest, self.length)) if self.carry_state else None
         parts = []
         for piece in pieces(rows, self.length, self.restart):
+            self.between()
+            jax.block_until_ready(parts[-2:-1])  # a few pieces ahead keep the device busy; more would outlive a stop
             nats_BT, state = score_piece(
                 self.model, self.form, self.carry_state, self.mesh, self.params, state, *self.place(piece)
             )

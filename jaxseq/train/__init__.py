@@ -2,7 +2,7 @@
 
 from jaxseq.train.checkpoints import load, load_variables, save_params
 from jaxseq.train.failures import NonFiniteError
-from jaxseq.train.loop import train
+from jaxseq.train.loop import planned, train
 from jaxseq.train.step import prepare
 
-__all__ = ["NonFiniteError", "load", "load_variables", "prepare", "save_params", "train"]
+__all__ = ["NonFiniteError", "load", "load_variables", "planned", "prepare", "save_params", "train"]

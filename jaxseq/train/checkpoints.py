@@ -1,92 +1,38 @@
 """Checkpoints of a run: DIR/config.json and DIR/checkpoints/STEP with the items params, optimizer, data and config, and
 collections where the model has any (batch_stats).
 
-Orbax writes in the background and commits a step by renaming, so a killed process leaves whole checkpoints only.
-Everything is restored into an explicit abstract target with shardings: what was saved on eight devices opens on one,
-and the other way round. A config here is data: JSON, never evaluated.
+Orbax writes in the background and commits a step by renaming, so a killed process leaves whole checkpoints only; see
+`digests` for what happens to them later. Of damaged ones the newest that is whole is taken. Everything is restored into
+an explicit abstract target with shardings: what was saved on eight devices opens on one, and the other way round. A
+config here is data: JSON, never evaluated.
 """
 
+import contextlib
 import errno
-import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 import jaxseq
 from jaxseq.config import from_dict, to_dict
 from jaxseq.errors import UserError
+from jaxseq.train import digests, workdirs
 from jaxseq.train import mesh as meshes
 from jaxseq.train.step import Trainer, TrainState, abstract_params
 
-# What may change between a run and its continuation: how long, how it is watched, where it runs; not what it computes.
-HARMLESS = (
-    "train.steps",
-    "train.log_every",
-    "train.checkpoint_every",
-    "train.keep",
-    "train.eval_every",
-    "train.init",
-    "train.form",
-    "model.remat",
-    "data.prefetch",
-    "data.workers",
-    "mesh.",
-    "eval.",
-)
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
 def folder(workdir: str | os.PathLike) -> Path:
     return Path(workdir).absolute() / "checkpoints"
-
-
-def flat(data: dict, prefix: str = "") -> dict[str, Any]:
-    """Nested dict as {dotted key: leaf}."""
-    leaves: dict[str, Any] = {}
-    for key, value in data.items():
-        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return leaves
-
-
-def differing(old: dict, new: dict) -> list[str]:
-    """Dotted keys whose values differ between two configs given as JSON data."""
-    old, new = flat(old), flat(new)
-    missing = object()
-    return sorted(key for key in old.keys() | new.keys() if old.get(key, missing) != new.get(key, missing))
-
-
-def write_config(workdir: str | os.PathLike, config) -> None:
-    """Writes DIR/config.json in one move. Raises UserError when the workdir belongs to a run of another config."""
-    path = Path(workdir) / "config.json"
-    data = to_dict(config)
-    if path.exists():
-        keys = differing(to_dict(from_dict(_read_json(path))), data)  # with the defaults of fields that are newer than the file
-        harmful = [key for key in keys if not key.startswith(HARMLESS)]
-        if harmful and steps(workdir):
-            raise UserError(
-                f"{workdir} holds checkpoints of another config (differing: {', '.join(harmful)}); "
-                "choose another --workdir, or give the values that it was started with"
-            )
-        for key in keys:
-            log.info("continuing %s with another %s", workdir, key)
-    if jax.process_index():
-        return
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n")
-    draft.replace(path)
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON ({error.msg}, line {error.lineno}); restore it or choose another workdir") from None
 
 
 def steps(workdir: str | os.PathLike) -> list[int]:
@@ -104,11 +50,76 @@ def _manager(workdir: str | os.PathLike, arrays=ocp.StandardCheckpointHandler, *
     return ocp.CheckpointManager(folder(workdir), options=options, item_handlers=handlers)
 
 
+def _writer(workdir: str | os.PathLike, at_once: int | None = None, **options) -> ocp.CheckpointManager:
+    """A manager that writes, with digests. at_once: bytes of arrays that it may hold before they are on disk."""
+
+    def arrays():  # compressed copies would stay in memory until they are on disk, and weights hardly compress
+        impl = ocp.BasePyTreeCheckpointHandler(save_concurrent_bytes=at_once, use_compression=False)
+        return ocp.PyTreeCheckpointHandler(handler_impl=impl)
+
+    def seal() -> None:  # all is written, and not yet renamed to what counts as a checkpoint
+        for draft in folder(workdir).glob("*.orbax-checkpoint-tmp*"):
+            if jax.process_index() == 0 and draft.is_dir():
+                digests.write(draft)
+
+    sealing = ocp.options.AsyncOptions(post_finalization_callback=seal)
+    return _manager(workdir, arrays, async_options=sealing, **options)
+
+
+@contextlib.contextmanager
+def _opened(step_folder: Path) -> Iterator[None]:
+    """Within it a checkpoint is read. Raises Damaged when it is not what was saved, or cannot be read and has no digests."""
+    reason = ""
+    if jax.process_index() == 0:
+        try:
+            digests.check(step_folder)
+        except digests.Damaged as error:
+            reason = str(error)
+    if jax.process_count() > 1 and multihost_utils.broadcast_one_to_all(bool(reason)):
+        reason = reason or "so says the first process"
+    if reason:
+        raise digests.Damaged(reason)
+    try:
+        yield
+    except (UserError, MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:
+        if digests.has(step_folder):
+            raise
+        raise digests.Damaged((str(error) or type(error).__name__).splitlines()[0][:200]) from error
+
+
+def newest(workdir: str | os.PathLike, read: Callable[[int], T], step: int | None = None) -> tuple[int, T, list[int]]:
+    """(step, read(step), the damaged steps after it) of the newest checkpoint that can be read, or of `step` alone.
+
+    Each that cannot is told in a line. Raises UserError that names them all when none is left.
+    """
+    known = steps(workdir)
+    if not known:
+        raise UserError(f"{workdir} holds no checkpoint; give the --workdir of a run that has saved one")
+    if step is not None and step not in known:
+        raise UserError(f"{workdir} holds no checkpoint of step {step}; choose one of {', '.join(map(str, known))}")
+    damaged: dict[int, str] = {}
+    for number in reversed(known) if step is None else (step,):
+        try:
+            with _opened(folder(workdir) / str(number)):
+                return number, read(number), list(damaged)
+        except digests.Damaged as error:
+            damaged[number] = str(error)
+            if number != known[0] and step is None:
+                log.warning("%s: the checkpoint of step %d is damaged (%s), taking an older one", workdir, number, error)
+    others = [str(number) for number in known if number not in damaged]
+    mend = f"--step={others[-1]} may be whole" if others else "copy a whole one there, or begin anew in another folder"
+    told = "; ".join(f"step {number}: {reason}" for number, reason in damaged.items())
+    raise UserError(f"{folder(workdir)} holds no checkpoint that is whole ({told}); {mend}")
+
+
 class Checkpoints:
     """The checkpoints of one run, written in the background; use as a context manager."""
 
     def __init__(self, workdir: str | os.PathLike, keep: int):
-        self.manager = _manager(workdir, max_to_keep=max(keep, 1), cleanup_tmp_directories=True)
+        self.workdir = workdir
+        self.manager = _writer(workdir, max_to_keep=max(keep, 1), cleanup_tmp_directories=True)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -118,6 +129,15 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         return self.manager.latest_step()
+
+    def reached(self, step: int) -> bool:
+        """Whether the newest checkpoint is of `step`, or later, and whole."""
+        latest = self.latest()
+        if latest is None or latest < step:
+            return False
+        with contextlib.suppress(digests.Damaged), _opened(folder(self.workdir) / str(latest)):
+            return True
+        return False
 
     def save(self, state: TrainState, data: Any, config) -> None:
         """Starts writing `state`, once the previous write is done. `state.ok` must hold: a bad state is never saved."""
@@ -131,10 +151,10 @@ class Checkpoints:
         self.manager.save(
             step,
             args=ocp.args.Composite(
-                optimizer=ocp.args.StandardSave(state.optimizer),
+                optimizer=ocp.args.PyTreeSave(state.optimizer),
                 data=ocp.args.JsonSave({"step": step, "batches": data}),
                 config=ocp.args.JsonSave(to_dict(config)),
-                **_variables(ocp.args.StandardSave, state.params, state.collections),
+                **_variables(ocp.args.PyTreeSave, state.params, state.collections),
             ),
         )
 
@@ -142,23 +162,41 @@ class Checkpoints:
         """Returns when the last save is on disk; raises what went wrong with it."""
         self.manager.wait_until_finished()
 
+    def resume(self, trainer: Trainer) -> tuple[TrainState, Any] | None:
+        """(state, data iterator state) of the newest checkpoint that is whole; None where there is none at all.
+
+        Damaged ones after it are put aside under another name: the run will come to these steps again.
+        """
+        if self.latest() is None:
+            return None
+        _, found, damaged = newest(self.workdir, lambda step: self.restore(trainer, step))
+        for step in damaged if jax.process_index() == 0 else ():
+            here = self.manager.directory / str(step)
+            aside = next(path for n in range(1000) if not (path := here.with_name(f"{step}.damaged{n or ''}")).exists())
+            os.rename(here, aside)
+            log.warning("%s is kept as %s; remove it when you have no use for it", here, aside.name)
+        if damaged:
+            self.manager.reload()
+        return found
+
     def restore(self, trainer: Trainer, step: int) -> tuple[TrainState, Any]:
         """(state, data iterator state) of a step, laid out as `trainer` says whatever it was saved from."""
         abstract = trainer.abstract
-        saved = set(self.manager.item_metadata(step).keys())
-        if not {"optimizer", "data"} <= saved:
-            raise UserError(
-                f"{self.manager.directory} holds weights and no optimiser state; train from them in a new --workdir "
-                f"with --config.train.init={self.manager.directory.parent}"
+        with _manager(self.workdir, create=False) as manager:
+            saved = set(manager.item_metadata(step).keys())
+            if not {"optimizer", "data"} <= saved:
+                raise UserError(
+                    f"{manager.directory} holds weights and no optimiser state; train from them in a new --workdir "
+                    f"with --config.train.init={manager.directory.parent}"
+                )
+            items = manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    optimizer=ocp.args.StandardRestore(abstract.optimizer),
+                    data=ocp.args.JsonRestore(),
+                    **_variables(ocp.args.StandardRestore, abstract.params, abstract.collections),
+                ),
             )
-        items = self.manager.restore(
-            step,
-            args=ocp.args.Composite(
-                optimizer=ocp.args.StandardRestore(abstract.optimizer),
-                data=ocp.args.JsonRestore(),
-                **_variables(ocp.args.StandardRestore, abstract.params, abstract.collections),
-            ),
-        )
         fresh = jax.device_put((jax.numpy.int32(step), jax.numpy.asarray(True)), abstract.step.sharding)
         variables = items["params"], items["optimizer"], items.get("collections", {})
         return TrainState(*fresh, *variables), items["data"]["batches"]
@@ -174,19 +212,16 @@ def save_params(workdir: str | os.PathLike, config, params: Any, step: int = 0) 
 
     params: of a model with more collections all of them, {"params": …, "batch_stats": …}.
     """
-    Path(workdir).mkdir(parents=True, exist_ok=True)
-    write_config(workdir, config)
+    workdirs.check_path(workdir)
     variables = params if "params" in params else {"params": params}
     collections = {name: value for name, value in variables.items() if name != "params"}
     items = _variables(ocp.args.PyTreeSave, variables["params"], collections)
     largest = max(leaf.nbytes for leaf in jax.tree.leaves(variables))
-
-    def arrays():  # compressed copies would stay in memory until they are on disk, and weights hardly compress
-        impl = ocp.BasePyTreeCheckpointHandler(save_concurrent_bytes=largest + 1, use_compression=False)
-        return ocp.PyTreeCheckpointHandler(handler_impl=impl)
-
-    with _manager(workdir, arrays) as manager:
-        manager.save(step, args=ocp.args.Composite(config=ocp.args.JsonSave(to_dict(config)), **items))
+    with workdirs.claimed(Path(workdir)):
+        workdirs.check_config(workdir, config, trained=bool(steps(workdir)))
+        workdirs.write_config(workdir, config)
+        with _writer(workdir, at_once=largest + 1) as manager:
+            manager.save(step, args=ocp.args.Composite(config=ocp.args.JsonSave(to_dict(config)), **items))
 
 
 def restore_variables(workdir: str | os.PathLike, abstract: dict, step: int | None = None, heads: Iterable[str] = ()) -> dict:
@@ -197,7 +232,10 @@ def restore_variables(workdir: str | os.PathLike, abstract: dict, step: int | No
 
     Raises UserError when there is no such checkpoint, or naming the leaves whose shapes are not those of `abstract`.
     """
-    step = _find(workdir, step)
+    return newest(workdir, lambda number: _restore_variables(workdir, abstract, number, heads), step)[1]
+
+
+def _restore_variables(workdir: str | os.PathLike, abstract: dict, step: int, heads: Iterable[str] = ()) -> dict:
     with _manager(workdir, create=False) as manager:
         metadata = manager.item_metadata(step)
         items = {"params": dict(metadata["params"])} | dict(metadata.get("collections") or {})
@@ -230,15 +268,6 @@ def restore_variables(workdir: str | os.PathLike, abstract: dict, step: int | No
         return {"params": params} | dict(found.get("collections") or {})
 
 
-def _find(workdir: str | os.PathLike, step: int | None) -> int:
-    known = steps(workdir)
-    if not known:
-        raise UserError(f"{workdir} holds no checkpoint; give the --workdir of a run that has saved one")
-    if step is not None and step not in known:
-        raise UserError(f"{workdir} holds no checkpoint of step {step}; choose one of {', '.join(map(str, known))}")
-    return known[-1] if step is None else step
-
-
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {path_name(path): tuple(leaf.shape) for path, leaf in leaves}
@@ -265,15 +294,19 @@ def load_variables(workdir: str | os.PathLike, step: int | None = None, devices=
     The parameters lie on the first device, or spread over `devices` by the config's logical axes with everything on
     fsdp. Raises UserError when there is no such workdir or checkpoint.
     """
+    workdirs.check_path(workdir)
     workdir = Path(workdir)
     if not (workdir / "config.json").exists():
         raise UserError(f"{workdir} is no workdir of a run: it has no config.json; give the --workdir of a training run")
-    step = _find(workdir, step)
-    with _manager(workdir, create=False) as manager:
-        if "config" not in set(manager.item_metadata(step).keys()):
-            raise UserError(f"{folder(workdir)}/{step} has no config; choose another checkpoint or workdir")
-        config = from_dict(manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"])
-    model = jaxseq.build(config)
-    sizes = dict.fromkeys(meshes.AXES, 1) | {"fsdp": -1}
-    mesh = meshes.make_mesh(sizes, devices or jax.local_devices()[:1])
-    return model, restore_variables(workdir, abstract_params(model.boxed(), mesh), step), config
+
+    def read(number: int):
+        with _manager(workdir, create=False) as manager:
+            if "config" not in set(manager.item_metadata(number).keys()):
+                raise UserError(f"{folder(workdir)}/{number} has no config; choose another checkpoint or workdir")
+            config = from_dict(manager.restore(number, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"])
+        model = jaxseq.build(config)
+        sizes = dict.fromkeys(meshes.AXES, 1) | {"fsdp": -1}
+        mesh = meshes.make_mesh(sizes, devices or jax.local_devices()[:1])
+        return model, _restore_variables(workdir, abstract_params(model.boxed(), mesh), number), config
+
+    return newest(workdir, read, step)[1]

@@ -1,32 +1,34 @@
-"""The training loop: resume, step, log one step late, evaluate, save, stop for the right reasons."""
+"""The training loop: resume, step, log one step late, save, evaluate, stop for the right reasons."""
 
 import contextlib
 import errno
 import logging
 import math
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxseq import registry
 from jaxseq.errors import UserError
-from jaxseq.train import flops
+from jaxseq.train import flops, plan, workdirs
 from jaxseq.train import mesh as meshes
-from jaxseq.train.checkpoints import Checkpoints, restore_variables, write_config
+from jaxseq.train.checkpoints import Checkpoints
 from jaxseq.train.diagnose import diagnose
 from jaxseq.train.failures import NonFiniteError, is_disk_full
-from jaxseq.train.metrics import MetricsWriter, memory, read
-from jaxseq.train.step import Trainer, TrainState, prepare
+from jaxseq.train.metrics import MetricsWriter, memory
+from jaxseq.train.run import Run
+from jaxseq.train.step import TrainState
+from jaxseq.train.stopping import Stopped, terminated
 
 log = logging.getLogger(__name__)
+
+
+def nothing(told: Any) -> None:
+    pass
 
 
 def train(
@@ -34,6 +36,7 @@ def train(
     workdir: str | os.PathLike,
     *,
     progress: Callable[[dict[str, Any]], None] | None = None,
+    announce: Callable[[plan.Plan], None] | None = None,
     stop: Callable[[], bool] | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> dict[str, Any]:
@@ -42,17 +45,19 @@ def train(
 
     Args:
       progress: called with every logged record, to which the loop adds `steps` and `eta_seconds`.
-      stop: asked before every step; when true (or on SIGTERM) the run saves and returns early.
+      announce: called before the first step with what the run is about to do.
+      stop: asked before every step and every piece of an evaluation; when true (or on SIGTERM or Ctrl-C) the run saves and
+        returns early. The record is then that of the step it saved, with `stopped`, what has been done in words, and
+        `signal`, the number of the one received, 0 for none.
       devices: all devices by default.
 
-    Raises UserError for a config that cannot be trained or a workdir of another one, NonFiniteError when the numbers
-    go bad (the last good checkpoint stays), OSError with ENOSPC when the disk is full (so does it then).
+    Before the first step there is nothing to save: signals do then what they did before the call.
+
+    Raises UserError for a config that cannot be trained or a workdir of another one or in use, NonFiniteError when the
+    numbers go bad (the last good checkpoint stays), OSError with ENOSPC when the disk is full (so does it then).
     """
     try:
-        with terminated() as asked:
-            return _Run(config, Path(workdir), devices).run(
-                progress or (lambda record: None), lambda: asked() or bool(stop and stop())
-            )
+        return _train(Run(config, workdir, devices), progress or nothing, announce or nothing, stop or (lambda: False))
     except UserError:
         raise
     except Exception as error:
@@ -62,177 +67,163 @@ def train(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(workdir)) from error
 
 
-@contextlib.contextmanager
-def terminated():
-    """Yields a function that says whether SIGTERM or Ctrl-C has arrived; only the main thread can ask for signals."""
-    received = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield received.is_set
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def receive(number: int, frame) -> None:
-        received.set()
-        signal.signal(number, before[number])  # a second one ends the process at once
-
-    for number in before:
-        signal.signal(number, receive)
-    try:
-        yield received.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def planned(config, workdir: str | os.PathLike, devices: Sequence[jax.Device] | None = None) -> plan.Plan:
+    """What `train` would do, found out without writing into `workdir`. Raises what it would raise before its first step."""
+    run = Run(config, workdir, devices)
+    run.prepare()
+    return run.plan
 
 
-class _Run:
-    """One process's share of a run: what the loop keeps between its steps."""
+def _train(run: Run, progress: Callable, announce: Callable, stop: Callable[[], bool]) -> dict[str, Any]:
+    last = run.config.train.steps
+    with workdirs.claimed(run.workdir), Checkpoints(run.workdir, run.config.train.keep) as checkpoints:
+        if checkpoints.reached(last) and (record := run.complete()):
+            log.info("%s is at step %d of %d: nothing is left to do", run.workdir, record["step"], last)
+            return record
+        run.prepare()
+        state = run.start(checkpoints)
+        workdirs.write_config(run.workdir, run.config)
+        announce(run.plan)
+        with contextlib.closing(run.writer(int(state.step))) as writer, terminated() as asked:
+            loop = _Loop(run, state, checkpoints, writer, progress, lambda: bool(asked()) or stop())
+            record = loop.run()
+            return record | {"stopped": loop.told(), "signal": asked()} if loop.halted else record
 
-    def __init__(self, config, workdir: Path, devices: Sequence[jax.Device] | None):
-        objective = registry.load("train.objectives", config.train.objective)
-        self.task = objective.task(config)
-        self.config = config = self.task.config
-        self.workdir = workdir
-        self.trainer: Trainer = prepare(config, devices)
-        make_workdir(workdir)
-        write_config(workdir, config)
-        self.batches = self.task.batches(*meshes.process_rows(self.trainer.mesh, config.train.batch))
-        self.bytes_per_token = self.task.bytes_per_token
-        self.tokens_per_step = objective.tokens(config)
 
-    def start(self, checkpoints: Checkpoints) -> TrainState:
-        """The state to go on from: the latest checkpoint, else the weights of train.init, else random ones."""
-        step = checkpoints.latest()
-        if step is not None:
-            state, batches = checkpoints.restore(self.trainer, step)
-            self.batches.restore(batches)
-            log.info("resuming %s at step %d", self.workdir, step)
-            return state
-        source = self.config.train.init
-        if not source:
-            return self.trainer.init()
-        found = restore_variables(source, self.trainer.abstract.variables, heads=self.trainer.model.optional)
-        if found["params"].keys() != self.trainer.abstract.params.keys():  # a head that the weights do not have
-            found["params"] = self.trainer.fresh()["params"] | found["params"]
-        return self.trainer.init(found)
+class _Loop:
+    """A run from one step to its last, and what it keeps between two steps."""
 
-    def run(self, progress: Callable[[dict], None], stop: Callable[[], bool]) -> dict[str, Any]:
-        with Checkpoints(self.workdir, self.config.train.keep) as checkpoints:
-            state = self.start(checkpoints)
-            if int(state.step) >= self.config.train.steps:
-                return self.finished(state)
-            with contextlib.closing(MetricsWriter(self.workdir, int(state.step))) as writer:
-                return self.loop(state, checkpoints, writer, progress, stop)
-
-    def loop(self, state: TrainState, checkpoints: Checkpoints, writer: MetricsWriter, progress, stop) -> dict[str, Any]:
-        """Steps until done. Step k is recorded after step k + 1 was handed to the devices: they never wait for it."""
-        first = step = int(state.step)
-        last = self.config.train.steps
-        self.flops_per_token = self.trainer.flops_per_token()
+    def __init__(self, run: Run, state: TrainState, checkpoints: Checkpoints, writer: MetricsWriter, progress, stop):
+        self.own, self.config, self.trainer = run, run.config, run.trainer
+        self.state, self.checkpoints, self.writer, self.progress, self.stop = state, checkpoints, writer, progress, stop
+        self.first = self.step = int(state.step)
+        self.last = self.config.train.steps
         self.peak = flops.machine_peak(self.config.model.dtype, self.trainer.mesh.size)
-        compiled = self.trainer.compile()
-        clock = Clock(step)
-        pending: tuple[int, dict, dict] | None = None
-        record: dict[str, Any] = {"step": step}
+        self.clock = Clock(self.step)
+        self.pending: tuple[int, dict, dict] | None = None
+        self.current: dict[str, Any] = {"step": self.step}
+        self.halted = False
 
-        def flush(extra: dict[str, Any] | None = None) -> None:
-            nonlocal pending, record
-            if pending is None:
+    def run(self) -> dict[str, Any]:
+        """Steps until done, and returns the last record. Step k is recorded after step k + 1 was handed to the devices:
+        they never wait for it. The last weights are saved before they are judged."""
+        settings = self.config.train
+        if self.first and not self.own.judged(self.first):
+            self.judge(self.first)  # an earlier process was stopped before it
+        while self.step < self.last and not self.halted:
+            if self.agreed(self.step):
+                self.halted = True
+                break
+            batch = meshes.put_batch(next(self.own.batches), self.trainer.mesh, settings.batch)
+            self.state, values = self.own.compiled(self.state, batch)
+            self.step += 1
+            self.flush()
+            self.pending = (self.step, values, batch)
+            if self.step < self.last and due(self.step, settings.eval_every):
+                self.flush()  # waits, so that evaluation is not timed as training
+                self.judge(self.step)
+            if self.step < self.last and not self.halted and due(self.step, settings.checkpoint_every):
+                self.flush()
+                self.save()
+        self.flush()
+        if self.step > self.first:
+            self.save()
+            self.checkpoints.wait()
+        if self.first < self.step == self.last and not self.halted:
+            self.judge(self.step)
+        return self.current
+
+    def flush(self) -> None:
+        """Records the step that is still to be recorded. Raises NonFiniteError when it went wrong."""
+        if self.pending is None:
+            return
+        number, values, batch = self.pending
+        self.pending = None
+        values = jax.device_get(values)
+        if not values.pop("ok"):
+            self.checkpoints.wait()
+            good = self.checkpoints.latest()
+            kept = "there is no checkpoint yet" if good is None else f"the checkpoint of step {good} is kept"
+            reason = diagnose(self.trainer, self.state, batch)
+            raise NonFiniteError(f"not finite at step {number}: {reason}; {kept}; lower train.lr or set train.clip")
+        settings = self.config.train
+        written = number in (1, self.last) or due(number, settings.log_every) or due(number, settings.eval_every)
+        if written or self.halted:  # where a run happens to be stopped is told, and leaves no trace
+            self.current = self.record(number, values)
+            if written:
+                self.writer.write(self.current)
+            self.tell()
+
+    def tell(self) -> None:
+        if "loss" not in self.current:  # an earlier process's record, lost
+            return
+        left = self.clock.seconds_a_step * (self.last - self.current["step"])
+        self.progress(self.current | {"steps": self.last, "eta_seconds": left})
+
+    def judge(self, step: int) -> None:
+        """Adds the validation figures to the record of a step, unless there are no such data or the run is to stop."""
+
+        def between() -> None:
+            if self.agreed():
+                raise Stopped
+
+        task = self.own.task
+        if not task.validates:
+            return
+        with self.clock.paused():
+            try:
+                found = task.evaluate(self.trainer.model, self.state.variables, mesh=self.trainer.mesh, between=between)
+            except Stopped:
+                self.halted = True
                 return
-            number, metrics, batch = pending
-            pending = None
-            values = jax.device_get(metrics)
-            if not values.pop("ok"):
-                checkpoints.wait()
-                good = checkpoints.latest()
-                kept = "there is no checkpoint yet" if good is None else f"the checkpoint of step {good} is kept"
-                reason = diagnose(self.trainer, state, batch)
-                raise NonFiniteError(f"not finite at step {number}: {reason}; {kept}; lower train.lr or set train.clip")
-            if extra is not None or self.logged(number):
-                record = self.record(number, values, clock) | (extra or {})
-                writer.write(record)
-                progress(record | {"steps": last, "eta_seconds": clock.seconds_a_step * (last - number)})
+        figures = {f"validation_{name}": found[name] for name in task.figures}
+        self.current = self.writer.add(step, figures) or self.current | figures
+        self.tell()
 
-        while step < last and not self.agreed(stop(), step):
-            batch = meshes.put_batch(next(self.batches), self.trainer.mesh, self.config.train.batch)
-            state, metrics = compiled(state, batch)
-            step += 1
-            flush()
-            pending = (step, metrics, batch)
-            if step == last or self.due(step, self.config.train.eval_every):
-                good = bool(metrics["ok"])  # waits, so that evaluation is not timed as training
-                with clock.paused():
-                    validation = self.evaluate(state) if good else {}
-                flush(validation)
-            if step < last and self.due(step, self.config.train.checkpoint_every):
-                flush()
-                with clock.paused():
-                    self.save(state, checkpoints, writer)
-        flush()
-        if step > first:
-            self.save(state, checkpoints, writer)
-            checkpoints.wait()
-        return record
-
-    def finished(self, state: TrainState) -> dict[str, Any]:
-        """The last record of a run that has nothing left to do, with the validation figures of its weights."""
-        records = [record for record in read(self.workdir) if record["step"] == int(state.step)]
-        return {"step": int(state.step)} | (records[-1] if records else {}) | self.evaluate(state)
-
-    def logged(self, step: int) -> bool:
-        return step in (1, self.config.train.steps) or self.due(step, self.config.train.log_every)
-
-    def agreed(self, stop: bool, step: int) -> bool:
-        """Whether any process wants to stop. Several processes ask each other at logged steps alone: it makes them wait."""
+    def agreed(self, step: int | None = None) -> bool:
+        """Whether any process wants to stop. Of several, steps that are not logged are not asked about: it makes them wait."""
         if jax.process_count() == 1:
-            return stop
-        return self.logged(step) and bool(multihost_utils.process_allgather(np.asarray(stop)).any())
+            return self.stop()
+        if step is not None and not (step == 1 or due(step, self.config.train.log_every)):
+            return False
+        return bool(multihost_utils.process_allgather(np.asarray(self.stop())).any())
 
-    @staticmethod
-    def due(step: int, every: int) -> bool:
-        return every > 0 and step % every == 0
+    def save(self) -> None:
+        with self.clock.paused():
+            self.writer.sync()
+            self.checkpoints.save(self.state, self.own.batches.state(), self.config)
 
-    def save(self, state: TrainState, checkpoints: Checkpoints, writer: MetricsWriter) -> None:
-        writer.sync()
-        checkpoints.save(state, self.batches.state(), self.config)
+    def told(self) -> str:
+        """Where the run was stopped, and what became of its weights."""
+        if self.step == self.last:
+            return f"in the evaluation after step {self.step}, the last, which is saved"
+        if self.step == self.first:
+            return f"before step {self.step + 1}, with nothing new to save"
+        return f"after step {self.step}, which is saved"
 
-    def evaluate(self, state: TrainState) -> dict[str, float]:
-        """The validation figures of `state`; none where there is no validation split."""
-        if not self.task.validates:
-            return {}
-        result = self.task.evaluate(self.trainer.model, state.variables, mesh=self.trainer.mesh)
-        return {f"validation_{name}": result[name] for name in self.task.figures}
-
-    def record(self, step: int, values: dict[str, Any], clock: "Clock") -> dict[str, Any]:
+    def record(self, step: int, values: dict[str, Any]) -> dict[str, Any]:
         """What is written for a step. Rates are over the steps since the last record, without evaluation and saving."""
         values = {name: float(value) for name, value in values.items()}
-        seconds = clock.lap(step)
-        rate = self.tokens_per_step / seconds
+        seconds = self.clock.lap(step)
+        rate = self.own.tokens_per_step / seconds
         record = {"step": step, "loss": values.pop("loss")}
-        if self.bytes_per_token and "nats" in values:
-            record["bits_per_byte"] = values["nats"] / math.log(2) / self.bytes_per_token
+        if self.own.bytes_per_token and "nats" in values:
+            record["bits_per_byte"] = values["nats"] / math.log(2) / self.own.bytes_per_token
         return (
             record
             | values
             | {
-                "tokens_seen": step * self.tokens_per_step,
+                "tokens_seen": step * self.own.tokens_per_step,
                 "tokens_per_second": rate,
-                "flops_per_token": self.flops_per_token,
-                "flops_utilisation": rate * self.flops_per_token / self.peak,
+                "flops_per_token": self.own.flops_per_token,
+                "flops_utilisation": rate * self.own.flops_per_token / self.peak,
                 **memory(),
             }
         )
 
 
-def make_workdir(workdir: Path) -> None:
-    """Raises UserError when the folder cannot be made or written."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"--workdir={workdir} is a file, or lies below one; name a folder") from None
-    except PermissionError:
-        raise UserError(f"--workdir={workdir} cannot be made here; choose a folder that you may write") from None
-    if not os.access(workdir, os.W_OK):
-        raise UserError(f"--workdir={workdir} cannot be written; choose a folder that you may write")
+def due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
 
 
 class Clock:

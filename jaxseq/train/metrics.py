@@ -1,8 +1,11 @@
 """The record of a run: DIR/metrics.jsonl, one JSON object a logged step, and the same numbers for TensorBoard."""
 
+import contextlib
 import json
+import logging
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,9 @@ import jax
 import psutil
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar
+from tensorboardX.summary import hparams, scalar, text
+
+log = logging.getLogger(__name__)
 
 
 class MetricsWriter:
@@ -19,26 +24,51 @@ class MetricsWriter:
     So a run that was killed after its last checkpoint and started again leaves one line a step, none missing. Of several
     processes the first alone writes. TensorBoard's events are written here and now: the thread that tensorboardX's
     SummaryWriter keeps for them dies on a full disk, and whoever feeds it then waits for ever.
+
+    TensorBoard gets the scalars in two groups, train/ and validation/, and `summaries` (the config) first. logger: one more
+    to be told, see `loggers`.
     """
 
-    def __init__(self, workdir: str | os.PathLike, step: int):
-        self.file = self.board = None
+    def __init__(self, workdir: str | os.PathLike, step: int, summaries: Iterable = (), logger=None):
+        self.file = self.board = self.logger = None
         if jax.process_index():
             return
-        path = Path(workdir) / "metrics.jsonl"
-        truncate(path, step)
-        self.file = path.open("a")
+        self.path = Path(workdir) / "metrics.jsonl"
+        truncate(self.path, step)
+        self.file = self.path.open("a", encoding="utf-8")
         self.board = EventsWriter(str(Path(workdir) / "events"))
         self.board.write_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
+        self.logger = logger
+        for summary in summaries:
+            self.board.write_event(Event(wall_time=time.time(), step=step, summary=summary))
 
     def write(self, record: dict[str, Any]) -> None:
         if self.file is None:
             return
         self.file.write(json.dumps(record) + "\n")
         self.file.flush()
-        for name, value in record.items():
-            if name != "step":
-                self.board.write_event(Event(wall_time=time.time(), step=record["step"], summary=scalar(name, value)))
+        self.show(record["step"], record)
+
+    def add(self, step: int, figures: dict[str, Any]) -> dict[str, Any] | None:
+        """Adds figures to the record of `step`, the last one, or makes it; returns it, where this process writes."""
+        if self.file is None:
+            return None
+        self.file.close()
+        records, _ = parsed(self.path)
+        last = records.pop() if records and records[-1]["step"] == step else {"step": step}
+        last |= figures
+        _replace(self.path, [*records, last])
+        self.file = self.path.open("a", encoding="utf-8")
+        self.show(step, figures)
+        return last
+
+    def show(self, step: int, figures: dict[str, Any]) -> None:
+        """Figures for those who watch: TensorBoard, and the logger if there is one."""
+        scalars = {grouped(name): value for name, value in figures.items() if name != "step"}
+        for name, value in scalars.items():
+            self.board.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+        if self.logger is not None:
+            self.logger.write(step, scalars)
 
     def sync(self) -> None:
         """Everything written so far is on disk: call it before a checkpoint that lies after it."""
@@ -48,29 +78,71 @@ class MetricsWriter:
             self.board.flush()
 
     def close(self) -> None:
-        if self.file is not None:
-            try:
-                self.file.close()
-            finally:
-                self.board.close()
+        if self.file is None:
+            return
+        with contextlib.ExitStack() as each:  # the last first, each of them whatever became of the others
+            each.callback(self.board.close)
+            each.callback(self.file.close)
+            if self.logger is not None:
+                each.callback(self.logger.close)
+
+
+def grouped(name: str) -> str:
+    """A figure's name in TensorBoard: "validation/loss", "train/loss"."""
+    group, rest = ("validation", name.removeprefix("validation_")) if name.startswith("validation_") else ("train", name)
+    return f"{group}/{rest}"
+
+
+def described(config: dict[str, Any], figures: Iterable[str]) -> list:
+    """A config of dotted keys as TensorBoard's text, and as its hyper-parameters beside the scalars of these names."""
+    table = "\n".join(["| field | value |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in config.items())])
+    plain = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in config.items()}
+    return [text("config", table), *hparams(plain, {grouped(name): 0.0 for name in figures})]
 
 
 def read(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     """The records of a workdir, in the order of their steps."""
     path = Path(workdir) / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    records, _ = parsed(path)
+    return records
+
+
+def parsed(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """(the records of a file, how many lines are none: blank, cut off, or filled with zeros by a crash)."""
+    records, broken = [], 0
+    for line in path.read_bytes().split(b"\n") if path.exists() else ():
+        try:
+            record = json.loads(line)
+            record["step"] + 0  # a number
+            records.append(record)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            broken += bool(line)
+    return records, broken
 
 
 def truncate(path: Path, step: int) -> None:
-    """Drops the records after `step`, and a last line that a killed process left unfinished, in one move."""
+    """Drops the records after `step`, lines that are no record and one that was cut off, in one move."""
     if not path.exists():
         return
-    lines = path.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    if kept != lines:
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        draft.write_text("".join(kept))
-        draft.replace(path)
+    records, broken = parsed(path)
+    kept = [record for record in records if record["step"] <= step]
+    if broken:
+        log.info("%s: %d line(s) that are no record are left out", path, broken)
+    if path.read_bytes() != _lines(kept).encode():
+        _replace(path, kept)
+
+
+def _lines(records: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def _replace(path: Path, records: list[dict[str, Any]]) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(_lines(records))
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
 
 
 def memory() -> dict[str, int]:

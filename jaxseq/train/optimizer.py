@@ -34,10 +34,13 @@ def check(train) -> None:
         raise UserError(
             f"train.warmup={train.warmup} is not between 0 and train.steps={train.steps}; lower train.warmup or raise train.steps"
         )
-    if train.schedule == "wsd" and not 0 <= train.decay_fraction <= 1 - train.warmup / train.steps:
+    span = decay_steps(train)
+    if span < 1:
+        raise UserError(f"train.decay_steps={span} is not positive; leave it empty for train.steps")
+    if train.schedule == "wsd" and not 0 <= train.decay_fraction <= 1 - train.warmup / span:
         raise UserError(
             f"train.decay_fraction={train.decay_fraction} and train.warmup={train.warmup} do not both fit in "
-            f"train.steps={train.steps}; lower one of them"
+            f"{span} steps; lower one of them"
         )
     if not train.lr > 0:
         raise UserError(f"train.lr={train.lr} is not positive; give the peak learning rate, for example 1e-3")
@@ -49,20 +52,26 @@ def check(train) -> None:
             raise UserError(f"train.{name}={train[name]} is negative; give 0 or more")
 
 
+def decay_steps(train) -> int:
+    """The steps that the schedule is over; the learning rate stays as it is after them."""
+    return train.steps if train.get("decay_steps") is None else train.decay_steps
+
+
 def schedule(train) -> Callable[[jax.Array | int], jax.Array]:
     """Learning rate of the update that follows `count` updates: lr * min(1, (count + 1) / warmup) * decay.
 
-    'linear' and 'cosine' decay from the end of warm-up to the last step, 'wsd' (warm-up, stable, decay: Hu et al. 2024,
+    'linear' and 'cosine' decay from the end of warm-up to step `decay_steps`, 'wsd' (warm-up, stable, decay: Hu et al. 2024,
     arXiv:2404.06395) linearly over the last `decay_fraction` of all steps; each ends at final_lr * lr.
     """
     decay = DECAYS[train.schedule]
-    tail_steps = max(train.decay_fraction * train.steps, 1.0)
+    steps = decay_steps(train)
+    tail_steps = max(train.decay_fraction * steps, 1.0)
 
     def rate(count: jax.Array | int) -> jax.Array:
         step = jnp.asarray(count, jnp.float32) + 1
         warm = jnp.minimum(1.0, step / max(train.warmup, 1))
-        done = jnp.clip((step - train.warmup) / max(train.steps - train.warmup, 1), 0.0, 1.0)
-        tail = jnp.clip((step - (train.steps - tail_steps)) / tail_steps, 0.0, 1.0)
+        done = jnp.clip((step - train.warmup) / max(steps - train.warmup, 1), 0.0, 1.0)
+        tail = jnp.clip((step - (steps - tail_steps)) / tail_steps, 0.0, 1.0)
         return train.lr * warm * decay(done, tail, train.final_lr)
 
     return rate

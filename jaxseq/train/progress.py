@@ -4,11 +4,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Column
 
 SHOWN = {
     "loss": "loss {:.4f}",
     "bits_per_byte": "bits/byte {:.4f}",
+    "accuracy": "accuracy {:.1%}",
     "validation_bits_per_byte": "validation {:.4f}",
+    "validation_accuracy": "validation {:.1%}",
     "tokens_per_second": "{:,.0f} tokens/s",
     "flops_utilisation": "utilisation {:.1%}",
     "eta_seconds": "left {}",
@@ -22,10 +25,14 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes:02}:{seconds:02}"
 
 
-def describe(record: dict[str, Any]) -> str:
-    """The numbers of a record worth watching, in words."""
+def describe(record: dict[str, Any], width: int | None = None) -> str:
+    """The numbers of a record worth watching, in words; as many as fit into `width` characters."""
     values = record | ({"eta_seconds": duration(record["eta_seconds"])} if "eta_seconds" in record else {})
-    return "  ".join(text.format(values[name]) for name, text in SHOWN.items() if values.get(name) is not None)
+    hidden = {"accuracy", "validation_accuracy"} if "bits_per_byte" in values else set()  # of single tokens it says little
+    told = [text.format(values[name]) for name, text in SHOWN.items() if values.get(name) is not None and name not in hidden]
+    while width is not None and len(told) > 1 and len("  ".join(told)) > width:
+        del told[-2 if len(told) > 2 else -1]  # what is left of the run is the last to go
+    return "  ".join(told)
 
 
 class ProgressLine:
@@ -33,7 +40,9 @@ class ProgressLine:
 
     def __init__(self, console: Console | None = None):
         self.console = console or Console(stderr=True)
-        columns = BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.description}")
+        self.bar = 20 if self.console.width > 100 else 10
+        fixed = [{"table_column": Column(no_wrap=True, min_width=width)} for width in (self.bar, None)]
+        columns = BarColumn(bar_width=self.bar, **fixed[0]), MofNCompleteColumn(**fixed[1]), TextColumn("{task.description}")
         self.live = Progress(*columns, console=self.console, transient=False) if self.console.is_terminal else None
         self.task = None
 
@@ -47,10 +56,11 @@ class ProgressLine:
             self.live.stop()
 
     def __call__(self, record: dict[str, Any]) -> None:
-        text = describe(record)
         if not self.live:
-            self.console.print(f"step {record['step']}/{record['steps']}  {text}", highlight=False, soft_wrap=True)
+            line = f"step {record['step']}/{record['steps']}  {describe(record)}"
+            self.console.print(line, highlight=False, soft_wrap=True)
             return
+        text = describe(record, self.console.width - self.bar - 2 * len(str(record["steps"])) - 5)
         if self.task is None:
             self.task = self.live.add_task("", total=record["steps"])
         self.live.update(self.task, completed=record["step"], total=record["steps"], description=text)

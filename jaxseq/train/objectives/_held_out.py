@@ -10,14 +10,17 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxseq.errors import UserError
+from jaxseq.evaluation.bits_per_byte import Between, nothing
 
 Row = dict[str, np.ndarray]
 
 
-def score(loss, model, variables: dict, rows: Iterable[Row], batch: int, form: str, mesh: Mesh | None) -> dict[str, Any]:
+def score(
+    loss, model, variables: dict, rows: Iterable[Row], batch: int, form: str, mesh: Mesh | None, between: Between = nothing
+) -> dict[str, Any]:
     """{"loss": …, and each of the objective's sums over its tokens, "tokens", "rows"}; deterministic.
 
-    rows: each with its `weights`; those of the last batch's empty rows are zero.
+    rows: each with its `weights`; those of the last batch's empty rows are zero. between: called before each batch.
     """
     if batch < 1:
         raise UserError(f"eval.batch={batch} is not positive; set it to 1 or more")
@@ -25,6 +28,7 @@ def score(loss, model, variables: dict, rows: Iterable[Row], batch: int, form: s
     count = 0
     rows = iter(rows)
     while group := list(itertools.islice(rows, batch)):
+        between()
         count += len(group)
         empty = group[0] | {"weights": np.zeros_like(group[0]["weights"])}
         group += [empty] * (batch - len(group))

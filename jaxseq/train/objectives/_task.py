@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jaxseq import data, registry
 from jaxseq.data.tokenizers import Tokenizer
 from jaxseq.errors import UserError
+from jaxseq.evaluation.bits_per_byte import Between, nothing
 from jaxseq.train.objectives import _held_out
 
 
@@ -61,6 +62,26 @@ def with_vocab(config, tokenizer: Tokenizer, more: int = 0):
     return config
 
 
+def sample(documents: data.Documents, tokens: int) -> data.Documents:
+    """About `tokens` tokens of the documents, taken evenly from all of them; all where there are no more, or for 0."""
+    total = int(documents.lengths.sum())
+    if not tokens or total <= tokens:
+        return documents
+    chosen = np.linspace(0, len(documents) - 1, max(1, round(len(documents) * tokens / total))).round().astype(np.int64)
+    chosen = chosen[: max(1, int((np.cumsum(documents.lengths[chosen]) <= tokens).sum()))]
+    return data.Documents(documents.store, documents.index[chosen], documents.boundary)
+
+
+def repeated(corpus: data.Corpus) -> int:
+    """How many validation documents are, token by token, training documents too."""
+    held, train = corpus.validation, corpus.train
+    content = lambda part, i: hash(part.piece(i, 0, int(part.lengths[i]) - 1).tobytes())  # noqa: E731
+    keys = [content(held, i) for i in range(len(held))]
+    alike = np.flatnonzero(np.isin(train.lengths, held.lengths))  # only these can be equal: the others are not read
+    found = set(keys).intersection(content(train, i) for i in alike)
+    return sum(key in found for key in keys)
+
+
 def bytes_per_token(corpus) -> float:
     """Mean UTF-8 bytes of a training token, document boundaries counted as tokens of none."""
     return corpus.train_bytes / max(int(corpus.train.lengths.sum()), 1)
@@ -87,8 +108,32 @@ class Task:
         """Whether there are held-out data."""
         raise NotImplementedError
 
-    def evaluate(self, model, variables: dict, split: str = "validation", *, mesh: Mesh | None = None) -> dict[str, Any]:
-        """Figures of a split, JSON-able."""
+    def sizes(self) -> dict[str, dict[str, int]]:
+        """{"train": {"documents", "tokens"}, "validation": {…, "scored"}}, tokens as `tokens` of the objective counts them.
+
+        scored: the tokens that `evaluate` scores.
+        """
+        raise NotImplementedError
+
+    def repeated(self) -> int:
+        """How many of the validation documents stand in the training data too, as far as that is known."""
+        return 0
+
+    def check(self, model) -> None:
+        """Raises UserError for what would only fail in `evaluate`, after the last step."""
+        if self.config.eval.batch < 1:
+            raise UserError(f"eval.batch={self.config.eval.batch} is not positive; set it to 1 or more")
+        for name in ("documents", "tokens"):
+            if self.config.eval[name] < 0:
+                raise UserError(f"eval.{name}={self.config.eval[name]} is negative; set it to 0 for all")
+
+    def evaluate(
+        self, model, variables: dict, split: str = "validation", *, mesh: Mesh | None = None, between: Between = nothing
+    ) -> dict[str, Any]:
+        """Figures of about eval.tokens tokens of a split (0: all), JSON-able.
+
+        between: called between pieces of the work; what it raises ends it.
+        """
         raise NotImplementedError
 
     def describe(self, result: dict[str, Any]) -> str:
@@ -132,14 +177,27 @@ class TextTask(Task):
     def validates(self) -> bool:
         return len(self.corpus.validation) > 0
 
+    def repeated(self):
+        return repeated(self.corpus)
+
     def batches(self, process_index: int, process_count: int):
         return data.batches(self.config, self.corpus, process_index, process_count, self.transform)
 
-    def evaluate(self, model, variables, split="validation", *, mesh=None) -> dict[str, Any]:
-        """The objective's figures over one epoch of the first eval.documents documents (0: all), always hidden alike."""
-        config = self.config
-        documents = self.corpus.split(split)[: config.eval.documents or None]
+    def scored(self, split: str) -> data.Documents:
+        """What `evaluate` scores: of the first eval.documents documents (0: all) about eval.tokens tokens (0: all)."""
+        settings = self.config.eval
+        return sample(self.corpus.split(split)[: settings.documents or None], settings.tokens)
+
+    def sizes(self):
+        found = {"train": self.corpus.train, "validation": self.corpus.validation}
+        sizes = {split: {"documents": len(part), "tokens": int(part.lengths.sum())} for split, part in found.items()}
+        scored = int(self.scored("validation").lengths.sum()) if self.validates else 0
+        return sizes | {"validation": sizes["validation"] | {"scored": scored}}
+
+    def evaluate(self, model, variables, split="validation", *, mesh=None, between=nothing) -> dict[str, Any]:
+        """The objective's figures over one epoch of the documents, always hidden alike."""
+        config, documents = self.config, self.scored(split)
         found = data.rows(documents, config.train.length, config.data.seed, self.transform)
         loss = registry.load("train.objectives", config.train.objective).loss
-        result = _held_out.score(loss, model, variables, found, config.eval.batch, config.train.form, mesh)
+        result = _held_out.score(loss, model, variables, found, config.eval.batch, config.train.form, mesh, between)
         return {"split": split, "documents": len(documents)} | result

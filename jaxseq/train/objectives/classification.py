@@ -118,12 +118,24 @@ class Classification(_task.Task):
         share = process_index, process_count
         return batching.RowBatches(self.splits["train"], identity, self.config, *share, self._smoothed)
 
-    def evaluate(self, model, variables, split="validation", *, mesh=None) -> dict[str, Any]:
-        """The objective's figures over the first eval.documents examples (0: all), unsmoothed."""
-        settings, examples = self.config.eval, self.splits[split]
-        count = min(len(examples), settings.documents or len(examples))
-        rows = (examples[i] | {"smoothing": np.float32(0)} for i in range(count))
-        return {"split": split} | _held_out.score(loss, model, variables, rows, settings.batch, "", mesh)
+    def scored(self, split: str) -> int:
+        """How many examples `evaluate` scores: the first eval.documents (0: all), and at most eval.tokens (0: any number)."""
+        settings, count = self.config.eval, len(self.splits[split])
+        return min(count, settings.documents or count, settings.tokens or count)
+
+    def sizes(self):
+        sizes = {split: dict.fromkeys(("documents", "tokens"), len(part)) for split, part in self.splits.items()}
+        return sizes | {"validation": sizes["validation"] | {"scored": self.scored("validation")}}
+
+    def evaluate(self, model, variables, split="validation", *, mesh=None, between=_task.nothing) -> dict[str, Any]:
+        """The objective's figures over the first examples, see `scored`, unsmoothed."""
+        examples = self.splits[split]
+        rows = (examples[i] | {"smoothing": np.float32(0)} for i in range(self.scored(split)))
+        batch = self.config.eval.batch
+        return {"split": split} | _held_out.score(loss, model, variables, rows, batch, "", mesh, between)
+
+    def describe(self, result):
+        return f"{super().describe(result)}, over {result['rows']:,} {'images' if of_images(self.config) else 'texts'}"
 
 
 task = Classification

@@ -56,8 +56,9 @@ class NextToken(_task.TextTask):
     def bytes_per_token(self) -> float:
         return _task.bytes_per_token(self.corpus)
 
-    def evaluate(self, model, variables, split="validation", *, mesh=None) -> dict[str, Any]:
-        return evaluation.evaluate(model, variables["params"], self.config, self.corpus, split, mesh=mesh)
+    def evaluate(self, model, variables, split="validation", *, mesh=None, between=_task.nothing) -> dict[str, Any]:
+        corpus = self.corpus._replace(**{split: self.scored(split)})
+        return evaluation.evaluate(model, variables["params"], self.config, corpus, split, mesh=mesh, between=between)
 
     def describe(self, result: dict[str, Any]) -> str:
         return (

@@ -1,0 +1,35 @@
+"""Weights & Biases. A run that goes on in its workdir is one run there. WANDB_MODE=offline and its like work as ever."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from jaxseq.errors import UserError
+
+
+def check() -> None:
+    try:
+        import wandb  # noqa: F401
+    except ImportError:
+        raise UserError("train.logger=wandb needs the package wandb; pip install 'jaxseq[wandb]', or leave it empty") from None
+
+
+def start(workdir: Path, config: dict[str, Any]) -> "Logger":
+    return Logger(workdir, config)
+
+
+class Logger:
+    def __init__(self, workdir: Path, config: dict[str, Any]):
+        import wandb
+
+        identity = hashlib.blake2b(str(workdir.absolute()).encode(), digest_size=8).hexdigest()
+        self.run = wandb.init(
+            project="jaxseq", name=workdir.name, id=identity, resume="allow", dir=str(workdir), config=config,
+            settings=wandb.Settings(console="off"),
+        )  # fmt: skip
+
+    def write(self, step: int, scalars: dict[str, Any]) -> None:
+        self.run.log(scalars, step=step)
+
+    def close(self) -> None:
+        self.run.finish()

@@ -1,0 +1,122 @@
+"""What a run is about to do, told before its first step."""
+
+import dataclasses
+from collections import Counter
+from typing import Any
+
+import jax
+import psutil
+
+from jaxseq.train.step import Trainer
+
+MEMORY_FIELDS = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes", "generated_code_size_in_bytes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """parameters: of the model. splits: {"train": {"documents", "tokens"}, "validation": {…, "scored"}}. tokenizer, vocab:
+    None where there is no text. tokens: of all steps together, with repetition; flops: for them. memory_bytes: of the
+    compiled step, on each device; available_bytes: that it can have there, None where that is not known. lowers: the
+    config's fields that would lower it. mesh: {axis: size}. repeated: validation documents that are in the training data.
+    """
+
+    parameters: int
+    splits: dict[str, dict[str, int]]
+    tokenizer: str | None
+    vocab: int | None
+    steps: int
+    tokens: int
+    flops: float
+    memory_bytes: int
+    available_bytes: int | None
+    lowers: tuple[str, ...]
+    mesh: dict[str, int]
+    devices: str
+    repeated: int
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def lines(self) -> list[str]:
+        """Six lines for people, and one more for each thing that they should look at."""
+        train, held = self.splits["train"], self.splits["validation"]
+        scored = f", {held['scored']:,} of them scored (eval.tokens)" if held["scored"] < held["tokens"] else ""
+        text = f"{self.tokenizer}, vocabulary {self.vocab:,}" if self.tokenizer else "none"
+        passes = f"{self.tokens / train['tokens']:.3g} x the training data" if train["tokens"] else ""
+        sizes = " ".join(f"{axis}={size}" for axis, size in self.mesh.items() if size != 1) or "data=1"
+        lower = f"; {' or '.join(self.lowers)} lowers it" if self.lowers else ""
+        lines = [
+            f"model: {self.parameters:,} parameters",
+            f"data: {train['documents']:,} documents, {train['tokens']:,} tokens to train; "
+            f"{held['documents']:,} documents, {held['tokens']:,} tokens to validate{scored}",
+            f"tokenizer: {text}",
+            f"training: {self.steps:,} steps, {self.tokens:,} tokens, {passes}; {self.flops:.3g} FLOPs",
+            f"memory: {size_of(self.memory_bytes)} on each device for the compiled step{lower}",
+            f"mesh: {sizes} on {self.devices}",
+        ]
+        if self.available_bytes is not None and self.memory_bytes > self.available_bytes:
+            fix = f"set {self.lowers[0]}" if self.lowers else "choose a smaller train.batch"
+            lines.append(f"warning: that is more memory than the {size_of(self.available_bytes)} free here; {fix}")
+        if self.repeated:
+            lines.append(
+                f"warning: {self.repeated:,} of the {held['documents']:,} validation documents are in the training data too; "
+                "their figures flatter"
+            )
+        return lines
+
+
+def make(task, trainer: Trainer, compiled: jax.stages.Compiled, tokens_per_step: int, flops_per_token: float) -> Plan:
+    config = trainer.config
+    tokenizer = getattr(task, "tokenizer", None)
+    tokens = config.train.steps * tokens_per_step
+    kinds = Counter(device.device_kind for device in trainer.mesh.devices.flat)
+    return Plan(
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(trainer.abstract.params)),
+        splits=task.sizes(),
+        tokenizer=None if tokenizer is None else config.data.tokenizer,
+        vocab=None if tokenizer is None else config.model.vocab,
+        steps=config.train.steps,
+        tokens=tokens,
+        flops=float(flops_per_token * tokens),
+        memory_bytes=memory_of(compiled),
+        available_bytes=available(trainer),
+        lowers=tuple(lowering(config)),
+        mesh={axis: int(size) for axis, size in trainer.mesh.shape.items()},
+        devices=", ".join(f"{count} x {kind}" for kind, count in kinds.items()),
+        repeated=task.repeated(),
+    )
+
+
+def memory_of(compiled: jax.stages.Compiled) -> int:
+    """Bytes that a compiled program takes on each device; what it donates counts once. 0 where the backend does not say."""
+    found = compiled.memory_analysis()
+    if found is None:
+        return 0
+    return sum(getattr(found, field) for field in MEMORY_FIELDS) - found.alias_size_in_bytes
+
+
+def available(trainer: Trainer) -> int | None:
+    """Bytes that each device can still give; devices forced out of one CPU share its memory."""
+    device = trainer.mesh.local_devices[0]
+    if device.platform == "cpu":
+        return psutil.virtual_memory().available // len(trainer.mesh.local_devices)
+    stats = device.memory_stats() or {}
+    return stats["bytes_limit"] - stats.get("bytes_in_use", 0) if "bytes_limit" in stats else None
+
+
+def lowering(config) -> list[str]:
+    """The fields, with values, that lower the memory of a step, the cheapest first."""
+    train = config.train
+    fields = ["model.remat=full"] if config.model.get("remat", "full") != "full" else []
+    if train.accumulate < train.batch:
+        more = next(n for n in range(train.accumulate + 1, train.batch + 1) if train.batch % n == 0)
+        fields.append(f"train.accumulate={more}")
+    return fields
+
+
+def size_of(count: float) -> str:
+    """Bytes for people: "1.3 GB"."""
+    units = ["B", "kB", "MB", "GB", "TB"]
+    while count >= 1000 and len(units) > 1:
+        count, units = count / 1000, units[1:]
+    return f"{count:.3g} {units[0]}"

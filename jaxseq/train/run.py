@@ -1,0 +1,92 @@
+"""A run before its first step: everything that can be known is checked, and the state to go on from is found."""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxseq import registry
+from jaxseq.config import to_dict
+from jaxseq.train import loggers, metrics, optimizer, plan, workdirs
+from jaxseq.train import mesh as meshes
+from jaxseq.train.checkpoints import Checkpoints, restore_variables, steps
+from jaxseq.train.step import Trainer, TrainState, prepare
+
+log = logging.getLogger(__name__)
+
+
+class Run:
+    """One process's share of a run: what is fixed before its first step, and where it starts."""
+
+    def __init__(self, config, workdir: str | os.PathLike, devices: Sequence[jax.Device] | None):
+        workdirs.check_path(workdir)
+        loggers.check(config.train.logger)
+        objective = registry.load("train.objectives", config.train.objective)
+        self.task = objective.task(config)
+        self.config = config = self.task.config
+        self.workdir = Path(workdir)
+        self.trainer: Trainer = prepare(config, devices)
+        self.task.check(self.trainer.model)
+        workdirs.check_config(workdir, config, trained=bool(steps(workdir)))
+        self.tokens_per_step = objective.tokens(config)
+
+    def prepare(self) -> None:
+        """Everything that can be known before the first step, found out and checked."""
+        config, trainer = self.config, self.trainer
+        self.batches = self.task.batches(*meshes.process_rows(trainer.mesh, config.train.batch))
+        self.bytes_per_token = self.task.bytes_per_token
+        self.flops_per_token = trainer.flops_per_token()
+        self.compiled = trainer.compile()
+        self.plan = plan.make(self.task, trainer, self.compiled, self.tokens_per_step, self.flops_per_token)
+
+    def start(self, checkpoints: Checkpoints) -> TrainState:
+        """The state to go on from: the latest checkpoint, else the weights of train.init, else random ones."""
+        found = checkpoints.resume(self.trainer)
+        if found is not None:
+            state, batches = found
+            self.batches.restore(batches)
+            log.info("resuming %s at step %d", self.workdir, int(state.step))
+            self.compare_rates(int(state.step))
+            return state
+        source = self.config.train.init
+        if not source:
+            return self.trainer.init()
+        found = restore_variables(source, self.trainer.abstract.variables, heads=self.trainer.model.optional)
+        if found["params"].keys() != self.trainer.abstract.params.keys():  # a head that the weights do not have
+            found["params"] = self.trainer.fresh()["params"] | found["params"]
+        return self.trainer.init(found)
+
+    def compare_rates(self, step: int) -> None:
+        """Says when another number of steps makes the learning rate jump here."""
+        saved = workdirs.saved_config(self.workdir)
+        if saved is None:
+            return
+        old, new = (float(optimizer.schedule(config.train)(step)) for config in (saved, self.config))
+        if not 0.95 * old <= new <= 1.05 * old:
+            span = optimizer.decay_steps(saved.train)
+            log.warning(
+                "the learning rate goes from %.3g to %.3g at step %d, as train.%s is now over %d steps and was over %d; "
+                "--config.train.decay_steps=%d goes on with %.3g",
+                old, new, step, self.config.train.schedule, optimizer.decay_steps(self.config.train), span, span, old,
+            )  # fmt: skip
+
+    def writer(self, step: int) -> metrics.MetricsWriter:
+        config, figures = workdirs.flat(to_dict(self.config)), ["loss", *(f"validation_{name}" for name in self.task.figures)]
+        logger = loggers.start(self.config.train.logger, self.workdir, config) if jax.process_index() == 0 else None
+        return metrics.MetricsWriter(self.workdir, step, metrics.described(config, figures), logger)
+
+    def complete(self) -> dict[str, Any] | None:
+        """The last record of a finished run, unless its validation figures are missing."""
+        records = metrics.read(self.workdir)
+        last = records[-1] if records else {"step": 0}
+        return last if last["step"] >= self.config.train.steps and self.judged(last["step"], records) else None
+
+    def judged(self, step: int, records: list[dict[str, Any]] | None = None) -> bool:
+        """Whether a step that is to be evaluated has been; True for a step that is not."""
+        if step < self.config.train.steps and (not (every := self.config.train.eval_every) or step % every):
+            return True
+        found = [record for record in records or metrics.read(self.workdir) if record["step"] == step]
+        return bool(found and f"validation_{self.task.figures[0]}" in found[-1]) or not self.task.validates

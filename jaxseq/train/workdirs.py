@@ -1,0 +1,169 @@
+"""The folder of a run: whether it can be one, who trains in it, and DIR/config.json."""
+
+import contextlib
+import datetime
+import fcntl
+import json
+import logging
+import os
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxseq.config import from_dict, to_dict
+from jaxseq.errors import UserError
+
+# What may change between a run and its continuation: how long, how it is watched, where it runs; not what it computes.
+HARMLESS = (
+    "train.steps",
+    "train.decay_steps",
+    "train.log_every",
+    "train.logger",
+    "train.checkpoint_every",
+    "train.keep",
+    "train.eval_every",
+    "train.init",
+    "train.form",
+    "model.remat",
+    "data.prefetch",
+    "data.workers",
+    "mesh.",
+    "eval.",
+)
+LOCK = ".lock"
+log = logging.getLogger(__name__)
+
+
+def check_path(workdir: str | os.PathLike) -> None:
+    """Raises UserError for a path that checkpoints could not be read back from."""
+    name = os.fspath(workdir)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"--workdir={ascii(name)} is not UTF-8, and checkpoints could not be written there; rename it") from None
+    if "\0" in name:
+        raise UserError(f"--workdir={name!r} holds a NUL character; choose another name")
+    if scheme := re.match(r"([a-z][a-z0-9+.-]*)://", name):
+        raise UserError(f"--workdir={name}: {scheme[1]}:// is not supported; name a folder of this machine, mounted or local")
+    # Orbax looks files up by patterns, in which these stand for others.
+    if wild := sorted(set(str(Path(name).absolute())) & set("*?[]\\")):
+        raise UserError(f"--workdir={name} holds {' '.join(wild)} in its path, which checkpoints cannot be read with; rename it")
+
+
+@contextlib.contextmanager
+def claimed(workdir: Path) -> Iterator[None]:
+    """Makes the folder, and keeps every other training out of it until the end, or until this process is dead.
+
+    Folders that were made and are still empty at the end are removed again. Of several processes the first alone claims
+    it. Raises UserError when the folder cannot be made or written, or another training has it.
+    """
+    if jax.process_index():
+        yield
+        return
+    made = [folder for folder in (workdir / "checkpoints", workdir, *workdir.absolute().parents) if not folder.exists()]
+    _make(workdir)
+    lock = _lock(workdir)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            (workdir / LOCK).unlink(missing_ok=True)  # before it is let go, so that nobody holds a removed one
+            os.close(lock)
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _make(workdir: Path) -> None:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"--workdir={workdir} is a file, or lies below one; name a folder") from None
+    except PermissionError:
+        raise UserError(f"--workdir={workdir} cannot be made here; choose a folder that you may write") from None
+    if not os.access(workdir, os.W_OK):
+        raise UserError(f"--workdir={workdir} cannot be written; choose a folder that you may write")
+
+
+def _lock(workdir: Path) -> int | None:
+    """The open lock file, which holds the lock as long as it is open; None where the file system has no locks."""
+    path = workdir / LOCK
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = " ".join(os.read(lock, 500).decode("utf-8", "replace").split()) or "unknown"
+            os.close(lock)
+            raise UserError(
+                f"another training runs in {workdir} ({owner}); wait for it, stop it, or choose another --workdir"
+            ) from None
+        except OSError as error:
+            log.warning("%s cannot be locked (%s): see to it that no other training runs there", workdir, error.strerror)
+            os.close(lock)
+            return None
+        if path.exists() and os.path.samestat(os.fstat(lock), path.stat()):
+            break
+        os.close(lock)  # its owner removed it in between
+    since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    os.truncate(lock, 0)
+    os.write(lock, f"process {os.getpid()} on {socket.gethostname()} since {since}\n".encode())
+    return lock
+
+
+def flat(data: dict, prefix: str = "") -> dict[str, Any]:
+    """Nested dict as {dotted key: leaf}."""
+    leaves: dict[str, Any] = {}
+    for key, value in data.items():
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return leaves
+
+
+def differing(old: dict, new: dict) -> list[str]:
+    """Dotted keys whose values differ between two configs given as JSON data."""
+    old, new = flat(old), flat(new)
+    missing = object()
+    return sorted(key for key in old.keys() | new.keys() if old.get(key, missing) != new.get(key, missing))
+
+
+def saved_config(workdir: str | os.PathLike):
+    """The config of the run in a workdir, with the defaults of fields that are newer than it; None where there is none."""
+    path = Path(workdir) / "config.json"
+    return from_dict(_read_json(path)) if path.exists() else None
+
+
+def check_config(workdir: str | os.PathLike, config, trained: bool) -> None:
+    """Raises UserError when a workdir that was trained in belongs to a run of another config."""
+    saved = saved_config(workdir)
+    keys = [] if saved is None else differing(to_dict(saved), to_dict(config))
+    harmful = [key for key in keys if not key.startswith(HARMLESS)]
+    if harmful and trained:
+        raise UserError(
+            f"{workdir} holds checkpoints of another config (differing: {', '.join(harmful)}); "
+            "choose another --workdir, or give the values that it was started with"
+        )
+    for key in keys:
+        log.info("continuing %s with another %s", workdir, key)
+
+
+def write_config(workdir: str | os.PathLike, config) -> None:
+    """Writes DIR/config.json in one move."""
+    if jax.process_index():
+        return
+    path = Path(workdir) / "config.json"
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps(to_dict(config), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON ({error.msg}, line {error.lineno}); restore it or choose another workdir") from None
+    except (UnicodeDecodeError, RecursionError):
+        raise UserError(f"{path} is not a config; restore it or choose another workdir") from None
