@@ -3,14 +3,14 @@
 import jax
 import numpy as np
 import pytest
-from _convert import check_logits, imported, oracle
+from _convert import check_logits, check_round_trip, imported, oracle
 
 import jaxseq
 from jaxseq import convert
 from jaxseq.errors import UserError
 
 SOURCES = {"hf/gpt2": "gpt2", "hf/gpt_neox": "gpt_neox", "hf/mixtral": "mixtral"}
-TIED = {"gpt2": {"lm_head.weight"}}  # a second name of the embedding; files do not hold it twice
+TIED = {"gpt2": ("lm_head.weight",)}  # a second name of the embedding; files do not hold it twice
 
 
 @pytest.mark.parametrize("form", ("recurrent", "parallel", "chunkwise"))
@@ -22,15 +22,8 @@ def test_logits(source, form):
 @pytest.mark.parametrize("source", SOURCES)
 def test_round_trip(source):
     name = SOURCES[source]
-    parts, (model, params) = oracle(name), imported(source, name)
-    wanted = {key: value for key, value in parts["param"].items() if key not in TIED.get(name, ())}
-    exported = convert.to_state_dict(source, model, params)
-    assert sorted(exported) == sorted(wanted)
-    for key, value in wanted.items():
-        np.testing.assert_array_equal(exported[key], value, err_msg=key, strict=True)
-    again, params_again = convert.from_state_dict(source, convert.describe(source, model), exported)
-    assert again == model
-    jax.tree.map(np.testing.assert_array_equal, params_again, params)
+    if name != "mixtral":  # whose tensors in memory are no tensors of a file, see below
+        check_round_trip(source, name, TIED.get(name, ()))
 
 
 def test_gpt2_as_published():
@@ -74,6 +67,8 @@ def test_mixtral_as_published():
     again, params_again = convert.from_state_dict("hf/mixtral", parts["config"], apart)
     assert again == model
     jax.tree.map(np.testing.assert_array_equal, params_again, params)
+    exported = convert.to_state_dict("hf/mixtral", model, params)
+    jax.tree.map(np.testing.assert_array_equal, exported, apart)
 
 
 def test_each_architecture_has_one_source_for_export():
@@ -111,9 +106,9 @@ def test_no_source_takes_what_it_cannot_hold(name, field, value):
 
 
 def test_configs_that_cannot_be_honoured():
-    with pytest.raises(UserError, match="scores over sqrt"):
+    with pytest.raises(UserError, match="scale_attn_by_inverse_layer_idx=False, and this config has .*=True"):
         convert.from_state_dict("hf/gpt2", oracle("gpt2")["config"] | {"scale_attn_by_inverse_layer_idx": True}, {})
     scaled = {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}
     for source, name in (("hf/mixtral", "mixtral"), ("hf/gpt_neox", "gpt_neox"), ("hf/llama", "llama")):
-        with pytest.raises(UserError, match="rotary"):
+        with pytest.raises(UserError, match="no yarn rotary positions, and this config has rope_parameters={'rope_type': 'yarn'"):
             convert.from_state_dict(source, oracle(name)["config"] | scaled, {})

@@ -41,6 +41,7 @@ def test_shards(tmp_path, monkeypatch):
     monkeypatch.setattr(_files, "SHARD_BYTES", 20_000)
     jaxseq.save_pretrained(tmp_path, model, params)
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o644}
     assert set(json.loads((tmp_path / _files.INDEX).read_text())["weight_map"]) == set(oracle("llama")["param"])
     equal(jaxseq.from_pretrained(tmp_path)[1], params)
     next(tmp_path.glob("model-00002*")).unlink()
@@ -179,7 +180,7 @@ def test_config_that_does_not_tell_or_lacks_a_field(tmp_path):
     parts = oracle("llama")
     path = folder(tmp_path / "in")
     (path / "config.json").write_text("{}")
-    with pytest.raises(UserError, match="of no known source; name one of: .*hf/llama"):
+    with pytest.raises(UserError, match="of no known source .no model_type.; give one of these as --source: .*hf/llama"):
         jaxseq.from_pretrained(path)
     with pytest.raises(UserError, match="no field 'hidden_size'"):
         convert.from_state_dict("hf/llama", {k: v for k, v in parts["config"].items() if k != "hidden_size"}, parts["param"])

@@ -101,7 +101,7 @@ def test_the_tokenizer_is_made_from_the_metadata(tmp_path):
 
 def test_what_is_refused():
     metadata, tensors = ours()
-    with pytest.raises(UserError, match="plain rotary positions"):
+    with pytest.raises(UserError, match="llama.rope.scaling.type='yarn'"):
         convert.from_state_dict("gguf/llama", metadata | {gguf_llama.SCALING: "yarn"}, tensors)
     with pytest.raises(UserError, match="unexpected .*rope_freqs"):
         convert.from_state_dict("gguf/llama", metadata, tensors | {"rope_freqs.weight": np.ones(4, np.float32)})

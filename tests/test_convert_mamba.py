@@ -64,7 +64,7 @@ def test_what_is_not_read():
     config, params = ssm("mamba")
     for change, message in (
         ({"attn_layer_idx": [1]}, "attn_layer_idx"),
-        ({"ssm_cfg": {"layer": "Mamba3"}}, "Mamba1 and Mamba2, not 'Mamba3'"),
+        ({"ssm_cfg": {"layer": "Mamba3"}}, "Mamba1 and Mamba2, and this config has ssm_cfg.layer='Mamba3'"),
         ({"ssm_cfg": {"layer": "Mamba2", "norm_before_gate": True}}, "norm_before_gate=False"),
     ):
         with pytest.raises(UserError, match=message):

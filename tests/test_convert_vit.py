@@ -2,10 +2,9 @@
 
 import jax
 import numpy as np
-from _convert import check_round_trip, imported, oracle
+from _convert import check_round_trip, imported, oracle, saved
 
 from jaxseq import convert
-from jaxseq.convert.sources.hf_vit import OLD, rename
 from jaxseq.testing import compare
 
 
@@ -20,18 +19,11 @@ def test_round_trip():
     check_round_trip("hf/vit", "vit")
 
 
-def test_the_names_of_published_files():
-    parts, back = oracle("vit"), {new: old for old, new in OLD.items()}
-
-    def old(name: str) -> str:
-        if not name.startswith("vit.layers."):
-            return name
-        _, _, layer, *middle, last = name.split(".")
-        return f"vit.encoder.layer.{layer}.{back.get('.'.join(middle), '.'.join(middle))}.{last}"
-
-    published = {old(name): value for name, value in parts["param"].items()}
-    assert set(rename(set(published))) == set(parts["param"]) != set(published)
-    model, params = convert.from_state_dict("hf/vit", parts["config"], published)
+def test_the_names_in_memory_and_in_files():
+    parts = oracle("vit")
+    files = saved("hf/vit", "vit")
+    assert set(files) != set(parts["param"]) and "vit.encoder.layer.0.attention.attention.query.weight" in files
+    model, params = convert.from_state_dict("hf/vit", parts["config"], files)
     jax.tree.map(np.testing.assert_array_equal, params, imported("hf/vit", "vit")[1])
-    bare = {name.removeprefix("vit."): value for name, value in published.items() if not name.startswith("classifier")}
+    bare = {name.removeprefix("vit."): value for name, value in files.items() if not name.startswith("classifier")}
     assert convert.from_state_dict("hf/vit", parts["config"], bare)[0].classes == 0 < model.classes

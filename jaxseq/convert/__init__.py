@@ -4,7 +4,9 @@ Nothing in a file is executed: pickles are read by an unpickler that admits tens
 """
 
 import contextlib
-import json
+import difflib
+import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -17,10 +19,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxseq import models, registry
-from jaxseq.convert import _files, _table
+from jaxseq.convert import _fields, _files, _table
 from jaxseq.errors import UserError
+from jaxseq.plain_files import json_text
 
 __all__ = ["from_pretrained", "from_state_dict", "open_model", "save_pretrained", "source_names", "to_state_dict"]
+log = logging.getLogger(__name__)
 
 
 def source_names() -> tuple[str, ...]:
@@ -62,15 +66,15 @@ def from_state_dict(
     Raises UserError for an unknown source, a config that we cannot honour, and tensors that are missing, unexpected or
     mis-shaped, all listed by name.
     """
-    module = _module(source)
+    module, tensors = _module(source), _files.plain(_files.unwrapped(tensors))
     with _readable(source):
         theirs = _completed(module, dict(config), tensors)
         model = _model(module, theirs)
         entries = module.entries(theirs)
         aliases = module.aliases(theirs) if hasattr(module, "aliases") else {}
+        shapes = abstract(model, mesh)
     if hasattr(module, "rename"):
         tensors = _files.Renamed(tensors, module.rename(set(tensors)))
-    shapes = abstract(model, mesh)
     if dtype is not None:
         shapes = jax.tree.map(lambda leaf: leaf.update(dtype=_cast(leaf.dtype, dtype)), shapes)
     return model, _table.load(entries, tensors, shapes, _put, aliases)
@@ -89,10 +93,13 @@ def _readable(source: str):
     """A field that their config lacks, or has of another type, is the user's matter."""
     try:
         yield
+    except UserError:
+        raise
     except KeyError as error:
         raise UserError(f"the config has no field {error}, which {source} needs; give the checkpoint's own") from error
-    except (TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"the config cannot be read as {source}: {error}; give the checkpoint's own config.json") from error
+    except (TypeError, AttributeError, ValueError, ArithmeticError, AssertionError, IndexError) as error:
+        first = str(error).partition("\n")[0]
+        raise UserError(f"the config cannot be read as {source}: {first}; give the checkpoint's own config.json") from error
 
 
 def to_state_dict(source: str, model: nn.Module, params: Any) -> dict[str, np.ndarray]:
@@ -118,12 +125,14 @@ def open_source(path: str | Path, source: str | None = None) -> tuple[str, dict,
     """
     theirs, tensors = _files.read(path)
     names = set(tensors)
+    _whole_weights(path, theirs, names)
+    found = [s for s in source_names() if _recognises(_module(s), theirs, names)]
     if source is None:
-        found = [s for s in source_names() if _recognises(_module(s), theirs, names)]
         if len(found) != 1:
-            what = f"could be of several sources: {', '.join(found)}" if found else "is of no known source"
-            raise UserError(f"{path} {what}; name one of: {', '.join(found or source_names())}")
+            raise UserError(f"{path} {_unknown(theirs, names, found)}")
         source = found[0]
+    elif found and source not in found:
+        log.warning("%s looks like %s and is read as %s; compare its outputs with its own library's", path, found[0], source)
     module = _module(source)
     if not theirs and hasattr(module, "infer"):
         shapes = {name: tuple(tensors.shape(name)) for name in tensors}
@@ -132,8 +141,54 @@ def open_source(path: str | Path, source: str | None = None) -> tuple[str, dict,
     return source, _completed(module, theirs, tensors), tensors
 
 
+def _whole_weights(path: str | Path, theirs: Mapping, names: set[str]) -> None:
+    """Raises UserError for what is no model in plain numbers."""
+    if quantised := theirs.get("quantization_config"):
+        method = quantised.get("quant_method", "an unnamed method") if isinstance(quantised, Mapping) else quantised
+        raise UserError(
+            f"{path} holds weights that are quantised (quantization_config: {_fields.shown(method)}), which are not read; "
+            "give the weights before quantisation"
+        )
+    if lora := sorted(name for name in names if ".lora_A." in name or ".lora_B." in name):
+        raise UserError(
+            f"{path} holds LoRA weights ({lora[0]} …), which change a base model; merge them into it with peft's merge_and_unload"
+        )
+
+
+def _unknown(theirs: Mapping, names: set[str], found: list[str]) -> str:
+    """Why the source must be named, and which one comes nearest."""
+    if found:
+        return f"could be of several sources: {', '.join(found)}; give one of them as --source"
+    kind = theirs.get("model_type")
+    what = f"is of model_type={_fields.shown(kind)}, which no source reads" if kind else "is of no known source (no model_type)"
+    own = _patterns(names)
+    shared = {s: len(own & _patterns(_table_names(s, theirs, names))) for s in source_names() if hasattr(_module(s), "config")}
+    best = max(shared, key=shared.get, default=None)
+    if best and 2 * shared[best] >= len(own):
+        near = f"the nearest is {best}, which has {shared[best]} of the {len(own)} kinds of tensors here"
+        return f"{what}; {near}, but nothing says that it computes the same: --source={best} reads it as one"
+    alike = difflib.get_close_matches(f"hf/{kind}", source_names(), 1) if kind else ()
+    near = f"the nearest name is {alike[0]}" if alike else f"give one of these as --source: {', '.join(source_names())}"
+    return f"{what}; {near}"
+
+
+def _table_names(source: str, theirs: Mapping, names: set[str]) -> set[str]:
+    """The tensors that a source would expect with this config; none if it cannot read it."""
+    module = _module(source)
+    try:
+        theirs = _completed(module, dict(theirs), dict.fromkeys(names))
+        return {name for entry in module.entries(theirs) for _, row in entry.rows() for name in row}
+    except Exception:  # whatever stands in a config that is not the source's own
+        return set()
+
+
+def _patterns(names: set[str]) -> set[str]:
+    return {re.sub(r"\d+", "N", name) for name in names}
+
+
 def _completed(module: ModuleType, theirs: dict, tensors: Mapping[str, Any]) -> dict:
     """With what only the tensors tell."""
+    _fields.check(theirs)
     return module.complete(theirs, tensors) if hasattr(module, "complete") else theirs
 
 
@@ -159,7 +214,7 @@ def open_model(path: str | Path, source: str | None = None, dtype: Any = None, m
     module = _module(source)
     if not hasattr(module, "config"):
         raise UserError(f"{source} is a single layer and no model; open it with jaxseq.convert.from_state_dict")
-    model, params = from_state_dict(source, theirs, tensors, dtype, mesh)
+    model, params = from_state_dict(source, theirs, tensors, dtype, mesh)  # which says what is wrong with the config
     return source, theirs, module.config(theirs), model, params
 
 
@@ -196,8 +251,13 @@ def save_pretrained(path: str | Path, model: nn.Module, params: Any, source: str
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     _files.write(folder, _table.dump(module.entries(theirs), params))
-    (folder / "config.json").write_text(json.dumps(theirs, indent=2) + "\n")
+    write_config(folder / "config.json", theirs)
     return source
+
+
+def write_config(path: Path, theirs: Mapping) -> None:
+    """Their config.json."""
+    path.write_text(json_text(theirs, indent=2) + "\n", encoding="utf-8")
 
 
 _WRITABLE = ("hf/",)  # formats that are a folder with config.json; the others must be named

@@ -174,28 +174,63 @@ def _complete(entries: Iterable[Entry], wanted: Mapping[str, Any]) -> None:
         raise ValueError(f"this table and the model's parameters differ in {wrong}")
 
 
-def _check(entries: Sequence[Entry], tensors: Mapping[str, Any], wanted: Mapping[str, Any], aliases: Mapping[str, str]) -> None:
-    shape_of = getattr(tensors, "shape", lambda name: np.shape(tensors[name]))
-    known, missing, misshaped = set(aliases), [], []
+def _check(entries: Sequence[Entry], tensors: Any, wanted: Mapping[str, Any], aliases: Mapping[str, str]) -> None:
+    """tensors: `_files.Tensors`. All is known from names, shapes and dtypes; no number is read."""
+    known, missing, misshaped, packed = set(aliases), [], [], []
+    count = sum(len(entry.theirs) * (1 if entry.layers is None else len(entry.layers)) for entry in entries)
+    if count > 10 * len(tensors) + 10_000:  # to list them all would take for ever
+        raise UserError(f"the config describes a model of {count:,} tensors, and there are {len(tensors):,}; give its own config")
+    total = sum(math.prod(tensors.shape(name)) for name in tensors)
     for entry in entries:
-        zeros = [_zeros(wanted[path], entry.layers is not None) for path in entry.ours]
-        shapes = [np.shape(x) for x in entry.backward(*zeros)]
+        shapes = _shapes(entry, total, wanted)
+        floats = bool(entry.ours) and all(_is_float(wanted[path].dtype) for path in entry.ours)
         for _, names in entry.rows():
             for name, shape in zip(names, shapes, strict=True):
                 known.add(name)
                 if name not in tensors:
                     missing += [] if entry.optional else [name]
-                elif tuple(shape_of(name)) != tuple(shape):
-                    misshaped.append(f"{name} is {tuple(shape_of(name))}, wanted {tuple(shape)}")
-    kinds = {"missing": missing, "unexpected": sorted(set(tensors) - known), "mis-shaped": misshaped}
+                    continue
+                if tuple(tensors.shape(name)) != tuple(shape):
+                    misshaped.append(f"{name} is {tuple(tensors.shape(name))}, wanted {tuple(shape)}")
+                if floats and not _is_float(tensors.dtype(name)):
+                    packed.append(f"{name} is {tensors.dtype(name)}")
+    if packed:
+        raise UserError(
+            f"these weights are packed or quantised ({len(packed)} of them: {_some(packed)}), and numbers of such a dtype are no "
+            "weights without their scales; save the model in float32, bfloat16 or float16 with the library that packed it"
+        )
+    unexpected = sorted(set(tensors) - known)
+    kinds = {"missing": missing, "unexpected": unexpected, "mis-shaped": misshaped}
     if any(kinds.values()):
         text = "; ".join(f"{kind} ({len(names)}): {_some(names)}" for kind, names in kinds.items() if names)
+        text += _prefix(missing, unexpected)
         raise UserError(f"these tensors are not those of the model that the config describes; {text}")
 
 
-def _zeros(like, stacked: bool) -> np.ndarray:
-    """Zeros without memory."""
-    return np.broadcast_to(np.zeros((), np.float32), like.shape[1:] if stacked else like.shape)
+def _shapes(entry: Entry, total: int, wanted: Mapping[str, Any]) -> list[tuple[int, ...]]:
+    """Of the tensors of one layer. `backward` may copy, so it is not asked for more than the `total` numbers that there are."""
+    shapes = [wanted[path].shape[entry.layers is not None :] for path in entry.ours]
+    if (count := sum(map(math.prod, shapes))) > max(total, 1 << 20):
+        raise UserError(
+            f"{entry.names(entry.layers[0] if entry.layers else None)[0]} would have {count:,} numbers by the config, more than "
+            f"all tensors together ({total:,}); give the config.json of this checkpoint"
+        )
+    try:
+        return [np.shape(x) for x in entry.backward(*(np.broadcast_to(np.float32(0), shape) for shape in shapes))]
+    except ValueError as error:
+        raise UserError(f"the config's sizes do not fit each other at {entry.theirs[0]} ({error}); give its own config") from None
+
+
+def _is_float(dtype: Any) -> bool:
+    """Whether plain numbers: 64, 32 or 16 bits wide. Smaller ones come with scales."""
+    return str(np.dtype(dtype) if not isinstance(dtype, str) else dtype) in ("float64", "float32", "float16", "bfloat16")
+
+
+def _prefix(missing: Sequence[str], unexpected: Sequence[str]) -> str:
+    """A hint where all that is missing is there under a longer name."""
+    longer = [next((name for name in unexpected if name.endswith(f".{wanted}")), None) for wanted in missing[:100]]
+    prefixes = {name and name.removesuffix(wanted) for name, wanted in zip(longer, missing, strict=False)}
+    return f"; they are there as {prefixes.pop()}…: leave that prefix out" if len(prefixes) == 1 and None not in prefixes else ""
 
 
 def _some(names: Sequence[str]) -> str:

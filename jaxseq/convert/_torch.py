@@ -1,13 +1,15 @@
 """torch's zip files (.pth, .pt, .bin since torch 1.6) without torch, and without running what a pickle says.
 
 The pickle inside describes tensors as slices of storages. The unpickler here knows the six names that this takes and refuses
-every other, so that a file can describe tensors, dicts, lists, numbers and text, and nothing else.
+every other, so that a file can describe tensors, dicts, lists, numbers and text, and nothing else. It is Python's own in Python,
+not in C: that one takes memory for whatever sizes a file claims.
 """
 
 import collections
 import math
 import pickle
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,12 +19,23 @@ import numpy as np
 from jaxseq.convert._files import Tensors
 from jaxseq.errors import UserError
 
-LONGEST_PICKLE = 256 << 20  # bytes; names and shapes of a large model take less than 1 MiB
+LONGEST_PICKLE = 32 << 20  # bytes; names and shapes of a large model take less than 1 MiB
+DEEPEST, MOST = 32, 1_000_000  # levels of dicts, and their entries
 DTYPES = {
     "FloatStorage": np.float32, "DoubleStorage": np.float64, "HalfStorage": np.float16, "BFloat16Storage": ml_dtypes.bfloat16,
     "LongStorage": np.int64, "IntStorage": np.int32, "ShortStorage": np.int16, "CharStorage": np.int8, "ByteStorage": np.uint8,
     "BoolStorage": np.bool_, "ComplexFloatStorage": np.complex64, "ComplexDoubleStorage": np.complex128,
 }  # fmt: skip
+
+
+_OPCODES = (
+    pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BININT,
+    pickle.BININT1, pickle.BININT2, pickle.LONG1, pickle.BINFLOAT, pickle.BINUNICODE, pickle.SHORT_BINUNICODE,
+    pickle.BINBYTES, pickle.SHORT_BINBYTES, pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3,
+    pickle.EMPTY_LIST, pickle.APPEND, pickle.APPENDS, pickle.EMPTY_DICT, pickle.SETITEM, pickle.SETITEMS, pickle.GLOBAL,
+    pickle.STACK_GLOBAL, pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE, pickle.BINGET, pickle.LONG_BINGET,
+    pickle.BINPERSID, pickle.REDUCE, pickle.BUILD, pickle.POP,
+)  # fmt: skip
 
 
 class Storage(NamedTuple):
@@ -49,6 +62,8 @@ def _tensor(storage, start, shape, strides, *_rest) -> Slice:
     last = start + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
     if math.prod(shape) and last >= storage.count:
         raise pickle.UnpicklingError("a tensor that reaches past its storage")
+    if math.prod(shape) > storage.count:
+        raise pickle.UnpicklingError("a tensor that repeats the numbers of its storage")
     return Slice(storage, int(start), shape, strides)
 
 
@@ -56,7 +71,10 @@ def _parameter(data, *_rest) -> Slice:
     return data
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    # what torch writes, and no more: not the opcodes that make objects of other classes, or claim sizes in advance
+    dispatch = {code: load for code, load in pickle._Unpickler.dispatch.items() if bytes([code]) in _OPCODES}
+
     def __init__(self, file, path: Path, archive: zipfile.ZipFile, root: str):
         super().__init__(file)
         self.path, self.archive, self.root = path, archive, root
@@ -79,7 +97,10 @@ class _Unpickler(pickle.Unpickler):
         if kind != "storage" or dtype not in DTYPES:
             raise pickle.UnpicklingError("a reference to something other than a storage")
         member, dtype = f"{self.root}/data/{key}", np.dtype(DTYPES[dtype])
-        if self.archive.getinfo(member).file_size < int(count) * dtype.itemsize:
+        info = self.archive.getinfo(member)
+        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+            raise pickle.UnpicklingError(f"the storage {key} is compressed, which torch does not do")
+        if not 0 <= int(count) * dtype.itemsize <= min(info.file_size, self.path.stat().st_size):
             raise pickle.UnpicklingError(f"the storage {key} is shorter than it says")
         return Storage(self.path, member, dtype, int(count))
 
@@ -89,6 +110,9 @@ class Storages(Tensors):
 
     def shape(self, name):
         return self.parts[name].shape
+
+    def dtype(self, name):
+        return self.parts[name].storage.dtype.name
 
     def __getitem__(self, name):
         part = self.parts[name]
@@ -104,26 +128,34 @@ def open(path: Path) -> Storages:
     """The tensors of a file, those of nested dicts with dotted names. Raises UserError for anything but tensors."""
     try:
         with zipfile.ZipFile(path) as archive:
-            (member,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
-            if archive.getinfo(member).file_size > LONGEST_PICKLE:
+            members = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+            if len(members) != 1:
+                raise pickle.UnpicklingError(f"{len(members)} descriptions (data.pkl) in it, where torch writes one")
+            if archive.getinfo(members[0]).file_size > LONGEST_PICKLE:
                 raise pickle.UnpicklingError("its description is too long")
-            with archive.open(member) as file:
-                content = _Unpickler(file, path, archive, member.removesuffix("/data.pkl")).load()
+            with archive.open(members[0]) as file:
+                content = _Unpickler(file, path, archive, members[0].removesuffix("/data.pkl")).load()
+            parts = dict(_flat(content))
     except zipfile.BadZipFile as error:
-        raise UserError(
-            f"{path} is no zip file of torch 1.6 or later; save it again with torch.save, or as safetensors"
-        ) from error
-    except (pickle.UnpicklingError, KeyError, ValueError, TypeError, EOFError, AttributeError, IndexError) as error:
-        raise UserError(f"{path} is no file of plain tensors: {error}; save the state dict alone, or safetensors") from error
-    parts = dict(_flat(content, ""))
+        raise UserError(f"{path} is no whole zip file of torch 1.6 or later; save it again with torch.save") from error
+    except Exception as error:  # whatever a malicious description makes of the unpickler
+        what = f"{type(error).__name__} {error}" if isinstance(error, KeyError | IndexError) else error
+        raise UserError(f"{path} is no file of plain tensors: {what}; save the state dict alone, or safetensors") from error
     if not parts:
         raise UserError(f"{path} holds no tensors; save a state dict, or safetensors")
     return Storages(parts)
 
 
-def _flat(content: Any, prefix: str):
-    if isinstance(content, dict):
-        for key, value in content.items():
-            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(content, Slice):
-        yield prefix, content
+def _flat(content: Any) -> Iterator[tuple[str, Slice]]:
+    """Dotted names and tensors, in order. The levels are bounded, for a dict may hold itself."""
+    waiting, seen = [("", content, 0)], 0
+    while waiting:
+        name, value, depth = waiting.pop()
+        seen += 1
+        if depth > DEEPEST or seen > MOST:
+            raise pickle.UnpicklingError("dicts nested without end, or too many of them")
+        if isinstance(value, Slice):
+            yield name, value
+        elif isinstance(value, dict):
+            below = [(f"{name}.{key}" if name else str(key), part, depth + 1) for key, part in value.items()]
+            waiting += reversed(below)

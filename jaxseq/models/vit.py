@@ -19,6 +19,7 @@ from jaxseq.ops import _time
 class ViTOutput(NamedTuple):
     hidden: jax.Array  # [B, 1 + patches, D] after the final norm: the class token, then the patches row by row
     classes: jax.Array | None  # [B, classes] logits from the class token; None without a classifier
+    pooled: jax.Array | None = None  # [B, D], tanh of a projection of the class token; None without a pooler
 
 
 def patches(images_BYXC: jax.Array, side: int) -> jax.Array:
@@ -46,13 +47,14 @@ class ViT(Network):
     hidden: int
     channels: int = 3
     classes: int = 0  # 0: no classifier
+    pooler: bool = False  # the hidden layer of pre-training (§3.1), for those who want its features
     norm_eps: float = 1e-6
     activation: str = "gelu"
     dropout: float = 0.0
     remat: str = "none"
     dtype: Any = jnp.float32
 
-    optional: ClassVar[tuple[str, ...]] = ("classifier",)  # what fine-tuning may add or leave out
+    optional: ClassVar[tuple[str, ...]] = ("pool", "classifier")  # what fine-tuning may add or leave out
 
     @nn.nowrap
     def example(self) -> tuple[jax.Array]:
@@ -68,6 +70,8 @@ class ViT(Network):
         self.blocks = _transformer.Layer(self.width, self.heads, self.hidden, *fields)
         self.final_norm = LayerNorm(self.norm_eps, self.dtype)
         self.drop = nn.Dropout(self.dropout)
+        if self.pooler:
+            self.pool = Linear((self.width,), ("embed", "mlp"), bias=True, dtype=self.dtype)
         if self.classes:
             zeros = jax.nn.initializers.zeros  # as the paper's code has it: no class is likelier
             self.classifier = Linear((self.classes,), ("embed", "vocab"), bias=True, init_fn=zeros, dtype=self.dtype)
@@ -85,7 +89,8 @@ class ViT(Network):
         x_BTD, _ = scan(self.blocks, self.layers, x_BTD, None, call, self.remat)
         x_BTD = self.final_norm(x_BTD)
         classes_BN = self.classifier(x_BTD[:, 0]).astype(_time.accumulation_dtype(x_BTD)) if self.classes else None
-        return ViTOutput(x_BTD, classes_BN)
+        pooled_BD = jnp.tanh(self.pool(x_BTD[:, 0])) if self.pooler else None
+        return ViTOutput(x_BTD, classes_BN, pooled_BD)
 
 
 def build(config: ConfigDict) -> ViT:
@@ -105,6 +110,7 @@ DEFAULTS = {
     "patch": 4,
     "channels": 3,
     "classes": config_dict.placeholder(int),  # empty: those of the labels
+    "pooler": False,
     "width": 128,
     "layers": 4,
     "heads": 4,

@@ -4,6 +4,9 @@ from typing import Any
 
 from flax import linen as nn
 
+from jaxseq.convert import _fields
+from jaxseq.errors import UserError
+
 LLAMA = {"window": None, "rotary": True, "rotary_fraction": 1.0, "interleaved": False, "alibi": False}  # its attention
 
 
@@ -24,10 +27,16 @@ def even_heads(attention: nn.Module) -> bool:
 
 def theta(theirs: dict, default: float = 10000.0) -> float:
     """Of rotary positions, where configs of today and of yesterday keep it."""
-    return float((theirs.get("rope_parameters") or {}).get("rope_theta") or theirs.get("rope_theta") or default)
+    for settings in (theirs.get("rope_parameters") or {}, theirs):
+        if settings.get("rope_theta") is not None:
+            return float(_fields.number(settings, "rope_theta", _fields.POSITIVE))
+    return default
 
 
-def plain_rotary(theirs: dict) -> bool:
-    """Whether the positions are turned as they are: no scaling of frequencies for longer contexts."""
-    settings = (theirs.get("rope_parameters") or {}) | (theirs.get("rope_scaling") or {})
-    return settings.get("rope_type", settings.get("type", "default")) == "default"
+def plain_rotary(source: str, theirs: dict) -> None:
+    """Raises UserError unless positions are turned as they are: no scaling of frequencies for longer contexts."""
+    for field in ("rope_scaling", "rope_parameters"):
+        settings = theirs.get(field) or {}
+        kind = settings.get("rope_type", settings.get("type", "default"))
+        if kind != "default":
+            raise UserError(f"{source} has no {kind} rotary positions, and this config has {field}={_fields.shown(settings)}")

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from jaxseq.config import base
+from jaxseq.convert import _fields
 from jaxseq.convert._table import Entry, linear, norm, same
 from jaxseq.convert.sources import _stacks
-from jaxseq.errors import UserError
 
 NAMES = "backbone.layers.{layer}"
 STEPS = {"dt_min": "time_step_min", "dt_max": "time_step_max", "dt_floor": "time_step_floor"}  # ours and transformers'
@@ -19,15 +19,9 @@ def mixer(model, kind: str):
     return found and found[0][0]
 
 
-def wanted(source: str, theirs: dict, **values) -> None:
-    """Raises UserError for a field that is there with another value."""
-    if other := [name for name, value in values.items() if theirs.get(name, value) != value]:
-        raise UserError(f"{source} reads models with {other[0]}={values[other[0]]!r}; this one has {theirs[other[0]]!r}")
-
-
 def frame(source: str, label: str, theirs: dict, tied: bool, **values) -> ConfigDict:
     """Of transformers' config all but the mixer. values: what more of its fields must be."""
-    wanted(source, theirs, use_bias=False, use_conv_bias=True, hidden_act="silu", **values)
+    _fields.wanted(source, theirs, use_bias=False, use_conv_bias=True, hidden_act="silu", **values)
     cfg = base()
     cfg.model.stack = f"{theirs['num_hidden_layers']}*({label})"
     cfg.model.width, cfg.model.vocab = theirs["hidden_size"], theirs["vocab_size"]

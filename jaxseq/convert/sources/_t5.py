@@ -7,8 +7,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxseq.config import base
+from jaxseq.convert import _fields
 from jaxseq.convert._table import Entry, linear, norm, same
-from jaxseq.errors import UserError
 
 ACTIVATIONS = {"relu": ("relu", False), "gated-gelu": ("gelu_tanh", True), "gated-silu": ("silu", True)}
 
@@ -33,11 +33,8 @@ def aliases(theirs: dict) -> dict:
     return dict.fromkeys(names, "shared.weight")
 
 
-def config(theirs: dict) -> ConfigDict:
-    kind = theirs.get("feed_forward_proj") or theirs.get("dense_act_fn", "relu")
-    if kind not in ACTIVATIONS:
-        raise UserError(f"this model's feed-forward is {kind!r}; what can be read is: {', '.join(ACTIVATIONS)}")
-    activation, gated = ACTIVATIONS[kind]
+def config(source: str, theirs: dict) -> ConfigDict:
+    activation, gated = _fields.choice(source, theirs, "feed_forward_proj", ACTIVATIONS, "relu")
     cfg = base("encoder_decoder")
     cfg.model.update(
         vocab=theirs["vocab_size"], width=theirs["d_model"], encoder_layers=theirs["num_layers"],

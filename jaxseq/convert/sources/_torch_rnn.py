@@ -3,14 +3,13 @@
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, finish
+from jaxseq.convert import _fields
 from jaxseq.convert._table import Entry, linear, reshaped
-from jaxseq.errors import UserError
 from jaxseq.models.rnn import CELLS, RNN
 
 
 def config(cell: str, theirs: dict) -> ConfigDict:
-    if theirs.get("proj_size"):
-        raise UserError(f"torch/{cell} reads layers without a projection; this config has proj_size={theirs['proj_size']}")
+    _fields.wanted(f"torch/{cell}", theirs, proj_size=0)
     cfg = base("rnn")
     cfg.model.cell, cfg.model.inputs, cfg.model.hidden = cell, theirs["input_size"], theirs["hidden_size"]
     cfg.model.layers = theirs.get("num_layers", 1)

@@ -5,9 +5,9 @@ import json
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxseq.convert import _fields
 from jaxseq.convert._table import Entry, linear, norm, same
 from jaxseq.convert.sources import hf_llama
-from jaxseq.errors import UserError
 
 TIED = "output_is_token_embd"  # what `complete` adds to the metadata: the file holds no head of its own
 KEYS = {  # ours of hf/llama: theirs
@@ -33,14 +33,15 @@ def complete(theirs: dict, names: set[str]) -> dict:
 
 def _llama(theirs: dict) -> dict:
     """The metadata as hf/llama's config."""
-    if theirs.get(SCALING, "none") != "none" or theirs.get("llama.expert_count"):
-        raise UserError("gguf/llama reads models with plain rotary positions and one feed-forward; this one differs")
+    _fields.wanted("gguf/llama", theirs, **{SCALING: "none", "llama.expert_count": 0})
     tokens = {"llama.vocab_size": len(theirs.get("tokenizer.ggml.tokens", ()))}
     fields = {ours: (tokens | theirs)[key] for ours, key in KEYS.items()}
     fields["rms_norm_eps"] = float(str(np.float32(fields["rms_norm_eps"])))  # 1e-5 of float32 is 1e-5 again
     fields["num_key_value_heads"] = theirs.get(KV_HEADS, fields["num_attention_heads"])
     fields["head_dim"] = theirs.get(HEAD_SIZE, fields["hidden_size"] // fields["num_attention_heads"])
-    return fields | {"rope_theta": theirs.get(THETA, 10000.0), "tie_word_embeddings": theirs[TIED]}
+    fields |= {"rope_theta": theirs.get(THETA, 10000.0), "tie_word_embeddings": theirs[TIED]}
+    _fields.check(fields)
+    return fields
 
 
 def config(theirs: dict) -> ConfigDict:

@@ -1,7 +1,7 @@
 """H3 layers of HazyResearch/H3 (diagonal kernel): {q,k,v}_proj, ssm_k_kernel.*, kernel.*, output_linear; single layers."""
 
+from jaxseq.convert import _fields
 from jaxseq.convert._table import Entry, linear, reshaped, same
-from jaxseq.errors import UserError
 from jaxseq.mixers.h3 import H3
 
 
@@ -10,8 +10,7 @@ def recognises(theirs: dict, names: set[str]) -> bool:
 
 
 def module(theirs: dict) -> H3:
-    if theirs.get("mode", "diag") != "diag":
-        raise UserError(f"h3/h3 reads layers with the diagonal kernel; this config has mode {theirs['mode']!r}")
+    _fields.wanted("h3/h3", theirs, mode="diag")
     frequencies = theirs.get("measure", "diag-lin").removeprefix("diag-")
     return H3(
         width=theirs["d_model"], state_size=theirs.get("d_state", 64), head_size=theirs.get("head_dim", 1),

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, finish
+from jaxseq.convert import _fields
 from jaxseq.convert._table import Entry, linear, norm, reshaped, same
 from jaxseq.errors import UserError
 from jaxseq.models.encoder import Encoder
@@ -52,16 +53,14 @@ def _heads(theirs: dict) -> tuple[bool, bool, int]:
 
 
 def config(theirs: dict) -> ConfigDict:
-    if theirs.get("position_embedding_type", "absolute") != "absolute" or theirs.get("is_decoder"):
-        raise UserError("hf/bert reads encoders with absolute positions; this one differs")
-    if theirs["hidden_act"] not in ACTIVATIONS:
-        raise UserError(f"hf/bert reads models with {', '.join(ACTIVATIONS)}; this one has {theirs['hidden_act']}")
+    _fields.wanted("hf/bert", theirs, position_embedding_type="absolute", is_decoder=False)
+    activation = _fields.choice("hf/bert", theirs, "hidden_act", ACTIVATIONS)
     masked, pooler, classes = _heads(theirs)
     cfg = base("encoder")
     cfg.model.update(
         vocab=theirs["vocab_size"], width=theirs["hidden_size"], layers=theirs["num_hidden_layers"],
         heads=theirs["num_attention_heads"], hidden=theirs["intermediate_size"], max_positions=theirs["max_position_embeddings"],
-        types=theirs["type_vocab_size"], norm_eps=theirs["layer_norm_eps"], activation=ACTIVATIONS[theirs["hidden_act"]],
+        types=theirs["type_vocab_size"], norm_eps=theirs["layer_norm_eps"], activation=activation,
         masked_head=masked, pooler=pooler, classes=classes or None,
     )  # fmt: skip
     cfg.train.objective = "classification" if classes and not masked else "masked"

@@ -3,9 +3,9 @@
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, finish
+from jaxseq.convert import _fields
 from jaxseq.convert._table import Entry, norm, reshaped, same, split
 from jaxseq.convert.sources import _decoders, _stacks
-from jaxseq.errors import UserError
 
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu"}
 
@@ -22,12 +22,9 @@ def rename(names: set[str]) -> dict:
 
 
 def config(theirs: dict) -> ConfigDict:
-    plain = theirs.get("scale_attn_weights", True) and not theirs.get("scale_attn_by_inverse_layer_idx", False)
-    activation = ACTIVATIONS.get(theirs.get("activation_function", "gelu_new"))
-    if not plain or not activation or theirs.get("add_cross_attention"):
-        raise UserError(
-            f"hf/gpt2 reads decoders with scores over sqrt(head size) and one of {', '.join(ACTIVATIONS)}; this one differs"
-        )
+    plain = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}
+    _fields.wanted("hf/gpt2", theirs, **plain)
+    activation = _fields.choice("hf/gpt2", theirs, "activation_function", ACTIVATIONS, "gelu_new")
     cfg = base()
     cfg.model.stack = f"{theirs['n_layer']}*(attention mlp)"
     cfg.model.width, cfg.model.vocab = theirs["n_embd"], theirs["vocab_size"]

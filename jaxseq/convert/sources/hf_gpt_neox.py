@@ -4,11 +4,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, finish
+from jaxseq.convert import _fields
 from jaxseq.convert._table import Entry, linear, norm, same
 from jaxseq.convert.sources import _decoders, _stacks
-from jaxseq.errors import UserError
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh", "relu": "relu", "silu": "silu"}
+HEAD = "embed_out.weight"
 
 
 def recognises(theirs: dict, names: set[str]) -> bool:
@@ -16,20 +17,21 @@ def recognises(theirs: dict, names: set[str]) -> bool:
 
 
 def rename(names: set[str]) -> dict:
-    """Older files carry masks and frequencies."""
+    """Older files carry masks and frequencies. The head is called otherwise in transformers' memory than in its files."""
     buffers = (".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq")
-    return {name: name for name in names if not name.endswith(buffers)}
+    return {HEAD if name == "lm_head.weight" else name: name for name in names if not name.endswith(buffers)}
 
 
 def _rotary_fraction(theirs: dict) -> float:
     settings = theirs.get("rope_parameters") or {}
-    return float(settings.get("partial_rotary_factor") or theirs.get("rotary_pct") or 0.25)
+    if settings.get("partial_rotary_factor") is not None:
+        return float(_fields.number(settings, "partial_rotary_factor", _fields.FRACTION))
+    return float(theirs.get("rotary_pct", 0.25))
 
 
 def config(theirs: dict) -> ConfigDict:
-    activation = ACTIVATIONS.get(theirs.get("hidden_act", "gelu"))
-    if not _decoders.plain_rotary(theirs) or not activation:
-        raise UserError(f"hf/gpt_neox reads plain rotary positions and one of {', '.join(ACTIVATIONS)}; this one differs")
+    activation = _fields.choice("hf/gpt_neox", theirs, "hidden_act", ACTIVATIONS, "gelu")
+    _decoders.plain_rotary("hf/gpt_neox", theirs)
     cfg = base()
     cfg.model.stack = f"{theirs['num_hidden_layers']}*(attention mlp)"
     cfg.model.block = "parallel" if theirs.get("use_parallel_residual", True) else "residual"
@@ -79,7 +81,7 @@ def describe(model) -> dict | None:
 
 
 def aliases(theirs: dict) -> dict:
-    return {"lm_head.weight": "gpt_neox.embed_in.weight"} if theirs.get("tie_word_embeddings") else {}
+    return {HEAD: "gpt_neox.embed_in.weight"} if theirs.get("tie_word_embeddings") else {}
 
 
 def _heads(paths: list[str], name: str, layers, heads: int, size: int, width: int | None) -> Entry:
@@ -118,5 +120,5 @@ def entries(theirs: dict) -> list[Entry]:
         table.append(linear(f"{ours}/mlp/{name}/kernel", f"{names}.mlp.{theirs_name}.weight", layers))
         table.append(same(f"{ours}/mlp/{name}/bias", f"{names}.mlp.{theirs_name}.bias", layers))
     if not theirs.get("tie_word_embeddings"):
-        table.append(same("head", "lm_head.weight"))
+        table.append(same("head", HEAD))
     return table

@@ -3,9 +3,9 @@
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, finish
+from jaxseq.convert import _fields
 from jaxseq.convert._table import Entry, linear, norm, reshaped, same
 from jaxseq.convert.sources import _decoders, _stacks
-from jaxseq.errors import UserError
 
 
 def recognises(theirs: dict, names: set[str]) -> bool:
@@ -18,8 +18,8 @@ def rename(names: set[str]) -> dict:
 
 
 def config(theirs: dict) -> ConfigDict:
-    if not _decoders.plain_rotary(theirs) or theirs.get("hidden_act", "silu") != "silu" or theirs.get("mlp_bias"):
-        raise UserError("hf/llama reads models with plain rotary positions, silu and no bias in the MLP; this one differs")
+    _decoders.plain_rotary("hf/llama", theirs)
+    _fields.wanted("hf/llama", theirs, hidden_act="silu", mlp_bias=False)
     cfg = frame(theirs, "swiglu")
     cfg.model.swiglu = {"hidden": theirs["intermediate_size"]}
     return finish(cfg)

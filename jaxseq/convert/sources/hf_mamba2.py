@@ -5,6 +5,7 @@ import math
 from ml_collections import ConfigDict
 
 from jaxseq.config import finish
+from jaxseq.convert import _fields
 from jaxseq.convert._table import Entry
 from jaxseq.convert.sources import _mamba
 
@@ -17,11 +18,11 @@ def config(theirs: dict) -> ConfigDict:
     inner = theirs.get("expand", 2) * theirs["hidden_size"]
     size = inner // theirs["num_heads"]
     cfg = _mamba.frame("hf/mamba2", "mamba2", theirs, False, head_dim=size)
-    low, high = theirs.get("time_step_limit", (0.0, math.inf))
+    low, high = theirs.get("time_step_limit") or (0.0, math.inf)
     cfg.model.mamba2 = _mamba.steps(theirs) | {
         "expand": theirs.get("expand", 2), "heads": theirs["num_heads"], "groups": theirs.get("n_groups", 8),
         "state_size": theirs.get("state_size", 128), "taps": theirs.get("conv_kernel", 4), "eps": cfg.model.norm_eps,
-        "dt_low": float(low), "dt_high": None if math.isinf(high) else float(high),
+        "dt_low": float(low), "dt_high": _fields.finite(high),
     }  # fmt: skip
     return finish(cfg)
 

@@ -1,15 +1,15 @@
-"""Mixtral: transformers' MixtralForCausalLM. A layer's experts lie in one array, gate and up together; in the published files
-one by one, which is read as well."""
+"""Mixtral: transformers' MixtralForCausalLM. In files a layer's experts lie one by one; in transformers' memory in one array,
+gate and up together, which is read as well."""
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from jaxseq.config import finish
+from jaxseq.convert import _fields
 from jaxseq.convert._table import Entry, linear
 from jaxseq.convert.sources import _decoders, _stacks, hf_llama
-from jaxseq.errors import UserError
 
-APART = "experts_apart"  # what `complete` adds to their config: the experts are one by one
+TOGETHER = "experts_together"  # what `complete` adds to their config: a layer's experts are one array
 
 
 def recognises(theirs: dict, names: set[str]) -> bool:
@@ -17,12 +17,12 @@ def recognises(theirs: dict, names: set[str]) -> bool:
 
 
 def complete(theirs: dict, names: set[str]) -> dict:
-    return theirs | {APART: True} if any(".block_sparse_moe." in name for name in names) else theirs
+    return theirs | {TOGETHER: True} if any(name.endswith(".mlp.experts.gate_up_proj") for name in names) else theirs
 
 
 def config(theirs: dict) -> ConfigDict:
-    if not _decoders.plain_rotary(theirs) or theirs.get("hidden_act", "silu") != "silu":
-        raise UserError("hf/mixtral reads models with plain rotary positions and silu; this one differs")
+    _decoders.plain_rotary("hf/mixtral", theirs)
+    _fields.wanted("hf/mixtral", theirs, hidden_act="silu")
     cfg = hf_llama.frame(theirs, "moe", theta=1e6, window=theirs.get("sliding_window"))
     cfg.model.moe = {
         "experts": theirs["num_local_experts"],
@@ -64,7 +64,7 @@ def _swap(x):
 
 def entries(theirs: dict) -> list[Entry]:
     layers, experts = range(theirs["num_hidden_layers"]), theirs["num_local_experts"]
-    moe = (_one_by_one if theirs.get(APART) else _together)("blocks_0/moe", "model.layers.{layer}", layers, experts)
+    moe = (_together if theirs.get(TOGETHER) else _one_by_one)("blocks_0/moe", "model.layers.{layer}", layers, experts)
     return hf_llama.outer(theirs, "moe") + moe
 
 

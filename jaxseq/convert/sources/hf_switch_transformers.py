@@ -3,10 +3,10 @@
 import numpy as np
 
 from jaxseq.config import finish
+from jaxseq.convert import _fields
 from jaxseq.convert._table import Entry, linear
 from jaxseq.convert.sources import _t5
 from jaxseq.convert.sources._t5 import aliases, complete
-from jaxseq.errors import UserError
 from jaxseq.models.encoder_decoder import EncoderDecoder
 
 __all__ = ["aliases", "complete", "config", "describe", "entries", "recognises"]
@@ -17,14 +17,14 @@ def recognises(theirs: dict, names: set[str]) -> bool:
 
 
 def _every(theirs: dict) -> int:
-    found = {theirs["encoder_sparse_step"], theirs["decoder_sparse_step"]}
-    if len(found) != 1 or theirs.get("router_bias"):
-        raise UserError("hf/switch_transformers reads models whose stacks have experts alike, and routers without bias")
-    return found.pop()
+    every = theirs["encoder_sparse_step"]
+    _fields.wanted("hf/switch_transformers", theirs, decoder_sparse_step=every, router_bias=False)
+    return every
 
 
 def config(theirs: dict):
-    cfg = _t5.config({"feed_forward_proj": "relu"} | theirs)
+    _fields.wanted("hf/switch_transformers", theirs, dense_act_fn="relu")
+    cfg = _t5.config("hf/switch_transformers", theirs | {"feed_forward_proj": "relu"})
     cfg.model.update(
         sparse_every=_every(theirs), experts=theirs["num_experts"], expert_z_loss=theirs.get("router_z_loss_coef", 0.001),
         expert_balance_loss=theirs.get("router_aux_loss_coef", 0.001), expert_jitter=theirs.get("router_jitter_noise", 0.01),

@@ -1,9 +1,12 @@
-"""T5 and T5 v1.1: transformers' T5ForConditionalGeneration."""
+"""T5, T5 v1.1 and mT5: transformers' T5ForConditionalGeneration and MT5ForConditionalGeneration."""
+
+from collections.abc import Mapping
+from typing import Any
 
 from jaxseq.config import finish
 from jaxseq.convert._table import Entry, linear
 from jaxseq.convert.sources import _t5
-from jaxseq.convert.sources._t5 import aliases, complete, rename
+from jaxseq.convert.sources._t5 import aliases, rename
 from jaxseq.models.encoder_decoder import EncoderDecoder
 
 __all__ = ["aliases", "complete", "config", "describe", "entries", "recognises", "rename"]
@@ -13,8 +16,13 @@ def recognises(theirs: dict, names: set[str]) -> bool:
     return theirs.get("model_type") in ("t5", "mt5")
 
 
+def complete(theirs: dict, tensors: Mapping[str, Any]) -> dict:
+    """mT5 never scales its head's inputs, whatever its config says of ties."""
+    return _t5.complete({"scale_decoder_outputs": False} | theirs if theirs.get("model_type") == "mt5" else theirs, tensors)
+
+
 def config(theirs: dict):
-    return finish(_t5.config(theirs))
+    return finish(_t5.config("hf/t5", theirs))
 
 
 def describe(model) -> dict | None:

@@ -1,4 +1,4 @@
-"""Vision Transformers: transformers' ViTForImageClassification, and ViTModel without its pooler."""
+"""Vision Transformers: transformers' ViTForImageClassification, and ViTModel with or without its pooler."""
 
 import re
 from collections.abc import Iterable
@@ -6,20 +6,20 @@ from collections.abc import Iterable
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, finish
+from jaxseq.convert import _fields
 from jaxseq.convert._table import Entry, norm, reshaped, same
 from jaxseq.convert.sources.hf_bert import ACTIVATIONS, attention, biased
-from jaxseq.errors import UserError
 from jaxseq.models.vit import ViT
 
-PROJECTIONS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
-# published files spell a layer like BERT's
-OLD = {
-    "attention.attention.query": "attention.q_proj",
-    "attention.attention.key": "attention.k_proj",
-    "attention.attention.value": "attention.v_proj",
-    "attention.output.dense": "attention.o_proj",
-    "intermediate.dense": "mlp.fc1",
-    "output.dense": "mlp.fc2",
+PROJECTIONS = {"q": "attention.query", "k": "attention.key", "v": "attention.value", "o": "output.dense"}
+# how transformers 5 calls a layer's parts in memory: how every file calls them
+SAVED = {
+    "attention.q_proj": "attention.attention.query",
+    "attention.k_proj": "attention.attention.key",
+    "attention.v_proj": "attention.attention.value",
+    "attention.o_proj": "attention.output.dense",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
 }
 
 
@@ -28,17 +28,22 @@ def recognises(theirs: dict, names: set[str]) -> bool:
 
 
 def rename(names: set[str]) -> dict[str, str]:
-    def modern(name: str) -> str:
-        name = name if name.startswith(("vit.", "classifier.")) else f"vit.{name}"
-        layer = re.fullmatch(r"vit\.encoder\.layer\.(\d+)\.(.*)\.(\w+)", name)
-        return f"vit.layers.{layer[1]}.{OLD.get(layer[2], layer[2])}.{layer[3]}" if layer else name
+    prefix = "vit." if any(name.startswith("classifier.") for name in names) else ""
 
-    return {modern(name): name for name in names}
+    def saved(name: str) -> str:
+        if name.startswith("classifier."):
+            return name
+        name = name.removeprefix("vit.")
+        layer = re.fullmatch(r"layers\.(\d+)\.(.*)\.(\w+)", name)
+        return prefix + (f"encoder.layer.{layer[1]}.{SAVED.get(layer[2], layer[2])}.{layer[3]}" if layer else name)
+
+    return {saved(name): name for name in names}
 
 
 def complete(theirs: dict, names: Iterable[str]) -> dict:
     kind = "ViTForImageClassification" if "classifier.weight" in names else "ViTModel"
-    return theirs | {"architectures": [kind]}
+    pooler = any(name.endswith("pooler.dense.weight") for name in names)
+    return theirs | {"architectures": [kind], "add_pooling_layer": pooler}
 
 
 def _classes(theirs: dict) -> int:
@@ -47,13 +52,16 @@ def _classes(theirs: dict) -> int:
 
 
 def config(theirs: dict) -> ConfigDict:
-    if not theirs.get("qkv_bias", True) or theirs["hidden_act"] not in ACTIVATIONS:
-        raise UserError(f"hf/vit reads models with biases and one of {', '.join(ACTIVATIONS)}; this one differs")
+    _fields.wanted("hf/vit", theirs, qkv_bias=True)
+    if theirs.get("add_pooling_layer"):
+        _fields.wanted("hf/vit", theirs, pooler_act="tanh", pooler_output_size=theirs["hidden_size"])
+    activation = _fields.choice("hf/vit", theirs, "hidden_act", ACTIVATIONS)
     cfg = base("vit")
     cfg.model.update(
         size=theirs["image_size"], patch=theirs["patch_size"], channels=theirs["num_channels"], classes=_classes(theirs) or None,
         width=theirs["hidden_size"], layers=theirs["num_hidden_layers"], heads=theirs["num_attention_heads"],
-        hidden=theirs["intermediate_size"], norm_eps=theirs["layer_norm_eps"], activation=ACTIVATIONS[theirs["hidden_act"]],
+        hidden=theirs["intermediate_size"], norm_eps=theirs["layer_norm_eps"], activation=activation,
+        pooler=bool(theirs.get("add_pooling_layer", False)),
     )  # fmt: skip
     cfg.train.objective = "classification"
     return finish(cfg)
@@ -61,7 +69,7 @@ def config(theirs: dict) -> ConfigDict:
 
 def describe(model) -> dict | None:
     activations = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
-    if not isinstance(model, ViT) or model.activation not in activations:
+    if not isinstance(model, ViT) or model.activation not in activations or (model.pooler and model.classes):
         return None
     return {
         "architectures": ["ViTForImageClassification" if model.classes else "ViTModel"],
@@ -78,6 +86,7 @@ def describe(model) -> dict | None:
         "hidden_dropout_prob": model.dropout,
         "attention_probs_dropout_prob": model.dropout,
         "qkv_bias": True,
+        "add_pooling_layer": model.pooler,
         "id2label": {str(n): f"LABEL_{n}" for n in range(model.classes or 2)},
         "label2id": {f"LABEL_{n}": n for n in range(model.classes or 2)},
     }
@@ -85,7 +94,8 @@ def describe(model) -> dict | None:
 
 def entries(theirs: dict) -> list[Entry]:
     layers, width, heads = range(theirs["num_hidden_layers"]), theirs["hidden_size"], theirs["num_attention_heads"]
-    embeddings, ours, names = "vit.embeddings", "blocks", "vit.layers.{layer}"
+    prefix = "vit." if (classes := _classes(theirs)) else ""
+    embeddings, ours, names = f"{prefix}embeddings", "blocks", f"{prefix}encoder.layer.{{layer}}"
     length = 1 + (theirs["image_size"] // theirs["patch_size"]) ** 2
     convolution = f"{embeddings}.patch_embeddings.projection"
     table = [
@@ -99,9 +109,10 @@ def entries(theirs: dict) -> list[Entry]:
         reshaped("position", f"{embeddings}.position_embeddings", (length, width), (1, length, width)),
         *norm(f"{ours}/norm_attention", f"{names}.layernorm_before", layers),
         *norm(f"{ours}/norm_mlp", f"{names}.layernorm_after", layers),
-        *biased(f"{ours}/mlp/up", f"{names}.mlp.fc1", layers),
-        *biased(f"{ours}/mlp/down", f"{names}.mlp.fc2", layers),
+        *biased(f"{ours}/mlp/up", f"{names}.intermediate.dense", layers),
+        *biased(f"{ours}/mlp/down", f"{names}.output.dense", layers),
         *attention(f"{ours}/attention", f"{names}.attention", layers, width, heads, PROJECTIONS),
-        *norm("final_norm", "vit.layernorm"),
+        *norm("final_norm", f"{prefix}layernorm"),
     ]  # fmt: skip
-    return table + (biased("classifier", "classifier") if _classes(theirs) else [])
+    table += biased("pool", f"{prefix}pooler.dense") if theirs.get("add_pooling_layer") else []
+    return table + (biased("classifier", "classifier") if classes else [])

@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, finish
+from jaxseq.convert import _fields
 from jaxseq.convert._table import Entry
 from jaxseq.convert.sources import _mamba
 from jaxseq.errors import UserError
@@ -24,14 +25,14 @@ def recognises(theirs: dict, names: set[str]) -> bool:
 def _kind(theirs: dict) -> str:
     layer = theirs.get("ssm_cfg", {}).get("layer", "Mamba1")
     if layer not in ("Mamba1", "Mamba2"):
-        raise UserError(f"mamba_ssm reads the layers Mamba1 and Mamba2, not {layer!r}")
+        raise UserError(f"mamba/ssm reads the layers Mamba1 and Mamba2, and this config has ssm_cfg.layer={layer!r}")
     return "mamba" if layer == "Mamba1" else "mamba2"
 
 
 def config(theirs: dict) -> ConfigDict:
     kind, cfg, width, ssm = _kind(theirs), base(), theirs["d_model"], theirs.get("ssm_cfg", {})
-    _mamba.wanted("mamba_ssm", theirs, rms_norm=True, d_intermediate=0, attn_layer_idx=[])
-    _mamba.wanted("mamba_ssm", ssm, **PLAIN[kind])
+    _fields.wanted("mamba/ssm", theirs, rms_norm=True, d_intermediate=0, attn_layer_idx=[])
+    _fields.wanted("mamba/ssm", ssm, **PLAIN[kind])
     multiple = theirs.get("pad_vocab_size_multiple", 8)
     cfg.model.stack = f"{theirs['n_layer']}*({kind})"
     cfg.model.width, cfg.model.vocab = width, -(-theirs["vocab_size"] // multiple) * multiple

@@ -6,9 +6,9 @@ number in the config as "l_kernel". Without it C is taken for the plain one, as 
 
 import numpy as np
 
+from jaxseq.convert import _fields
 from jaxseq.convert._table import Entry, buffer, reshaped
 from jaxseq.convert.sources.s4_s4d import kernel, plain
-from jaxseq.errors import UserError
 from jaxseq.mixers.s4 import S4
 
 
@@ -18,8 +18,7 @@ def recognises(theirs: dict, names: set[str]) -> bool:
 
 def module(theirs: dict) -> S4:
     plain("s4/s4", theirs)
-    if theirs.get("rank", 1) != 1:
-        raise UserError(f"s4/s4 reads low-rank parts of rank 1; this config has rank {theirs['rank']}")
+    _fields.wanted("s4/s4", theirs, rank=1)
     return S4(width=theirs["d_model"], state_size=theirs["d_state"], kernel_length=theirs.get("l_kernel") or None)
 
 

@@ -1,7 +1,7 @@
 """S4D layers of state-spaces/s4 (S4Block with mode "diag"): layer.*, output_linear.*; single layers."""
 
+from jaxseq.convert import _fields
 from jaxseq.convert._table import Entry, linear, reshaped, same
-from jaxseq.errors import UserError
 from jaxseq.mixers.s4d import S4D
 
 
@@ -11,10 +11,8 @@ def recognises(theirs: dict, names: set[str]) -> bool:
 
 def plain(source: str, theirs: dict) -> None:
     """Raises UserError for what our layers have no counterpart of."""
-    channels, copies = theirs.get("channels", 1), theirs.get("n_ssm") or theirs["d_model"]
-    usual = theirs.get("dt_transform", "exp") == "exp" and theirs.get("real_transform", "exp") == "exp"
-    if theirs.get("bidirectional") or theirs.get("gate") or channels != 1 or copies != theirs["d_model"] or not usual:
-        raise UserError(f"{source} reads causal layers of one channel, an own system a feature and exp; this config differs")
+    usual = {"channels": 1, "n_ssm": theirs["d_model"], "dt_transform": "exp", "real_transform": "exp"}
+    _fields.wanted(source, theirs, bidirectional=False, gate=False, **usual)
 
 
 def module(theirs: dict) -> S4D:

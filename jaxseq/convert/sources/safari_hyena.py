@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from jaxseq.convert import _fields
 from jaxseq.convert._table import Entry, buffer, linear, reshaped, same
 from jaxseq.errors import UserError
 from jaxseq.mixers.hyena import Hyena
@@ -19,8 +20,7 @@ def recognises(theirs: dict, names: set[str]) -> bool:
 
 
 def module(theirs: dict) -> Hyena:
-    if theirs.get("num_heads", 1) != 1 or theirs.get("num_blocks", 1) != 1 or not theirs.get("modulate", True):
-        raise UserError("safari/hyena reads operators of one head and one block with modulated filters; this config differs")
+    _fields.wanted("safari/hyena", theirs, num_heads=1, num_blocks=1, modulate=True)
     full = DEFAULTS | theirs
     return Hyena(width=theirs["d_model"], **{ours: full[name] for name, ours in FIELDS.items()})
 

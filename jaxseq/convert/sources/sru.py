@@ -4,11 +4,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, finish
+from jaxseq.convert import _fields
 from jaxseq.convert._table import Entry, reshaped, same
-from jaxseq.errors import UserError
 from jaxseq.models.rnn import RNN
 
-REFUSED = ("bidirectional", "layer_norm", "use_tanh", "v1", "projection_size", "custom_m")
+PLAIN = {"has_skip_term": True, "custom_m": None, "projection_size": 0}
+PLAIN |= dict.fromkeys(("bidirectional", "layer_norm", "use_tanh", "v1"), False)
 
 
 def recognises(theirs: dict, names: set[str]) -> bool:
@@ -16,10 +17,7 @@ def recognises(theirs: dict, names: set[str]) -> bool:
 
 
 def config(theirs: dict) -> ConfigDict:
-    if found := [name for name in REFUSED if theirs.get(name)]:
-        raise UserError(f"sru reads plain stacks; this config sets {', '.join(found)}")
-    if not theirs.get("has_skip_term", True):
-        raise UserError("sru reads stacks with the highway; this config sets has_skip_term=false")
+    _fields.wanted("sru", theirs, **PLAIN)
     cfg = base("rnn")
     cfg.model.cell, cfg.model.inputs, cfg.model.hidden = "sru", theirs["input_size"], theirs["hidden_size"]
     cfg.model.layers = theirs.get("num_layers", 2)

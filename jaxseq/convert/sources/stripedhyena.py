@@ -4,6 +4,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, finish
+from jaxseq.convert import _fields
 from jaxseq.convert._table import Entry, buffer, linear, reshaped, same, split
 from jaxseq.convert.sources.safari_hyena import taps
 from jaxseq.errors import UserError
@@ -30,10 +31,8 @@ def _segments(kinds: list[str]) -> list[tuple[int, list[str]]]:
 
 
 def config(theirs: dict) -> ConfigDict:
-    if theirs.get("model_parallel_size", 1) != 1 or theirs.get("use_interpolated_rotary_pos_emb"):
-        raise UserError("stripedhyena reads checkpoints that lie in one piece, with plain rotary positions; this one differs")
-    if not theirs.get("final_norm", True) or theirs.get("mlp_activation", "silu") != "silu" or theirs.get("smeared_gqa"):
-        raise UserError("stripedhyena reads models with a final norm, silu and grouped queries; this one differs")
+    plain = {"model_parallel_size": 1, "use_interpolated_rotary_pos_emb": False, "final_norm": True, "smeared_gqa": False}
+    _fields.wanted("stripedhyena", theirs, mlp_activation="silu", **plain)
     cfg = base()
     segments = (f"{n}*({' '.join(f'{kind} swiglu' for kind in kinds)})" for n, kinds in _segments(_kinds(theirs)))
     cfg.model.stack = " + ".join(segments)

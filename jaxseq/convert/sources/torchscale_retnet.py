@@ -4,9 +4,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, finish
+from jaxseq.convert import _fields
 from jaxseq.convert._table import Entry, buffer, linear, norm, same
 from jaxseq.convert.sources import _stacks
-from jaxseq.errors import UserError
 
 ACTIVATIONS = {"gelu": "gelu", "swish": "silu", "relu": "relu"}
 PLAIN = {
@@ -20,10 +20,8 @@ def recognises(theirs: dict, names: set[str]) -> bool:
 
 
 def config(theirs: dict) -> ConfigDict:
-    if other := [name for name, value in PLAIN.items() if theirs.get(name, value) != value]:
-        raise UserError(f"torchscale/retnet reads pre-norm decoders without experts; {', '.join(other)} of this one differs")
-    if theirs.get("activation_fn", "gelu") not in ACTIVATIONS:
-        raise UserError(f"torchscale/retnet has no activation_fn {theirs['activation_fn']!r}; it has {', '.join(ACTIVATIONS)}")
+    _fields.wanted("torchscale/retnet", theirs, **PLAIN)
+    activation = _fields.choice("torchscale/retnet", theirs, "activation_fn", ACTIVATIONS, "gelu")
     width, heads = theirs["decoder_embed_dim"], theirs["decoder_retention_heads"]
     cfg = base()
     cfg.model.stack = f"{theirs['decoder_layers']}*(retention geglu)"
@@ -34,7 +32,6 @@ def config(theirs: dict) -> ConfigDict:
     cfg.model.retention = {
         "heads": heads, "value_size": theirs["decoder_value_embed_dim"] // heads, "eps": eps, "torchscale_scaling": True,
     }  # fmt: skip
-    activation = ACTIVATIONS[theirs.get("activation_fn", "gelu")]
     cfg.model.geglu = {"hidden": theirs["decoder_ffn_embed_dim"], "activation": activation}
     return finish(cfg)
 

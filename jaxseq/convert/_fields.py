@@ -1,0 +1,124 @@
+"""What the fields of published configs may hold, and what is said of those that a source cannot honour."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from jaxseq.errors import UserError
+
+
+class Number(NamedTuple):
+    """From `low` to `high`; whole: without a fraction."""
+
+    low: float
+    high: float
+    whole: bool = True
+
+    def __str__(self):
+        return f"{'an integer' if self.whole else 'a number'} from {self.low:g} to {self.high:g}"
+
+    def holds(self, value: Any) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
+            return False
+        return self.low <= value <= self.high  # not of NaN
+
+
+class Kind(NamedTuple):
+    """A value of one of these types."""
+
+    types: type | tuple[type, ...]
+    name: str
+
+    def __str__(self):
+        return self.name
+
+    def holds(self, value: Any) -> bool:
+        return isinstance(value, self.types)
+
+
+SIZE, LAYERS, STATE = Number(1, 1 << 24), Number(1, 10_000), Number(1, 1 << 16)
+EPS, POSITIVE, FRACTION = Number(1e-30, 1, False), Number(1e-30, 1e15, False), Number(0, 1, False)
+FLAG, TEXT, MAP, LIST = Kind(bool, "true or false"), Kind(str, "text"), Kind(dict, "an object"), Kind((list, tuple), "a list")
+
+FIELDS: dict[str, Number | Kind] = {
+    **dict.fromkeys((
+        "vocab_size", "hidden_size", "intermediate_size", "n_embd", "n_inner", "d_model", "d_kv", "d_ff", "head_dim", "width",
+        "hidden", "n_positions", "max_position_embeddings", "type_vocab_size", "image_size", "patch_size", "num_channels",
+        "source_vocab", "decoder_embed_dim", "decoder_value_embed_dim", "decoder_ffn_embed_dim", "input_size", "vocab",
+        "dim_ffn", "sliding_window", "inner_mlp_size", "relative_attention_max_distance",
+    ), SIZE),
+    **dict.fromkeys((
+        "num_hidden_layers", "n_layer", "num_layers", "num_decoder_layers", "decoder_layers", "encoder_sparse_step",
+        "decoder_sparse_step",
+    ), LAYERS),
+    **dict.fromkeys((
+        "num_attention_heads", "num_key_value_heads", "n_head", "num_heads", "decoder_retention_heads", "state_size",
+        "conv_kernel", "expand", "n_groups", "num_local_experts", "num_experts_per_tok", "num_experts",
+        "relative_attention_num_buckets",
+    ), STATE),
+    **dict.fromkeys((
+        "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_eps", "mixer_rms_eps", "time_step_min",
+        "time_step_max", "time_step_floor",
+    ), EPS),
+    **dict.fromkeys(("rope_theta", "rotary_emb_base"), POSITIVE),
+    **dict.fromkeys((
+        "rotary_pct", "router_aux_loss_coef", "router_z_loss_coef", "router_jitter_noise", "hidden_dropout_prob",
+        "dropout_rate", "drop_path_rate",
+    ), FRACTION),
+    **dict.fromkeys((
+        "tie_word_embeddings", "attention_bias", "mlp_bias", "qkv_bias", "use_bias", "use_conv_bias", "use_parallel_residual",
+        "scale_attn_weights", "scale_attn_by_inverse_layer_idx", "add_cross_attention", "is_decoder", "router_bias",
+        "scale_decoder_outputs", "add_pooling_layer", "share_decoder_input_output_embed", "no_scale_embedding", "bidirectional",
+    ), FLAG),
+    **dict.fromkeys((
+        "hidden_act", "activation_function", "feed_forward_proj", "dense_act_fn", "activation_fn", "position_embedding_type",
+        "pooler_act",
+    ), TEXT),
+    **dict.fromkeys(("rope_parameters", "rope_scaling", "quantization_config", "id2label", "ssm_cfg"), MAP),
+    **dict.fromkeys(("architectures", "time_step_limit", "attn_layer_idxs"), LIST),
+}  # fmt: skip
+EMPTY = {  # those that may be null, which is as if they were not there
+    "n_inner", "head_dim", "num_key_value_heads", "sliding_window", "num_decoder_layers", "rope_parameters", "rope_scaling",
+    "id2label", "quantization_config", "architectures", "dense_act_fn", "feed_forward_proj", "attention_bias", "pooler_act",
+    "rope_theta", "intermediate_size",
+}  # fmt: skip
+
+
+def check(theirs: Mapping[str, Any]) -> None:
+    """Raises UserError for a field of the wrong type, or with a value that no model has, before anything is built from it."""
+    for name, wanted in FIELDS.items():
+        value = theirs.get(name)
+        if name in theirs and not (value is None and name in EMPTY) and not wanted.holds(value):
+            raise UserError(f"{name} of the config is {shown(value)}; it must be {wanted}; give the checkpoint's own config.json")
+
+
+def shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}…"
+
+
+def wanted(source: str, theirs: Mapping[str, Any], **values: Any) -> None:
+    """Raises UserError for a field that is there with another value than the only one that the source reads."""
+    for name, value in values.items():
+        if theirs.get(name) is not None and theirs[name] != value:
+            raise UserError(f"{source} reads models with {name}={value!r}, and this config has {name}={shown(theirs[name])}")
+
+
+def choice(source: str, theirs: Mapping[str, Any], name: str, choices: Mapping[str, Any], default: str | None = None) -> Any:
+    """What `choices` has for the field. Raises UserError that lists them."""
+    value = theirs[name] if default is None else theirs.get(name, default)
+    if value not in choices:
+        raise UserError(f"{source} has no {name}={shown(value)}; it reads: {', '.join(choices)}")
+    return choices[value]
+
+
+def number(theirs: Mapping[str, Any], name: str, wanted: Number) -> float:
+    """A number deeper inside a config."""
+    if not wanted.holds(value := theirs[name]):
+        raise UserError(f"{name} of the config is {shown(value)}; it must be {wanted}; give the checkpoint's own config.json")
+    return value
+
+
+def finite(value: float) -> float | None:
+    """None for infinity, as our fields have it."""
+    return None if math.isinf(value) else float(value)
