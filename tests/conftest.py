@@ -9,6 +9,8 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 import jax
 import pytest
 
+from jaxseq.compat import enable_x64
+
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "xdist_group(name): tests that share compiled functions, run by one worker")
@@ -43,7 +45,7 @@ def _group(item) -> str:
 @pytest.fixture
 def x64():
     """float64 inside the test, and only there."""
-    with jax.enable_x64(True):
+    with enable_x64(True):
         yield
 
 

@@ -7,6 +7,7 @@ import pytest
 from _convert import check_logits, check_round_trip, imported, oracle
 
 from jaxseq import convert
+from jaxseq.compat import enable_x64
 from jaxseq.errors import UserError
 from jaxseq.mixers.retention import Retention
 from jaxseq.testing import compare
@@ -56,7 +57,7 @@ def test_scaling_is_the_papers(form):
     rng, shapes = np.random.default_rng(0), {"q": (8, 2, 4), "k": (8, 2, 4), "v": (8, 2, 8), "g": (8, 2, 8), "o": (2, 8, 8)}
     params = {name: {"kernel": rng.normal(size=shape)} for name, shape in shapes.items()}
     x, pos = rng.normal(size=(1, 9, 8)), np.arange(9)[None]
-    with jax.enable_x64(True):
+    with enable_x64(True):
         apply = jax.jit(lambda x, state, pos: mixer.apply({"params": params}, x, state, pos, form))
         first, state = apply(x[:, :4], None, pos[:, :4])
         second, _ = apply(x[:, 4:], state, pos[:, 4:])

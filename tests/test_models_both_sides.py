@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxseq
+from jaxseq.compat import enable_x64
 from jaxseq.models import _relative
 from jaxseq.models._transformer import segments
 from jaxseq.testing import networks
@@ -21,7 +22,7 @@ SMALL = {
 
 @pytest.fixture(scope="module", autouse=True)
 def double():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         yield
 
 

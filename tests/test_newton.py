@@ -89,6 +89,9 @@ def test_a_while_counts_the_bound_of_its_counter():
         return jax.lax.while_loop(lambda c: (c[0] < limit) & (c[1] < 3), lambda c: (c[0] + 1, c[1] * 2), (0, x))
 
     assert longest_loop(bounded, 1.0) == 7
+    assert longest_loop(lambda x: jax.lax.scan(lambda c, y: (c + y, None), 0.0, x), jnp.ones(5)) == 5
+    assert longest_loop(lambda x: jax.lax.scan(lambda c, y: (c * y, y * c), x[0], x), jnp.ones((5, 3))) == 5
+    assert longest_loop(lambda x: jax.lax.map(lambda y: y + 1, x), jnp.ones(5)) == 1  # carries nothing: no sequence
     assert longest_loop(lambda x: jax.lax.while_loop(lambda c: c < 3, lambda c: c * 2, x), 1.0) == float("inf")
     assert longest_loop(lambda x: bounded(1.0, x), 3) == float("inf")  # a bound that only running tells
     assert longest_loop(lambda x: jax.lax.while_loop(lambda c: c[0] < 7, lambda c: (c[0] * 1, c[1]), (0, x)), 1.0) == float("inf")

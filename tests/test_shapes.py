@@ -6,6 +6,7 @@ import pytest
 from _laws import cells, of_op
 
 from jaxseq import registry
+from jaxseq.compat import enable_x64
 from jaxseq.testing.subjects import PREFIX, patterns
 
 FORMS = ("recurrent", "parallel", "chunkwise")
@@ -35,7 +36,7 @@ def mistakes(xs, weights, state, pos):
 @pytest.mark.parametrize("name, form", cells("ops", registry.names("ops"), FORMS))
 def test_wrong_shapes_raise(name, form):
     subject = of_op(name)[0]
-    with jax.enable_x64(True):
+    with enable_x64(True):
         case = subject.case(np.float64)
         right = case.part(0, TIME), case.weights, case.state, patterns(TIME, PREFIX)
         jax.eval_shape(lambda *a: subject.call(form, np.float64, *a), *right)

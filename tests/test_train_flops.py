@@ -1,9 +1,13 @@
 """The FLOP counter against numbers worked out by hand."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental import pallas as pl
 
+from jaxseq.testing.loops import longest_loop
 from jaxseq.train import flops
 
 X = jnp.ones((4, 8, 16))
@@ -64,3 +68,23 @@ def test_depthwise_convolution_counts_its_taps():
 def test_the_matmul_peak_is_measured_once_and_quickly():
     assert flops.matmul_peak("float32") > 1e8
     assert flops.matmul_peak.cache_info().currsize >= 1
+
+
+@pytest.mark.skipif(not hasattr(pl, "kernel"), reason="this JAX has no pl.kernel")
+def test_a_pallas_kernel_counts_once_for_each_core_and_is_one_step():
+    from jax.experimental.pallas import tpu as pltpu
+
+    def double(x_ref, y_ref):
+        y_ref[...] = x_ref[...] * 2.0
+
+    if not hasattr(pltpu, "TensorCoreMesh") or "num_cores" not in inspect.signature(pltpu.TensorCoreMesh).parameters:
+        mesh = pltpu.create_tensorcore_mesh("core", num_cores=2)
+    else:
+        mesh = pltpu.TensorCoreMesh(axis_name="core", num_cores=2)
+    out = {next(name for name in ("out_type", "out_shape") if name in inspect.signature(pl.kernel).parameters): X}
+
+    def kernel(x):
+        return pl.kernel(double, mesh=mesh, **out)(x)
+
+    assert flops.count(kernel, X) == 2 * X.size
+    assert longest_loop(lambda x: jax.lax.fori_loop(0, 3, lambda _, c: kernel(c), x), X) == 3

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from jaxseq.compat import enable_x64
 from jaxseq.errors import UserError
 from jaxseq.mixers import _reparam, unireplk
 from jaxseq.ops import short_conv
@@ -51,7 +52,7 @@ def test_one_kernel_is_the_sum_of_dilated_convolutions(kernel):
         for j, tap_D in enumerate(w_WD):
             past = j * dilation
             wanted[:, past:] += tap_D * x_BTD[:, : x_BTD.shape[1] - past]
-    with jax.enable_x64(True):
+    with enable_x64(True):
         w_WD = sum(_reparam.spread(jnp.asarray(w), r, kernel, 1) for w, (_, r) in zip(weights, own, strict=True))
         y_BTD, _ = jax.jit(lambda x: short_conv.parallel(x, w_WD=w_WD))(x_BTD)
     assert compare.error(y_BTD, wanted) < 1e-12

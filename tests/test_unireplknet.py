@@ -14,6 +14,7 @@ from train_tiny import finish as wait_for
 from train_tiny import launch
 
 import jaxseq
+from jaxseq.compat import enable_x64
 from jaxseq.config import base, finish
 from jaxseq.errors import UserError
 from jaxseq.mixers import _reparam
@@ -69,7 +70,7 @@ def test_one_kernel_is_the_sum_of_dilated_convolutions(kernel):
         for i, j in np.ndindex(w.shape):
             y, x = (kernel + dilation * (n - taps // 2) for n in (i, j))
             wanted += w[i, j] * around[y : y + 8, x : x + 9]
-    with jax.enable_x64(True):
+    with enable_x64(True):
         one = sum(
             _reparam.spread(jnp.asarray(w), r, kernel, 2, _reparam.centre(taps, r, kernel))
             for w, (taps, r) in zip(weights, own, strict=True)

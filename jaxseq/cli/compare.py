@@ -42,8 +42,10 @@ def run(args: argparse.Namespace) -> dict:
         raise UserError(f"there is no preset {args.preset!r}; choose one of: {', '.join(PRESETS)}")
     from rich.console import Console
 
+    from jaxseq import accelerators
     from jaxseq.compare.engine import Interrupted, compare
 
+    accelerators.warn()
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax tells every file that it writes
     console = Console(stderr=True, width=None if sys.stderr.isatty() else PLAIN_WIDTH)
     names = [name for name in args.architectures.split(",") if name] + args.config

@@ -42,9 +42,11 @@ def run(args):
     from rich.console import Console
     from rich.logging import RichHandler
 
+    from jaxseq import accelerators
     from jaxseq.train import NonFiniteError, planned, train  # after the check: loading takes seconds
     from jaxseq.train.progress import ProgressLine
 
+    accelerators.warn()
     console = Console(stderr=True)
     logger = logging.getLogger("jaxseq")
     logger.addHandler(RichHandler(console=console, show_time=False, show_level=False, show_path=False))

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from jaxseq.compat import enable_x64
 from jaxseq.testing import hygiene, numerics, stream, structure
 from jaxseq.testing.compare import LawBroken
 from jaxseq.testing.networks import MixerSubject, ModelSubject
@@ -38,7 +39,7 @@ def subjects(thing: Any) -> list[Subject]:
 
 def check_law(subject: Subject, law: str) -> float:
     """Put one law to a subject. Returns the largest relative error that passed; raises LawBroken."""
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+    with enable_x64(True), jax.default_matmul_precision("highest"):
         return LAWS[subject.kind][law](subject)
 
 

@@ -5,6 +5,8 @@ import math
 import jax
 from jax.extend.core import Literal
 
+PALLAS = ("pallas_call", "mpmd_map")  # the second is `pl.kernel`
+
 
 def _inner(value):
     """The jaxprs that sit in an equation's parameter."""
@@ -48,6 +50,13 @@ def _bound(eqn) -> float:
     return min(bounds)
 
 
+def _carries(scan) -> bool:
+    """Whether a scan has a carry. Its outputs are the body's: a carry in the same shape, the others stacked in one axis more.
+    (The parameters that tell them apart differ between versions of JAX.)"""
+    body = scan.params["jaxpr"].jaxpr.outvars
+    return any(len(out.aval.shape) == len(var.aval.shape) for out, var in zip(scan.outvars, body, strict=True))
+
+
 def longest(jaxpr) -> float:
     """Steps of the longest nest of loops in a jaxpr; a `while` without a bound that tracing knows counts as infinite.
 
@@ -56,11 +65,11 @@ def longest(jaxpr) -> float:
     """
     found = 0.0
     for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "pallas_call":
+        if eqn.primitive.name in PALLAS:
             continue
         inside = max((longest(inner) for value in eqn.params.values() for inner in _inner(value)), default=0.0)
         if eqn.primitive.name == "scan":
-            inside = max(inside, 1.0) * (eqn.params["length"] if eqn.params["num_carry"] else 1)
+            inside = max(inside, 1.0) * (eqn.params["length"] if _carries(eqn) else 1)
         elif eqn.primitive.name == "while":
             inside = max(inside, 1.0) * _bound(eqn)
         found = max(found, inside)

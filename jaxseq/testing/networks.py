@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from jaxseq.compat import enable_x64
 from jaxseq.testing.subjects import BATCH, PIECE, PREFIX, Subject
 
 WHOLE = 2 * PIECE + 1  # chunks are the ops' matter
@@ -69,7 +70,7 @@ class NetworkSubject(Subject):
             _, collections = self.applied(form, dtype, *arguments, mutable=["intermediates"])
             return [x for path, x in jax.tree_util.tree_leaves_with_path(collections) if jax.tree_util.DictKey("choice") in path]
 
-        with jax.enable_x64(True):
+        with enable_x64(True):
             return jax.device_get(self._jit("choices", sown, form, dtype)(xs, weights, state, pos))
 
     def inputs(self, key, time: int, dtype) -> jax.Array:

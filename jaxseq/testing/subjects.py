@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxseq.compat import enable_x64
 from jaxseq.ops._time import PAD
 from jaxseq.testing import compare
 
@@ -97,7 +98,7 @@ class Subject:
         name = np.dtype(dtype).name
         if name in self._cases:
             return self._cases[name]
-        with jax.enable_x64(True):
+        with enable_x64(True):
             key = jax.random.key(0, impl="unsafe_rbg")  # threefry takes six times longer to compile
             make = functools.partial(self.make, dtype)
             if name == "float64":
@@ -111,7 +112,7 @@ class Subject:
 
     def run(self, form: str, dtype, xs, weights, state, pos):
         """(y, state) on the host; jitted, so that laws share the compiled function."""
-        with jax.enable_x64(True):
+        with enable_x64(True):
             return jax.device_get(self._jit("run", self.call, form, dtype)(xs, weights, state, pos))
 
     def choices(self, form: str, dtype, xs, weights, state, pos) -> list[np.ndarray]:

@@ -163,6 +163,12 @@ def _pallas(eqn) -> int:
     return math.prod(eqn.params["grid_mapping"].grid) * sum(_jaxpr(inner) for inner in _inner(eqn.params))
 
 
+def _kernel(eqn) -> int:
+    """`pl.kernel`: each core of a mesh runs the mesh's function once."""
+    jaxprs = _inner({"jaxprs": eqn.params["jaxprs"]})
+    return sum(math.prod(mesh.shape.values()) * _jaxpr(jaxpr) for mesh, jaxpr in zip(eqn.params["meshes"], jaxprs, strict=True))
+
+
 RULES: dict[str, Callable] = {
     "dot_general": _dot_general,
     "ragged_dot_general": _ragged_dot,
@@ -174,6 +180,7 @@ RULES: dict[str, Callable] = {
     # Shapes inside are those of one device.
     "shard_map": lambda eqn: eqn.params["mesh"].size * sum(_jaxpr(inner) for inner in _inner(eqn.params)),
     "pallas_call": _pallas,
+    "mpmd_map": _kernel,
     # The derivative rules a custom_vjp carries are not run by the forward call: only its body is.
     "custom_jvp_call": lambda eqn: _jaxpr(eqn.params["call_jaxpr"].jaxpr),
     "custom_vjp_call": lambda eqn: _jaxpr(eqn.params["call_jaxpr"].jaxpr),
