@@ -1,12 +1,12 @@
 """Text from a language model: prefill in any form, then token after token in the recurrent form, in one compiled loop.
 
-A row's tokens depend on its own prompt, its own seed and the settings, never on the company it keeps. For that every
-array that a row takes part in has a shape that the row alone decides: batches always have `rows` rows (the last one is
-filled up with idle rows), the prompt is fed in pieces of fixed lengths, rows whose full attention needs buffers of another
-size run in another batch, and a row's random keys are fold_in(key(its seed), number of the token). What remains is that the
-backend computes one row of a matrix product alike whatever stands in the other rows. So it does on CPU, where the tests hold
-it to the bit; a backend that autotunes its kernels between two processes may flip a token whose logits are tied to within
-rounding. Logits are compared in the accumulation dtype (at least float32).
+At equal `rows` a row's tokens depend on its own prompt, its own seed and the settings, never on the other prompts. For that
+every array that a row takes part in has a shape that the row and `rows` alone decide: batches always have `rows` rows (the
+last one is filled up with idle rows), the prompt is fed in pieces of fixed lengths, rows whose full attention needs buffers of
+another size run in another batch, and a row's random keys are fold_in(key(its seed), number of the token). What remains is
+that the backend computes one row of a matrix product alike whatever stands in the other rows. So it does on CPU, where the
+tests hold it to the bit; a backend that autotunes its kernels between two processes may flip a token whose logits are tied to
+within rounding, and so may another number of rows. Logits are compared in the accumulation dtype (at least float32).
 
 Order of the filters: temperature, then top-k, then top-p on what is left, renormalised.
 """
@@ -21,13 +21,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseq import forms
+from jaxseq._narrow import narrowed
 from jaxseq.errors import UserError
 from jaxseq.models.lm import LM, LMState
 from jaxseq.ops._time import PAD
 
 BLOCK = 16  # tokens between two looks of the host: stop strings, callbacks
 PIECES = (256, 32)  # lengths in which a prompt is fed; memory is linear in the first, waste is below the last
-SMALLEST_CONTEXT = 128  # slots of full attention; from there on powers of two, so that few programs are compiled
+ROWS = 4  # of a batch, at most, unless the caller says how many
+SLOTS = 128  # full attention's buffers are multiples of it, of a 16th of a power of two where that is more: few programs
 
 
 class Sampling(NamedTuple):
@@ -51,7 +53,7 @@ class Piece(NamedTuple):
 
     row: int  # index of the prompt
     tokens: list[int]
-    text: str  # of complete characters; "" without a tokenizer
+    text: str  # of complete characters, without one that is cut at the end; "" without a tokenizer
     end: str  # "": there is more to come; "stop": a stop id or string; "length": max_tokens
 
 
@@ -61,6 +63,10 @@ def keep_top(logits_BV: jax.Array, top_k: jax.Array | int = 0, top_p: jax.Array 
     The nucleus is the smallest set of the likeliest tokens whose probability, renormalised after top-k, reaches top_p
     (Holtzman et al. 2020, arXiv:1904.09751, §3.1). Of equal logits the lower id is the likelier. 0 and 1 keep all.
     """
+    return jax.lax.cond((jnp.asarray(top_k) > 0) | (jnp.asarray(top_p) < 1), _keep_top, lambda x, *_: x, logits_BV, top_k, top_p)
+
+
+def _keep_top(logits_BV: jax.Array, top_k: jax.Array | int, top_p: jax.Array | float) -> jax.Array:
     order_BV = jnp.argsort(-logits_BV, axis=-1, stable=True)
     sorted_BV = jnp.take_along_axis(logits_BV, order_BV, axis=-1)
     size = logits_BV.shape[-1]
@@ -189,9 +195,10 @@ def stream(
     model: LM, params: Any, prompts: Sequence[Sequence[int]], *,
     max_tokens: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
     seed: int = 0, seeds: Sequence[int] | None = None, stop: Iterable[int | str] = (), tokenizer: Any = None,
-    form: forms.Form = "auto", rows: int = 4,
+    form: forms.Form = "auto", rows: int | None = None,
 ) -> Iterator[Piece]:  # fmt: skip
     """Pieces of text as they come; the arguments are those of `generate`, which see. Raises UserError at once."""
+    rows = max(1, min(len(prompts), ROWS)) if rows is None else rows
     stop_ids, stop_strings = _stops(model, stop, tokenizer)
     _check(model, prompts, max_tokens, temperature, top_k, top_p, rows)
     seeds = [seed + i for i in range(len(prompts))] if seeds is None else list(seeds)
@@ -199,6 +206,7 @@ def stream(
         raise UserError(f"{len(seeds)} seeds for {len(prompts)} prompts; give one seed a prompt, or only `seed`")
     stop_V = np.zeros(model.vocab, bool)
     stop_V[list(stop_ids)] = True
+    params, form = compute_weights(model, params, form), forms.freeze(form)
     temperatures = np.float32(temperature or 1), np.int32(top_k), np.float32(top_p)
 
     def batches():
@@ -207,7 +215,7 @@ def stream(
             seed_B = np.array([seeds[i] % 2**32 for i in numbers] + [0] * (rows - len(numbers)), np.uint32)
             texts = [_Row(i, tokenizer, stop_ids, stop_strings, prompts[i]) for i in numbers]
             sampling = Sampling(*temperatures, seed_B, stop_V)
-            carry = _start(model, params, forms.freeze(form), group, rows, context)
+            carry = _start(model, params, form, group, rows, context)
             yield from _continue(model, params, temperature == 0, carry, sampling, texts, max_tokens)
 
     return batches()
@@ -217,7 +225,7 @@ def generate(
     model: LM, params: Any, prompts: Sequence[Sequence[int]], *,
     max_tokens: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
     seed: int = 0, seeds: Sequence[int] | None = None, stop: Iterable[int | str] = (), tokenizer: Any = None,
-    form: forms.Form = "auto", rows: int = 4, on_tokens: Callable[[int, list[int]], None] | None = None,
+    form: forms.Form = "auto", rows: int | None = None, on_tokens: Callable[[int, list[int]], None] | None = None,
 ) -> list[list[int]]:  # fmt: skip
     """New token ids of each prompt (ids of any lengths, at least one; documents begin with the tokenizer's boundary).
 
@@ -225,12 +233,14 @@ def generate(
         max_tokens: new tokens a row at most.
         temperature: 0 takes the likeliest token (the lowest id of equals); else logits are divided by it.
         top_k, top_p: applied after it in this order; see `keep_top`. 0 and 1 switch them off.
-        seed, seeds: row i draws from its own seed, `seeds[i]`, by default seed + i. Alone with that seed it gets the same ids.
+        seed, seeds: row i draws from its own seed, `seeds[i]`, by default seed + i. Alone with that seed, at equal `rows`, it
+            gets the same ids.
         stop: ids, and strings (these need `tokenizer`); the output ends in front of the first to appear. A token that a stop
             string begins inside of is kept whole; the text of `stream` is cut exactly.
         tokenizer: its `ends` end a row too: the boundary, and the end ids of a generation_config.json beside it.
         form: of the prefill; a name or one name per mixer label. Tokens are always made in the recurrent form.
-        rows: rows of a compiled batch; more prompts run batch after batch. Results compare bit by bit at equal `rows` only.
+        rows: rows of a compiled batch; more prompts run batch after batch. Default: as many as prompts, 4 at most. A prompt
+            gets the same tokens at equal `rows`; another number may round otherwise.
         on_tokens: called with (row, new ids) every few tokens.
 
     Raises UserError for values out of range and for prompts that are empty or hold ids outside of the vocabulary.
@@ -244,6 +254,27 @@ def generate(
         if on_tokens and piece.tokens:
             on_tokens(piece.row, piece.tokens)
     return out
+
+
+def compute_weights(model: LM, params: Any, form: forms.Form = "auto") -> Any:
+    """The weights as decoding reads them: those that the model casts to its own dtype at each use are cast once. No result
+    changes by a bit; weights that it computes with in float32 stay as they are."""
+    if model.dtype == jnp.float32:
+        return params
+    params = jax.tree.map(jnp.asarray, params)
+    state = jax.eval_shape(lambda: model.init_state(1, SLOTS))
+
+    def call(form):
+        def run(params, tokens_BT, state):
+            return model.apply({"params": params}, tokens_BT, state=state, form=form)
+
+        return run
+
+    def tokens(length):
+        return jax.ShapeDtypeStruct((1, length), jnp.int32)
+
+    prefills = [(call(forms.freeze(form)), (tokens(length), state)) for length in PIECES]
+    return narrowed(params, (call("recurrent"), (tokens(1), state)), *prefills)
 
 
 def _stops(model: LM, stop: Iterable[int | str], tokenizer: Any) -> tuple[set[int], list[str]]:
@@ -272,6 +303,11 @@ def _check(model: LM, prompts, max_tokens, temperature, top_k, top_p, rows) -> N
     if rows < 1:
         raise UserError(f"rows={rows} is not positive; set it to 1 or more")
     for number, prompt in enumerate(prompts):
+        if model.capacity is not None and len(prompt) + max_tokens - 1 > model.capacity:
+            raise UserError(
+                f"prompt {number} of {len(prompt)} tokens and max_tokens={max_tokens} more do not fit into the {model.capacity} "
+                "positions that this model has learned; lower max_tokens, or shorten the prompt"
+            )
         ids = np.asarray(prompt)
         if ids.size == 0:
             raise UserError(f"prompt {number} is empty; give at least one token, such as the tokenizer's boundary")
@@ -280,13 +316,18 @@ def _check(model: LM, prompts, max_tokens, temperature, top_k, top_p, rows) -> N
             raise UserError(f"prompt {number} holds the id {bad}, outside of the model's vocabulary of {model.vocab}")
 
 
+def slots(tokens: int) -> int:
+    """Slots of full attention for so many tokens: at most an eighth more, and no fewer than SLOTS."""
+    step = max(SLOTS, 2 ** math.ceil(math.log2(max(tokens, 1))) // 16)
+    return -(-tokens // step) * step
+
+
 def _groups(model: LM, prompts, max_tokens: int, rows: int) -> list[tuple[int | None, list[int]]]:
     """(slots of full attention, prompt numbers) of each batch: rows that need buffers of the same size, in order."""
     endless = jax.eval_shape(lambda: model.room(model.init_state(1, 1))) is None
     groups: dict[int | None, list[int]] = {}
     for number, prompt in enumerate(prompts):
-        need = max(SMALLEST_CONTEXT, len(prompt) + max_tokens)
-        groups.setdefault(None if endless else 2 ** math.ceil(math.log2(need)), []).append(number)
+        groups.setdefault(None if endless else slots(len(prompt) + max_tokens), []).append(number)
     return [(context, n[i : i + rows]) for context, n in groups.items() for i in range(0, len(n), rows)]
 
 

@@ -128,8 +128,9 @@ def test_a_checkpoint_of_another_config(fails, trained):
     assert snapshot(trained / "checkpoints") == before, "nothing of the old run is lost"
 
 
-def test_an_empty_prompt(fails, trained):
-    assert "empty" in fails("generate", f"--workdir={trained}", "--prompt=")
+def test_a_prompt_that_is_not_utf8(fails, trained, tmp_path):
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    assert "UTF-8" in fails("generate", f"--workdir={trained}", f"--prompt_file={tmp_path / 'latin.txt'}")
 
 
 def test_a_config_that_is_no_config(fails, trained, tmp_path):

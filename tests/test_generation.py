@@ -10,7 +10,9 @@ import pytest
 
 import jaxseq
 from jaxseq import generation
+from jaxseq._narrow import narrowed
 from jaxseq.data import ByteTokenizer
+from jaxseq.models.lm import LM
 
 TOKENIZER = ByteTokenizer()
 PROMPT = [256, *b"The people of the United States "]
@@ -36,6 +38,7 @@ def prompts():
 @pytest.mark.parametrize("options", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 def test_a_row_alone_and_in_company(name, options):
     model, params = tiny(name)
+    options = options | {"rows": 4}
     together = jaxseq.generate(model, params, prompts(), max_tokens=20, seed=7, **options)
     assert [len(ids) for ids in together] == [20] * len(LENGTHS)
     assert len({tuple(ids) for ids in together}) == len(LENGTHS)
@@ -54,6 +57,69 @@ def test_greedy_tokens_are_those_of_the_whole_sequence(name):
     logits = logits[0, len(prompt) - 1 :]
     chosen = jnp.take_along_axis(logits, jnp.array(ids)[:, None], axis=1)[:, 0]
     np.testing.assert_allclose(chosen, logits.max(axis=1), atol=1e-4)
+
+
+def test_one_prompt_is_one_row_of_nearly_the_exact_size(monkeypatch):
+    sizes = []
+    init_state = LM.init_state
+    monkeypatch.setattr(LM, "init_state", lambda self, *sizes_: sizes.append(sizes_) or init_state(self, *sizes_))
+    model, params = tiny("transformer")
+    jaxseq.generate(model, params, [[256] * 600], max_tokens=40)
+    assert sizes[-1] == (1, 640)
+    jaxseq.generate(model, params, [[256], [256]], max_tokens=2)
+    assert sizes[-1] == (2, 128)
+    jaxseq.generate(model, params, [[256]] * 9, max_tokens=2)
+    assert sizes[-1] == (4, 128)
+    for tokens in (*range(1, 5000, 37), 33_000, 65_537, 10**6 + 1):
+        slots = generation.slots(tokens)
+        assert tokens <= slots <= max(1.126 * tokens, tokens + 128)
+    assert len({generation.slots(n) for n in range(2**16, 2**17)}) <= 9  # few programs
+
+
+def primitives(jaxpr, inside=()):
+    """Names of the primitives in a jaxpr, with those of the equations that they stand in."""
+    for eqn in jaxpr.eqns:
+        yield eqn.primitive.name, inside
+        for value in jax.tree.leaves(eqn.params, is_leaf=lambda x: hasattr(x, "jaxpr") or hasattr(x, "eqns")):
+            if hasattr(inner := getattr(value, "jaxpr", value), "eqns"):
+                yield from primitives(inner, (*inside, eqn.primitive.name))
+
+
+def test_nothing_is_sorted_unless_top_k_or_top_p_asks():
+    jaxpr = jax.make_jaxpr(generation.keep_top)(jnp.zeros((1, 8)), jnp.int32(0), jnp.float32(1)).jaxpr
+    sorts = [inside for name, inside in primitives(jaxpr) if name == "sort"]
+    assert sorts and all("cond" in inside for inside in sorts)
+
+
+@pytest.mark.parametrize("name", ["transformer", "mamba", "rwkv7"])
+def test_a_bfloat16_model_decodes_with_bfloat16_weights(name):
+    model, params = tiny(name)
+    half = model.clone(dtype=jnp.bfloat16, blocks=tuple(
+        block.clone(dtype=jnp.bfloat16, mixers=tuple(mixer.clone(dtype=jnp.bfloat16) for mixer in block.mixers))
+        for block in model.blocks
+    ))  # fmt: skip
+    weights = generation.compute_weights(half, params)
+    kernels = [x.dtype for path, x in jax.tree_util.tree_leaves_with_path(weights) if path[-1].key == "kernel"]
+    assert set(kernels) == {jnp.dtype(jnp.bfloat16)}
+    tokens = jnp.array([PROMPT])
+    for form in ("recurrent", "chunkwise"):
+        one, other = (half.apply({"params": p}, tokens, form=form) for p in (params, weights))
+        assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), one, other))  # to the bit
+    assert generation.compute_weights(model, params) is params
+    assert len(jaxseq.generate(half, params, [PROMPT], max_tokens=3)[0]) == 3
+
+
+def test_narrowing_spares_what_is_used_in_float32():
+    w = {"cast": jnp.ones(3), "both": jnp.ones(3), "sliced": jnp.ones((2, 3)), "carried": jnp.ones(3), "wide": jnp.ones(3)}
+
+    def call(w, x):
+        half = lambda a: a.astype(jnp.bfloat16)  # noqa: E731
+        y = half(w["cast"][::-1]) * x + half(w["both"]) + w["both"] + w["wide"]
+        carried, _ = jax.lax.scan(lambda c, row: (c + half(c) * half(row), None), w["carried"], w["sliced"])
+        return y, carried
+
+    found = narrowed(w, (call, (jnp.bfloat16(1),)))
+    assert {name for name, x in found.items() if x.dtype == jnp.bfloat16} == {"cast", "sliced"}
 
 
 def test_a_long_prompt_is_fed_in_pieces():
@@ -75,7 +141,7 @@ def test_more_prompts_than_rows():
 
 def test_a_second_call_compiles_nothing():
     model, params = tiny("retnet")
-    jaxseq.generate(model, params, [PROMPT], max_tokens=5, top_k=3)
+    jaxseq.generate(model, params, [PROMPT], max_tokens=5, top_k=3, rows=2)
     before = generation._decode._cache_size(), generation._prefill._cache_size()
     jaxseq.generate(model, params, [PROMPT[:7], PROMPT], max_tokens=9, top_k=9, top_p=0.5, temperature=0.3, seed=5)
     assert (generation._decode._cache_size(), generation._prefill._cache_size()) == before
@@ -92,7 +158,7 @@ def test_stream_and_callback_agree_with_the_result():
     heard = [[], []]
     result = jaxseq.generate(model, params, [PROMPT, PROMPT], on_tokens=lambda row, ids: heard[row].extend(ids), **options)
     assert got == heard == result
-    assert texts == [TOKENIZER.decode(ids) for ids in result]
+    assert texts == [TOKENIZER.decode(ids).rstrip("\ufffd") for ids in result]
     assert all(end in ("stop", "length") for end in ends)
 
 
@@ -132,7 +198,8 @@ def test_stop_strings_across_tokens():
         assert "".join(feed(b"one two thr", "three", every=every)[0]) == "one two thr"  # held back, then given
         accented = "caf\u00e9 \u2713 noir".encode()
         assert "".join(feed(accented, "\u2713", every=every)[0]) == "caf\u00e9 "
-        assert "".join(feed(accented[:4], "x", every=every)[0]) == "caf"  # the length cut the character
+        assert "".join(feed(accented[:4], "x", every=every)[0]) == "caf"  # a character cut at the end is left out
+        assert "".join(feed(b"caf\xc3 noir", "x", every=every)[0]) == "caf\ufffd noir"  # inside, it is what it is
     assert generation.held_back("ab\n", ["\n\nQ", "zz"]) == 1
 
 

@@ -1,5 +1,6 @@
 """`jaxseq generate`: streamed text, JSON, and errors of one line."""
 
+import io
 import json
 
 import jax
@@ -31,17 +32,44 @@ def test_json_text_and_tokens_agree(workdir, capsys, tmp_path):
     result = json.loads(capsys.readouterr().out)
     assert result["prompts"] == ["a", "caf\u00e9"]
     assert [len(t) for t in result["texts"]] and result["tokens_per_second"] > 0 and result["seconds"] > 0
-    assert result["texts"] == [bytes(t).decode(errors="replace") for t in result["tokens"]]
-    assert generate(workdir, "--prompt=a") == 0
+    assert result["texts"] == [bytes(t).decode(errors="replace").rstrip("\ufffd") for t in result["tokens"]]
+    assert generate(workdir, "--prompt=a", "--rows=2") == 0
     assert capsys.readouterr().out == result["texts"][0] + "\n"  # streamed, alone, the same
     assert generate(workdir, "--prompt=a", f"--prompt_file={file}") == 0
-    assert capsys.readouterr().out == "".join(text + "\n" for text in result["texts"])
+    marked = zip(("--- 'a'", "--- 'caf\u00e9'"), result["texts"], strict=True)
+    assert capsys.readouterr().out == "".join(f"{mark}\n{text}\n" for mark, text in marked)
+
+
+def test_prompts_are_taken_byte_for_byte(workdir, capsys, tmp_path, monkeypatch):
+    (tmp_path / "crlf.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\rthree\n")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("\u00e9\r\n".encode()), encoding="ascii"))
+    words = [f"--prompt_file={tmp_path / 'crlf.txt'}", "--prompt_file=-", "--prompt=", "--max_tokens=1", "--json"]
+    assert generate(workdir, *words) == 0
+    assert json.loads(capsys.readouterr().out)["prompts"] == ["", "one\r\ntwo\rthree\n", "\u00e9\r\n"]
+
+
+def test_no_rate_when_nothing_ran_after_compilation(workdir, capsys):
+    three = ["--prompt=a", "--prompt=b", "--prompt=c", "--json"]
+    assert generate(workdir, *three, "--max_tokens=8") == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["tokens_per_second"] is None and "tokens/s" not in err
+    assert generate(workdir, *three, "--max_tokens=20") == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["tokens_per_second"] > 0 and "tokens/s" in err
+
+
+def test_an_escape_that_the_shell_left_alone_is_hinted_at(workdir, capsys):
+    assert generate(workdir, "--prompt=a", "--stop=\\n", "--max_tokens=1") == 0
+    assert "--stop=$'\\n'" in capsys.readouterr().err
+    assert generate(workdir, "--prompt=a", "--stop=\n", "--max_tokens=1") == 0
+    assert "$" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--prompt="], "empty"),
+        (["--prompt=\udce9"], "UTF-8"),
+        (["--prompt=a", "--stop=\udce9"], "UTF-8"),
         ([], "no prompt"),
         (["--prompt_file=nowhere"], "nowhere"),
         (["--prompt=a", "--top_p=2"], "top_p"),

@@ -1,9 +1,13 @@
 """Write text with a trained model.
 
-One prompt's text is printed as it comes, that of several prompts when each is done. A document's boundary is put in front
-of every prompt; the end of the document, or a --stop string, ends the text.
+A document's boundary is put in front of every prompt; --prompt= alone is an empty prompt, which begins a document. The end of
+the document, or a --stop string, ends the text. One prompt's text is printed as it comes; several prompts' when each is done,
+each below a line --- with its prompt. A character that is cut at the end, of which some bytes are missing, is not printed.
+
+A prompt gets the same tokens whatever the other prompts are, at equal --rows (and --seed, for prompt 0).
 """
 
+import re
 import sys
 import time
 from pathlib import Path
@@ -16,8 +20,9 @@ def add_arguments(parser):
     parser.add_argument("--step", type=int, help="checkpoint to take (default: the latest)")
     parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="may be given several times")
     parser.add_argument(
-        "--prompt_file", action="append", default=[], metavar="FILE", help="a file that is one prompt, - for standard input"
-    )
+        "--prompt_file", action="append", default=[], metavar="FILE",
+        help="a UTF-8 file that is one prompt, byte for byte (a byte order mark aside); - for standard input",
+    )  # fmt: skip
     parser.add_argument("--max_tokens", type=int, default=256, metavar="N", help="new tokens at most (default: 256)")
     parser.add_argument("--temperature", type=float, default=1.0, help="0: always the likeliest token (default: 1)")
     parser.add_argument("--top_k", type=int, default=0, metavar="K", help="only the K likeliest tokens (default: 0, all)")
@@ -27,44 +32,67 @@ def add_arguments(parser):
     parser.add_argument("--seed", type=int, default=0, help="prompt i draws from seed + i (default: 0)")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end in front of TEXT; may be repeated")
     parser.add_argument("--form", default="auto", help="form of the prefill (default: auto)")
+    parser.add_argument("--rows", type=int, metavar="N", help="prompts computed at a time (default: all, 4 at most)")
 
 
 def run(args):
     prompts = _prompts(args)
+    for text in args.stop:
+        _hint("stop", text)
     from jaxseq import data, generation, train  # after the check: loading takes seconds
 
     model, params, config = train.load(args.workdir, args.step)
     if config.model.kind != "lm":
         raise UserError(f"--workdir={args.workdir} holds a model of kind {config.model.kind}; only causal language models go on")
+    params = generation.compute_weights(model, params, args.form)
     tokenizer = data.tokenizer(config.data)
     ids = [tokenizer.prompt(prompt) for prompt in prompts]
     texts, tokens, clock = [""] * len(prompts), [[] for _ in prompts], _Clock()
     for piece in generation.stream(
         model, params, ids, max_tokens=args.max_tokens, temperature=args.temperature, top_k=args.top_k, top_p=args.top_p,
-        seed=args.seed, stop=args.stop, tokenizer=tokenizer, form=args.form,
+        seed=args.seed, stop=args.stop, tokenizer=tokenizer, form=args.form, rows=args.rows,
     ):  # fmt: skip
-        clock.count(len(piece.tokens))
+        clock.count(piece.row, len(piece.tokens))
         texts[piece.row] += piece.text
         tokens[piece.row] += piece.tokens
         if not args.json:
             _show(piece, texts, prompts)
     seconds, rate = clock.read()
-    print(f"{sum(map(len, tokens))} tokens in {seconds:.1f} s, {rate:.0f} tokens/s once compiled", file=sys.stderr)
+    fast = "" if rate is None else f", {rate:.0f} tokens/s once compiled"
+    print(f"{sum(map(len, tokens))} tokens in {seconds:.1f} s{fast}", file=sys.stderr)
     return {"prompts": prompts, "texts": texts, "tokens": tokens, "seconds": seconds, "tokens_per_second": rate}
 
 
 def _prompts(args) -> list[str]:
+    for option in ("prompt", "stop"):
+        if bad := [text for text in getattr(args, option) if not _is_utf8(text)]:
+            raise UserError(f"--{option}={bad[0]!r} is not UTF-8 text; write it in UTF-8, or put it into a file of that encoding")
     prompts = [*args.prompt, *map(_read, args.prompt_file)]
     if not prompts:
-        raise UserError("there is no prompt; give --prompt=TEXT or --prompt_file=FILE")
-    if "" in prompts:
-        raise UserError(f"prompt {prompts.index('') + 1} is empty; give it at least one character")
+        raise UserError("there is no prompt; give --prompt=TEXT or --prompt_file=FILE, or --prompt= to begin a document")
+    for text in args.prompt:
+        _hint("prompt", text)
     return prompts
 
 
-def _read(name: str) -> str:
+def _is_utf8(text: str) -> bool:
     try:
-        return sys.stdin.read() if name == "-" else Path(name).read_text()
+        return bool(text.encode() or True)
+    except UnicodeEncodeError:  # bytes that are no UTF-8 reach us as lone surrogates
+        return False
+
+
+def _hint(option: str, text: str) -> None:
+    """The shell leaves the two characters \\n as they are; few people mean them."""
+    if re.search(r"\\[nrt]", text):
+        mend = f"for a line break or a tab write --{option}=$'{text}'"
+        print(f"--{option}={text} holds a backslash and a letter; {mend}", file=sys.stderr)
+
+
+def _read(name: str) -> str:
+    """The text of a file as it is, line ends included, without the byte order mark that some editors put in front."""
+    try:
+        return (sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()).decode("utf-8-sig")
     except OSError as error:
         raise UserError(f"--prompt_file={name} cannot be read: {error.strerror}; give the path of a text file") from None
     except UnicodeDecodeError:
@@ -75,26 +103,25 @@ def _show(piece, texts: list[str], prompts: list[str]) -> None:
     if len(prompts) == 1:
         print(piece.text, end="\n" if piece.end else "", flush=True)
     elif piece.end:
-        print(f"--- {prompts[piece.row]!r}", file=sys.stderr)
-        print(texts[piece.row], flush=True)
+        print(f"--- {prompts[piece.row]!r}\n{texts[piece.row]}", flush=True)
 
 
 class _Clock:
-    """Seconds since the start, and the rate after the first tokens, which had to wait for the compiler."""
+    """Seconds since the start, and the rate of what ran after compilation: the first piece of each row waits for the prefill
+    and the compiler, and is left out with the time that it took."""
 
     def __init__(self):
-        self.start = time.perf_counter()
-        self.first = self.last = self.start
-        self.tokens = self.first_tokens = 0
+        self.start = self.last = time.perf_counter()
+        self.rows: set[int] = set()
+        self.tokens, self.seconds = 0, 0.0
 
-    def count(self, tokens: int) -> None:
-        self.last = time.perf_counter()
-        if not self.tokens:
-            self.first, self.first_tokens = self.last, tokens
-        self.tokens += tokens
+    def count(self, row: int, tokens: int) -> None:
+        now = time.perf_counter()
+        if row in self.rows:
+            self.tokens, self.seconds = self.tokens + tokens, self.seconds + now - self.last
+        self.rows.add(row)
+        self.last = now
 
-    def read(self) -> tuple[float, float]:
-        seconds = self.last - self.start
-        if self.tokens > self.first_tokens:
-            return seconds, (self.tokens - self.first_tokens) / max(self.last - self.first, 1e-9)
-        return seconds, self.tokens / max(seconds, 1e-9)
+    def read(self) -> tuple[float, float | None]:
+        """(seconds, tokens per second, or None where nothing ran after compilation)."""
+        return self.last - self.start, self.tokens / self.seconds if self.tokens and self.seconds else None

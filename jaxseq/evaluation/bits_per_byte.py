@@ -70,15 +70,11 @@ def evaluate(
       documents: [{id, bytes, tokens, nats}] in the corpus' order. Deterministic.
     """
     settings = config.eval
-    for name in ("batch", "length"):
-        if settings[name] < 1:
-            raise UserError(f"eval.{name}={settings[name]} is not positive; set it to 1 or more")
-    for name, zero in (("documents", "for all documents"), ("context", "to carry the state over whole documents")):
-        if (settings[name] or 0) < 0:
-            raise UserError(f"eval.{name}={settings[name]} is negative; set it to 0 {zero}")
+    check(model, config)
     found = itertools.islice(corpus.documents(split), settings.documents or None)
     end = corpus.tokenizer.boundary
     documents = [Document(str(name), np.asarray(ids, np.int32), int(n_bytes), end) for name, ids, n_bytes in found]
+    check(model, config, max((len(document.ids) for document in documents), default=0))
     batch = min(settings.batch, len(documents))
     anew = restart(model, config)
     score = Scorer(model, params, config.train.form, settings.length, anew, settings.carry_state, mesh, between)
@@ -104,6 +100,23 @@ def evaluate(
             for document, value in zip(documents, nats, strict=True)
         ],
     }
+
+
+def check(model, config, longest: int = 0) -> None:
+    """Raises UserError for settings out of range, and for a model that cannot read documents of `longest` tokens under them."""
+    settings = config.eval
+    for name in ("batch", "length"):
+        if settings[name] < 1:
+            raise UserError(f"eval.{name}={settings[name]} is not positive; set it to 1 or more")
+    for name, zero in (("documents", "for all documents"), ("context", "to carry the state over whole documents")):
+        if (settings[name] or 0) < 0:
+            raise UserError(f"eval.{name}={settings[name]} is negative; set it to 0 {zero}")
+    tokens = min(longest, restart(model, config) or longest)
+    if model.capacity is not None and tokens > model.capacity:
+        raise UserError(
+            f"this model has learned {model.capacity} positions and cannot be scored on {tokens} tokens in a row; "
+            f"set eval.length={model.capacity} eval.context={model.capacity}, or less"
+        )
 
 
 def groups(documents: list[Document], batch: int) -> Iterator[list[int]]:

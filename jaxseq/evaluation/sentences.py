@@ -1,6 +1,7 @@
 """Sentences as vectors, near each other where the meanings are (Reimers & Gurevych 2019, arXiv:1908.10084, §3)."""
 
 import functools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -22,7 +23,7 @@ def embed(
 
     model: an Encoder, from `from_pretrained` or of a run.
     """
-    limit = getattr(model, "max_positions", 256)
+    limit = model.capacity or math.inf
     length = min(256, limit) if length is None else length
     if not 3 <= length <= limit:
         raise UserError(f"length={length} is not between 3 and the model's {limit} positions; choose another")

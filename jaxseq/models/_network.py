@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
@@ -30,6 +31,29 @@ class Network(nn.Module):
     def example(self) -> tuple:
         """Inputs that `init` can be given."""
         raise NotImplementedError(f"{type(self).__name__} has no example of its inputs")
+
+    @property
+    def capacity(self) -> int | None:
+        """Tokens of one document that the model can read; None: any number."""
+        return None
+
+    @nn.nowrap
+    def check_length(self, tokens: int) -> None:
+        """Raises UserError where a document of so many tokens is longer than the model can read. Ask it before a loop is
+        compiled: inside, positions are no longer known."""
+        if self.capacity is not None and tokens > self.capacity:
+            raise UserError(
+                f"this model has learned {self.capacity} positions and cannot read {tokens} tokens; "
+                "give it fewer, or raise model.max_positions and train"
+            )
+
+    @nn.nowrap
+    def check_positions(self, tokens_BT: jax.Array, pos_BT: jax.Array | None) -> None:
+        """The same of one call's tokens, as far as their positions are known: inside jit those that are given are not."""
+        if pos_BT is None:
+            self.check_length(tokens_BT.shape[1])
+        elif not isinstance(pos_BT, jax.core.Tracer) and np.size(pos_BT):
+            self.check_length(int(np.max(pos_BT)) + 1)
 
     @nn.nowrap
     def init(self, rngs, *inputs, **kwargs) -> dict:

@@ -59,6 +59,10 @@ class Encoder(Network):
 
     optional: ClassVar[tuple[str, ...]] = ("masked", "pool", "classifier")  # what fine-tuning may add or leave out
 
+    @property
+    def capacity(self) -> int | None:
+        return self.max_positions if self.positions == "learned" else None
+
     @nn.nowrap
     def example(self) -> tuple[jax.Array]:
         """Inputs that `init` can be given."""
@@ -87,7 +91,7 @@ class Encoder(Network):
 
     def __call__(self, tokens, pos=None, types=None, train: bool = False, at=None) -> EncoderOutput:
         chex.assert_rank(tokens, 2)
-        _positions.check_length(self.positions, self.max_positions, tokens.shape[1])
+        self.check_positions(tokens, pos)
         if pos is None:
             pos = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
         segment_BT = _transformer.segments(pos)

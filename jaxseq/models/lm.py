@@ -57,6 +57,10 @@ class LM(Network):
     residual_dtype: Any = jnp.float32  # of the residual stream
 
     @property
+    def capacity(self) -> int | None:
+        return self.max_positions if self.positions == "learned" else None
+
+    @property
     def layers(self) -> int:
         return sum(self.repeats)
 
@@ -158,7 +162,7 @@ class LM(Network):
         return x_BTD, LMState(tuple(after), next_pos_B)
 
     def _check_room(self, state, tokens, pos):
-        _positions.check_length(self.positions, self.max_positions, tokens.shape[1])
+        self.check_positions(tokens, pos)
         if state is None or any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((state, pos))):
             return
         room_B = self.room(state)

@@ -193,6 +193,8 @@ def prepare(config, devices: Sequence[jax.Device] | None = None) -> Trainer:
     mesh = meshes.make_mesh(config.mesh, devices)
     meshes.check_batch(mesh, config.train.batch, config.train.length, config.train.accumulate)
     model = jaxseq.build(config)
+    if (pos := objective.shapes(config).get("pos")) is not None:
+        model.check_length(pos.shape[1])
     boxes, others = _parted(model.boxed())
     transform = optimizer.optimizer(config.train, boxes)
     params = abstract_params(boxes, mesh)

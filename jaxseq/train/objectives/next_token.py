@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseq import evaluation
+from jaxseq.evaluation import bits_per_byte
 from jaxseq.evaluation.bits_per_byte import token_nats
 from jaxseq.train.objectives import _task
 
@@ -55,6 +56,11 @@ class NextToken(_task.TextTask):
     @property
     def bytes_per_token(self) -> float:
         return _task.bytes_per_token(self.corpus)
+
+    def check(self, model):
+        super().check(model)
+        known = model.capacity is not None and self.validates  # else nothing has to be read for it
+        bits_per_byte.check(model, self.config, int(self.scored("validation").lengths.max()) if known else 0)
 
     def evaluate(self, model, variables, split="validation", *, mesh=None, between=_task.nothing) -> dict[str, Any]:
         corpus = self.corpus._replace(**{split: self.scored(split)})
