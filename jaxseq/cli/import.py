@@ -2,6 +2,8 @@
 
   jaxseq import ~/SmolLM2-135M runs/smollm2      a folder with config.json and safetensors
   jaxseq import RWKV-x060-1B6.pth runs/rwkv6     one checkpoint file: .safetensors, .pth, .gguf
+  jaxseq import hf://HuggingFaceTB/SmolLM2-135M@main runs/smollm2
+                                                 from the hub (or HF_ENDPOINT), downloaded once; also hf://owner/name/FILE.gguf
 
 Nothing in the files is executed. A tokenizer.json beside the weights is taken along.
 """
@@ -13,7 +15,7 @@ from jaxseq.errors import UserError
 
 
 def add_arguments(parser):
-    parser.add_argument("source_path", metavar="SRC", help="a folder, or a checkpoint file")
+    parser.add_argument("source_path", metavar="SRC", help="a folder, a checkpoint file, or hf://owner/name[@revision][/FILE]")
     parser.add_argument("workdir", metavar="DIR", help="the new workdir")
     parser.add_argument("--source", help="whose names they have, such as hf/llama (default: found)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the parameters")
@@ -27,10 +29,12 @@ def run(args):
     import jax
 
     from jaxseq import convert
+    from jaxseq.convert import hub
     from jaxseq.train import checkpoints
 
-    source, theirs, config, model, params = convert.open_model(args.source_path, args.source, args.dtype)
-    tokenizer = convert.tokenizer(args.source_path, source, theirs, args.tokenizer)
+    path = hub.fetch(args.source_path) if args.source_path.startswith(hub.PREFIX) else args.source_path
+    source, theirs, config, model, params = convert.open_model(path, args.source, args.dtype)
+    tokenizer = convert.tokenizer(path, source, theirs, args.tokenizer)
     target.mkdir(parents=True, exist_ok=True)
     with config.unlocked():
         if tokenizer:
