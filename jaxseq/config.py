@@ -29,7 +29,7 @@ def base(kind: str = "lm") -> ConfigDict:
         {
             "model": {"kind": kind} | copy.deepcopy(registry.load("models", kind).DEFAULTS),
             "data": {
-                "source": "sotu",  # sotu, dna, text, jsonl, folder, huggingface
+                "source": "sotu",  # sotu, dna; with a path guessed: text, jsonl, csv, fasta, table, tokens, folder
                 "path": config_dict.placeholder(str),
                 "field": "text",
                 "label": "label",  # field of a labelled line, for train.objective=classification
@@ -39,6 +39,7 @@ def base(kind: str = "lm") -> ConfigDict:
                 "prefetch": 4,
                 "seed": 0,
                 "cache": config_dict.placeholder(str),
+                "cache_gb": 20.0,  # size of the token cache above which the least recently used entries go
             },
             "train": {
                 "objective": "next_token",

@@ -34,7 +34,7 @@ CASES = {
         r"not UTF-8 \(byte 27 is 0xe9\); convert it",
     ),
     "broken.jsonl": (jsonl('{"text": '), {}, r"line 2 is no JSON \(.*\); write one JSON object a line"),
-    "array.json": (b'["a"]', {}, r"line 1 is no JSON object; write one a line"),
+    "array.json": (b'["a"]', {}, r"item 1 is no JSON object; write one an item"),
     "field.jsonl": (
         jsonl('{"body": "x", "n": 1}'),
         {},

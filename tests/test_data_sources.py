@@ -112,11 +112,15 @@ def test_folder_reads_every_text_file_by_path(tmp_path):
         ("x.json", "jsonl"),
         ("x.ndjson.zst", "jsonl"),
         ("x.json.gz", "jsonl"),
-        ("x.parquet", "huggingface"),
-        ("x.arrow", "huggingface"),
+        ("x.parquet", "table"),
+        ("X.ARROW", "table"),
+        ("x.JSONL.GZ", "jsonl"),
+        ("x.CSV", "csv"),
+        ("x.fa.gz", "fasta"),
+        ("train.bin", "tokens"),
         ("folder/x.txt", "folder"),
-        ("tables/x.parquet", "huggingface"),
-        ("saved/state.json", "huggingface"),
+        ("tables/x.parquet", "folder"),
+        ("saved/state.json", "folder"),
     ],
 )
 def test_the_source_is_guessed_from_the_path(tmp_path, name, expected):
@@ -134,16 +138,19 @@ def test_huggingface_datasets(tmp_path):
     (tmp_path / "tables").mkdir()
     table.select(range(15)).to_parquet(str(tmp_path / "tables" / "0.parquet"))
     table.select(range(15, 40)).to_parquet(str(tmp_path / "tables" / "1.parquet"))
-    expected = list(zip(map(str, range(40)), texts_of(range(1, 41)), strict=True))
-    for name in ("saved", "splits", "tables"):
-        assert read(path=str(tmp_path / name), field="body") == expected
+    for name, files in {"saved": ["data-00000-of-00001.arrow"], "splits": ["train/data-00000-of-00001.arrow"],
+                        "tables": ["0.parquet", "1.parquet"]}.items():  # fmt: skip
+        documents = read(path=str(tmp_path / name), field="body")
+        assert [document.text for document in documents] == texts_of(range(1, 41))
+        assert [document.id.partition("#")[2] for document in documents] == [str(number) for number in range(40)]
+        assert sorted({document.id.partition("#")[0] for document in documents}) == files
         with pytest.raises(UserError, match=r"no column 'text' \(it has: body, id\); set data.field"):
             read(path=str(tmp_path / name))
 
 
 def test_huggingface_without_the_package_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "x.parquet").write_bytes(b"PAR1")
-    monkeypatch.setitem(sys.modules, "datasets", None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UserError, match=r"pip install 'jaxseq\[datasets\]'"):
         data.corpus(data_config(path=str(tmp_path / "x.parquet")).data)
 
@@ -185,9 +192,10 @@ def test_the_cache_gives_the_same_corpus_without_tokenising(tmp_path, no_reading
         np.testing.assert_array_equal(one[1], two[1])
     (entry,) = entries(tmp_path)
     assert sorted(path.name for path in entry.iterdir()) == [
-        "bytes.npy",
+        "digests.npy",
         "ids.jsonl",
         "meta.json",
+        "n_bytes.npy",
         "offsets.npy",
         "tokens.bin",
     ]
@@ -209,7 +217,7 @@ def test_a_changed_file_is_read_again(tmp_path):
 
 def test_a_crash_half_way_leaves_no_entry(tmp_path, monkeypatch):
     write_jsonl(tmp_path / "corpus.jsonl", texts_of([9] * 20))
-    monkeypatch.setattr(store.np, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    monkeypatch.setattr(np, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         data.corpus(cached(tmp_path).data)
     assert entries(tmp_path) == []
@@ -239,7 +247,7 @@ def test_a_second_process_may_have_been_faster(tmp_path, monkeypatch):
     def slowly(draft, source, tokenizer):
         monkeypatch.setattr(store, "_fill", fill)
         data.corpus(cached(tmp_path).data)  # the other process, meanwhile
-        theirs.extend(path.stat().st_ino for path in entries(tmp_path) if path != draft)
+        theirs.extend(path.stat().st_ino for path in entries(tmp_path) if not path.name.startswith("draft-"))
         fill(draft, source, tokenizer)
 
     theirs = []

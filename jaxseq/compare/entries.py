@@ -12,7 +12,7 @@ import jaxseq
 from jaxseq import registry
 from jaxseq.compare.presets import Preset
 from jaxseq.config import from_dict
-from jaxseq.data import files, tokenizer
+from jaxseq.data import sources, tokenizer
 from jaxseq.errors import UserError
 
 RECORDS = 60  # points of a loss curve
@@ -43,8 +43,7 @@ def overridden(overrides: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(f"config.{key} cannot be set here: a comparison chooses it, so that all have equal parameters")
     path = out.get("data.path")
     if path and "data.source" not in out:
-        path = Path(path)
-        out["data.source"] = "folder" if path.is_dir() else "jsonl" if files.is_json_lines(path) else "text"
+        out["data.source"] = sources.guess(Path(path).expanduser())
     return out
 
 

@@ -1,13 +1,14 @@
-"""A corpus: tokenised documents, every n-th of which validates."""
+"""A corpus: tokenised documents, and which of them validate: a split that is given, else every n-th document."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxseq.data.sources import Document, source
+from jaxseq.data.readers import Document
+from jaxseq.data.sources import source
 from jaxseq.data.store import Store, store
-from jaxseq.data.tokenizers import Tokenizer
+from jaxseq.data.tokenizers import ByteTokenizer, Tokenizer
 from jaxseq.data.tokenizers import tokenizer as open_tokenizer
 from jaxseq.errors import UserError
 
@@ -61,6 +62,17 @@ class Corpus(NamedTuple):
     def validation_bytes(self) -> int:
         return int(self.validation.n_bytes.sum())
 
+    @property
+    def duplicates(self) -> int:
+        """How many validation documents stand among the training documents too, token by token."""
+        train, validation = (found.store.digests[found.index] for found in (self.train, self.validation))
+        return int(np.isin(validation, train).sum())
+
+    @property
+    def lossy(self) -> str | None:
+        """What the tokenizer loses of a sample of the text, in words; bits per byte under it are too low. None: nothing."""
+        return self.train.store.lossy or self.validation.store.lossy
+
     def split(self, name: str) -> Documents:
         if name not in SPLITS:
             raise UserError(f"split {name!r} is unknown; choose one of {', '.join(SPLITS)}")
@@ -90,33 +102,41 @@ def corpus(config, tokenizer: Tokenizer | None = None) -> Corpus:
     """Read, tokenise (or take from the cache) and split a corpus.
 
     Args:
-        config: the data section; reads `source`, `path`, `field`, `tokenizer`, `cache` and `validation_every` (every
-        n-th
-            document validates; 0: none, all train).
+        config: the data section; reads `source`, `path`, `field`, `tokenizer`, `cache`, `cache_gb` and `validation_every`
+            (every n-th document validates; 0: none, all train). It is not asked where the source has a validation split.
 
     Raises:
         UserError: the input is wrong in a way that the message tells.
     """
     tokenizer = tokenizer or open_tokenizer(config)
+    opened = source(config, None if isinstance(tokenizer, ByteTokenizer) else tokenizer.boundary)
+    read = lambda one: store(one, tokenizer, config.cache, config.cache_gb)  # noqa: E731
+    ends = tokenizer.boundary, tokenizer.start
+    between = "-".join(map(str, dict.fromkeys(ends)))  # one id where they are the same
+    if opened.validation:
+        held, validation = read(opened), read(opened.validation)
+        splits = [Documents(one, np.arange(len(one)), *ends) for one in (held, validation)]
+        return Corpus(opened.name, tokenizer, *splits, f"{held.fingerprint}-{between}-{validation.fingerprint}")
     every = config.validation_every
     if every < 0 or every == 1:
         raise UserError(f"data.validation_every={every} leaves nothing to train on; set 2 or more, or 0 for no validation")
-    opened = source(config)
-    held = store(opened, tokenizer, config.cache)
+    held = read(opened)
     if len(held) < max(1, every):
         mend = f"set data.validation_every to at most {len(held)}" if len(held) > 1 else "give more documents"
         raise UserError(f"{opened.name} has {len(held)} document(s), too few to validate on every {every}th; {mend}")
     validates = _validates(len(held), every)
-    ends = tokenizer.boundary, tokenizer.start
-    train, validation = (Documents(held, np.flatnonzero(chosen), *ends) for chosen in (~validates, validates))
-    between = "-".join(map(str, dict.fromkeys(ends)))  # one id where they are the same
-    fingerprint = f"{held.fingerprint}-{between}-{every}"
-    return Corpus(opened.name, tokenizer, train, validation, fingerprint)
+    splits = [Documents(held, np.flatnonzero(chosen), *ends) for chosen in (~validates, validates)]
+    return Corpus(opened.name, tokenizer, *splits, f"{held.fingerprint}-{between}-{every}")
 
 
 def texts(config, split: str = "train") -> Iterator[Document]:
     """The documents' text, as a tokenizer is trained on it: split as `corpus` splits."""
-    kept = (document for document in source(config).read() if document.text)
+    opened = source(config)
+    if opened.validation:
+        chosen = opened if split == "train" else opened.validation
+        yield from (document for document in chosen.read() if document.text)
+        return
+    kept = (document for document in opened.read() if document.text)
     for number, document in enumerate(kept, 1):
         validates = bool(config.validation_every) and number % config.validation_every == 0
         if validates == (split == "validation"):

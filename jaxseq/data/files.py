@@ -1,11 +1,18 @@
-"""Reading files of text: compression by suffix, UTF-8 checked, faults named with file and byte."""
+"""Reading files of text: compression by suffix, UTF-8 (UTF-16 and UTF-32 by their mark), faults named with file and byte.
+
+Nothing but regular files is opened. A compressed file is read as a stream; what expands beyond all reason is refused.
+"""
 
 import bz2
+import codecs
 import contextlib
+import functools
 import gzip
 import io
 import lzma
 import mmap
+import stat
+import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,35 +22,140 @@ import zstandard
 
 from jaxseq.errors import UserError
 
-BOM = b"\xef\xbb\xbf"
+BOM = codecs.BOM_UTF8
+WIDE = {
+    codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
+}  # fmt: skip
+BUFFER = 1 << 20
+IN_MEMORY = 64 << 20  # bytes of a decompressed file above which it goes to a temporary file
+EXPANSION = 250  # times its size that a compressed file may have: text comes to 3 to 30, a bomb to 1000 and more
+EXPANSION_FREE = 64 << 20  # bytes that are not asked about
 
 
-def _open_zstd(path: Path, mode: str) -> IO[bytes]:
-    return io.BufferedReader(zstandard.open(path, mode))  # zstandard's own reader has no lines
+class _Zstd(io.RawIOBase):
+    """The bytes of all frames of a .zst; EOFError where the last one is cut off (zstandard's own reader ends quietly, and
+    behind the first frame)."""
+
+    def __init__(self, path: Path):
+        self._file, self._frame, self._left = path.open("rb"), None, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        while not self._left:
+            packed = self._frame.unused_data if self._frame and self._frame.eof else b""
+            packed = packed or self._file.read(1 << 16)
+            if not packed:
+                if self._frame and not self._frame.eof:
+                    raise EOFError("it ends in the middle of a frame")
+                return 0
+            if self._frame is None or self._frame.eof:
+                self._frame = zstandard.ZstdDecompressor().decompressobj()
+            self._left = memoryview(self._frame.decompress(packed))
+        count = min(len(buffer), len(self._left))
+        buffer[:count], self._left = self._left[:count], self._left[count:]
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
-_OPEN = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _open_zstd}
+_OPEN = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zst": lambda path, mode: io.BufferedReader(_Zstd(path), BUFFER),  # as the others, it has lines
+}
 _BROKEN = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 _HEAD = 1 << 16  # bytes looked at to tell binary from text
 
 
+class _Expanded(io.RawIOBase):
+    """A decompressed stream that is refused when it outgrows its file."""
+
+    def __init__(self, stream: IO[bytes], path: Path):
+        self._stream, self._path, self._count = stream, path, 0
+        self._most = max(EXPANSION_FREE, EXPANSION * path.stat().st_size)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        data = self._stream.read1(len(buffer))
+        buffer[: len(data)] = data
+        self._count += len(data)
+        if self._count > self._most:
+            raise UserError(
+                f"{self._path} expands to more than {EXPANSION} times its size, which no text does; "
+                "decompress it by hand if it is what you want"
+            )
+        return len(data)
+
+
+class _Narrowed(io.RawIOBase):
+    """UTF-16 or UTF-32 with a mark as UTF-8."""
+
+    def __init__(self, stream: IO[bytes], path: Path, encoding: str):
+        self._stream, self._path, self._encoding, self._left = stream, path, encoding, b""
+        self._decoder = codecs.getincrementaldecoder(encoding)()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        while not self._left:
+            data = self._stream.read(BUFFER)
+            try:
+                self._left = memoryview(self._decoder.decode(data, final=not data).encode())
+            except UnicodeError as error:
+                raise UserError(
+                    f"{self._path} begins as {self._encoding} and is not ({error}); convert it: iconv -f ENCODING -t UTF-8"
+                ) from error
+            if not data:
+                break
+        count = min(len(buffer), len(self._left))
+        buffer[:count], self._left = self._left[:count], self._left[count:]
+        return count
+
+
+@functools.cache
+def say(line: str) -> None:
+    """A line for people, on standard error, once a process."""
+    from rich.console import Console
+
+    Console(stderr=True).print(line, soft_wrap=True, markup=False, highlight=False)
+
+
 def existing(path: str) -> Path:
-    """The path, if something is there."""
+    """The path, if a regular file or a folder is there."""
     found = Path(path).expanduser()
     if not found.exists():
         raise UserError(f"data.path={path} does not exist; give the path of a file or folder")
+    if not found.is_dir():
+        regular(found)
     return found
 
 
+def regular(path: Path) -> None:
+    """Raises UserError for what is no regular file: opening a pipe or a device may block, or never end."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}); check its permissions") from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
+        raise UserError(f"{path} is {kind}, not a file; give a regular file")
+
+
 def compressed(path: Path) -> bool:
-    return path.suffix in _OPEN
+    return path.suffix.lower() in _OPEN
 
 
-def is_json_lines(path: Path) -> bool:
-    """By suffix: .jsonl or .ndjson, compressed or not, and compressed .json (a plain .json is often one document)."""
-    if compressed(path):
-        return Path(path.stem).suffix in (".jsonl", ".ndjson", ".json")
-    return path.suffix in (".jsonl", ".ndjson")
+def suffix(path: Path) -> str:
+    """The suffix in small letters, that of compression aside: ".jsonl" of x.JSONL.gz."""
+    return (Path(path.stem) if compressed(path) else path).suffix.lower()
 
 
 def stamp(paths: list[Path], root: Path | None = None) -> list:
@@ -58,32 +170,64 @@ def stamp(paths: list[Path], root: Path | None = None) -> list:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """The file's bytes, decompressed by suffix. Faults of the file become UserErrors."""
+    """The file's bytes, decompressed by suffix; UTF-16 and UTF-32 as UTF-8. Faults of the file become UserErrors."""
+    regular(path)
     try:
-        with _OPEN.get(path.suffix, open)(path, "rb") as stream:
-            yield stream
+        with _OPEN.get(path.suffix.lower(), open)(path, "rb") as stream:
+            if compressed(path):
+                stream = io.BufferedReader(_Expanded(stream, path), BUFFER)
+            encoding = _encoding(stream.peek(4)[:4])
+            yield io.BufferedReader(_Narrowed(stream, path, encoding), BUFFER) if encoding else stream
     except _BROKEN as error:
         raise UserError(f"{path} cannot be decompressed ({error}); it is damaged: fetch it again") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}); check its permissions") from error
 
 
+def _encoding(head: bytes) -> str | None:
+    """The wide encoding that a file begins with the mark of."""
+    return next((name for mark, name in WIDE.items() if head.startswith(mark)), None)
+
+
 @contextlib.contextmanager
 def mapped(path: Path) -> Iterator[bytes | mmap.mmap]:
-    """The whole file for slicing: memory-mapped, or decompressed into memory."""
+    """The whole file for slicing: memory-mapped, from a temporary file where it had to be decompressed or converted and is
+    large."""
     with opened(path) as stream:
-        if compressed(path):
-            yield stream.read()
-        elif path.stat().st_size == 0:  # cannot be mapped
-            yield b""
-        else:
-            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if isinstance(stream, io.BufferedReader) and isinstance(stream.raw, io.FileIO):
+            with _map(stream) as data:
                 yield data
+            return
+        data = stream.read(IN_MEMORY)
+        if len(data) < IN_MEMORY or is_binary(data):
+            yield data
+            return
+        with tempfile.TemporaryFile() as file:
+            while data:
+                file.write(data)
+                data = stream.read(BUFFER)
+            file.flush()
+            with _map(file) as data:
+                yield data
+
+
+@contextlib.contextmanager
+def _map(file: IO[bytes]) -> Iterator[bytes | mmap.mmap]:
+    if file.seek(0, io.SEEK_END) == 0:  # cannot be mapped
+        yield b""
+    else:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            yield data
 
 
 def is_binary(data: bytes | mmap.mmap) -> bool:
     """A NUL byte near the start: git's test."""
     return b"\0" in data[:_HEAD]
+
+
+def starts_binary(path: Path) -> bool:
+    with opened(path) as stream:
+        return is_binary(stream.read(_HEAD))
 
 
 def refuse_binary(path: Path, data: bytes | mmap.mmap) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxseq.data import files
 from jaxseq.data.corpora import _validates
-from jaxseq.data.sources import json_records
+from jaxseq.data.readers import json_records
 from jaxseq.errors import UserError
 
 Row = dict[str, np.ndarray]

@@ -1,67 +1,41 @@
-"""Tokenised documents: in memory when small, in a memory-mapped cache when not.
-
-A cache entry is a folder named by a hash of what went in (the sources' names, sizes and modification times, the
-tokenizer):
-
-    meta.json     format, dtype, counts, fingerprint
-    tokens.bin    every document's tokens, end to end, without boundaries: uint8, uint16 or uint32
-    offsets.npy   [documents + 1] int64: document i is tokens[offsets[i]:offsets[i + 1]]
-    bytes.npy     [documents] int64: UTF-8 bytes of each document's text
-    ids.jsonl     one JSON string a line: the documents' ids
-
-It is written under a temporary name and renamed when complete, so that a crash leaves nothing that could be taken for
-an entry, and two processes that write the same one do not disturb each other.
-"""
+"""Tokenised documents: in memory when small, in a memory-mapped cache when not (see `cache`)."""
 
 import contextlib
 import hashlib
-import json
-import os
-import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from jaxseq.data.sources import Document, Source
+from jaxseq.data import cache, lossless
+from jaxseq.data.readers import Document, TokenDocument
+from jaxseq.data.sources import Source
 from jaxseq.data.tokenizers import ByteTokenizer, Tokenizer
 from jaxseq.errors import UserError
 
-FORMAT = 1
 CACHED_ABOVE = 1 << 20  # bytes on disk above which tokens are cached
 CACHED_ABOVE_AS_BYTES = 64 << 20  # bytes cost no tokenisation
 BATCH_BYTES = 8 << 20  # text tokenised at a time
 PATIENCE = 1.5  # seconds before a progress bar appears
-DRAFT = "draft-"
-DRAFT_LIFE = 7 * 86400  # seconds without a change after which an unfinished entry is a crashed one
 
 
 class Store:
     """Documents' tokens, without boundaries.
 
-    tokens: [total] unsigned. offsets: [documents + 1] int64. n_bytes: [documents] int64, UTF-8. ids(): the documents'
-    names. fingerprint: a hash of the tokens and of where documents end.
+    tokens: [total] unsigned. offsets: [documents + 1] int64. n_bytes: [documents] int64, UTF-8. digests: [documents] uint64,
+    equal where documents are. ids(): the documents' names. fingerprint: a hash of the tokens and of where documents end.
+    lossy: what the tokenizer loses, in words, or None.
     """
 
     def __init__(
-        self,
-        tokens: np.ndarray,
-        offsets: np.ndarray,
-        n_bytes: np.ndarray,
-        ids: Callable[[], list[str]],
-        fingerprint: str,
-    ):
-        self.tokens, self.offsets, self.n_bytes, self._ids, self.fingerprint = (
-            tokens,
-            offsets,
-            n_bytes,
-            ids,
-            fingerprint,
-        )
+        self, tokens: np.ndarray, offsets: np.ndarray, n_bytes: np.ndarray, digests: np.ndarray, ids: Callable[[], list[str]],
+        fingerprint: str, lossy: str | None,
+    ):  # fmt: skip
+        self.tokens, self.offsets, self.n_bytes, self.digests = tokens, offsets, n_bytes, digests
+        self._ids, self.fingerprint, self.lossy = ids, fingerprint, lossy
 
     def __len__(self) -> int:
         return len(self.n_bytes)
@@ -73,56 +47,82 @@ class Store:
         return self._ids()
 
 
-def store(source: Source, tokenizer: Tokenizer, cache: str | None = None) -> Store:
+def store(source: Source, tokenizer: Tokenizer, folder: str | None = None, limit_gb: float = cache.LIMIT_GB) -> Store:
     """Tokenise a source, or take it from the cache.
 
     Args:
-        cache: folder of the cache. None: ~/.cache/jaxseq (or under XDG_CACHE_HOME), and only for what is worth it,
-        that is
+        folder: of the cache. None: ~/.cache/jaxseq (or under XDG_CACHE_HOME), and only for what is worth it, that is
             more than 64 MiB of files as bytes, or more than 1 MiB with another tokenizer.
+        limit_gb: how large the cache may grow; entries that were not used for longest go first.
 
     Raises:
         UserError: what the source raises; a source without text; a cache folder that cannot be written.
     """
     limit = CACHED_ABOVE_AS_BYTES if isinstance(tokenizer, ByteTokenizer) else CACHED_ABOVE
-    if cache is None and source.size <= limit:
+    if folder is None and source.size <= limit:
         return _in_memory(source, tokenizer)
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    root = Path(cache or f"{home}/jaxseq").expanduser()
-    key = json.dumps([FORMAT, source.name, source.stamp, tokenizer.fingerprint])
-    entry = root / hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
-    found = _open(entry)
+    entry = cache.entry(folder, [source.name, source.stamp, tokenizer.fingerprint])
+    found = cache.read(entry)
     if found is None:
-        _write(entry, source, tokenizer)
-        found = _open(entry)
+        cache.write(entry, lambda draft: _fill(draft, source, tokenizer), limit_gb)
+        found = cache.read(entry)
     if found is None:
         raise RuntimeError(f"the cache entry {entry} was written and cannot be read back")
-    return found
+    meta, arrays, ids = found
+    return Store(**arrays, ids=ids, fingerprint=meta["fingerprint"], lossy=meta["lossy"])
 
 
-def _tokenised(source: Source, tokenizer: Tokenizer) -> Iterator[tuple[Document, np.ndarray, int]]:
-    """Each document with its tokens (without a boundary) and its size in bytes."""
-    batch: list[Document] = []
+class _Tokenised(NamedTuple):
+    """tokens: without a boundary. size: bytes of text. lossy: what the tokenizer lost of the document, if it was looked at."""
+
+    id: str
+    tokens: np.ndarray
+    size: int
+    lossy: str | None
+
+
+def _tokenised(source: Source, tokenizer: Tokenizer) -> Iterator[_Tokenised]:
+    """Each document that is not empty."""
+    batch: list[Document | TokenDocument] = []
     size = count = 0
 
-    def flush() -> Iterator[tuple[Document, np.ndarray, int]]:
-        for document, tokens in zip(batch, tokenizer.encode_batch([d.text for d in batch]), strict=True):
-            yield document, tokens, len(document.text.encode())
+    def flush() -> Iterator[_Tokenised]:
+        texts = [document.text for document in batch if isinstance(document, Document)]
+        lossy, encoded = lossless.difference(tokenizer, texts), iter(tokenizer.encode_batch(texts))
+        for document in batch:
+            if isinstance(document, Document):
+                yield _Tokenised(document.id, next(encoded), len(document.text.encode()), lossy)
+            else:
+                yield _given(source, document, tokenizer)
 
     with _progress(source) as advance:
         for document in source.read():
-            if not document.text:
+            length = len(document[1])  # characters or ids
+            if not length:
                 continue
             count += 1
             batch.append(document)
-            size += len(document.text)
+            size += length
             if size >= BATCH_BYTES:
-                yield from flush()
-                advance(sum(len(document.text.encode()) for document in batch))
+                total = 0
+                for found in flush():
+                    total += found.size
+                    yield found
+                advance(total)
                 batch, size = [], 0
         yield from flush()
     if not count:
         raise UserError(f"{source.name} holds no text; give a source with at least one document that is not empty")
+
+
+def _given(source: Source, document: TokenDocument, tokenizer: Tokenizer) -> _Tokenised:
+    """A document of token ids, of a file that holds those."""
+    if int(document.ids.max()) >= tokenizer.vocab:
+        raise UserError(
+            f"{source.name} has the token id {document.ids.max()} (at {document.id}), and {tokenizer.name} ends at "
+            f"{tokenizer.vocab - 1}; set data.tokenizer to the one that made the ids"
+        )
+    return _Tokenised(document.id, document.ids.astype(tokenizer.storage), len(tokenizer.decode(document.ids).encode()), None)
 
 
 @contextlib.contextmanager
@@ -171,101 +171,45 @@ def _offsets(lengths: Sequence[int]) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
 
 
+def _digest(tokens: np.ndarray) -> int:
+    return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(tokens).data, digest_size=8).digest(), "little")
+
+
+class _Counts:
+    """What is gathered document by document beside the tokens."""
+
+    def __init__(self):
+        self.lengths, self.n_bytes, self.digests, self.lossy, self._hash = [], [], [], None, _Hash()
+
+    def add(self, document: _Tokenised) -> None:
+        self.lengths.append(len(document.tokens))
+        self.n_bytes.append(document.size)
+        self.digests.append(_digest(document.tokens))
+        self.lossy = self.lossy or document.lossy
+        self._hash.update(document.tokens)
+
+    def finish(self) -> tuple[dict[str, np.ndarray], str]:
+        """(offsets, n_bytes, digests by name; the fingerprint)"""
+        offsets = _offsets(self.lengths)
+        arrays = {"n_bytes": np.asarray(self.n_bytes, np.int64), "digests": np.asarray(self.digests, np.uint64)}
+        return {"offsets": offsets} | arrays, self._hash.finish(offsets)
+
+
 def _in_memory(source: Source, tokenizer: Tokenizer) -> Store:
-    pieces, ids, n_bytes = [], [], []
-    for document, tokens, size in _tokenised(source, tokenizer):
-        pieces.append(tokens)
+    pieces, ids, counts = [], [], _Counts()
+    for document in _tokenised(source, tokenizer):
+        pieces.append(document.tokens)
         ids.append(document.id)
-        n_bytes.append(size)
-    tokens, offsets = np.concatenate(pieces), _offsets([len(piece) for piece in pieces])
-    digest = _Hash()
-    digest.update(tokens)
-    return Store(tokens, offsets, np.asarray(n_bytes, np.int64), lambda: ids, digest.finish(offsets))
+        counts.add(document)
+    arrays, fingerprint = counts.finish()
+    return Store(np.concatenate(pieces), **arrays, ids=lambda: ids, fingerprint=fingerprint, lossy=counts.lossy)
 
 
-def _open(entry: Path) -> Store | None:
-    """The cache entry, memory-mapped; None if there is none or its files have not the sizes that it tells."""
-    try:
-        meta = json.loads((entry / "meta.json").read_text())
-        tokens_path, dtype = entry / "tokens.bin", np.dtype(meta["dtype"])
-        if meta["format"] != FORMAT or tokens_path.stat().st_size != meta["tokens"] * dtype.itemsize:
-            return None
-        offsets = np.load(entry / "offsets.npy", mmap_mode="r", allow_pickle=False)
-        n_bytes = np.load(entry / "bytes.npy", mmap_mode="r", allow_pickle=False)
-        if len(offsets) != meta["documents"] + 1 or len(n_bytes) != meta["documents"] or offsets[-1] != meta["tokens"]:
-            return None
-        tokens = np.memmap(tokens_path, dtype, "r", shape=(meta["tokens"],)) if meta["tokens"] else np.zeros(0, dtype)
-    except (OSError, ValueError, KeyError):
-        return None
-
-    def ids() -> list[str]:
-        with (entry / "ids.jsonl").open(encoding="utf-8") as lines:
-            return [json.loads(line) for line in lines]
-
-    return Store(tokens, offsets, n_bytes, ids, meta["fingerprint"])
-
-
-def _write(entry: Path, source: Source, tokenizer: Tokenizer) -> None:
-    """Make the entry under a temporary name, then rename it."""
-    draft = entry.parent / f"{DRAFT}{uuid.uuid4().hex}"
-    try:
-        draft.mkdir(parents=True)
-        _forget_drafts(entry.parent)
-        _fill(draft, source, tokenizer)
-        _rename(draft, entry)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(
-            f"the token cache {entry.parent} cannot be written ({reason}); set data.cache to another folder"
-        ) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _rename(draft: Path, entry: Path) -> None:
-    if _open(entry) is not None:  # another process was faster, and its entry is as good
-        return
-    shutil.rmtree(entry, ignore_errors=True)  # a damaged one
-    try:
-        os.rename(draft, entry)
-    except OSError:
-        if _open(entry) is None:
-            raise
-
-
-def _forget_drafts(root: Path) -> None:
-    """Remove what crashed runs left behind."""
-    for path in root.glob(f"{DRAFT}*"):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > DRAFT_LIFE:
-                shutil.rmtree(path, ignore_errors=True)
-
-
-def _fill(draft: Path, source: Source, tokenizer: Tokenizer) -> None:
-    lengths, n_bytes, digest = [], [], _Hash()
-    with (
-        (draft / "tokens.bin").open("wb") as tokens_file,
-        (draft / "ids.jsonl").open("w", encoding="utf-8") as ids_file,
-    ):
-        for document, tokens, size in _tokenised(source, tokenizer):
-            tokens_file.write(tokens.data)
-            digest.update(tokens)
-            ids_file.write(json.dumps(document.id) + "\n")
-            lengths.append(len(tokens))
-            n_bytes.append(size)
-    offsets = _offsets(lengths)
-    np.save(draft / "offsets.npy", offsets)
-    np.save(draft / "bytes.npy", np.asarray(n_bytes, np.int64))
-    meta = {
-        "format": FORMAT,
-        "source": source.name,
-        "tokenizer": tokenizer.name,
-        "dtype": tokenizer.storage.name,
-        "documents": len(lengths),
-        "tokens": int(offsets[-1]),
-        "fingerprint": digest.finish(offsets),
-    }
-    (draft / "meta.json").write_text(json.dumps(meta, indent=1))
-    for path in draft.iterdir():  # a rename may reach the disk before the data does
-        with path.open("rb") as stream:
-            os.fsync(stream.fileno())
+def _fill(draft: cache.Draft, source: Source, tokenizer: Tokenizer) -> None:
+    counts = _Counts()
+    for document in _tokenised(source, tokenizer):
+        draft.add(document.id, document.tokens)
+        counts.add(document)
+    arrays, fingerprint = counts.finish()
+    told = {"source": source.name, "tokenizer": tokenizer.name, "fingerprint": fingerprint, "lossy": counts.lossy}
+    draft.finish(arrays, {"dtype": tokenizer.storage.name, **told})

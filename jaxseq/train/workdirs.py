@@ -30,6 +30,7 @@ HARMLESS = (
     "train.form",
     "model.remat",
     "data.prefetch",
+    "data.cache",
     "data.workers",
     "mesh.",
     "eval.",

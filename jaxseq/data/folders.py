@@ -1,0 +1,159 @@
+"""The files of a folder: found through links, sorted by path, by split and by kind; what is left out is said."""
+
+import json
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+from typing import NamedTuple
+
+from jaxseq.data import files, readers, splits
+from jaxseq.errors import UserError
+
+# Files about a dataset; only beside files of records, for elsewhere README.md is a text.
+ABOUT = ("readme.md", "license", "license.txt", "license.md", "config.json")
+FORMAT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")  # of `save_to_disk`; not worth a word
+SHOWN = 6  # names of files in a message
+
+
+class File(NamedTuple):
+    path: Path
+    name: str  # relative to the folder
+    kind: str  # of `readers.READERS`
+
+
+class Folder(NamedTuple):
+    """The files to train on and those to validate on (none: every n-th document does). skipped: {reason: names}."""
+
+    root: Path
+    train: list[File]
+    validation: list[File]
+    skipped: dict[str, list[str]]
+
+    def describe(self) -> str | None:
+        """What is read and what is not, in a line; None where that goes without saying."""
+        kinds = Counter(file.kind for file in [*self.train, *self.validation])
+        if len(kinds) < 2 and not self.validation and not self.skipped:
+            return None
+        parts = [f"trains on {_listed(self.train)}"]
+        if self.validation:
+            parts.append(f"validates on {_listed(self.validation)}")
+        parts += [f"leaves out {shown(names)} ({reason})" for reason, names in self.skipped.items()]
+        return f"{self.root}: {'; '.join(parts)}"
+
+
+def _listed(found: list[File]) -> str:
+    kinds = Counter(file.kind for file in found)
+    counts = ", ".join(f"{count} of {kind}" for kind, count in sorted(kinds.items()))
+    return f"{len(found)} file(s) ({counts}: {shown([file.name for file in found])})"
+
+
+def shown(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def walk(root: Path) -> Iterator[Path]:
+    """Every file under a folder by path, links followed (each folder once), hidden ones passed over."""
+    seen = set()
+
+    def enter(folder: str) -> Iterator[Path]:
+        status = os.stat(folder)
+        if (key := (status.st_dev, status.st_ino)) in seen:
+            return
+        seen.add(key)
+        for entry in os.scandir(folder):
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from enter(entry.path)
+            else:
+                yield Path(entry.path)
+
+    try:
+        yield from sorted(enter(str(root)))
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror or error}); check its permissions") from error
+
+
+def open_folder(root: Path, field: str, ids: bool) -> Folder:
+    """What of a folder is trained on and what validates.
+
+    Args:
+        field: see data.field. ids: whether a tokenizer is named that files of token ids can be made with.
+
+    Raises:
+        UserError: no file; no file of text; splits without one to train on.
+    """
+    found, skipped = _regular(root)
+    if not found:
+        raise UserError(f"data.path={root} holds no file; put text files there, or name another folder")
+    kinds = {path: _kind(path, field) for path in found}
+    records = any(kind in ("jsonl", "csv", "table") for kind in kinds.values())
+    kept = []
+    for path, name in found.items():
+        if records and path.name in FORMAT:
+            continue
+        if (reason := _reason(path, kinds[path], records, ids)) is not None:
+            skipped.setdefault(reason, []).append(name)
+        else:
+            kept.append(PurePath(name))
+    groups = splits.grouped(root, kept)
+    for split, reason in (("test", "test split"), ("unnamed", "no split in the name, others are train")):
+        if groups[split]:
+            skipped.setdefault(reason, []).extend(map(str, groups[split]))
+    if not groups["train"]:
+        raise UserError(f"data.path={root} holds no file to train on (left out: {shown(sum(skipped.values(), []))}); name a file")
+    as_files = lambda paths: [File(root / path, path.as_posix(), kinds[root / path]) for path in paths]  # noqa: E731
+    return Folder(root, as_files(groups["train"]), as_files(groups["validation"]), skipped)
+
+
+def _regular(root: Path) -> tuple[dict[Path, str], dict[str, list[str]]]:
+    """({path: name} of the regular files that are there once, {reason: names} of the others)"""
+    found, skipped, seen = {}, {}, {}
+    for path in walk(root):
+        name = path.relative_to(root).as_posix()
+        try:
+            status = path.stat()
+        except OSError:
+            skipped.setdefault("broken link", []).append(name)
+            continue
+        if not stat.S_ISREG(status.st_mode):
+            skipped.setdefault("no regular file", []).append(name)
+        elif (first := seen.setdefault((status.st_dev, status.st_ino), name)) != name:
+            skipped.setdefault(f"the same file as {first}", []).append(name)
+        else:
+            found[path] = name
+    return found, skipped
+
+
+def _kind(path: Path, field: str) -> str:
+    found = readers.kind(path)
+    if files.suffix(path) == ".json" and (path.name in FORMAT or not readers.holds_records(path, field)):
+        return "text"
+    return found
+
+
+def _reason(path: Path, kind: str, records: bool, ids: bool) -> str | None:
+    """Why a file is left out, or None."""
+    if records and path.name.lower() in ABOUT:
+        return "about the data"
+    if kind == "tokens" and not ids:
+        return "token ids: data.tokenizer names none that made them"
+    if path.suffix.lower() == ".arrow":
+        if path.name.startswith("cache-"):
+            return "a cache of the datasets library"
+        if path.name not in _saved(path.parent / "state.json", path.name):
+            return "not in state.json beside it"
+    return None
+
+
+def _saved(state: Path, name: str) -> list[str]:
+    """The .arrow files that a folder written by `save_to_disk` consists of; `name` where it is none."""
+    if not state.is_file():
+        return [name]
+    try:
+        return [file["filename"] for file in json.loads(state.read_text(encoding="utf-8"))["_data_files"]]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+        raise UserError(f"{state} cannot be read ({error!r}); save the dataset again with save_to_disk") from error
