@@ -10,8 +10,13 @@ Classes are numbered by the sorted labels. Every data.validation_every-th exampl
 import functools
 import hashlib
 import json
+import math
+import struct
+import warnings
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 import grain
@@ -20,9 +25,17 @@ import numpy as np
 from jaxseq.data import files
 from jaxseq.data.corpora import _validates
 from jaxseq.data.readers import json_records
+from jaxseq.data.splits import split_of
 from jaxseq.errors import UserError
 
 Row = dict[str, np.ndarray]
+
+LARGEST_IMAGE = 80_000_000  # pixels
+LONGEST_IMAGE = 100  # times as long as wide
+# OSError: Pillow's own, and what it says of a file that is cut off; SyntaxError and the like come from its readers of formats.
+_NO_IMAGE = (OSError, ValueError, SyntaxError, EOFError, zlib.error, struct.error, IndexError, KeyError, TypeError, MemoryError)
+_NO_ARRAYS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError,
+              RuntimeError, SyntaxError)  # fmt: skip
 
 
 class Labelled(NamedTuple):
@@ -110,11 +123,13 @@ def _scaled(image: np.ndarray) -> np.ndarray:
 
 
 def _arrays(path: Path, side: int | None) -> Labelled:
+    files.regular(path)
     try:
-        with np.load(path, allow_pickle=False) as found:
-            pixels, labels = found["images"], found["labels"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} cannot be read as arrays `images` and `labels` ({error}); save them with numpy.savez") from None
+        with zipfile.ZipFile(path) as members:
+            pixels, labels = (_array(path, members, name) for name in ("images", "labels"))
+    except _NO_ARRAYS as error:
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{path} cannot be read as arrays `images` and `labels` ({reason}); save them with numpy.savez") from None
     pixels = pixels[..., None] if pixels.ndim == 3 else pixels
     shape, kinds = pixels.shape, (pixels.dtype, labels.dtype.kind)
     if pixels.ndim != 4 or shape[1] != shape[2] or kinds[0] != np.uint8 or labels.shape != shape[:1] or kinds[1] not in "iu":
@@ -128,6 +143,22 @@ def _arrays(path: Path, side: int | None) -> Labelled:
     return Labelled(str(path), lambda i: {"images": _scaled(pixels[i])}, numbers, classes, files.stamp([path]), *shape[2:])
 
 
+def _array(path: Path, members: zipfile.ZipFile, name: str) -> np.ndarray:
+    """An array of a .npz. What it claims is held against the file's size before memory is taken for it."""
+    info = members.getinfo(f"{name}.npy")
+    with members.open(info) as stream:
+        version = np.lib.format.read_magic(stream)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = header(stream)
+        if dtype.hasobject:
+            raise ValueError(f"{name} holds Python objects")
+        claimed, most = math.prod(shape) * dtype.itemsize, max(files.EXPANSION_FREE, files.EXPANSION * info.compress_size)
+        if claimed > most or info.file_size != stream.tell() + claimed:
+            raise ValueError(f"{name} claims {claimed / 2**30:.3g} GiB, and the file holds {info.compress_size} bytes of it")
+        found = np.frombuffer(stream.read(claimed), dtype)
+    return found.reshape(shape, order="F" if fortran else "C")
+
+
 def _folder(root: Path, side: int | None) -> Labelled:
     found = sorted(path for path in root.glob("*/*") if path.is_file() and not path.name.startswith("."))
     if not found:
@@ -139,6 +170,9 @@ def _folder(root: Path, side: int | None) -> Labelled:
     except ImportError:
         raise UserError("a folder of images needs Pillow; pip install 'jaxseq[images]', or give an .npz file") from None
     numbers, classes = _numbered([path.parent.name for path in found])
+    if all(split_of(PurePath(name, "x")) for name in classes):
+        raise UserError(f"the folders of data.path={root} are splits ({', '.join(classes)}), not classes; name one of them")
+    warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)  # such an image is refused
     read = functools.partial(_read_image, PIL.Image, side)
     return Labelled(str(root), lambda i: {"images": read(found[i])}, numbers, classes, files.stamp(found, root), side, 3)
 
@@ -146,9 +180,13 @@ def _folder(root: Path, side: int | None) -> Labelled:
 def _read_image(library, side: int, path: Path) -> np.ndarray:
     """The middle square of the image, its shorter side scaled to `side`."""
     try:
-        with library.open(path) as image:
+        files.regular(path)
+        with library.open(path) as image:  # reads the size, and no pixel
+            short, long = sorted(image.size)
+            if short * long > LARGEST_IMAGE or long > LONGEST_IMAGE * short:
+                raise ValueError(f"it has {image.width} x {image.height} pixels")
             image = image.convert("RGB")
-    except OSError as error:  # which Pillow's own errors are
+    except (*_NO_IMAGE, library.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read as an image ({error}); remove or replace it") from None
     scale = side / min(image.size)
     wide, high = (max(side, round(scale * size)) for size in image.size)

@@ -177,7 +177,7 @@ def table_of_text(path: Path, name: str, options: Options) -> Iterator[Document]
             for number, row in enumerate(rows, 1):
                 yield record_document(f"{path} row {number}", row, f"{name}:{number}", options.field)
         except csv.Error as error:
-            raise UserError(f"{path} line {rows.line_num} cannot be read as a table ({error}); quote its fields") from error
+            raise UserError(f"{path} is no table behind line {rows.line_num} ({error}); quote its fields") from error
         except UnicodeDecodeError as error:
             raise UserError(
                 f"{path} is not UTF-8 (0x{error.object[error.start]:02x} behind line {rows.line_num}); "

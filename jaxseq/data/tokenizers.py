@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from jaxseq.data.json_tokenizer import JsonTokenizer
+from jaxseq.data.nucleotide import NucleotideTokenizer
 from jaxseq.data.rwkv_world import ByteStream, WorldTokenizer
 
 __all__ = ["ByteTokenizer", "JsonTokenizer", "Stream", "Tokenizer", "WorldTokenizer", "tokenizer"]
@@ -85,14 +86,14 @@ class ByteTokenizer:
         return "tokenizer.json", bpe.of_bytes().encode()
 
 
-Tokenizer = ByteTokenizer | JsonTokenizer | WorldTokenizer
+Tokenizer = ByteTokenizer | JsonTokenizer | NucleotideTokenizer | WorldTokenizer
 
 
 def tokenizer(config) -> Tokenizer:
     """The tokenizer that the config's data section names.
 
     Args:
-        config: the data section; reads `tokenizer`: "byte", or the path of a tokenizers JSON file or of an RWKV
+        config: the data section; reads `tokenizer`: "byte", "nucleotide", or the path of a tokenizers JSON file or of an RWKV
             vocabulary, whose name ends in .txt.
 
     Raises:
@@ -100,4 +101,6 @@ def tokenizer(config) -> Tokenizer:
     """
     if config.tokenizer == "byte":
         return ByteTokenizer()
+    if config.tokenizer == "nucleotide":
+        return NucleotideTokenizer()
     return (WorldTokenizer if config.tokenizer.endswith(".txt") else JsonTokenizer)(config.tokenizer)
