@@ -83,7 +83,7 @@ def test_an_image_of_too_many_pixels(tmp_path, size):
         found.examples(0)
 
 
-DAMAGED = [b"", b"garbage", b"\x89PNG\r\n\x1a\n", png(4, 4)[:50], b"GIF89a" + b"\xff" * 20, b"BM" + b"\xff" * 60]
+DAMAGED = [b"", b"garbage", b"\x89PNG\r\n\x1a\n", png(4, 4)[:43], b"GIF89a" + b"\xff" * 20, b"BM" + b"\xff" * 60]
 
 
 @pytest.mark.parametrize("content", DAMAGED)
