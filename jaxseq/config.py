@@ -34,7 +34,8 @@ def base(kind: str = "lm") -> ConfigDict:
                 "field": "text",
                 "label": "label",  # field of a labelled line, for train.objective=classification
                 "side": config_dict.placeholder(int),  # pixels of its images; empty: the model's, or as they are
-                "tokenizer": "byte",  # or the path of a tokenizers JSON file, or of an RWKV vocabulary (.txt)
+                # auto: that of train.init, else byte; or the path of a tokenizers JSON file or of an RWKV vocabulary (.txt)
+                "tokenizer": "auto",
                 "validation_every": 20,
                 "prefetch": 4,
                 "seed": 0,

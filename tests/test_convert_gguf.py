@@ -84,8 +84,8 @@ def test_a_file(tmp_path):
     assert model == imported("hf/llama", "llama")[0].clone(tied=True)
     np.testing.assert_array_equal(params["embedding"], tensors["token_embd.weight"])
     source, theirs, _ = convert.open_source(tmp_path / "tiny.gguf")
-    name, text = convert.tokenizer(tmp_path / "tiny.gguf", source, theirs)
-    assert json.loads(text) == json.loads(gguf_llama.tokenizer(metadata))
+    files = convert.tokenizer(tmp_path / "tiny.gguf", source, theirs)
+    assert json.loads(files["tokenizer.json"]) == json.loads(gguf_llama.tokenizer(metadata))
 
 
 def test_the_tokenizer_is_made_from_the_metadata(tmp_path):
@@ -95,7 +95,7 @@ def test_the_tokenizer_is_made_from_the_metadata(tmp_path):
     (tmp_path / "tokenizer.json").write_text(text)
     own = JsonTokenizer(tmp_path / "tokenizer.json")
     assert own.boundary == 0 and own.decode(own.encode("abc ab12")) == "abc ab12"
-    assert gguf_llama.tokenizer(METADATA | {"tokenizer.ggml.model": "llama"}) is None
+    assert gguf_llama.tokenizer(METADATA | {"tokenizer.ggml.model": "llama"}) is None  # it has no scores
     assert gguf_llama.tokenizer(METADATA | {"tokenizer.ggml.pre": "of tomorrow"}) is None
 
 
@@ -120,3 +120,44 @@ def test_smollm2_knows_a_capital(tmp_path, capsys):
     prompt = "The capital of Japan is"
     assert main(["generate", f"--workdir={workdir}", f"--prompt={prompt}", "--temperature=0", "--max_tokens=8"]) == 0
     assert "Tokyo" in capsys.readouterr().out
+
+
+MADE = json.loads((Path(__file__).parent / "tokenizers" / "ids.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("name", ["llama2", "gemma"])
+def test_sentencepiece_in_gguf_gives_the_ids_of_sentencepiece(name, tmp_path):
+    pieces, scores, kinds = zip(*MADE["ids"][name]["pieces"], strict=True)
+    metadata = {"tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": list(pieces), "tokenizer.ggml.scores": list(scores),
+                "tokenizer.ggml.token_type": list(kinds), "tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.eos_token_id": 2,
+                "tokenizer.ggml.eot_token_id": 5, "tokenizer.chat_template": "{{ messages }}"}  # fmt: skip
+    if name == "gemma":
+        metadata["tokenizer.ggml.add_space_prefix"] = False
+    (tmp_path / "tokenizer.json").write_text(gguf_llama.tokenizer(metadata))
+    for other, text in gguf_llama.beside(metadata).items():
+        (tmp_path / other).write_text(text)
+    tokenizer = JsonTokenizer(tmp_path / "tokenizer.json")
+    assert (tokenizer.begin, tokenizer.boundary, tokenizer.ends) == ((1,), 2, (2, 5))
+    for text, ids in zip(MADE["texts"], MADE["ids"][name]["sentencepiece"], strict=True):
+        assert tokenizer.encode(text).tolist() == ids, text
+        assert tokenizer.decode(ids) == text
+    assert tokenizer.encode("<0x41>").tolist() != [pieces.index("<0x41>")]
+    assert gguf_llama.tokenizer(metadata | {"tokenizer.ggml.add_bos_token": False}) != gguf_llama.tokenizer(metadata)
+
+
+def test_llama_3_takes_whole_words_and_begins_with_bos(tmp_path):
+    """Its vocabulary has words that its merges do not make."""
+    theirs = json.loads((Path(__file__).parent / "tokenizers" / "llama3.json").read_text("utf-8"))
+    vocab = theirs["model"]["vocab"] | {token["content"]: token["id"] for token in theirs["added_tokens"]}
+    special = {token["id"] for token in theirs["added_tokens"]}
+    tokens = sorted(vocab, key=vocab.get)
+    metadata = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "llama-bpe", "tokenizer.ggml.tokens": tokens,
+                "tokenizer.ggml.token_type": [3 if i in special else 1 for i in range(len(tokens))],
+                "tokenizer.ggml.merges": [" ".join(pair) for pair in theirs["model"]["merges"]],
+                "tokenizer.ggml.bos_token_id": vocab["<|begin_of_text|>"]}  # fmt: skip
+    (tmp_path / "tokenizer.json").write_text(gguf_llama.tokenizer(metadata))
+    tokenizer = JsonTokenizer(tmp_path / "tokenizer.json")
+    assert vocab["ĠAmerica"] in tokenizer.encode("of America")
+    for text, whole in zip(MADE["texts"], MADE["ids"]["llama3"]["prompt"], strict=True):
+        if "<" not in text:
+            assert tokenizer.prompt(text) == whole

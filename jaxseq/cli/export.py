@@ -20,8 +20,13 @@ def run(args):
     if Path(args.out).exists() and any(Path(args.out).iterdir()):
         raise UserError(f"{args.out} is not empty; choose another OUT, or remove it")
     from jaxseq import convert, train
+    from jaxseq.convert import _tokenizer
 
-    model, params, _ = train.load(args.workdir, args.step)
+    model, params, config = train.load(args.workdir, args.step)
     source = convert.save_pretrained(args.out, model, params, args.source)
+    if config.model.get("vocab") is not None and not _tokenizer.export(args.out, config, args.workdir):
+        print(f"{args.out} has no tokenizer, as {args.workdir} has none", file=sys.stderr)
+    for file in Path(args.out).iterdir():
+        file.chmod(0o644)
     print(f"{args.out}: written as {source}", file=sys.stderr)
     return {"out": args.out, "source": source}

@@ -31,6 +31,7 @@ def add_arguments(parser):
     )
     parser.add_argument("--seed", type=int, default=0, help="prompt i draws from seed + i (default: 0)")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end in front of TEXT; may be repeated")
+    parser.add_argument("--tokenizer", metavar="FILE", help="another than the run's; of weights imported without one")
     parser.add_argument("--form", default="auto", help="form of the prefill (default: auto)")
     parser.add_argument("--rows", type=int, metavar="N", help="prompts computed at a time (default: all, 4 at most)")
 
@@ -40,10 +41,13 @@ def run(args):
     for text in args.stop:
         _hint("stop", text)
     from jaxseq import data, generation, train  # after the check: loading takes seconds
+    from jaxseq.config import from_dict, to_dict
 
     model, params, config = train.load(args.workdir, args.step)
     if config.model.kind != "lm":
         raise UserError(f"--workdir={args.workdir} holds a model of kind {config.model.kind}; only causal language models go on")
+    if args.tokenizer:
+        config = from_dict(to_dict(config), **{"data.tokenizer": args.tokenizer})
     params = generation.compute_weights(model, params, args.form)
     tokenizer = data.tokenizer(config.data)
     ids = [tokenizer.prompt(prompt) for prompt in prompts]

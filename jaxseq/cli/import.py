@@ -5,7 +5,7 @@
   jaxseq import hf://HuggingFaceTB/SmolLM2-135M@main runs/smollm2
                                                  from the hub (or HF_ENDPOINT), downloaded once; also hf://owner/name/FILE.gguf
 
-Nothing in the files is executed. A tokenizer.json beside the weights is taken along.
+Nothing in the files is executed. A tokenizer beside the weights is taken along, with its chat template and special ids.
 """
 
 import sys
@@ -19,7 +19,10 @@ def add_arguments(parser):
     parser.add_argument("workdir", metavar="DIR", help="the new workdir")
     parser.add_argument("--source", help="whose names they have, such as hf/llama (default: found)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the parameters")
-    parser.add_argument("--tokenizer", help="a tokenizers JSON file or a vocabulary (default: tokenizer.json beside the weights)")
+    parser.add_argument(
+        "--tokenizer", metavar="FILE",
+        help="a tokenizers JSON file, an RWKV vocabulary, or byte (default: the one beside the weights)",
+    )  # fmt: skip
 
 
 def run(args):
@@ -29,21 +32,32 @@ def run(args):
     import jax
 
     from jaxseq import convert
-    from jaxseq.convert import hub
+    from jaxseq.convert import _tokenizer, hub
+    from jaxseq.data import tokenizer_files
     from jaxseq.train import checkpoints
 
     path = hub.fetch(args.source_path) if args.source_path.startswith(hub.PREFIX) else args.source_path
     source, theirs, config, model, params = convert.open_model(path, args.source, args.dtype)
-    tokenizer = convert.tokenizer(path, source, theirs, args.tokenizer)
+    read = config.model.get("vocab") is not None  # whether it reads ids of text
+    files = convert.tokenizer(path, source, theirs, args.tokenizer) if read else {}
+    name = _tokenizer.check(files, config.model.vocab) if read else None
     target.mkdir(parents=True, exist_ok=True)
+    for file, text in files.items():
+        tokenizer_files.write(target / file, text)
     with config.unlocked():
-        if tokenizer:
-            name, text = tokenizer
-            (target / name).write_text(text)
-            config.data.tokenizer = str((target / name).absolute())
+        if read:
+            built_in = "byte" if args.tokenizer in tokenizer_files.BYTES else args.tokenizer
+            config.data.tokenizer = str((target / name).absolute()) if name else built_in or tokenizer_files.UNKNOWN
     checkpoints.save_params(target, config, params)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     lm = config.model.kind == "lm"
     use = f"jaxseq generate --workdir={target} --prompt=TEXT" if lm else f"jaxseq train … --config.train.init={target}"
     print(f"{target}: {count:,} parameters from {source}; try: {use}", file=sys.stderr)
-    return {"workdir": str(target), "source": source, "parameters": count, "dtype": args.dtype}
+    if config.data.tokenizer == "unknown":
+        print(
+            f"{target} has no tokenizer, as none lies beside the weights; generate, eval and train want one named: "
+            "import again with --tokenizer=FILE (or byte), or give it to them",
+            file=sys.stderr,
+        )
+    given = {"workdir": str(target), "source": source, "parameters": count, "dtype": args.dtype}
+    return given | {"tokenizer": config.data.tokenizer if read else None}

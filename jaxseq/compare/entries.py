@@ -84,6 +84,7 @@ def prepared(config: ConfigDict, preset: Preset, seed: int, overrides: Mapping[s
         train.eval_every = 0
         out.eval.batch, out.eval.documents = 1, 1  # the comparison evaluates checkpoints itself
         out.eval.length, out.eval.carry_state = preset.length, False
+        out.data.tokenizer = "byte" if out.data.tokenizer == "auto" else out.data.tokenizer
         out.model.vocab = out.model.vocab or tokenizer(out.data).vocab
     return out.lock()
 

@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxseq import models, registry
-from jaxseq.convert import _fields, _files, _table
+from jaxseq.convert import _fields, _files, _table, _tokenizer
 from jaxseq.errors import UserError
 from jaxseq.plain_files import json_text
 
@@ -218,21 +218,12 @@ def open_model(path: str | Path, source: str | None = None, dtype: Any = None, m
     return source, theirs, module.config(theirs), model, params
 
 
-def tokenizer(path: str | Path, source: str, theirs: Mapping, file: str | Path | None = None) -> tuple[str, str] | None:
-    """(file name, text) of the tokenizer that comes with a checkpoint, or of `file`; None if there is none.
+def tokenizer(path: str | Path, source: str, theirs: Mapping, file: str | None = None) -> dict[str, bytes]:
+    """{name: contents} of the tokenizer that comes with a checkpoint, or of `file`, and of the small files beside it.
 
-    theirs: their config, as `open_model` and `open_source` give it.
+    theirs: their config, as `open_model` and `open_source` give it. See `jaxseq.convert._tokenizer`.
     """
-    path = Path(path)
-    beside = (path if path.is_dir() else path.parent) / "tokenizer.json"
-    chosen = Path(file) if file else beside
-    if chosen.is_file():
-        return chosen.name, chosen.read_text()
-    if file:
-        raise UserError(f"there is no tokenizer {file}; give a tokenizers JSON file, or leave it out")
-    module = _module(source)
-    text = module.tokenizer(theirs) if hasattr(module, "tokenizer") else None
-    return text and ("tokenizer.json", text)
+    return _tokenizer.found(path, _module(source), theirs, file)
 
 
 def save_pretrained(path: str | Path, model: nn.Module, params: Any, source: str | None = None) -> str:

@@ -10,13 +10,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from jaxseq.data.corpora import Corpus, Documents, corpus, texts
-from jaxseq.data.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer, tokenizer
+from jaxseq.data.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer, WorldTokenizer, tokenizer
 
 __all__ = [
     "ByteTokenizer",
     "Corpus",
     "Documents",
     "JsonTokenizer",
+    "WorldTokenizer",
     "Tokenizer",
     "batches",
     "corpus",

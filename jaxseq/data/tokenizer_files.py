@@ -12,6 +12,9 @@ from typing import Any
 
 from jaxseq.errors import UserError
 
+AUTO, UNKNOWN = "auto", "unknown"  # what data.tokenizer may be beside byte and a path
+BYTES = ("byte", "bytes", AUTO)
+BUILT_IN = (*BYTES, "nucleotide")  # names that are no files
 CONFIG, GENERATION, TEMPLATE = "tokenizer_config.json", "generation_config.json", "chat_template.jinja"
 BESIDE = (CONFIG, GENERATION, TEMPLATE, "special_tokens_map.json")
 LARGEST = 256 << 20  # bytes; the vocabularies in use take some 30 MB
@@ -62,3 +65,60 @@ def special(config: dict[str, Any], name: str) -> str | None:
 def ids(value: Any) -> list[int]:
     """The ids of a field such as eos_token_id: one, a list, or none."""
     return [i for i in (value if isinstance(value, list) else [value]) if type(i) is int and i >= 0]
+
+
+def kept_name(name: str) -> str:
+    """What the tokenizer file is called in a workdir."""
+    return f"tokenizer{'.txt' if name.endswith('.txt') else '.json'}"
+
+
+def locate(workdir: str | Path, name: str) -> str:
+    """`name`, the data.tokenizer of a workdir's config, as it is now: a file in the workdir, wherever that has been moved to,
+    else the absolute path of a file that is there, else the name."""
+    if name in (*BUILT_IN, UNKNOWN):
+        return name
+    path = Path(name).expanduser()
+    candidates = (Path(workdir) / path.name, Path(workdir) / kept_name(name), path)
+    return next((str(found.absolute()) for found in candidates if _is_file(found)), name)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two values of data.tokenizer are the same tokenizer."""
+    if one == other or {one, other} <= set(BYTES):
+        return True
+    paths = [Path(name).expanduser() for name in (one, other)]
+    return all(map(_is_file, paths)) and contents(paths[0], one) == contents(paths[1], other)
+
+
+def copy(source: str | Path, folder: str | Path, name: str | None = None) -> Path:
+    """Copies a tokenizer's files into a folder, where there is no other; returns its path there.
+
+    Raises UserError when the folder holds another tokenizer.
+    """
+    source, folder = Path(source).expanduser(), Path(folder).absolute()
+    if source.absolute().parent == folder:
+        return source.absolute()
+    target = folder / (name or kept_name(source.name))
+    data = contents(source, f"data.tokenizer={source}")
+    if target.exists() and contents(target, str(target)) != data:
+        raise UserError(f"{folder} holds another tokenizer than {source}; choose another folder, or leave data.tokenizer out")
+    for name in BESIDE:
+        if _is_file(source.parent / name):
+            write(folder / name, contents(source.parent / name, str(source.parent / name), LARGEST_BESIDE))
+    write(target, data)
+    return target
+
+
+def write(path: Path, data: bytes) -> None:
+    """In one move, readable for all whom the folder is open to."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_bytes(data)
+    draft.chmod(0o644)
+    draft.replace(path)

@@ -16,9 +16,11 @@ from typing import Protocol
 
 import numpy as np
 
+from jaxseq.data import tokenizer_files
 from jaxseq.data.json_tokenizer import JsonTokenizer
 from jaxseq.data.nucleotide import NucleotideTokenizer
 from jaxseq.data.rwkv_world import ByteStream, WorldTokenizer
+from jaxseq.errors import UserError
 
 __all__ = ["ByteTokenizer", "JsonTokenizer", "Stream", "Tokenizer", "WorldTokenizer", "tokenizer"]
 
@@ -94,12 +96,17 @@ def tokenizer(config) -> Tokenizer:
 
     Args:
         config: the data section; reads `tokenizer`: "byte", "nucleotide", or the path of a tokenizers JSON file or of an RWKV
-            vocabulary, whose name ends in .txt.
+            vocabulary, whose name ends in .txt; "auto", which a run settles, is "byte" where nothing else is known.
 
     Raises:
-        UserError: the file is missing, or is none of these.
+        UserError: the file is missing, or is none of these; the tokenizer of imported weights is not known.
     """
-    if config.tokenizer == "byte":
+    if config.tokenizer == tokenizer_files.UNKNOWN:
+        raise UserError(
+            "these weights were imported without a tokenizer, and ids mean nothing without it; name it in "
+            "data.tokenizer (generate: --tokenizer): a tokenizers JSON file, an RWKV vocabulary, or byte"
+        )
+    if config.tokenizer in tokenizer_files.BYTES:
         return ByteTokenizer()
     if config.tokenizer == "nucleotide":
         return NucleotideTokenizer()

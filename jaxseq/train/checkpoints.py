@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 import jaxseq
 from jaxseq.config import from_dict, to_dict
 from jaxseq.errors import UserError
-from jaxseq.train import digests, workdirs
+from jaxseq.train import digests, tokenizers, workdirs
 from jaxseq.train import mesh as meshes
 from jaxseq.train.step import Trainer, TrainState, abstract_params
 
@@ -219,6 +219,7 @@ def save_params(workdir: str | os.PathLike, config, params: Any, step: int = 0) 
     largest = max(leaf.nbytes for leaf in jax.tree.leaves(variables))
     with workdirs.claimed(Path(workdir)):
         workdirs.check_config(workdir, config, trained=bool(steps(workdir)))
+        config = tokenizers.kept(config, workdir)
         workdirs.write_config(workdir, config)
         with _writer(workdir, at_once=largest + 1) as manager:
             manager.save(step, args=ocp.args.Composite(config=ocp.args.JsonSave(to_dict(config)), **items))
@@ -304,6 +305,7 @@ def load_variables(workdir: str | os.PathLike, step: int | None = None, devices=
             if "config" not in set(manager.item_metadata(number).keys()):
                 raise UserError(f"{folder(workdir)}/{number} has no config; choose another checkpoint or workdir")
             config = from_dict(manager.restore(number, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"])
+        config = tokenizers.located(config, workdir)
         model = jaxseq.build(config)
         sizes = dict.fromkeys(meshes.AXES, 1) | {"fsdp": -1}
         mesh = meshes.make_mesh(sizes, devices or jax.local_devices()[:1])

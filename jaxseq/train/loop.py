@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxseq.errors import UserError
-from jaxseq.train import flops, plan, workdirs
+from jaxseq.train import flops, plan, tokenizers, workdirs
 from jaxseq.train import mesh as meshes
 from jaxseq.train.checkpoints import Checkpoints
 from jaxseq.train.diagnose import diagnose
@@ -82,6 +82,7 @@ def _train(run: Run, progress: Callable, announce: Callable, stop: Callable[[], 
             return record
         run.prepare()
         state = run.start(checkpoints)
+        run.config = tokenizers.kept(run.config, run.workdir)
         workdirs.write_config(run.workdir, run.config)
         announce(run.plan)
         with contextlib.closing(run.writer(int(state.step))) as writer, terminated() as asked:

@@ -10,7 +10,7 @@ import jax
 
 from jaxseq import registry
 from jaxseq.config import to_dict
-from jaxseq.train import loggers, metrics, optimizer, plan, workdirs
+from jaxseq.train import loggers, metrics, optimizer, plan, tokenizers, workdirs
 from jaxseq.train import mesh as meshes
 from jaxseq.train.checkpoints import Checkpoints, restore_variables, steps
 from jaxseq.train.step import Trainer, TrainState, prepare
@@ -25,7 +25,7 @@ class Run:
         workdirs.check_path(workdir)
         loggers.check(config.train.logger)
         objective = registry.load("train.objectives", config.train.objective)
-        self.task = objective.task(config)
+        self.task = objective.task(tokenizers.settled(config, workdir))
         self.config = config = self.task.config
         self.workdir = Path(workdir)
         self.trainer: Trainer = prepare(config, devices)

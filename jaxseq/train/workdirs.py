@@ -15,7 +15,9 @@ from typing import Any
 import jax
 
 from jaxseq.config import from_dict, to_dict
+from jaxseq.data import tokenizer_files
 from jaxseq.errors import UserError
+from jaxseq.train import tokenizers
 
 # What may change between a run and its continuation: how long, how it is watched, where it runs; not what it computes.
 HARMLESS = (
@@ -134,13 +136,15 @@ def differing(old: dict, new: dict) -> list[str]:
 def saved_config(workdir: str | os.PathLike):
     """The config of the run in a workdir, with the defaults of fields that are newer than it; None where there is none."""
     path = Path(workdir) / "config.json"
-    return from_dict(_read_json(path)) if path.exists() else None
+    return tokenizers.located(from_dict(_read_json(path)), workdir) if path.exists() else None
 
 
 def check_config(workdir: str | os.PathLike, config, trained: bool) -> None:
     """Raises UserError when a workdir that was trained in belongs to a run of another config."""
     saved = saved_config(workdir)
     keys = [] if saved is None else differing(to_dict(saved), to_dict(config))
+    if saved is not None and tokenizer_files.same(saved.data.tokenizer, config.data.tokenizer):  # wherever its file lies now
+        keys = [key for key in keys if key != "data.tokenizer"]
     harmful = [key for key in keys if not key.startswith(HARMLESS)]
     if harmful and trained:
         raise UserError(

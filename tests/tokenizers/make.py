@@ -166,7 +166,7 @@ def bert():
 def main():
     ids = {}
     # The token types and scores of GGUF are what SentencePiece has.
-    llama = spm("bpe", 420, user_defined_symbols=["\n", "  "])
+    llama = spm("bpe", 420, user_defined_symbols=["\n", "▁▁"])
     unigram = spm("unigram", 340)
     gemma_model = spm("bpe", 420, add_dummy_prefix=False, user_defined_symbols=["<start_of_turn>", "<end_of_turn>"],
                       bos_piece="<bos>", eos_piece="<eos>")  # fmt: skip
@@ -186,7 +186,7 @@ def main():
             for i in range(model.get_piece_size())
         ]
         ids[name]["pieces"] = [[piece, score, kind] for (piece, score), kind in zip(pieces(model), kinds, strict=True)]
-    for name, more in {"llama2": ("\n", "  "), "gemma": ("<start_of_turn>", "<end_of_turn>")}.items():
+    for name, more in {"llama2": ("\n", "▁▁"), "gemma": ("<start_of_turn>", "<end_of_turn>")}.items():
         for entry in ids[name]["pieces"]:
             entry[2] = 4 if entry[0] in more else entry[2]
     (HERE / "ids.json").write_text(json.dumps({"texts": TEXTS, "ids": ids}, ensure_ascii=False) + "\n")

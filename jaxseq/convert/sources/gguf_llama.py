@@ -1,13 +1,11 @@
 """Llama and its family (SmolLM2) in GGUF, with their byte-level tokenizer. Rows of q and k are stored for adjacent pairs."""
 
-import json
-
 import numpy as np
 from ml_collections import ConfigDict
 
 from jaxseq.convert import _fields
 from jaxseq.convert._table import Entry, linear, norm, same
-from jaxseq.convert.sources import hf_llama
+from jaxseq.convert.sources import _gguf_tokenizer, hf_llama
 
 TIED = "output_is_token_embd"  # what `complete` adds to the metadata: the file holds no head of its own
 KEYS = {  # ours of hf/llama: theirs
@@ -20,7 +18,6 @@ KEYS = {  # ours of hf/llama: theirs
 }
 KV_HEADS, HEAD_SIZE = "llama.attention.head_count_kv", "llama.rope.dimension_count"
 THETA, SCALING = "llama.rope.freq_base", "llama.rope.scaling.type"
-CONTROL, USER_DEFINED = 3, 4  # token types
 
 
 def recognises(theirs: dict, names: set[str]) -> bool:
@@ -90,51 +87,4 @@ def entries(theirs: dict) -> list[Entry]:
     return table if llama["tie_word_embeddings"] else [*table, same("head", "output.weight")]
 
 
-def _byte_level(use_regex: bool = True) -> dict:
-    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
-
-
-def _pattern(regex: str) -> list[dict]:
-    return [{"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}, _byte_level(False)]
-
-
-DIGITS = {"type": "Digits", "individual_digits": True}
-PRE_TOKENIZERS = {  # by tokenizer.ggml.pre
-    "gpt-2": [_byte_level()],
-    "smollm": [DIGITS, _byte_level()],
-    "starcoder": [DIGITS, _byte_level()],
-    "refact": [DIGITS, _byte_level()],
-    "llama-bpe": _pattern(
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    ),
-}
-
-
-def tokenizer(theirs: dict) -> str | None:
-    """A tokenizers JSON text of a byte-level BPE; None for other kinds, which need a tokenizer.json beside the weights."""
-    pre = PRE_TOKENIZERS.get(theirs.get("tokenizer.ggml.pre", "gpt-2"))
-    if theirs.get("tokenizer.ggml.model") != "gpt2" or pre is None:
-        return None
-    tokens = theirs["tokenizer.ggml.tokens"]
-    kinds = theirs.get("tokenizer.ggml.token_type", [1] * len(tokens))
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    added = [
-        {"id": i, "content": token, **flags, "special": kind == CONTROL}
-        for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
-        if kind in (CONTROL, USER_DEFINED)
-    ]
-    bpe = {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": None,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": False,
-        "byte_fallback": False,
-        "ignore_merges": False,
-        "vocab": {token: i for i, token in enumerate(tokens)},
-        "merges": [merge.split(" ", 1) for merge in theirs["tokenizer.ggml.merges"]],
-    }
-    whole = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None}
-    whole |= {"pre_tokenizer": {"type": "Sequence", "pretokenizers": pre}, "post_processor": None}
-    return json.dumps(whole | {"decoder": _byte_level(), "model": bpe}, ensure_ascii=False)
+tokenizer, beside = _gguf_tokenizer.tokenizer, _gguf_tokenizer.beside

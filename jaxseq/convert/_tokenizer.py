@@ -1,0 +1,131 @@
+"""What comes with published weights beside the numbers: tokenizer, special ids, chat template, how to generate."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from jaxseq import data
+from jaxseq.data import tokenizer_files as files
+from jaxseq.errors import UserError
+
+IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+POSITIONS = ("max_position_embeddings", "n_positions", "llama.context_length")  # the first that their config has
+PUBLISHED = "published.json"  # in a workdir: what their config says and ours has no field for
+VOCABULARIES = "rwkv_vocab*.txt"
+
+
+def found(path: str | Path, module: ModuleType, theirs: Mapping, file: str | None = None) -> dict[str, bytes]:
+    """{name: contents} of the files that a workdir gets, with "tokenizer.json" or "tokenizer.txt" among them if there is a
+    tokenizer.
+
+    file: the tokenizer to take instead of the one beside the weights; byte for none. Raises UserError when it is not there, or is
+    no tokenizer, or gives ids that the model has no rows for.
+    """
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    out = {name: files.contents(folder / name, str(folder / name), files.LARGEST_BESIDE)
+           for name in files.BESIDE if (folder / name).is_file()}  # fmt: skip
+    out = {name: text.encode() for name, text in _made(module, theirs).items()} | out
+    chosen = None if file in files.BUILT_IN else Path(file).expanduser() if file else _beside(folder)
+    if file and chosen and not chosen.is_file():
+        raise UserError(f"there is no tokenizer {file}; give a tokenizers JSON file, an RWKV vocabulary, or byte")
+    if chosen:
+        out.pop("tokenizer.json", None)
+        out[files.kept_name(chosen.name)] = files.contents(chosen, f"--tokenizer={chosen}")
+    elif file:
+        out.pop("tokenizer.json", None)
+    ids = {name: theirs[name] for name in IDS if files.ids(theirs.get(name))}
+    if ids and files.GENERATION not in out:
+        out[files.GENERATION] = _text(ids)
+    positions = next((theirs[name] for name in POSITIONS if isinstance(theirs.get(name), int)), None)
+    if ids or positions:
+        out[PUBLISHED] = _text(ids | ({"max_position_embeddings": positions} if positions else {}))
+    return out
+
+
+def _beside(folder: Path) -> Path | None:
+    """The tokenizer file in a folder of weights."""
+    if (folder / "tokenizer.json").is_file():
+        return folder / "tokenizer.json"
+    vocabularies = sorted(folder.glob(VOCABULARIES))
+    return vocabularies[0] if len(vocabularies) == 1 else None
+
+
+def _made(module: ModuleType, theirs: Mapping) -> dict[str, str]:
+    """Files made of the metadata in the checkpoint itself."""
+    text = module.tokenizer(theirs) if hasattr(module, "tokenizer") else None
+    made = {"tokenizer.json": text} if text else {}
+    return made | (module.beside(theirs) if hasattr(module, "beside") else {})
+
+
+def check(out: Mapping[str, bytes], vocab: int) -> str | None:
+    """The name of the tokenizer file among those of `found`; None without one. Raises UserError when it cannot be used."""
+    name = next((name for name in ("tokenizer.json", "tokenizer.txt") if name in out), None)
+    if name is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        for other, text in out.items():
+            (Path(folder) / other).write_bytes(text)
+        kind = data.JsonTokenizer if name.endswith(".json") else data.WorldTokenizer
+        try:
+            tokenizer = kind(Path(folder) / name)
+        except UserError as error:
+            raise UserError(str(error).replace(f"data.tokenizer={folder}/", "the tokenizer ").replace(f"{folder}/", "")) from None
+    if tokenizer.text_vocab > vocab:
+        raise UserError(
+            f"with the tokenizer a text gives ids up to {tokenizer.text_vocab - 1} and the model has rows for {vocab}; "
+            "name the weights' own as --tokenizer"
+        )
+    return name
+
+
+def export(folder: str | Path, config, workdir: str | Path) -> bool:
+    """Writes a workdir's tokenizer and special ids beside the weights in `folder`, whose config.json it completes. False when
+    the workdir has no tokenizer.
+
+    Raises UserError when the tokenizer cannot be read.
+    """
+    folder, known = Path(folder), config.data.tokenizer != files.UNKNOWN
+    published = files.beside(Path(workdir) / PUBLISHED, PUBLISHED)
+    positions = published.get("max_position_embeddings")
+    more: dict[str, Any] = {name: published[name] for name in IDS if name in published}
+    if known:
+        tokenizer = data.tokenizer(config.data)
+        name, text = tokenizer.file()
+        files.write(folder / name, text)
+        path = getattr(tokenizer, "path", None)
+        for other in files.BESIDE if path else ():
+            if (path.parent / other).is_file():
+                files.write(folder / other, files.contents(path.parent / other, str(path.parent / other), files.LARGEST_BESIDE))
+        ends = list(tokenizer.ends)
+        more.setdefault("bos_token_id", tokenizer.start)
+        more.setdefault("eos_token_id", ends[0] if len(ends) == 1 else ends)
+        positions = positions or config.train.length
+        if name == "tokenizer.json" and not (folder / files.CONFIG).exists():
+            files.write(folder / files.CONFIG, _tokenizer_config(folder / name, tokenizer, positions))
+        if not (folder / files.GENERATION).exists():
+            files.write(folder / files.GENERATION, _text({name: more[name] for name in IDS if name in more}))
+    theirs = files.beside(folder / "config.json", "config.json")
+    if positions and not any(name in theirs for name in POSITIONS):
+        more["max_position_embeddings"] = positions
+    files.write(folder / "config.json", _text(more | theirs))
+    return known
+
+
+def _tokenizer_config(path: Path, tokenizer, positions: int) -> bytes:
+    """So that transformers knows the ends of a text and puts the file's own ids in front of it."""
+    import tokenizers
+
+    word = tokenizers.Tokenizer.from_file(str(path)).id_to_token
+    special = {"bos_token": word(tokenizer.start), "eos_token": word(tokenizer.boundary)}
+    return _text(
+        {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": positions, "clean_up_tokenization_spaces": False}
+        | {name: text for name, text in special.items() if text}
+    )
+
+
+def _text(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
