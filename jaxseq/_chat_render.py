@@ -1,0 +1,88 @@
+"""Renders one chat template: a program of its own, for a template is a program and comes with weights from anywhere.
+
+It says "ready", reads {"template", "variables"} as JSON from standard input and writes {"text"} or {"error"} to standard output.
+Before it reads, it gives up what a template has no use for: time, memory, files, processes. `jaxseq.chat` starts it.
+"""
+
+import datetime
+import json
+import signal
+import sys
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+SECONDS, BYTES = 2, 256 << 20  # of the processor; of memory in all
+
+
+class Generation(Extension):
+    """{% generation %} … {% endgeneration %} marks what the model writes, for training; as text it is what stands inside."""
+
+    tags = {"generation"}
+
+    def parse(self, parser):
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
+        return nodes.CallBlock(self.call_method("_inside"), [], [], body).set_lineno(line)
+
+    def _inside(self, caller):
+        return caller()
+
+
+def raise_exception(message):
+    raise jinja2.TemplateError(message)
+
+
+def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def strftime_now(pattern):
+    return datetime.datetime.now().strftime(pattern)
+
+
+def environment():
+    made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"])
+    made.filters["tojson"] = tojson
+    made.globals |= {"raise_exception": raise_exception, "strftime_now": strftime_now}
+    return made
+
+
+def limit():
+    """Where the system has such limits. The clock ends this process; it begins now, after Python's own start."""
+    try:
+        import resource
+    except ImportError:
+        return
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    wanted = {"RLIMIT_AS": BYTES, "RLIMIT_FSIZE": 0, "RLIMIT_CORE": 0, "RLIMIT_NPROC": 0}
+    for name, value in wanted.items():
+        if hasattr(resource, name):
+            hard = resource.getrlimit(getattr(resource, name))[1]
+            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.setrlimit(getattr(resource, name), (value, value))
+
+
+def main():
+    made = environment()
+    made.from_string("{{ '' | tojson }}").render()  # what is loaded late, is loaded now
+    print("ready", flush=True)
+    limit()
+    given = json.load(sys.stdin)
+    try:
+        text = made.from_string(given["template"]).render(**given["variables"])
+        text.encode()  # half of a surrogate pair is no text
+        answer = {"text": text}
+    except MemoryError:
+        answer = {"error": f"it takes more than {BYTES >> 20} MB"}
+    except RecursionError:
+        answer = {"error": "it is nested too deeply"}
+    except Exception as error:  # a template may raise anything
+        answer = {"error": f"{type(error).__name__}: {error}" if not isinstance(error, jinja2.TemplateError) else str(error)}
+    json.dump(answer, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

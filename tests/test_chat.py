@@ -1,0 +1,112 @@
+"""Chat templates: equal to transformers' on five of their kinds (see tests/chat), and harmless whatever they are."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from jaxseq import chat, data
+from jaxseq.errors import UserError
+
+jinja2 = pytest.importorskip("jinja2")
+_chat_render = pytest.importorskip("jaxseq._chat_render")
+HERE = Path(__file__).parent
+MADE = json.loads((HERE / "chat" / "expected.json").read_text("utf-8"))
+USER = [{"role": "user", "content": "Hi"}]
+
+
+@pytest.mark.parametrize("name", MADE["expected"])
+def test_texts_are_those_of_transformers(name):
+    template = (HERE / "chat" / f"{name}.jinja").read_text("utf-8")
+    made = _chat_render.environment().from_string(template)  # as its process does it: a process for each takes long
+    for case, wanted in zip(MADE["cases"], MADE["expected"][name], strict=True):
+        if isinstance(wanted, str):
+            assert made.render(**{"tools": None} | case | MADE["special"]) == wanted
+        else:
+            with pytest.raises(jinja2.TemplateError, match=f"^{wanted['error']}$"):
+                made.render(**{"tools": None} | case | MADE["special"])
+    whole, wanted = MADE["cases"][2], MADE["expected"][name][2]
+    assert chat.render(template, **whole, **MADE["special"]) == wanted
+
+
+def test_what_a_template_says_when_it_refuses():
+    template = (HERE / "chat" / "llama2.jinja").read_text("utf-8")
+    with pytest.raises(UserError, match="cannot be rendered: roles must alternate: user, assistant, user; change the messages"):
+        chat.render(template, USER * 2, **MADE["special"])
+
+
+@pytest.mark.parametrize(
+    ("template", "error"),
+    [
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "2 seconds or 256 MB"),
+        ("{% set ns = namespace(x='x') %}{% for i in range(40) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}", "256 MB"),
+        ("{{ range(10 ** 9) | list }}", "Range too big"),
+        ("{{ messages.__class__.__mro__[1].__subclasses__() }}", "unsafe|undefined"),
+        ("{{ raise_exception.__globals__['json'] }}", "unsafe|undefined"),
+        ("{% set x = messages.append(1) %}", "unsafe"),
+        ("{% include '/etc/passwd' %}", "no loader"),
+        ("{% if %}", "Expected an expression"),
+        ("{{ 1 / 0 }}", "division"),
+        ("{{ messages | nothing }}", "No filter"),
+        ("{% macro f(n) %}{{ f(n) }}{% endmacro %}{{ f(1) }}", "nested|seconds"),
+        ("{{ " + "(" * 5000 + " }}", "nested|seconds|parser"),
+        ("{{ '\\ud800' }}", "surrogates|UnicodeEncodeError|seconds"),
+    ],
+)
+def test_a_template_is_a_program_that_can_do_nothing(template, error):
+    with pytest.raises(UserError, match=rf"^the chat template cannot be rendered: .*({error})"):
+        chat.render(template, USER)
+
+
+def test_the_process_of_a_template_has_no_environment(monkeypatch):
+    monkeypatch.setenv("A_SECRET", "hidden")
+    seen = []
+    real = chat.subprocess.Popen
+    monkeypatch.setattr(chat.subprocess, "Popen", lambda *args, **options: seen.append(options["env"]) or real(*args, **options))
+    assert chat.render("{{ messages[0].content }}", USER) == "Hi"
+    assert "A_SECRET" not in seen[0] and "A_SECRET" in os.environ
+
+
+def folder(tmp_path, **files):
+    (tmp_path / "tokenizer.json").write_bytes((HERE / "tokenizers" / "llama3.json").read_bytes())
+    for name, content in files.items():
+        path = tmp_path / name.replace("__", ".")
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return data.JsonTokenizer(tmp_path / "tokenizer.json")
+
+
+def test_where_the_template_is_found(tmp_path):
+    with pytest.raises(UserError, match="there is no chat template beside the tokenizer tokenizer.json"):
+        chat.template(folder(tmp_path))
+    with pytest.raises(UserError, match="there is no chat template beside the tokenizer byte"):
+        chat.template(data.ByteTokenizer())
+    assert chat.template(folder(tmp_path, tokenizer_config__json={"chat_template": "one"})) == "one"
+    named = [{"name": "tool_use", "template": "two"}, {"name": "default", "template": "three"}]
+    assert chat.template(folder(tmp_path, tokenizer_config__json={"chat_template": named})) == "three"
+    with pytest.raises(UserError, match="has the chat templates tool_use and none called default"):
+        chat.template(folder(tmp_path, tokenizer_config__json={"chat_template": named[:1]}))
+    assert chat.template(folder(tmp_path, chat_template__jinja="four")) == "four"
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(UserError, match="chat_template.jinja is not UTF-8"):
+        chat.template(folder(tmp_path))
+
+
+def test_special_tokens_of_the_template_are_tokens(tmp_path):
+    tokenizer = folder(
+        tmp_path,
+        chat_template__jinja=(HERE / "chat" / "llama3.jinja").read_text("utf-8"),
+        tokenizer_config__json={"bos_token": {"content": "<|begin_of_text|>"}, "eos_token": "<|eot_id|>"},
+    )
+    ids = chat.prompt(tokenizer, USER)
+    assert ids[:2] == [tokenizer.find("<|begin_of_text|>"), tokenizer.find("<|start_header_id|>")]
+    assert ids.count(tokenizer.find("<|eot_id|>")) == 2 and ids.count(tokenizer.find("<|end_header_id|>")) == 3
+    assert tokenizer.boundary == tokenizer.find("<|eot_id|>")  # what ends the answer
+    with pytest.raises(UserError, match="makes no text of these messages"):
+        chat.prompt(folder(tmp_path, chat_template__jinja="{# nothing #}"), USER)
+
+
+def test_without_jinja2_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(chat.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"chat templates need the package jinja2; pip install 'jaxseq\[chat\]'"):
+        chat.render("x", USER)
