@@ -174,7 +174,7 @@ def test_only_regular_files_are_opened(tmp_path, suffix):
     with (tmp_path / f"huge{suffix}").open("wb") as file:
         file.truncate(1 << 40)
     (tmp_path / f"folder{suffix}").mkdir()
-    refused = {"pipe": "no regular", "zero": "no regular", "huge": "1,099,511,627,776 bytes", "folder": "no reg|cannot be read",
+    refused = {"pipe": "a pipe", "zero": "a device", "huge": "1,099,511,627,776 bytes", "folder": "a folder",
                "a\0b": "cannot be read", "none": "No such file"}  # fmt: skip
     for name, reason in refused.items():
         with pytest.raises(UserError, match=f"^data.tokenizer=.*({reason})"):
@@ -203,7 +203,7 @@ def test_a_panic_in_the_middle_of_the_data_is_one_line(tmp_path, monkeypatch):
 def test_hostile_files_beside_a_tokenizer(name, content, tmp_path):
     (tmp_path / "tokenizer.json").write_bytes((HERE / "gpt2.json").read_bytes())
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=f"{name} .*; fetch it again, or remove it$"):
+    with pytest.raises(UserError, match=f"{name} .*; fetch it again"):
         data.JsonTokenizer(tmp_path / "tokenizer.json")
 
 

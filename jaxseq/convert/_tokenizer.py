@@ -1,6 +1,5 @@
 """What comes with published weights beside the numbers: tokenizer, special ids, chat template, how to generate."""
 
-import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from jaxseq import data
 from jaxseq.data import tokenizer_files as files
 from jaxseq.errors import UserError
+from jaxseq.plain_files import json_text
 
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 POSITIONS = ("max_position_embeddings", "n_positions", "llama.context_length")  # the first that their config has
@@ -128,4 +128,4 @@ def _tokenizer_config(path: Path, tokenizer, positions: int) -> bytes:
 
 
 def _text(value: Mapping[str, Any]) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+    return (json_text(value, indent=2, ensure_ascii=False) + "\n").encode()

@@ -4,12 +4,11 @@ A tokenizer is one file (a tokenizers JSON file, or an RWKV vocabulary) and the 
 Nothing in them is executed here; a chat template among them is a program, which `jaxseq.chat` runs in a process of its own.
 """
 
-import json
 import os
-import stat
 from pathlib import Path
 from typing import Any
 
+from jaxseq import plain_files
 from jaxseq.errors import UserError
 
 AUTO, UNKNOWN = "auto", "unknown"  # what data.tokenizer may be beside byte and a path
@@ -27,32 +26,22 @@ def contents(path: str | Path, what: str, largest: int = LARGEST) -> bytes:
     what: the field and value to name, such as "data.tokenizer=bpe.json". Raises UserError when it cannot be read.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # opening a pipe would wait for its writer
-        with os.fdopen(handle, "rb") as file:
-            found = os.fstat(handle)
-            if not stat.S_ISREG(found.st_mode):
-                raise UserError(f"{what} is no regular file; give byte or a tokenizers JSON file")
-            if found.st_size > largest:
-                raise UserError(f"{what} has {found.st_size:,} bytes, which is too much; give byte or a tokenizers JSON file")
-            return file.read(largest)
+        os.stat(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{what} cannot be read ({reason}); give byte or a tokenizers JSON file") from error
+    try:
+        return plain_files.read_bytes(path, largest)
+    except UserError as error:
+        reason = str(error).partition(";")[0]
+        raise UserError(f"{what} cannot be read: {reason}; give byte or a tokenizers JSON file") from error
 
 
 def beside(path: str | Path, name: str) -> dict[str, Any]:
     """The JSON object in the file `name` beside the tokenizer `path`; {} when there is none. Raises UserError when it is no
     JSON object."""
     file = Path(path).parent / name
-    if not file.exists():
-        return {}
-    try:
-        found = json.loads(contents(file, str(file), LARGEST_BESIDE).decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not JSON ({str(error).splitlines()[0]}); fetch it again, or remove it") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{file} holds no JSON object; fetch it again, or remove it")
-    return found
+    return plain_files.read_object(file, LARGEST_BESIDE) if file.exists() else {}
 
 
 def special(config: dict[str, Any], name: str) -> str | None:

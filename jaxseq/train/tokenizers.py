@@ -1,12 +1,12 @@
 """The tokenizer of a run: settled before the first step, and kept in its workdir, which so holds all that it needs."""
 
-import json
 import logging
 import os
 from pathlib import Path
 
 import jax
 
+from jaxseq import plain_files
 from jaxseq.data import tokenizer_files
 from jaxseq.data.tokenizer_files import AUTO, UNKNOWN, locate, same
 from jaxseq.errors import UserError
@@ -48,8 +48,8 @@ def _absolute(config) -> None:
 def of(workdir: str | os.PathLike) -> str | None:
     """The data.tokenizer of a workdir's run, where it lies now; None when there is no run, or it needs none."""
     try:
-        name = json.loads((Path(workdir) / "config.json").read_text("utf-8"))["data"]["tokenizer"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # what is wrong with it is told where it is read
+        name = plain_files.read_object(Path(workdir) / "config.json")["data"]["tokenizer"]
+    except (UserError, KeyError, TypeError):  # what is wrong with it is told where it is read
         return None
     return locate(workdir, name) if isinstance(name, str) and name != AUTO else None
 
