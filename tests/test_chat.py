@@ -4,9 +4,12 @@ import json
 import os
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from jaxseq import chat, data
+import jaxseq
+from jaxseq import chat, cli, data, generation, train
 from jaxseq.errors import UserError
 
 jinja2 = pytest.importorskip("jinja2")
@@ -110,3 +113,37 @@ def test_without_jinja2_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(chat.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"chat templates need the package jinja2; pip install 'jaxseq\[chat\]'"):
         chat.render("x", USER)
+
+
+def test_generate_answers_by_the_template_and_stops_at_every_end(tmp_path, capsys, monkeypatch):
+    source = tmp_path / "source"
+    source.mkdir()
+    tokenizer = folder(
+        source,
+        chat_template__jinja="{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>{{ m.content }}{% endfor %}",
+        generation_config__json={"eos_token_id": [330, 335]},
+    )
+    model = {"model.width": 16, "model.stack": "1*(retention mlp)", "model.vocab": tokenizer.vocab}
+    config = jaxseq.config("retnet", **model, **{"data.tokenizer": str(source / "tokenizer.json")})
+    params = jaxseq.build(config).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    train.save_params(tmp_path / "run", config, params)  # which takes along the files beside the tokenizer
+
+    seen = {}
+
+    def stream(model, params, prompts, *, tokenizer, **options):
+        seen.update(prompts=prompts, ends=tokenizer.ends)
+        yield generation.Piece(0, [1], "a", "stop")
+
+    monkeypatch.setattr(generation, "stream", stream)
+    words = ["generate", f"--workdir={tmp_path / 'run'}", "--prompt=Hi", "--json"]
+    assert cli.main([*words, "--chat", "--system=Be brief."]) == 0
+    assert json.loads(capsys.readouterr().out)["texts"] == ["a"]
+    start, end = tokenizer.find("<|start_header_id|>"), tokenizer.find("<|end_header_id|>")
+    turns = ("system", "Be brief."), ("user", "Hi")
+    parts = [[start, *tokenizer.encode(role), end, *tokenizer.encode(text)] for role, text in turns]
+    assert seen["prompts"] == [parts[0] + parts[1]] and set(seen["ends"]) == {tokenizer.boundary, 330, 335}
+    assert cli.main([*words, "--system=x"]) == 2
+    assert "give --chat as well" in capsys.readouterr().err
+    os.remove(tmp_path / "run" / "chat_template.jinja")
+    assert cli.main([*words, "--chat"]) == 2
+    assert "there is no chat template beside the tokenizer" in capsys.readouterr().err

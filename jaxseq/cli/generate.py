@@ -1,8 +1,9 @@
 """Write text with a trained model.
 
-A document's boundary is put in front of every prompt; --prompt= alone is an empty prompt, which begins a document. The end of
-the document, or a --stop string, ends the text. One prompt's text is printed as it comes; several prompts' when each is done,
-each below a line --- with its prompt. A character that is cut at the end, of which some bytes are missing, is not printed.
+In front of every prompt stands what the tokenizer puts there; --prompt= alone is an empty prompt, which begins a document. The
+end of the document, or a --stop string, ends the text. One prompt's text is printed as it comes; several prompts' when each is
+done, each below a line --- with its prompt. A character that is cut at the end, of which some bytes are missing, is not printed.
+With --chat each prompt is what a user says, and the checkpoint's chat template makes the text that the model goes on from.
 
 A prompt gets the same tokens whatever the other prompts are, at equal --rows (and --seed, for prompt 0).
 """
@@ -31,6 +32,8 @@ def add_arguments(parser):
     )
     parser.add_argument("--seed", type=int, default=0, help="prompt i draws from seed + i (default: 0)")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end in front of TEXT; may be repeated")
+    parser.add_argument("--chat", action="store_true", help="answer each prompt, by the checkpoint's chat template")
+    parser.add_argument("--system", metavar="TEXT", help="with --chat: the system message in front of each prompt")
     parser.add_argument("--tokenizer", metavar="FILE", help="another than the run's; of weights imported without one")
     parser.add_argument("--form", default="auto", help="form of the prefill (default: auto)")
     parser.add_argument("--rows", type=int, metavar="N", help="prompts computed at a time (default: all, 4 at most)")
@@ -50,7 +53,7 @@ def run(args):
         config = from_dict(to_dict(config), **{"data.tokenizer": args.tokenizer})
     params = generation.compute_weights(model, params, args.form)
     tokenizer = data.tokenizer(config.data)
-    ids = [tokenizer.prompt(prompt) for prompt in prompts]
+    ids = [_chat(tokenizer, prompt, args.system) if args.chat else tokenizer.prompt(prompt) for prompt in prompts]
     texts, tokens, clock = [""] * len(prompts), [[] for _ in prompts], _Clock()
     for piece in generation.stream(
         model, params, ids, max_tokens=args.max_tokens, temperature=args.temperature, top_k=args.top_k, top_p=args.top_p,
@@ -67,7 +70,16 @@ def run(args):
     return {"prompts": prompts, "texts": texts, "tokens": tokens, "seconds": seconds, "tokens_per_second": rate}
 
 
+def _chat(tokenizer, prompt: str, system: str | None) -> list[int]:
+    from jaxseq import chat
+
+    first = [] if system is None else [{"role": "system", "content": system}]
+    return chat.prompt(tokenizer, [*first, {"role": "user", "content": prompt}])
+
+
 def _prompts(args) -> list[str]:
+    if args.system is not None and not args.chat:
+        raise UserError("--system is a message of a conversation; give --chat as well")
     for option in ("prompt", "stop"):
         if bad := [text for text in getattr(args, option) if not _is_utf8(text)]:
             raise UserError(f"--{option}={bad[0]!r} is not UTF-8 text; write it in UTF-8, or put it into a file of that encoding")
