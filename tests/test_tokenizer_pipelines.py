@@ -252,3 +252,15 @@ def test_a_character_that_the_length_cuts_is_left_out(name):
     assert "\ufffd" in written(tokenizer, prompt, ids[:-1], end="stop").text
     assert written(tokenizer, prompt, ids).text == " 語"
     assert written(tokenizer, [*prompt, *ids[:-1]], ids[-1:]).text.endswith("語")  # a prompt that is cut inside a character
+
+
+@pytest.mark.parametrize("name", ["byte", "gpt2", "llama2"])
+def test_a_prompt_is_cut_at_a_character(name):
+    tokenizer = data.ByteTokenizer() if name == "byte" else opened(name)
+    text = "The 日本語 😀 語彙 🚀."
+    ids = tokenizer.prompt(text)
+    for cut in range(1, len(ids) + 1):
+        prompt = data.whole_characters(tokenizer, ids[:cut])
+        assert text.startswith(tokenizer.decode(prompt)) and len(prompt) > cut - 8
+    bad = [ids[0], *[next(i for i in ids if tokenizer.decode([i]) == "\ufffd")] * 9]
+    assert data.whole_characters(tokenizer, bad) == bad  # no text, wherever it is cut

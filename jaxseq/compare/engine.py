@@ -314,13 +314,14 @@ class Comparison:
         """Continues the first words of some validation documents."""
         subject = self.subject(names[0])
         documents = [ids for _, ids, _ in self.excerpts.documents("validation")]
-        prompts = [ids[: PROMPT_TOKENS + 1].tolist() for ids in documents[:: max(1, len(documents) // PROMPTS)][:PROMPTS]]
+        chosen = documents[:: max(1, len(documents) // PROMPTS)][:PROMPTS]
+        prompts = [data.whole_characters(self.tokenizer, ids[: PROMPT_TOKENS + 1].tolist()) for ids in chosen]
         found = generate(
             subject.model, subject.params, prompts, max_tokens=self.preset.sample_tokens, temperature=TEMPERATURE,
             seed=self.seed, tokenizer=self.tokenizer, form=subject.config.train.form, rows=PROMPTS,
         )  # fmt: skip
         self.results["architectures"][names[0]]["samples"] = [
-            {"prompt": self.tokenizer.decode(prompt), "text": self.tokenizer.decode(ids, after=prompt)}
+            {"prompt": self.tokenizer.decode(prompt), "text": "".join(map(self.tokenizer.stream(prompt).push, ids))}
             for prompt, ids in zip(prompts, found, strict=True)
         ]
 

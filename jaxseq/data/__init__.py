@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from jaxseq.data.corpora import Corpus, Documents, corpus, texts
-from jaxseq.data.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer, WorldTokenizer, tokenizer
+from jaxseq.data.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer, WorldTokenizer, tokenizer, whole_characters
 
 __all__ = [
     "ByteTokenizer",
@@ -24,6 +24,7 @@ __all__ = [
     "rows",
     "texts",
     "tokenizer",
+    "whole_characters",
 ]
 
 

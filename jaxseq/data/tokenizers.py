@@ -22,7 +22,7 @@ from jaxseq.data.nucleotide import NucleotideTokenizer
 from jaxseq.data.rwkv_world import ByteStream, WorldTokenizer
 from jaxseq.errors import UserError
 
-__all__ = ["ByteTokenizer", "JsonTokenizer", "Stream", "Tokenizer", "WorldTokenizer", "tokenizer"]
+__all__ = ["ByteTokenizer", "JsonTokenizer", "Stream", "Tokenizer", "WorldTokenizer", "tokenizer", "whole_characters"]
 
 
 class Stream(Protocol):
@@ -88,7 +88,16 @@ class ByteTokenizer:
         return "tokenizer.json", bpe.of_bytes().encode()
 
 
+CHARACTER = 8  # tokens; UTF-8 has four bytes at most, and a token seldom less than one
 Tokenizer = ByteTokenizer | JsonTokenizer | NucleotideTokenizer | WorldTokenizer
+
+
+def whole_characters(tokenizer: Tokenizer, ids: Sequence[int]) -> Sequence[int]:
+    """`ids` without those at the end that are the first bytes of a character: a prompt that a model can go on from."""
+    for end in range(len(ids), max(0, len(ids) - CHARACTER), -1):
+        if not tokenizer.decode(ids[:end]).endswith("\ufffd"):
+            return ids[:end]
+    return ids
 
 
 def tokenizer(config) -> Tokenizer:
