@@ -1,12 +1,17 @@
-"""Linear attention whose state decays by a factor per key channel: what WKV-5, -6 and -7 share.
+"""Decays that multiply over time: what retention and WKV-5, -6 and -7 share.
 
-The cumulative log-decay c_t of a channel makes a product of a token's query and an earlier token's key weigh e^{c_t - c_s}.
-Splitting that into e^{c_t} and e^{-c_s} overflows. Blocks of 16 tokens avoid it: against earlier blocks both factors are taken
-from the block's own beginning, where each is at most 1; inside the block the difference is formed before exp
-(Yang et al. 2024, arXiv:2312.06635, §4.2, does the same in two levels).
+A token's query and an earlier token's key weigh e^{sum of the log-decays between them}. Every such sum here adds up just the
+tokens that it spans. A difference of two long cumulative sums would be simpler, but it loses what is small beside them: one
+log-decay of -1e4 leaves errors of 1e-3 in all later differences.
+
+With a decay per key channel, splitting a weight into a query's factor and a key's lets a matrix product do the work. Blocks of
+16 tokens keep both factors at most 1: between blocks they are the decays from the key to the beginning of the query's block,
+and from there to the query; inside a block each weight is formed alone (Yang et al. 2024, arXiv:2312.06635, §4.2, does the
+same in two levels).
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import chex
 import jax
@@ -32,38 +37,94 @@ def prepare(init_state: Callable, v_BTHV, like_r, state, pos):
     return acc, pos_BT, state
 
 
-def products(x_BTHK, y_BTHK, c_x_BTHK, c_y_BTHK, mask_BTS):
-    """sum_K x_t y_s e^{c_x[t] - c_y[s]} where the mask holds, else 0: [B, H, T, S].
+def upto(log_T: jax.Array) -> jax.Array:
+    """Sum of the log-decays of the tokens up to and with t, over axis 0."""
+    return jnp.cumsum(log_T, axis=0)
 
-    c_y falls with time and c_x[t] <= c_y[s] wherever the mask holds, which may be for s <= t alone.
+
+def after(log_T: jax.Array) -> jax.Array:
+    """Sum of the log-decays of the tokens after t, over axis 0."""
+    return jnp.concatenate([jax.lax.cumsum(log_T[1:], axis=0, reverse=True), jnp.zeros_like(log_T[:1])])
+
+
+def _between(log_T: jax.Array) -> jax.Array:
+    """`between` by one cumulative sum for each s."""
+    time = len(log_T)
+    counts_TS = jnp.tri(time, k=-1, dtype=bool)
+    return jnp.cumsum(_time.select(counts_TS, jnp.broadcast_to(log_T[:, None], (time, *log_T.shape))), axis=0)
+
+
+def between(log_T: jax.Array) -> jax.Array:
+    """[T, S, ...]: sum of log_T, [T, ...], over s < i <= t; where s > t it is some sum, or zero.
+
+    Sums from s to the beginning of t's block and from there to t, so that little is summed up for each pair alone.
     """
-    time = x_BTHK.shape[1]
-    rows = []
-    for start in range(0, time, BLOCK):
-        block = slice(start, min(start + BLOCK, time))
-        x, c_x = x_BTHK[:, block], c_x_BTHK[:, block]
-        near_BTS = mask_BTS[:, block, block]
-        gap = c_x[:, :, None] - c_y_BTHK[:, None, block]
-        weight = jnp.exp(jnp.where(near_BTS[..., None, None], gap, -jnp.inf))
-        parts = [jnp.einsum("bthk,bshk,btshk->bhts", x, y_BTHK[:, block], weight)]
-        if start:
-            reference = c_y_BTHK[:, start - 1 : start]
-            # Where the mask hides a pair, clipping keeps the factor finite; where it does not, nothing is clipped.
-            x_now = x * jnp.exp(jnp.minimum(c_x - reference, 0))
-            y_then = y_BTHK[:, :start] * jnp.exp(reference - c_y_BTHK[:, :start])
-            far_BTS = mask_BTS[:, block, :start]
-            parts.insert(0, jnp.where(far_BTS[:, None], jnp.einsum("bthk,bshk->bhts", x_now, y_then), 0))
-        if block.stop < time:
-            parts.append(jnp.zeros((*parts[-1].shape[:3], time - block.stop), parts[-1].dtype))
-        rows.append(jnp.concatenate(parts, axis=3))
-    return jnp.concatenate(rows, axis=2)
+    time = len(log_T)
+    size = 1 << ((time - 1).bit_length() + 1) // 2
+    if time <= max(size, 4):
+        return _between(log_T)
+    log_XC = jnp.pad(log_T, ((0, -time % size),) + ((0, 0),) * (log_T.ndim - 1)).reshape(-1, size, *log_T.shape[1:])
+    upto_XC, near_XCC, total_X = jax.vmap(upto)(log_XC), jax.vmap(_between)(log_XC), jnp.sum(log_XC, axis=1)
+    blocks_XY = jnp.concatenate([jnp.zeros_like(total_X)[None], _between(total_X)[:-1]])  # Y < Z < X
+    then_XYC = blocks_XY[:, :, None] + jax.vmap(after)(log_XC)[None]
+    own_XY = jnp.eye(len(log_XC), dtype=bool)[:, None, :, None]
+    sums_XCYC = jnp.where(
+        _time.expand(own_XY, near_XCC[:, :, None]), near_XCC[:, :, None], upto_XC[:, :, None, None] + then_XYC[:, None]
+    )
+    return sums_XCYC.reshape(len(log_XC) * size, len(log_XC) * size, *log_T.shape[1:])[:time, :time]
 
 
-def cumulative(log_w_BTHK, pos_BT, acc):
-    """Cumulative log-decay up to and with each token, and before it; padding and starts contribute none."""
+class Decays(NamedTuple):
+    """Decays inside a chunk whose tokens decay each channel on its own; those within blocks of BLOCK tokens come one a block."""
+
+    upto_BTHK: jax.Array  # from the chunk's beginning up to and with t
+    before_BTHK: jax.Array  # from the chunk's beginning up to t, without it
+    after_BTHK: jax.Array  # after t up to the chunk's end
+    near_BTSHK: tuple[jax.Array, ...]  # after s up to and with t, both in the block; 0 where s > t
+    into_BTHK: tuple[jax.Array, ...]  # from the block's beginning up to and with t
+    then_BSHK: tuple[jax.Array, ...]  # after s up to the block's beginning, for every s before it
+
+
+def decays(log_w_BTHK, pos_BT, acc) -> Decays:
+    """Padding and starts of documents do not decay: what a start forgets is for masks to say."""
     log_w_BTHK = _time.select(pos_BT > _time.START, log_w_BTHK.astype(acc))
-    c_BTHK = jnp.cumsum(log_w_BTHK, axis=1)
-    return c_BTHK, c_BTHK - log_w_BTHK
+    blocks = [log_w_BTHK[:, start : start + BLOCK] for start in range(0, log_w_BTHK.shape[1], BLOCK)]
+    then = [log_w_BTHK[:, :0]]
+    for block in blocks[:-1]:
+        then.append(jnp.concatenate([then[-1] + jnp.sum(block, axis=1, keepdims=True), jax.vmap(after)(block)], axis=1))
+
+    def near(log_THK):
+        return jnp.exp(_time.select(jnp.tri(len(log_THK), dtype=bool), between(log_THK), -jnp.inf))
+
+    upto_BTHK = jnp.exp(jax.vmap(upto)(log_w_BTHK))
+    return Decays(
+        upto_BTHK=upto_BTHK,
+        before_BTHK=jnp.concatenate([jnp.ones_like(upto_BTHK[:, :1]), upto_BTHK[:, :-1]], axis=1),
+        after_BTHK=jnp.exp(jax.vmap(after)(log_w_BTHK)),
+        near_BTSHK=tuple(jax.vmap(near)(block) for block in blocks),
+        into_BTHK=tuple(jnp.exp(jax.vmap(upto)(block)) for block in blocks),
+        then_BSHK=tuple(jnp.exp(x) for x in then),
+    )
+
+
+def products(x_BTHK, y_BTHK, decays: Decays, mask_BTS):
+    """sum_K x_t y_s decay(s < i <= t) where the mask holds, which may be for s <= t alone, else 0: [B, H, T, S]."""
+    rows, start, time = [], 0, x_BTHK.shape[1]
+    for near, into, then in zip(decays.near_BTSHK, decays.into_BTHK, decays.then_BSHK, strict=True):
+        stop = start + into.shape[1]
+        x = x_BTHK[:, start:stop]
+        far = jnp.einsum("bthk,bshk->bhts", x * into, y_BTHK[:, :start] * then)
+        own = jnp.einsum("bthk,bshk,btshk->bhts", x, y_BTHK[:, start:stop], near)
+        rows.append(jnp.concatenate([far, own, jnp.zeros((*own.shape[:3], time - stop), own.dtype)], axis=3))
+        start = stop
+    return jnp.where(mask_BTS[:, None], jnp.concatenate(rows, axis=2), 0)
+
+
+def products_before(x_BTHK, y_BTHK, decays: Decays, mask_BTS):
+    """The same with the decays of s < i < t; the mask may hold for s < t alone."""
+    next_BTHK, next_BTS = (jnp.concatenate([z[:, 1:], jnp.zeros_like(z[:, :1])], axis=1) for z in (x_BTHK, mask_BTS))
+    scores_BHTS = products(next_BTHK, y_BTHK, decays, next_BTS)
+    return jnp.concatenate([jnp.zeros_like(scores_BHTS[:, :, :1]), scores_BHTS[:, :, :-1]], axis=2)
 
 
 def before(seg_BT):

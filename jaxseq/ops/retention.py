@@ -9,7 +9,8 @@ q and k may have fewer heads G than v: each then serves the H / G heads of a gro
 and normalisation belong to the mixer.
 
 State: S_BHKV in the accumulation dtype. Scores are products in the inputs' dtype summed in the accumulation dtype; decays
-are sums of logs in the accumulation dtype, masked before exp. The paper's xi and zeta (eq. 7) are `in_` and `out` below.
+are sums of logs in the accumulation dtype, each of just the tokens that it spans (`_decay`), masked before exp. The paper's
+xi and zeta (eq. 7) are `in_` and `out` below.
 """
 
 from typing import NamedTuple
@@ -18,7 +19,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jaxseq.ops import _time
+from jaxseq.ops import _decay, _time
 from jaxseq.ops._example import Example
 
 
@@ -61,8 +62,8 @@ def _spread(x, heads: int, axis: int):
 
 
 def _log_decay(log_a_BTH, pos_BT, acc):
-    """Cumulative log decay [B, T, H] within each document; padding and starts contribute none."""
-    return jnp.cumsum(_time.select(pos_BT > _time.START, log_a_BTH.astype(acc)), axis=1)
+    """Log-decays, those of padding and starts being zero."""
+    return _time.select(pos_BT > _time.START, log_a_BTH.astype(acc))
 
 
 def recurrent(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, *, state=None, pos=None):
@@ -80,33 +81,33 @@ def recurrent(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, *, state=None, pos=None):
     return _time.scan_time(step, state, (q_BTGK, k_BTGK, v_BTHV, log_a_BTH), pos_BT)
 
 
-def _inside(q_BTGK, k_BTGK, v_BTHV, cum_BTH, pos_BT):
+def _inside(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, pos_BT):
     """Outputs [B, T, H, V] that come from the stretch itself: (q k^T * D) v, D[t, s] = a_{s+1} ... a_t (eq. 5)."""
     time, seg_BT = pos_BT.shape[1], _time.segments(pos_BT)
     mask_BTS = (seg_BT[:, :, None] == seg_BT[:, None, :]) & jnp.tril(jnp.ones((time, time), bool))
-    cum_BHT = jnp.moveaxis(cum_BTH, 1, 2)
-    gap_BHTS = jnp.where(mask_BTS[:, None], cum_BHT[..., :, None] - cum_BHT[..., None, :], -jnp.inf)
-    scores_BGTS = jnp.einsum("btgk,bsgk->bgts", q_BTGK, k_BTGK, preferred_element_type=cum_BTH.dtype)
+    sums_BHTS = jax.vmap(jax.vmap(_decay.between))(jnp.moveaxis(log_a_BTH, 1, 2))
+    gap_BHTS = jnp.where(mask_BTS[:, None], sums_BHTS, -jnp.inf)
+    scores_BGTS = jnp.einsum("btgk,bsgk->bgts", q_BTGK, k_BTGK, preferred_element_type=log_a_BTH.dtype)
     weights_BHTS = (_spread(scores_BGTS, v_BTHV.shape[2], 1) * jnp.exp(gap_BHTS)).astype(v_BTHV.dtype)
-    return jnp.einsum("bhts,bshv->bthv", weights_BHTS, v_BTHV, preferred_element_type=cum_BTH.dtype)
+    return jnp.einsum("bhts,bshv->bthv", weights_BHTS, v_BTHV, preferred_element_type=log_a_BTH.dtype)
 
 
-def _from_state(q_BTGK, S_BHKV, cum_BTH, pos_BT):
+def _from_state(q_BTGK, S_BHKV, log_a_BTH, pos_BT):
     """Outputs [B, T, H, V] that come from the incoming state: a_1 ... a_t q_t S."""
-    in_BTH = _time.select(_time.segments(pos_BT) == 0, jnp.exp(cum_BTH))
+    in_BTH = _time.select(_time.segments(pos_BT) == 0, jnp.exp(jax.vmap(_decay.upto)(log_a_BTH)))
     S_BGRKV = S_BHKV.reshape(S_BHKV.shape[0], q_BTGK.shape[2], -1, *S_BHKV.shape[2:])  # R heads a group
     y_BTGRV = jnp.einsum("btgk,bgrkv->btgrv", q_BTGK.astype(S_BHKV.dtype), S_BGRKV)
     return in_BTH[..., None] * y_BTGRV.reshape(*in_BTH.shape, -1)
 
 
-def _summary(k_BTGK, v_BTHV, cum_BTH, pos_BT) -> Summary:
-    acc = cum_BTH.dtype
-    out_BTH = _time.select(_time.last_segment(pos_BT), jnp.exp(cum_BTH[:, -1:] - cum_BTH))
+def _summary(k_BTGK, v_BTHV, log_a_BTH, pos_BT) -> Summary:
+    acc = log_a_BTH.dtype
+    out_BTH = _time.select(_time.last_segment(pos_BT), jnp.exp(jax.vmap(_decay.after)(log_a_BTH)))
     v_BTHV = v_BTHV.astype(acc) * out_BTH[..., None]
     v_BTGRV = v_BTHV.reshape(*k_BTGK.shape[:3], -1, v_BTHV.shape[3])  # R heads a group
     S_BGRKV = jnp.einsum("btgk,btgrv->bgrkv", k_BTGK.astype(acc), v_BTGRV)
     S_BHKV = S_BGRKV.reshape(v_BTHV.shape[0], v_BTHV.shape[2], *S_BGRKV.shape[3:])
-    return Summary(_time.select(_time.continues(pos_BT), jnp.exp(cum_BTH[:, -1])), S_BHKV)
+    return Summary(_time.select(_time.continues(pos_BT), jnp.exp(jnp.sum(log_a_BTH, axis=1))), S_BHKV)
 
 
 def summary(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, *, pos=None) -> Summary:
@@ -131,13 +132,13 @@ def parallel(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, *, state=None, pos=None):
     if q_BTGK.shape[1] == 0:
         return v_BTHV.astype(q_BTGK.dtype), _empty(q_BTGK, v_BTHV) if state is None else state
     q_BTGK, k_BTGK, v_BTHV, log_a_BTH = _time.clean(pos_BT, q_BTGK, k_BTGK, v_BTHV, log_a_BTH)
-    cum_BTH = _log_decay(log_a_BTH, pos_BT, acc)
-    y_BTHV = _inside(q_BTGK, k_BTGK, v_BTHV, cum_BTH, pos_BT)
-    total = _summary(k_BTGK, v_BTHV, cum_BTH, pos_BT)
+    log_a_BTH = _log_decay(log_a_BTH, pos_BT, acc)
+    y_BTHV = _inside(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, pos_BT)
+    total = _summary(k_BTGK, v_BTHV, log_a_BTH, pos_BT)
     if state is None:
         state = RetentionState(total.S_BHKV)
     else:
-        y_BTHV += _from_state(q_BTGK, state.S_BHKV, cum_BTH, pos_BT)
+        y_BTHV += _from_state(q_BTGK, state.S_BHKV, log_a_BTH, pos_BT)
         state = apply(total, state)
     return _time.select(_time.valid(pos_BT), y_BTHV).astype(q_BTGK.dtype), state
 
@@ -153,12 +154,12 @@ def chunkwise(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, *, state=None, pos=None, chunk:
     xs = _time.clean(pos_BT, q_BTGK, k_BTGK, v_BTHV, log_a_BTH)
     pos_XBC, q, k, v, log_a = _time.split_chunks(chunk, pos_BT, *xs)  # X = T / C chunks in front
 
-    cum = jax.vmap(lambda log_a, pos: _log_decay(log_a, pos, acc))(log_a, pos_XBC)
-    totals = jax.lax.associative_scan(combine, jax.vmap(_summary)(k, v, cum, pos_XBC))
+    log_a = jax.vmap(lambda log_a, pos: _log_decay(log_a, pos, acc))(log_a, pos_XBC)
+    totals = jax.lax.associative_scan(combine, jax.vmap(_summary)(k, v, log_a, pos_XBC))
     after = jax.vmap(lambda total: apply(total, state).S_BHKV)(totals)
     before = jnp.concatenate([state.S_BHKV[None], after[:-1]])
     inside = jax.checkpoint(jax.vmap(_inside))  # C x C weights computed again are cheaper than kept
-    y = inside(q, k, v, cum, pos_XBC) + jax.vmap(_from_state)(q, before, cum, pos_XBC)
+    y = inside(q, k, v, log_a, pos_XBC) + jax.vmap(_from_state)(q, before, log_a, pos_XBC)
     y_BTHV = _time.select(_time.valid(pos_BT), _time.join_chunks(y, time))
     return y_BTHV.astype(q_BTGK.dtype), RetentionState(after[-1])
 

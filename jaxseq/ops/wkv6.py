@@ -51,28 +51,27 @@ def recurrent(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, *, u_HK, state=None, pos=None)
     return _time.scan_time(step, state, (r_BTHK, k_BTHK, v_BTHV, log_w_BTHK), pos_BT)
 
 
-def _inside(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK, S_BHKV, pos_BT):
+def _inside(r_BTHK, k_BTHK, v_BTHV, u_HK, decays: _decay.Decays, S_BHKV, pos_BT):
     """Outputs of one chunk [B, T, H, V] from its incoming state and itself."""
     seg_BT = _time.segments(pos_BT)
-    c_BTHK, c_before_BTHK = _decay.cumulative(log_w_BTHK, pos_BT, S_BHKV.dtype)
-    scores_BHTS = _decay.products(r_BTHK, k_BTHK, c_before_BTHK, c_BTHK, _decay.before(seg_BT))
+    scores_BHTS = _decay.products_before(r_BTHK, k_BTHK, decays, _decay.before(seg_BT))
     y_BTHV = jnp.einsum("bhts,bshv->bthv", scores_BHTS, v_BTHV)
     y_BTHV += jnp.sum(r_BTHK * u_HK * k_BTHK, axis=-1, keepdims=True) * v_BTHV
-    in_BTHK = _time.select(seg_BT == 0, jnp.exp(c_before_BTHK))
+    in_BTHK = _time.select(seg_BT == 0, decays.before_BTHK)
     return y_BTHV + jnp.einsum("bthk,bhkv->bthv", r_BTHK * in_BTHK, S_BHKV)
 
 
-def _summary(k_BTHK, v_BTHV, log_w_BTHK, pos_BT) -> Summary:
-    c_BTHK, _ = _decay.cumulative(log_w_BTHK, pos_BT, v_BTHV.dtype)
-    out_BTHK = _time.select(_time.last_segment(pos_BT), jnp.exp(c_BTHK[:, -1:] - c_BTHK))
-    A_BHK = _time.select(_time.continues(pos_BT), jnp.exp(c_BTHK[:, -1]))
+def _summary(k_BTHK, v_BTHV, decays: _decay.Decays, pos_BT) -> Summary:
+    out_BTHK = _time.select(_time.last_segment(pos_BT), decays.after_BTHK)
+    A_BHK = _time.select(_time.continues(pos_BT), decays.upto_BTHK[:, -1])
     return Summary(A_BHK, jnp.einsum("bthk,bthv->bhkv", k_BTHK * out_BTHK, v_BTHV))
 
 
 def summary(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, *, u_HK, pos=None) -> Summary:
     """What the stretch does to any state. T >= 1."""
     acc, pos_BT, _ = _prepare(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK, None, pos)
-    return _summary(*(x.astype(acc) for x in _time.clean(pos_BT, k_BTHK, v_BTHV, log_w_BTHK)), pos_BT)
+    k_BTHK, v_BTHV, log_w_BTHK = (x.astype(acc) for x in _time.clean(pos_BT, k_BTHK, v_BTHV, log_w_BTHK))
+    return _summary(k_BTHK, v_BTHV, _decay.decays(log_w_BTHK, pos_BT, acc), pos_BT)
 
 
 def combine(first: Summary, second: Summary) -> Summary:
@@ -92,8 +91,9 @@ def parallel(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, *, u_HK, state=None, pos=None):
         return v_BTHV.astype(r_BTHK.dtype), state
     xs = (x.astype(acc) for x in _time.clean(pos_BT, r_BTHK, k_BTHK, v_BTHV, log_w_BTHK))
     pos_XBC, r, k, v, log_w = _time.split_chunks(min(64, time), pos_BT, *xs)
-    front, state = _decay.chunk_parallel(jax.vmap(_summary)(k, v, log_w, pos_XBC), combine, state, apply)
-    y = jax.vmap(_inside, in_axes=(0, 0, 0, 0, None, 0, 0))(r, k, v, log_w, u_HK.astype(acc), front.S_BHKV, pos_XBC)
+    decays = jax.vmap(lambda log_w, pos: _decay.decays(log_w, pos, acc))(log_w, pos_XBC)
+    front, state = _decay.chunk_parallel(jax.vmap(_summary)(k, v, decays, pos_XBC), combine, state, apply)
+    y = jax.vmap(_inside, in_axes=(0, 0, 0, None, 0, 0, 0))(r, k, v, u_HK.astype(acc), decays, front.S_BHKV, pos_XBC)
     return _time.select(_time.valid(pos_BT), _time.join_chunks(y, time)).astype(r_BTHK.dtype), state
 
 

@@ -52,16 +52,34 @@ def recurrent(r_BTHK, log_w_BTHK, k_BTHK, v_BTHV, a_BTHK, b_BTHK, *, state=None,
     return _time.scan_time(step, state, xs, pos_BT)
 
 
+def _sandwich(X_BHTT, R_BHTT):
+    """X R X. Rounded to bfloat16, an accelerator's default, an inverse would be none."""
+    return jnp.matmul(jnp.matmul(X_BHTT, R_BHTT, precision="highest"), X_BHTT, precision="highest")
+
+
+@jax.custom_jvp
 def _inverse(A_BHTT):
-    """(I - A)^-1 of a strictly lower triangular A: (I + A)(I + A^2)(I + A^4) …, log2 T matrix products."""
+    """(I - A)^-1 of a strictly lower triangular A, by halves: [[P, 0], [-R, Q]]^-1 = [[P^-1, 0], [Q^-1 R P^-1, Q^-1]].
+
+    All blocks of a size are inverted at once: with X the inverse of the diagonal blocks and R what joins them in pairs, the
+    next X is X + X R X, log2 T times two matrix products. The product (I + A)(I + A^2)(I + A^4) ... costs the same, but its
+    terms grow like binomial coefficients where keys repeat, and cancel.
+    """
     time = A_BHTT.shape[-1]
-    eye = jnp.eye(time, dtype=A_BHTT.dtype)
-    inverse, power, reach = eye + A_BHTT, A_BHTT, 2
-    while reach < time:
-        power = power @ power
-        inverse = inverse @ (eye + power)
-        reach *= 2
+    inverse, size, index_T = jnp.eye(time, dtype=A_BHTT.dtype) + jnp.zeros_like(A_BHTT), 1, jnp.arange(time)
+    while size < time:
+        block_T = index_T // size
+        joins_TT = (block_T[:, None] == block_T + 1) & (block_T[:, None] % 2 == 1)
+        joint_BHTT = jnp.where(joins_TT, A_BHTT, 0)
+        inverse += joint_BHTT if size == 1 else _sandwich(inverse, joint_BHTT)
+        size *= 2
     return inverse
+
+
+@_inverse.defjvp
+def _(primals, tangents):
+    inverse_BHTT = _inverse(*primals)
+    return inverse_BHTT, _sandwich(inverse_BHTT, tangents[0])
 
 
 class _Chunk(NamedTuple):
@@ -69,43 +87,41 @@ class _Chunk(NamedTuple):
 
     u0_BTHV: jax.Array
     U_BTHK: jax.Array
-    c_BTHK: jax.Array
+    decays: _decay.Decays
 
 
-def _products(x, ys, c_x, c_y, mask_BTS):
-    """`_decay.products` of x with each y: [Y, B, H, T, S]."""
-    return jax.vmap(lambda y: _decay.products(x, y, c_x, c_y, mask_BTS))(jnp.stack(ys))
+def _products(function, x, ys, decays, mask_BTS):
+    """`function`, one of `_decay`'s products, of x with each y: [Y, B, H, T, S]."""
+    return jax.vmap(lambda y: function(x, y, decays, mask_BTS))(jnp.stack(ys))
 
 
 def _solve(log_w, k, v, a, b, pos_BT) -> _Chunk:
     """u_t = a_t e^{c_{t-1}} S + sum_{s<t} a_t e^{c_{t-1} - c_s} (b_s u_s + k_s v_s), a triangular system."""
     seg_BT = _time.segments(pos_BT)
-    c_BTHK, c_before_BTHK = _decay.cumulative(log_w, pos_BT, v.dtype)
-    mask_BTS = _decay.before(seg_BT)
-    with_b_BHTS, with_k_BHTS = _products(a, (b, k), c_before_BTHK, c_BTHK, mask_BTS)
+    decays = _decay.decays(log_w, pos_BT, v.dtype)
+    with_b_BHTS, with_k_BHTS = _products(_decay.products_before, a, (b, k), decays, _decay.before(seg_BT))
     inverse_BHTS = _inverse(with_b_BHTS)
     from_k_BHTS = inverse_BHTS @ with_k_BHTS
-    in_BTHK = a * _time.select(seg_BT == 0, jnp.exp(c_before_BTHK))
+    in_BTHK = a * _time.select(seg_BT == 0, decays.before_BTHK)
     U_BTHK = jnp.einsum("bhts,bshk->bthk", inverse_BHTS, in_BTHK)
-    return _Chunk(jnp.einsum("bhts,bshv->bthv", from_k_BHTS, v), U_BTHK, c_BTHK)
+    return _Chunk(jnp.einsum("bhts,bshv->bthv", from_k_BHTS, v), U_BTHK, decays)
 
 
 def _outputs(r, k, v, b, chunk: _Chunk, S_BHKV, pos_BT):
-    seg_BT, c_BTHK = _time.segments(pos_BT), chunk.c_BTHK
+    seg_BT, decays = _time.segments(pos_BT), chunk.decays
     time = seg_BT.shape[1]
     u_BTHV = chunk.u0_BTHV + jnp.einsum("bthk,bhkv->bthv", chunk.U_BTHK, S_BHKV)
     mask_BTS = _decay.before(seg_BT) | jnp.eye(time, dtype=bool)
-    with_k_BHTS, with_b_BHTS = _products(r, (k, b), c_BTHK, c_BTHK, mask_BTS)
+    with_k_BHTS, with_b_BHTS = _products(_decay.products, r, (k, b), decays, mask_BTS)
     y_BTHV = jnp.einsum("bhts,bshv->bthv", with_k_BHTS, v) + jnp.einsum("bhts,bshv->bthv", with_b_BHTS, u_BTHV)
-    in_BTHK = r * _time.select(seg_BT == 0, jnp.exp(c_BTHK))
+    in_BTHK = r * _time.select(seg_BT == 0, decays.upto_BTHK)
     return y_BTHV + jnp.einsum("bthk,bhkv->bthv", in_BTHK, S_BHKV)
 
 
 def _summary(k, v, b, chunk: _Chunk, pos_BT) -> Summary:
-    c_BTHK = chunk.c_BTHK
-    out_BTHK = _time.select(_time.last_segment(pos_BT), jnp.exp(c_BTHK[:, -1:] - c_BTHK))
+    out_BTHK = _time.select(_time.last_segment(pos_BT), chunk.decays.after_BTHK)
     S_BHKV = jnp.einsum("bthk,bthv->bhkv", b * out_BTHK, chunk.u0_BTHV) + jnp.einsum("bthk,bthv->bhkv", k * out_BTHK, v)
-    decay_BHK = jnp.exp(c_BTHK[:, -1])
+    decay_BHK = chunk.decays.upto_BTHK[:, -1]
     A_BHKK = jnp.einsum("bthk,bthj->bhkj", b * out_BTHK, chunk.U_BTHK)
     A_BHKK += decay_BHK[..., None] * jnp.eye(decay_BHK.shape[-1], dtype=decay_BHK.dtype)
     return Summary(_time.select(_time.continues(pos_BT), A_BHKK), S_BHKV)
