@@ -50,14 +50,19 @@ def x64():
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Subjects x laws, as far as they were run."""
-    from jaxseq.testing import laws_table
+    """Subjects x laws and ops x hard inputs, as far as they were run."""
+    from jaxseq.ops._example import STRESSES
+    from jaxseq.testing import LAWS, laws_table
 
-    reports: dict[str, dict[str, float]] = {}
+    kinds = {"law": LAWS, "stress": {"cases": STRESSES, "all cases": ("long", "bfloat16")}}
+    reports: dict[str, dict[str, dict[str, float]]] = {table: {} for table in kinds}
     for outcome in ("passed", "failed"):
         for report in terminalreporter.stats.get(outcome, []):
-            for subject, law, error in (value for key, value in getattr(report, "user_properties", []) if key == "law"):
-                reports.setdefault(subject, {})[law] = error
-    if reports:
-        terminalreporter.section("laws")
-        terminalreporter.write_line(laws_table(reports))
+            for key, value in getattr(report, "user_properties", []):
+                if key in kinds:
+                    subject, column, error = value
+                    reports[key].setdefault(subject, {})[column] = error
+    for table, rows in reports.items():
+        if rows:
+            terminalreporter.section({"law": "laws", "stress": "hard inputs"}[table])
+            terminalreporter.write_line(laws_table(rows, kinds[table]))

@@ -23,21 +23,14 @@ def run(name: str, form: str):
 @pytest.mark.parametrize("name", SOURCES)
 def test_outputs(name, form):
     y, state, wanted = run(name, form)
-    assert compare.error(y, wanted["y"]) < 1e-5
+    for key in wanted.keys() & {"y", "step"}:  # theirs, of the whole sequence and token by token
+        assert compare.error(y, wanted[key]) < 1e-5, key
     flat = [s for layer in state for s in layer]  # layers outside, directions inside
     leaves = {"h_n": "h_BHK", "c_n": "c_BHK", "c": "c_BD"}
     for key, leaf in leaves.items():
         if key in wanted:
             got = np.stack([np.reshape(getattr(s, leaf), wanted[key].shape[1:]) for s in flat])
             assert compare.error(got, wanted[key]) < 1e-5, key
-
-
-@pytest.mark.parametrize("name", ("lstm", "gru", "sru"))
-def test_quasi_newton_and_steps(name):
-    """The Jacobian's own blocks alone lead to the same outputs; and one token after another does."""
-    y, _, wanted = run(name, "parallel" if name == "sru" else "quasi")
-    assert compare.error(y, wanted["y"]) < 1e-5
-    assert compare.error(wanted["step"], wanted["y"]) < 1e-5
 
 
 @pytest.mark.parametrize("name", SOURCES)

@@ -1,43 +1,44 @@
-"""The two ways through a causal convolution, one FFT and divide and conquer, are the same function."""
+"""A causal convolution by divide and conquer: the plain one, document by document, and causal to the last bit."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxseq.ops import _convolution
 from jaxseq.testing import compare
 
-
-def both(u_BTD, k_JD, seg_BT):
-    """Outputs and gradients of each way."""
-
-    def run(way, u_BTD, k_JD):
-        y_BTD = way(u_BTD, k_JD, seg_BT)
-        return jnp.sum(jnp.sin(y_BTD)), y_BTD
-
-    value = jax.jit(jax.value_and_grad(run, argnums=(1, 2), has_aux=True), static_argnums=0)
-    return value(_convolution._whole, u_BTD, k_JD), value(_convolution.causal, u_BTD, k_JD)
+convolve = jax.jit(_convolution.causal)
 
 
-def test_rows_of_one_document(x64):
+def plain(u_BTD, k_JD, seg_BT):
+    """sum over s <= t of the same document of k_{t-s} u_s, as one matrix a channel."""
+    time, taps = u_BTD.shape[1], k_JD.shape[0]
+    lag_TS = np.arange(time)[:, None] - np.arange(time)
+    filter_TSD = jnp.where(((lag_TS >= 0) & (lag_TS < taps))[..., None], k_JD[jnp.clip(lag_TS, 0, taps - 1)], 0)
+    return jnp.einsum("bts,tsd,bsd->btd", 1.0 * (seg_BT[:, :, None] == seg_BT[:, None]), filter_TSD, u_BTD)
+
+
+@pytest.mark.parametrize("time, taps", [(7, 30), (37, 1), (150, 9), (150, 200)])
+def test_documents_of_rows(x64, time, taps):
+    """Values and gradients, with parts of all sizes, filters shorter and longer than the row, borders anywhere."""
+    rng = np.random.default_rng(time + taps)
+    u_BTD, k_JD, weight_BTD = rng.normal(size=(3, time, 3)), rng.normal(size=(taps, 3)), rng.normal(size=(3, time, 3))
+    seg_BT = np.stack([np.zeros(time, np.int32), np.arange(time) // 20, np.cumsum(rng.random(time) < 0.03)])
+    assert compare.error(convolve(u_BTD, k_JD, seg_BT), plain(u_BTD, k_JD, seg_BT)) < compare.FLOAT64
+
+    def gradients(way):
+        return jax.jit(jax.grad(lambda u, k: jnp.sum(weight_BTD * way(u, k, seg_BT)), argnums=(0, 1)))(u_BTD, k_JD)
+
+    assert compare.worst(gradients(_convolution.causal), gradients(plain))[0] < compare.FLOAT64
+
+
+def test_later_tokens_change_no_bit_of_earlier_outputs():
     rng = np.random.default_rng(0)
-    u_BTD, k_JD = rng.normal(size=(2, 37, 3)), rng.normal(size=(30, 3))
-    whole, chosen = both(u_BTD, k_JD, np.zeros((2, 37), np.int32))
-    assert compare.worst(chosen, whole)[0] < compare.FLOAT64
-    divided = _convolution._divided(u_BTD, k_JD, np.zeros((2, 37), np.int32))
-    assert compare.error(divided, whole[0][1]) < compare.FLOAT64
-    plain_TD = np.stack([np.convolve(u_BTD[1, :, d], k_JD[:, d])[:37] for d in range(3)], axis=1)
-    assert compare.error(whole[0][1][1], plain_TD) < compare.FLOAT64
-
-
-def test_a_border_in_one_row(x64):
-    """Rows with borders come out as their documents alone, gradients too."""
-    rng = np.random.default_rng(1)
-    u_BTD, k_JD = rng.normal(size=(2, 37, 3)), rng.normal(size=(60, 3))
-    seg_BT = np.stack([np.zeros(37, np.int32), np.arange(37) // 20])
-    _, ((_, y_BTD), (u_grad, _)) = both(u_BTD, k_JD, seg_BT)
-    for row, part in ((0, slice(0, 37)), (1, slice(0, 20)), (1, slice(20, 37))):
-        own = u_BTD[row : row + 1, part]
-        ((_, y), (grad, _)), _ = both(own, k_JD, np.zeros(own.shape[:2], np.int32))
-        assert compare.error(y_BTD[row, part], y[0]) < compare.FLOAT64
-        assert compare.error(u_grad[row, part], grad[0]) < compare.FLOAT64
+    u_BTD, k_JD = rng.normal(size=(1, 150, 2)).astype(np.float32), rng.normal(size=(150, 2)).astype(np.float32)
+    seg_BT = np.zeros((1, 150), np.int32)
+    y_BTD = convolve(u_BTD, k_JD, seg_BT)
+    for t in (1, 17, 63, 64, 100, 149):
+        changed_BTD = u_BTD.copy()
+        changed_BTD[:, t:] = 1e6
+        np.testing.assert_array_equal(convolve(changed_BTD, k_JD, seg_BT)[:, :t], y_BTD[:, :t])

@@ -2,21 +2,26 @@
 
     y_t = sum over s <= t of the same document of k_{t-s} u_s
 
-One FFT over a row would let documents leak into each other, and a mask cannot be put into it. Divide and conquer can: for a
-row cut in two halves, what the left half gives to the right one comes from the left's last document alone and reaches only
-those tokens of the right half that go on with it. So two masks round one FFT are exact, and the halves are rows themselves:
+One FFT over a row would mix everything: documents leak into each other, and the size of a later token decides how an earlier
+output is rounded. Divide and conquer has neither fault. A row is cut into RADIX parts. What a part gives to a later one comes
+from its last document alone and reaches only those tokens that go on with it, so that masks before and after an FFT are exact.
+The parts are rows themselves:
 
-    y = direct products inside blocks of BLOCK tokens + sum over L = BLOCK, 2 BLOCK, 4 BLOCK, …: left L tokens -> right L tokens
+    y = direct products inside blocks of BLOCK tokens + sum over L = BLOCK, RADIX BLOCK, …: parts of L tokens -> later parts
 
-in O(T log^2 T) work and log T steps. Nothing of a later half enters an earlier one's FFT: causality does not depend on rounding.
+in log T steps. A part's FFT serves all later parts, and their sums are taken before the inverse. No later token enters an
+earlier output's FFT: causality does not depend on rounding.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
 
 from jaxseq.ops import _time
 
-BLOCK = 8
+BLOCK = 16
+RADIX = 4
 
 
 def across(left_BSD: jax.Array, k_JD: jax.Array, time: int) -> jax.Array:
@@ -25,12 +30,17 @@ def across(left_BSD: jax.Array, k_JD: jax.Array, time: int) -> jax.Array:
     reach, length = min(past, taps - 1), min(time, taps - 1)
     if min(reach, length) <= 0:
         return jnp.zeros((*left_BSD.shape[:-2], time, left_BSD.shape[-1]), left_BSD.dtype)
-    left_BSD = left_BSD[..., past - reach :, :]
-    size = 1 << (reach + length - 1).bit_length()  # the circle holds all that is read; what wraps round falls outside of it
-    k_JD = k_JD[: reach + length]
-    spectrum = jnp.fft.rfft(left_BSD, n=size, axis=-2) * jnp.fft.rfft(k_JD, n=size, axis=0)
-    y_BTD = jnp.fft.irfft(spectrum, n=size, axis=-2)[..., reach : reach + length, :]
+    # Lag 0 is not read. In the FFT its tap, often the largest, would only add to the rounding of the others.
+    k_JD = k_JD[1 : reach + length]
+    size = _circle(reach + length - 1)
+    spectrum = jnp.fft.rfft(left_BSD[..., past - reach :, :], n=size, axis=-2) * jnp.fft.rfft(k_JD, n=size, axis=0)
+    y_BTD = jnp.fft.irfft(spectrum, n=size, axis=-2)[..., reach - 1 : reach + length - 1, :]
     return jnp.pad(y_BTD, [(0, 0)] * (y_BTD.ndim - 2) + [(0, time - length), (0, 0)])
+
+
+def _circle(read: int) -> int:
+    """Size of an FFT whose circle holds all that is read; what wraps round falls outside of it."""
+    return 1 << (read - 1).bit_length()
 
 
 def _cut(x: jax.Array, size: int, fill=0) -> jax.Array:
@@ -56,32 +66,39 @@ def _direct(u_BTD, k_JD, seg_BT):
 def causal(u_BTD: jax.Array, k_JD: jax.Array, seg_BT: jax.Array) -> jax.Array:
     """The convolution of each channel with its filter of J taps, J >= 1, inside the documents that `seg_BT` numbers.
 
-    Where no row holds a border of documents, which is looked up when the program runs, one FFT of the rows does it.
     Padding must be zero already, and everything in the accumulation dtype. T >= 1.
     """
-    if u_BTD.shape[1] <= BLOCK:
-        return _direct(u_BTD, k_JD, seg_BT)
-    return jax.lax.cond(jnp.all(seg_BT == seg_BT[:, :1]), _whole, _divided, u_BTD, k_JD, seg_BT)
-
-
-def _whole(u_BTD, k_JD, seg_BT):
-    time = u_BTD.shape[1]
-    k_JD = k_JD[:time]
-    size = 1 << (time + k_JD.shape[0] - 2).bit_length()
-    return jnp.fft.irfft(jnp.fft.rfft(u_BTD, n=size, axis=1) * jnp.fft.rfft(k_JD, n=size, axis=0), n=size, axis=1)[:, :time]
-
-
-def _divided(u_BTD, k_JD, seg_BT):
-    time, taps = u_BTD.shape[1], k_JD.shape[0]
     y_BTD, size = _direct(u_BTD, k_JD, seg_BT), BLOCK
-    while size < time:
-        u_BXLD, seg_BXL = _cut(u_BTD, 2 * size), _cut(seg_BT, 2 * size, -1)
-        near = min(size, taps - 1)  # no tap reaches further over the border
-        left, right = slice(size - near, size), slice(size, size + near)
-        own_BX1 = seg_BXL[:, :, size - 1 : size]  # the document that may go on
-        u_BXND = _time.select(seg_BXL[:, :, left] == own_BX1, u_BXLD[:, :, left])
-        gift_BXND = _time.select(seg_BXL[:, :, right] == own_BX1, across(u_BXND, k_JD, near))
-        gift_BXLD = jnp.pad(gift_BXND, ((0, 0), (0, 0), (size, size - near), (0, 0)))
-        y_BTD += gift_BXLD.reshape(u_BTD.shape[0], -1, u_BTD.shape[2])[:, :time]
-        size *= 2
+    while size < u_BTD.shape[1]:
+        y_BTD += _between(u_BTD, k_JD, seg_BT, size)
+        size *= RADIX
     return y_BTD
+
+
+def _between(u_BTD, k_JD, seg_BT, size: int):
+    """What parts of `size` tokens give to later ones, RADIX parts at a time; P parts of L tokens."""
+    time, taps = u_BTD.shape[1], k_JD.shape[0]
+    parts, near = min(RADIX, -(-time // size)), min(size, taps - 1)  # no tap reaches further over a border than `near`
+    if near == 0:
+        return jnp.zeros_like(u_BTD)
+    u_BXPLD, seg_BXPL = (
+        x.reshape(*x.shape[:2], parts, size, *x.shape[3:])
+        for x in (_cut(u_BTD, parts * size), _cut(seg_BT, parts * size, -1))
+    )
+    own_BXP = seg_BXPL[..., -1]  # the document that may go on
+    last_BXPND = _time.select(seg_BXPL[:, :, :-1, size - near :] == own_BXP[:, :, :-1, None], u_BXPLD[:, :, :-1, size - near :])
+    circle = _circle(2 * near)
+    u_BXPFD = jnp.fft.rfft(last_BXPND, n=circle, axis=-2)
+    starts = range(1, taps, size)  # of the lags between neighbours, between parts one further apart, …; lag 0 is not read
+    filters = [jnp.fft.rfft(k_JD[start : start + 2 * near - 1], n=circle, axis=0) for start in starts[: parts - 1]]
+    sums = []
+    for i in range(1, parts):
+        terms = (
+            _time.select(own_BXP[:, :, i - d] == own_BXP[:, :, i - 1], u_BXPFD[:, :, i - d]) * filter_FD
+            for d, filter_FD in enumerate(filters[:i], start=1)
+        )
+        sums.append(functools.reduce(jnp.add, terms))
+    y_BXPND = jnp.fft.irfft(jnp.stack(sums, axis=2), n=circle, axis=-2)[..., near - 1 : 2 * near - 1, :]
+    y_BXPND = _time.select(seg_BXPL[:, :, 1:, :near] == own_BXP[:, :, :-1, None], y_BXPND)
+    y_BXPLD = jnp.pad(y_BXPND, ((0, 0), (0, 0), (1, 0), (0, size - near), (0, 0)))
+    return y_BXPLD.reshape(u_BTD.shape[0], -1, u_BTD.shape[2])[:, :time]

@@ -7,17 +7,17 @@ import jax
 import jax.numpy as jnp
 
 from jaxseq.ops import _time
-from jaxseq.ops._example import Example
+from jaxseq.ops._example import Example, gates, stresses
 
 
-def preparation(gates: tuple[str, ...], init_state: Callable) -> Callable:
+def preparation(names: tuple[str, ...], init_state: Callable) -> Callable:
     """What `_newton.forms` calls first."""
 
     def prepare(u_BTHPK, *, w_HKPJ, b_HPK, state=None, pos=None):
         """(u,), (w, b), the first state's parts side by side [B, H, K, N], positions; clean and in the accumulation dtype."""
         chex.assert_rank([u_BTHPK, w_HKPJ], [5, 4])
         batch, time, heads, parts, size = u_BTHPK.shape
-        chex.assert_equal(parts, len(gates))
+        chex.assert_equal(parts, len(names))
         chex.assert_shape(w_HKPJ, (heads, size, parts, size))
         chex.assert_shape(b_HPK, (heads, parts, size))
         pos_BT = _time.positions(pos, u_BTHPK)
@@ -31,15 +31,26 @@ def preparation(gates: tuple[str, ...], init_state: Callable) -> Callable:
     return prepare
 
 
-def example(recurrent: Callable, gates: int, key: jax.Array, batch: int, time: int, dtype) -> Example:
+def example(recurrent: Callable, count: int, key: jax.Array, batch: int, time: int, dtype) -> Example:
     """Inputs whose memory lasts for some ten tokens: the second gate, which keeps the state, is open."""
     heads, size = 2, 4
 
     def inputs(key, time):
-        return jax.random.normal(key, (batch, time, heads, gates, size), dtype)
+        return jax.random.normal(key, (batch, time, heads, count, size), dtype)
 
     keys = jax.random.split(key, 4)
-    b_HPK = 0.1 * jax.random.normal(keys[1], (heads, gates, size), dtype)
-    weights = {"w_HKPJ": 0.5 * jax.random.normal(keys[0], (heads, size, gates, size), dtype), "b_HPK": b_HPK.at[:, 1].add(2)}
+    b_HPK = 0.1 * jax.random.normal(keys[1], (heads, count, size), dtype)
+    weights = {"w_HKPJ": 0.5 * jax.random.normal(keys[0], (heads, size, count, size), dtype), "b_HPK": b_HPK.at[:, 1].add(2)}
     state = recurrent(inputs(keys[2], 32), **weights)[1]
     return Example((inputs(keys[3], time),), weights, {}, state)
+
+
+def stress(base: Example, key: jax.Array) -> dict[str, Example]:
+    """The second gate, which keeps the state, takes the decays; "large" has recurrent matrices twice as large."""
+    (u_BTHPK,) = base.xs
+    large = base._replace(weights=jax.tree.map(lambda w: 2 * w, base.weights))
+
+    def decayed(log_BTHK):
+        return base._replace(xs=(u_BTHPK.at[:, :, :, 1].set(gates(log_BTHK)),))
+
+    return stresses(key, base, u_BTHPK[:, :, :, 1].shape, decayed, large=large)

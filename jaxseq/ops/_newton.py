@@ -4,24 +4,22 @@ The states s_1 .. s_T of s_t = f(s_{t-1}, x_t) are the zero of r_t = f(s_{t-1}, 
 
     d_t = J_t d_{t-1} + r_t,    d_0 = 0,    J_t = df/ds at (s_{t-1}, x_t),
 
-a linear recurrence (DEER, Lim et al. 2023, arXiv:2309.12252, §3). "full" has the whole Jacobian: convergence is quadratic,
-an iteration costs the product of two M x M matrices a token, M being the size of a head's state. "blocks" keeps each channel's
-own block of J (the diagonal, where a channel has one number), an element-wise scan that converges linearly (quasi-DEER, Gonzalez
-et al. 2024, arXiv:2407.19115, §4.1). After k iterations the first k states are exact in either; neither is promised to need
-fewer than T where the recurrence is chaotic.
+a linear recurrence (DEER, Lim et al. 2023, arXiv:2309.12252, §3). Convergence is quadratic; an iteration costs the product of
+two M x M matrices a token, M being the size of a head's state, or of a channel's where channels do not meet. After k iterations
+the first k states are exact; where the recurrence is chaotic it may need T of them.
 
 An iteration is the last when every state satisfies its step to `TOLERANCE` roundings of its own size (relative to 1 + |s|),
 which is about what a step of the recurrent form makes, and it still corrects them. A row that is not there after `iterations`
 becomes NaN, and nothing else runs in its place; where values are known, outside jit, that is a UserError.
 
 Gradients are those of the states, not of the iteration: the adjoint l_t = g_t + J_{t+1}^T l_{t+1} is the same scan backwards
-with the true Jacobian (with "blocks": the same iteration, with the true Jacobian in its residual), and one pull-back of f
-at all tokens takes l to inputs, weights and initial state. What is kept for it: the states, no matter how many iterations.
+with the true Jacobian, and one pull-back of f at all tokens takes l to inputs, weights and initial state. What is kept for
+it: the states, no matter how many iterations.
 
-With the initial weights of layers of 8 heads of 16 channels, 1024 tokens in float32 took 6 iterations (LSTM) and 5 (GRU), by
-blocks 19 and 15; 128 channels of SRU took 9. It is for devices that have many more lanes than a step fills: on two CPU
-cores `recurrent` was the fastest form at every size tried. One row of 4096 tokens through 8 heads of 16 of an LSTM took it
-46 ms, chunkwise 1.1 s, quasi 4.7 s, parallel 5.5 s; through 4 channels of SRU 0.4 ms, chunkwise 4 ms, parallel 15 ms.
+With the initial weights of layers of 8 heads of 16 channels, 1024 tokens in float32 took 6 iterations (LSTM) and 5 (GRU); 128
+channels of SRU took 9. It is for devices that have many more lanes than a step fills: on two CPU cores `recurrent` was the
+fastest form at every size tried. One row of 4096 tokens through 8 heads of 16 of an LSTM took it 46 ms, chunkwise 1.1 s,
+parallel 5.5 s; through 4 channels of SRU 0.4 ms, chunkwise 4 ms, parallel 15 ms.
 """
 
 import functools
@@ -43,8 +41,8 @@ class Recurrence(NamedTuple):
 
     step: Callable  # (s, xs, weights) -> the next s
     output: Callable  # (s, the next s, xs, weights) -> y
-    blocks: Callable  # (s, xs, weights) -> the step's derivative within each channel, [..., K, P, P]: next, then last
-    full: Callable | None  # -> its derivative, [..., K, P, K, P]; None: the blocks are all there is
+    jacobian: Callable  # (s, xs, weights) -> the step's derivative, next by last: [..., K, P, K, P], or by channel [..., K, P, P]
+    by_channel: bool  # channels do not meet
     bound: Callable  # (first s, xs) -> how large |s| can be at any token, [B, T, ...]: Newton's overshoots are cut there
 
 
@@ -73,18 +71,18 @@ def _steps(f: Recurrence, first, s, xs, weights, pos_BT):
     return before, _time.select(_time.valid(pos_BT), f.step(before, xs, weights), before)
 
 
-def _jacobian(f: Recurrence, kind: str, before, xs, weights, pos_BT):
-    """[B, T, ..., M, M] with M = K P of "full", P of "blocks"; zero where a document starts, the identity under padding."""
-    J = (f.full if kind == "full" else f.blocks)(before, xs, weights)
-    if kind == "full":
+def _jacobian(f: Recurrence, before, xs, weights, pos_BT):
+    """[B, T, ..., M, M] with M = K P, or P by channel; zero where a document starts, the identity under padding."""
+    J = f.jacobian(before, xs, weights)
+    if not f.by_channel:
         M = before.shape[-2] * before.shape[-1]
         J = J.reshape(*before.shape[:-2], M, M)
     J = _time.select(pos_BT != _time.START, J)
     return _time.select(_time.valid(pos_BT), J, jnp.eye(J.shape[-1], dtype=J.dtype))
 
 
-def _correction(kind: str, J, r, reverse=False):
-    flat = r.reshape(*r.shape[:-2], -1) if kind == "full" else r
+def _correction(f: Recurrence, J, r, reverse=False):
+    flat = r if f.by_channel else r.reshape(*r.shape[:-2], -1)
     d = _linear(J, flat, reverse).reshape(r.shape)
     return jnp.where(jnp.isfinite(d), d, 0)  # a product of Jacobians that overflowed says nothing
 
@@ -116,14 +114,14 @@ def _poison(s, error_B):
     return _time.select(error_B <= _tolerance(s.dtype), s, jnp.nan)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _solve(f: Recurrence, kind: str, iterations: int, first, xs, weights, pos_BT):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _solve(f: Recurrence, iterations: int, first, xs, weights, pos_BT):
     limit = f.bound(first, xs)
 
     def correct(s):
         before, after = _steps(f, first, s, xs, weights, pos_BT)
         error_B = _rows(jnp.abs(after - s) / (1 + jnp.abs(after)))
-        s += _correction(kind, _jacobian(f, kind, before, xs, weights, pos_BT), after - s)
+        s += _correction(f, _jacobian(f, before, xs, weights, pos_BT), after - s)
         return jnp.clip(s, -limit, limit), error_B
 
     s = jnp.zeros((first.shape[0], pos_BT.shape[1], *first.shape[1:]), first.dtype)
@@ -131,29 +129,18 @@ def _solve(f: Recurrence, kind: str, iterations: int, first, xs, weights, pos_BT
     return _poison(s, error_B), count
 
 
-def _solve_forward(f, kind, iterations, first, xs, weights, pos_BT):
-    s, count = _solve(f, kind, iterations, first, xs, weights, pos_BT)
+def _solve_forward(f, iterations, first, xs, weights, pos_BT):
+    s, count = _solve(f, iterations, first, xs, weights, pos_BT)
     return (s, count), (first, s, xs, weights, pos_BT)
 
 
-def _solve_backward(f, kind, iterations, residuals, cotangents):
+def _solve_backward(f, iterations, residuals, cotangents):
     first, s, xs, weights, pos_BT = residuals
     g = cotangents[0]
     before = _steps(f, first, s, xs, weights, pos_BT)[0]
-    J = jnp.swapaxes(_jacobian(f, kind, before, xs, weights, pos_BT), -1, -2)
+    J = jnp.swapaxes(_jacobian(f, before, xs, weights, pos_BT), -1, -2)
     J = jnp.concatenate([J[:, 1:], jnp.zeros_like(J[:, :1])], axis=1)
-    if kind == "full" or f.full is None:
-        adjoint = _correction(kind, J, g, reverse=True)
-    else:
-        pull = jax.vjp(lambda s: _steps(f, first, s, xs, weights, pos_BT)[1], s)[1]
-
-        def correct(adjoint):
-            r = g + pull(adjoint)[0] - adjoint
-            size_B = jnp.maximum(_rows(jnp.abs(adjoint)), jnp.finfo(g.dtype).tiny)
-            return adjoint + _correction(kind, J, r, reverse=True), _rows(jnp.abs(r)) / size_B
-
-        adjoint, error_B, _ = _iterate(correct, jnp.zeros_like(g), iterations, _tolerance(g.dtype))
-        adjoint = _poison(adjoint, error_B)
+    adjoint = _correction(f, J, g, reverse=True)
     pull = jax.vjp(lambda *known: _steps(f, known[0], s, *known[1:], pos_BT)[1], first, xs, weights)[1]
     return *pull(adjoint), None
 
@@ -161,15 +148,15 @@ def _solve_backward(f, kind, iterations, residuals, cotangents):
 _solve.defvjp(_solve_forward, _solve_backward)
 
 
-def solve(f: Recurrence, first, xs: tuple, weights, pos_BT, kind: str = "full", iterations: int = ITERATIONS):
+def solve(f: Recurrence, first, xs: tuple, weights, pos_BT, iterations: int = ITERATIONS):
     """(states [B, T, ..., K, P], iterations that were run) from the state `first` [B, ..., K, P]; T >= 1.
 
     xs are clean of padding; everything is in one dtype. Rows that did not converge are NaN.
     """
-    return _compiled(f, "blocks" if f.full is None else kind, iterations, first, xs, weights, pos_BT)
+    return _compiled(f, iterations, first, xs, weights, pos_BT)
 
 
-_compiled = jax.jit(_solve, static_argnums=(0, 1, 2))  # one program for those who call it outside jit
+_compiled = jax.jit(_solve, static_argnums=(0, 1))  # one program for those who call it outside jit
 
 
 def _checked(y, name: str):
@@ -183,7 +170,7 @@ def _checked(y, name: str):
 
 
 def forms(name: str, f: Recurrence, prepare: Callable, unpack: Callable) -> dict[str, Callable]:
-    """The forms of the op `name`; "quasi" only where the blocks are not all of the Jacobian.
+    """The forms of the op `name`.
 
     prepare(*xs, state, pos, **weights) -> clean (xs, weights, first s, pos_BT) in the accumulation dtype; unpack(s) -> state.
     """
@@ -199,20 +186,13 @@ def forms(name: str, f: Recurrence, prepare: Callable, unpack: Callable) -> dict
         y, s = _time.scan_time(step, first, inputs, pos_BT)
         return y, unpack(s)
 
-    def at_once(kind, *xs, state=None, pos=None, **weights):
+    def parallel(*xs, state=None, pos=None, **weights):
+        """Newton's method on the whole sequence, with the whole Jacobian of each head."""
         inputs, w, first, pos_BT = prepare(*xs, state=state, pos=pos, **weights)
-        s = solve(f, first, inputs, w, pos_BT, kind)[0] if xs[0].shape[1] else jnp.zeros_like(first)[:, None][:, :0]
+        s = solve(f, first, inputs, w, pos_BT)[0] if xs[0].shape[1] else jnp.zeros_like(first)[:, None][:, :0]
         before = _before(first, s, pos_BT)
         y = _time.select(_time.valid(pos_BT), f.output(before, s, inputs, w)).astype(xs[0].dtype)
         return _checked(y, name), unpack(jnp.concatenate([first[:, None], s], axis=1)[:, -1])
-
-    def parallel(*xs, state=None, pos=None, **weights):
-        """Newton's method on the whole sequence, with the whole Jacobian of each head."""
-        return at_once("full", *xs, state=state, pos=pos, **weights)
-
-    def quasi(*xs, state=None, pos=None, **weights):
-        """Newton's method with each channel's own block of the Jacobian: more iterations, each as cheap as a few steps."""
-        return at_once("blocks", *xs, state=state, pos=pos, **weights)
 
     def chunkwise(*xs, state=None, pos=None, chunk: int = 64, **weights):
         """Newton's method inside each chunk, the state carried between; only the states are kept for the backward pass.
@@ -221,10 +201,9 @@ def forms(name: str, f: Recurrence, prepare: Callable, unpack: Callable) -> dict
         """
         inputs, _, first, pos_BT = prepare(*xs, state=state, pos=pos, **weights)
         if xs[0].shape[1] == 0:
-            return at_once("full", *xs, state=state, pos=pos, **weights)
+            return parallel(*xs, state=state, pos=pos, **weights)
         form = functools.partial(parallel, **weights)
         y, state = _time.scan_chunks(form, unpack(first), _time.clean(pos_BT, *xs), pos_BT, chunk, remat=False)
         return _checked(y, name), state
 
-    own = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
-    return own if f.full is None else own | {"quasi": quasi}
+    return {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}

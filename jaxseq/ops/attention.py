@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseq.ops import _time
-from jaxseq.ops._example import Example
+from jaxseq.ops._example import Example, stresses
 
 
 class AttentionState(NamedTuple):
@@ -243,3 +243,14 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
     key_x, key_prefix = jax.random.split(key)
     state = recurrent(*inputs(key_prefix, 15), window=window)[1]
     return Example(inputs(key_x, time), {}, {"window": window}, state)
+
+
+def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+    """In place of decays, differences between scores: none, small ones, some of 50, and all of these."""
+    base = example(key, batch, time, dtype)
+    q_BTHK, *kv = base.xs
+
+    def sharpened(log_BTH1):
+        return base._replace(xs=(q_BTHK * jnp.clip(log_BTH1, -50, 0), *kv))
+
+    return stresses(key, base, (*q_BTHK.shape[:3], 1), sharpened)

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseq.ops import _lti, _time
-from jaxseq.ops._example import Example
+from jaxseq.ops._example import Example, stresses
 from jaxseq.ops._lti import DIAGONAL, complex_times, conjugate
 
 
@@ -125,3 +125,15 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
     weights = {"p_DM": p_DM, "b_DM": b_DM, "c_DM": c_DM, "d_D": jax.random.normal(keys[4], (width,), dtype)}
     state = recurrent(jax.random.normal(keys[5], (batch, 24, width), dtype), **weights)[1]
     return Example((jax.random.normal(keys[6], (batch, time, width), dtype),), weights, {}, state)
+
+
+def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+    base = example(key, batch, time, dtype)
+    p_DM = base.weights["p_DM"]
+    angle_DN = jnp.arctan2(*jnp.split(p_DM, 2, axis=1)[::-1])
+    unit_DM = jnp.concatenate([jnp.cos(angle_DN), jnp.sin(angle_DN)], axis=1)
+
+    def decayed(log_DN):
+        return base._replace(weights=base.weights | {"p_DM": unit_DM * jnp.tile(jnp.exp(log_DN), (1, 2))})
+
+    return stresses(key, base, angle_DN.shape, decayed)

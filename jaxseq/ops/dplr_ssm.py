@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseq.ops import _lti, _time
-from jaxseq.ops._example import Example
+from jaxseq.ops._example import Example, stresses
 from jaxseq.ops._lti import DENSE, complex_times, conjugate
 
 
@@ -144,3 +144,15 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
     weights = {"lam_DM": lam_DM, "P_DM": 0.5 * P_DM, "b_DM": b_DM, "c_DM": c_DM, "dt_D": dt_D, "d_D": 0.1 * jnp.ones_like(dt_D)}
     state = recurrent(jax.random.normal(keys[6], (batch, 24, width), dtype), **weights)[1]
     return Example((jax.random.normal(keys[7], (batch, time, width), dtype),), weights, {}, state)
+
+
+def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+    base = example(key, batch, time, dtype)
+    lam_DM, dt_D = base.weights["lam_DM"], base.weights["dt_D"]
+    re_DN, im_DN = jnp.split(lam_DM, 2, axis=1)
+
+    def decayed(log_DN):
+        lam_DM = jnp.concatenate([log_DN / dt_D[:, None], im_DN], axis=1)
+        return base._replace(weights=base.weights | {"lam_DM": lam_DM, "P_DM": 1e-3 * base.weights["P_DM"]})
+
+    return stresses(key, base, re_DN.shape, decayed)

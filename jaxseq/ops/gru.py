@@ -5,8 +5,7 @@
     h_t = (1 - z) n + z h_{t-1},   y_t = h_t
 
 The op takes u = W_x x, the part that does not wait; gates are in torch's order r, z, n. Heads have recurrent matrices of their
-own; one head is the usual GRU. Forms as for the LSTM (`jaxseq.ops.lstm`), with K x K matrices in `parallel` and numbers
-in `quasi`.
+own; one head is the usual GRU. Forms as for the LSTM (`jaxseq.ops.lstm`), with K x K matrices.
 
 State: h [B, H, K] in the accumulation dtype, in which everything is computed, products at full precision.
 """
@@ -50,17 +49,11 @@ def _slopes(s, xs, weights):
     return z, jnp.stack([of_n * a * r * (1 - r), (h - n) * z * (1 - z), of_n * r], axis=-2)
 
 
-def _full(s, xs, weights):
+def _jacobian(s, xs, weights):
     """[..., H, K, 1, K, 1]"""
     z, of_a = _slopes(s, xs, weights)
     h_h = jnp.einsum("...hpj,hkpj->...hjk", of_a, weights[0], precision="highest")
     return (h_h + z[..., None] * jnp.eye(z.shape[-1], dtype=z.dtype))[..., None, :, None]
-
-
-def _blocks(s, xs, weights):
-    """[..., H, K, 1, 1]"""
-    z, of_a = _slopes(s, xs, weights)
-    return (z + jnp.sum(of_a * jnp.einsum("hkpk->hpk", weights[0]), axis=-2))[..., None, None]
 
 
 def _output(s, after, xs, weights):
@@ -72,7 +65,7 @@ def _bound(first, xs):
     return jnp.maximum(jnp.abs(first[:, None]), 1)
 
 
-RECURRENCE = _newton.Recurrence(_step, _output, _blocks, _full, _bound)
+RECURRENCE = _newton.Recurrence(_step, _output, _jacobian, False, _bound)
 prepare = _gated.preparation(GATES, init_state)
 
 
@@ -81,8 +74,12 @@ def _unpack(s) -> GRUState:
 
 
 FORMS = _newton.forms("gru", RECURRENCE, prepare, _unpack)
-recurrent, parallel, chunkwise, quasi = FORMS.values()
+recurrent, parallel, chunkwise = FORMS.values()
 
 
 def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
     return _gated.example(recurrent, len(GATES), key, batch, time, dtype)
+
+
+def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+    return _gated.stress(example(key, batch, time, dtype), key)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseq.ops import _convolution, _time
-from jaxseq.ops._example import Example
+from jaxseq.ops._example import Example, stresses
 
 
 class LongConvState(NamedTuple):
@@ -105,3 +105,10 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
     weights = {"w_WD": jax.random.normal(key_w, (taps, width), dtype), "skip_D": jax.random.normal(key_skip, (width,), dtype)}
     state = recurrent(jax.random.normal(key_prefix, (batch, taps, width), dtype), **weights)[1]
     return Example((jax.random.normal(key_x, (batch, time, width), dtype),), weights, {}, state)
+
+
+def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+    """Decays are those of the taps."""
+    base = example(key, batch, time, dtype)
+    w_WD = base.weights["w_WD"]
+    return stresses(key, base, w_WD.shape, lambda log_WD: base._replace(weights=base.weights | {"w_WD": jnp.exp(log_WD)}))

@@ -7,9 +7,9 @@
 The op takes u = W_x x, the part that does not wait; gates are in torch's order i, f, g, o. Heads have recurrent matrices of
 their own (the block-diagonal ones of Beck et al. 2024, arXiv:2405.04517, §2.2); one head is the usual LSTM.
 
-Gates look at h, so that the states solve a nonlinear equation: `parallel` finds all of them by Newton's method, `chunkwise` those
-of one chunk at a time, `quasi` by Newton's method with each channel's own 2 x 2 block of the Jacobian (`jaxseq.ops._newton`: its
-tolerance, its bound on iterations and what happens beyond). `parallel` multiplies 2K x 2K matrices, `quasi` 2 x 2 ones.
+Gates look at h, so that the states solve a nonlinear equation: `parallel` finds all of them by Newton's method, which multiplies
+2K x 2K matrices, `chunkwise` those of one chunk at a time (`jaxseq.ops._newton`: its tolerance, its bound on iterations and what
+happens beyond).
 
 State: h and c [B, H, K] in the accumulation dtype, in which everything is computed, products at full precision.
 """
@@ -57,7 +57,7 @@ def _slopes(s, xs, weights):
     return f, of_c, o * (1 - t * t), t * o * (1 - o)
 
 
-def _full(s, xs, weights):
+def _jacobian(s, xs, weights):
     """[..., H, K, 2, K, 2]"""
     f, of_c, h_c, h_o = _slopes(s, xs, weights)
     eye = jnp.eye(f.shape[-1], dtype=f.dtype)
@@ -66,15 +66,6 @@ def _full(s, xs, weights):
     c_c = f[..., None] * eye
     rows = jnp.stack([h_h, h_c[..., None] * c_c], axis=-1), jnp.stack([c_h, c_c], axis=-1)
     return jnp.stack(rows, axis=-3)
-
-
-def _blocks(s, xs, weights):
-    """[..., H, K, 2, 2]"""
-    f, of_c, h_c, h_o = _slopes(s, xs, weights)
-    own_HPK = jnp.einsum("hkpk->hpk", weights[0])
-    c_h = jnp.sum(of_c * own_HPK, axis=-2)
-    h_h = h_c * c_h + h_o * own_HPK[:, 3]
-    return jnp.stack([jnp.stack([h_h, h_c * f], axis=-1), jnp.stack([c_h, f], axis=-1)], axis=-2)
 
 
 def _output(s, after, xs, weights):
@@ -89,7 +80,7 @@ def _bound(first, xs):
     return jnp.stack([h, c], axis=-1)
 
 
-RECURRENCE = _newton.Recurrence(_step, _output, _blocks, _full, _bound)
+RECURRENCE = _newton.Recurrence(_step, _output, _jacobian, False, _bound)
 prepare = _gated.preparation(GATES, init_state)
 
 
@@ -98,8 +89,12 @@ def _unpack(s) -> LSTMState:
 
 
 FORMS = _newton.forms("lstm", RECURRENCE, prepare, _unpack)
-recurrent, parallel, chunkwise, quasi = FORMS.values()
+recurrent, parallel, chunkwise = FORMS.values()
 
 
 def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
     return _gated.example(recurrent, len(GATES), key, batch, time, dtype)
+
+
+def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+    return _gated.stress(example(key, batch, time, dtype), key)

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxseq.ops import _linear
-from jaxseq.ops._example import Example
+from jaxseq.ops._example import Example, gates, stresses
 from jaxseq.ops._linear import LinearState, Summary, apply, combine, init_state
 
-__all__ = ["FORMS", "LinearState", "Summary", "apply", "combine", "example", "init_state", "summary"]
+__all__ = ["FORMS", "LinearState", "Summary", "apply", "combine", "example", "init_state", "stress", "summary"]
 
 
 def _affine(v_BTD, gate_BTD):
@@ -36,3 +36,9 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
     key_x, key_prefix = jax.random.split(key)
     v_BTD, gate_BTD = inputs(key_prefix, 32)
     return Example(inputs(key_x, time), {}, {}, recurrent(v_BTD + 1, gate_BTD)[1])
+
+
+def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+    base = example(key, batch, time, dtype)
+    v_BTD, gate_BTD = base.xs
+    return stresses(key, base, gate_BTD.shape, lambda log_a_BTD: base._replace(xs=(v_BTD, gates(log_a_BTD))))

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseq.ops import _decay, _time
-from jaxseq.ops._example import Example
+from jaxseq.ops._example import Example, stresses
 
 
 class RetentionState(NamedTuple):
@@ -178,3 +178,9 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
     key_x, key_prefix = jax.random.split(key)
     state = recurrent(*inputs(key_prefix, 32))[1]
     return Example(inputs(key_x, time), {}, {}, state)
+
+
+def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+    base = example(key, batch, time, dtype)
+    *qkv, log_a_BTH = base.xs
+    return stresses(key, base, log_a_BTH.shape, lambda log_a_BTH: base._replace(xs=(*qkv, log_a_BTH)))

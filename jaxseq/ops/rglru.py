@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxseq.ops import _linear
-from jaxseq.ops._example import Example
+from jaxseq.ops._example import Example, stresses
 from jaxseq.ops._linear import LinearState, Summary, apply, combine, init_state
 
-__all__ = ["FORMS", "LinearState", "Summary", "apply", "combine", "example", "init_state", "summary"]
+__all__ = ["FORMS", "LinearState", "Summary", "apply", "combine", "example", "init_state", "stress", "summary"]
 
 
 def _affine(x_BTD, log_a_BTD):
@@ -34,3 +34,9 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
 
     key_x, key_prefix = jax.random.split(key)
     return Example(inputs(key_x, time), {}, {}, recurrent(*inputs(key_prefix, 32))[1])
+
+
+def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+    base = example(key, batch, time, dtype)
+    x_BTD, log_a_BTD = base.xs
+    return stresses(key, base, log_a_BTD.shape, lambda log_a_BTD: base._replace(xs=(x_BTD, log_a_BTD)))

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseq.ops import _time
-from jaxseq.ops._example import Example
+from jaxseq.ops._example import Example, stresses
 
 
 class SelectiveScanState(NamedTuple):
@@ -156,3 +156,9 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
     weights = {"a_DN": a_DN, "d_D": 0.1 * jax.random.normal(key_d, (width,), dtype)}
     state = recurrent(*inputs(key_prefix, 32), **weights)[1]
     return Example(inputs(key_x, time), weights, {}, state)
+
+
+def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+    base = example(key, batch, time, dtype)
+    shape = base.weights["a_DN"].shape
+    return stresses(key, base, shape, lambda a_DN: base._replace(weights=base.weights | {"a_DN": a_DN}))

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseq.ops import _time
-from jaxseq.ops._example import Example
+from jaxseq.ops._example import Example, stresses
 
 
 class ShortConvState(NamedTuple):
@@ -97,3 +97,10 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
     weights = {"w_WD": jax.random.normal(key_w, (4, 5), dtype), "bias_D": 0.1 * jax.random.normal(key_b, (5,), dtype)}
     state = recurrent(jax.random.normal(key_prefix, (batch, 6, 5), dtype), **weights)[1]
     return Example((jax.random.normal(key_x, (batch, time, 5), dtype),), weights, {}, state)
+
+
+def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+    """Decays are those of the taps."""
+    base = example(key, batch, time, dtype)
+    w_WD = base.weights["w_WD"]
+    return stresses(key, base, w_WD.shape, lambda log_WD: base._replace(weights=base.weights | {"w_WD": jnp.exp(log_WD)}))

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseq.ops import _newton, _time
-from jaxseq.ops._example import Example
+from jaxseq.ops._example import Example, gates, stresses
 
 
 class SRUState(NamedTuple):
@@ -35,7 +35,7 @@ def _step(s, xs, weights):
     return u[..., None] + (s - u[..., None]) * jax.nn.sigmoid(f[..., None] + weights[0][:, None] * s)
 
 
-def _blocks(s, xs, weights):
+def _jacobian(s, xs, weights):
     """[..., D, 1, 1]"""
     u, v_f = xs[0], weights[0]
     f = jax.nn.sigmoid(xs[1] + v_f * s[..., 0])
@@ -53,7 +53,7 @@ def _bound(first, xs):
     return jnp.maximum(jnp.abs(first[:, None]), jnp.max(jnp.abs(xs[0]), axis=1, keepdims=True)[..., None])
 
 
-RECURRENCE = _newton.Recurrence(_step, _output, _blocks, None, _bound)
+RECURRENCE = _newton.Recurrence(_step, _output, _jacobian, True, _bound)
 
 
 def prepare(u_BTD, f_BTD, r_BTD, x_BTD, *, v_f_D, v_r_D, state=None, pos=None):
@@ -90,3 +90,10 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
     u, *rest = inputs(keys[1], 32)
     state = recurrent(u + 2, *rest, **weights)[1]
     return Example(inputs(keys[2], time), weights, {}, state)
+
+
+def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+    base = example(key, batch, time, dtype)
+    u, f, *rest = base.xs
+    large = base._replace(weights=jax.tree.map(lambda w: 4 * w, base.weights))
+    return stresses(key, base, f.shape, lambda log_f: base._replace(xs=(u, gates(log_f), *rest)), large=large)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseq.ops import _time
-from jaxseq.ops._example import Example
+from jaxseq.ops._example import Example, stresses
 
 
 class TokenShiftState(NamedTuple):
@@ -66,3 +66,9 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
     key_x, key_prefix = jax.random.split(key)
     state = recurrent(jax.random.normal(key_prefix, (batch, 3, 5), dtype))[1]
     return Example((jax.random.normal(key_x, (batch, time, 5), dtype),), {}, {}, state)
+
+
+def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+    """Nothing decays: these are values near 1, near 0, and both."""
+    base = example(key, batch, time, dtype)
+    return stresses(key, base, base.xs[0].shape, lambda log_BTD: base._replace(xs=(jnp.exp(log_BTD),)))

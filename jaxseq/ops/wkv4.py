@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseq.ops import _time
-from jaxseq.ops._example import Example
+from jaxseq.ops._example import Example, stresses
 
 EMPTY = -1e30  # exponent of nothing: finite, so that differences of two of them are numbers
 
@@ -161,3 +161,14 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
     weights = {"w_D": -jnp.exp(jnp.linspace(-4, 0, 5, dtype=dtype)), "u_D": jax.random.normal(key_u, (5,), dtype)}
     state = recurrent(*inputs(key_prefix, 32), **weights)[1]
     return Example(inputs(key_x, time), weights, {}, state)
+
+
+def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+    base = example(key, batch, time, dtype)
+    k_BTD, v_BTD = base.xs
+    large = base._replace(xs=(30 * k_BTD, v_BTD), weights=jax.tree.map(lambda w: 8 * w, base.weights))
+
+    def decayed(w_D):
+        return base._replace(weights=base.weights | {"w_D": w_D})
+
+    return stresses(key, base, k_BTD.shape[2:], decayed, large=large)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseq.ops import _decay, _time
-from jaxseq.ops._example import Example
+from jaxseq.ops._example import Example, stresses
 
 
 class WKV6State(NamedTuple):
@@ -124,3 +124,9 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
     weights = {"u_HK": jax.random.normal(key_u, (2, 4), dtype)}
     state = recurrent(*inputs(key_prefix, 32), **weights)[1]
     return Example(inputs(key_x, time), weights, {}, state)
+
+
+def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+    base = example(key, batch, time, dtype)
+    *rkv, log_w_BTHK = base.xs
+    return stresses(key, base, log_w_BTHK.shape, lambda log_w_BTHK: base._replace(xs=(*rkv, log_w_BTHK)))

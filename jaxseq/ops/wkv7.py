@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseq.ops import _decay, _time
-from jaxseq.ops._example import Example
+from jaxseq.ops._example import Example, repeated, stresses
 
 CHUNK = 32  # tokens whose triangular system is solved at once
 
@@ -58,7 +58,7 @@ def _sandwich(X_BHTT, R_BHTT):
 
 
 @jax.custom_jvp
-def _inverse(A_BHTT):
+def unit_triangular_inverse(A_BHTT):
     """(I - A)^-1 of a strictly lower triangular A, by halves: [[P, 0], [-R, Q]]^-1 = [[P^-1, 0], [Q^-1 R P^-1, Q^-1]].
 
     All blocks of a size are inverted at once: with X the inverse of the diagonal blocks and R what joins them in pairs, the
@@ -76,9 +76,9 @@ def _inverse(A_BHTT):
     return inverse
 
 
-@_inverse.defjvp
+@unit_triangular_inverse.defjvp
 def _(primals, tangents):
-    inverse_BHTT = _inverse(*primals)
+    inverse_BHTT = unit_triangular_inverse(*primals)
     return inverse_BHTT, _sandwich(inverse_BHTT, tangents[0])
 
 
@@ -100,7 +100,7 @@ def _solve(log_w, k, v, a, b, pos_BT) -> _Chunk:
     seg_BT = _time.segments(pos_BT)
     decays = _decay.decays(log_w, pos_BT, v.dtype)
     with_b_BHTS, with_k_BHTS = _products(_decay.products_before, a, (b, k), decays, _decay.before(seg_BT))
-    inverse_BHTS = _inverse(with_b_BHTS)
+    inverse_BHTS = unit_triangular_inverse(with_b_BHTS)
     from_k_BHTS = inverse_BHTS @ with_k_BHTS
     in_BTHK = a * _time.select(seg_BT == 0, decays.before_BTHK)
     U_BTHK = jnp.einsum("bhts,bshk->bthk", inverse_BHTS, in_BTHK)
@@ -187,3 +187,17 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
     key_x, key_prefix = jax.random.split(key)
     state = recurrent(*inputs(key_prefix, 32))[1]
     return Example(inputs(key_x, time), {}, {}, state)
+
+
+def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+    """"repeated": one key, which never decays and whose value each token replaces in full; "large": rate 1.9."""
+    base = example(key, batch, time, dtype)
+    r, log_w, k, v, a, _ = base.xs
+    (kappa,) = repeated(a)
+
+    def decayed(log_w):
+        return base._replace(xs=(r, log_w, k, v, kappa, -0.9 * kappa))
+
+    replaced = base._replace(xs=(r, 0 * log_w, -kappa, v, kappa, -kappa))
+    overshot = base._replace(xs=(r, jnp.full_like(log_w, -0.05), -kappa, v, kappa, -1.9 * kappa))
+    return stresses(key, base, log_w.shape, decayed, replaced, overshot)

@@ -1,12 +1,13 @@
 """The laws that every architecture is held to, for this package's own and for anyone's: see `check_laws`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 
 from jaxseq.compat import enable_x64
 from jaxseq.testing import hygiene, numerics, stream, structure
+from jaxseq.testing import stress as hard
 from jaxseq.testing.compare import LawBroken
 from jaxseq.testing.networks import MixerSubject, ModelSubject
 from jaxseq.testing.subjects import OpSubject, Subject
@@ -23,7 +24,7 @@ _OF_STREAMS = (
     *(numerics.gradient, numerics.spec, numerics.dtype),
 )
 LAWS = {
-    "op": _by_name(*_OF_STREAMS, structure.loops, structure.summary, structure.example),
+    "op": _by_name(*_OF_STREAMS, structure.loops, structure.summary, structure.example, hard.stress),
     "mixer": _by_name(*_OF_STREAMS, hygiene.parameters),
     "model": _by_name(*_OF_STREAMS, hygiene.parameters, hygiene.remat, hygiene.layers, hygiene.door),
 }
@@ -51,12 +52,13 @@ def check_laws(thing: Any) -> dict[str, dict[str, float]]:
     - an op: a module, or any object with `FORMS = {"recurrent": …, "parallel": …, "chunkwise": …}` and
       `example(key, batch, time, dtype) -> jaxseq.ops._example.Example`; a form is called as
       `form(*xs, state=None, pos=None, **weights, **options) -> (y, state)`; optional: `summary`, `combine`, `apply`,
-      `canonical`. A form's option `chunk` is set to a small number;
+      `canonical`, `stress(key, batch, time, dtype) -> {case: Example}` (hard inputs; without it some are made from the example).
+      A form's option `chunk` is set to a small number, but for hard inputs;
     - a mixer: an instance of a `jaxseq.layers.Mixer`, as small as you like, e.g. `Mine(width=16, layers=2)`;
     - a model: what `jaxseq.build(config)` returns; take a few layers of small width, it is compiled some thirty times.
 
     Raises LawBroken, an AssertionError that names the law, the form, T, the dtype and the size of the error. What the
-    laws say stands in the docstrings of `jaxseq.testing.stream`, `numerics`, `structure` and `hygiene`. Everything runs
+    laws say stands in the docstrings of `jaxseq.testing.stream`, `numerics`, `structure`, `stress` and `hygiene`. Everything runs
     in float64 for the while, whatever `jax_enable_x64` is. Expect 20 s for an op on one core.
 
         import jaxseq.testing, my_op
@@ -65,11 +67,14 @@ def check_laws(thing: Any) -> dict[str, dict[str, float]]:
     return {s.name: {law: check_law(s, law) for law in LAWS[s.kind]} for s in subjects(thing)}
 
 
-def laws_table(reports: Mapping[str, Mapping[str, float]]) -> str:
-    """Subjects x laws with the largest error let pass ("0": equal bit for bit); MISSING was not run, BROKEN did not hold."""
-    laws = list(dict.fromkeys(law for kind in LAWS.values() for law in kind))
+def laws_table(reports: Mapping[str, Mapping[str, float]], kinds: Mapping[str, Iterable[str]] = LAWS) -> str:
+    """Subjects x laws with the largest error let pass ("0": equal bit for bit); MISSING was not run, BROKEN did not hold.
+
+    `kinds`: the columns that belong together, of which a row has all or none.
+    """
+    laws = list(dict.fromkeys(law for kind in kinds.values() for law in kind))
     laws = [law for law in laws if any(law in row for row in reports.values())]
-    of_kind = {frozenset(kind) for kind in LAWS.values()}
+    of_kind = {frozenset(kind) for kind in kinds.values()}
 
     def cell(row, law):
         if law in row:

@@ -47,6 +47,12 @@ class Case(NamedTuple):
         return tuple(x[:, start:stop] for x in self.xs)
 
 
+def canonical_by_class(state):
+    """The state with every part that is defined only up to a gauge in the form that its class calls canonical."""
+    gauged = lambda part: hasattr(part, "canonical")  # noqa: E731
+    return jax.tree.map(lambda part: part.canonical() if gauged(part) else part, state, is_leaf=gauged)
+
+
 class Subject:
     """Base: `call` is the function under test, `make` its arguments; both are traced, once per form, T and dtype.
 
@@ -77,9 +83,7 @@ class Subject:
         raise NotImplementedError
 
     def canonical(self, state):
-        """The state with every part that is defined only up to a gauge in the form that its class calls canonical."""
-        gauged = lambda part: hasattr(part, "canonical")  # noqa: E731
-        return jax.tree.map(lambda part: part.canonical() if gauged(part) else part, state, is_leaf=gauged)
+        return canonical_by_class(state)
 
     def rows(self, state, rows: slice):
         """Some rows of the batch."""

@@ -8,6 +8,7 @@ import functools
 import types
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -129,7 +130,8 @@ WRAPPERS = {
 
 
 def _like(op, name: str, **changes) -> types.SimpleNamespace:
-    parts = {k: getattr(op, k) for k in ("FORMS", "example", "summary", "combine", "apply", "canonical") if hasattr(op, k)}
+    names = ("FORMS", "example", "stress", "summary", "combine", "apply", "canonical")
+    parts = {k: getattr(op, k) for k in names if hasattr(op, k)}
     return types.SimpleNamespace(**(parts | changes), __name__=f"{getattr(op, '__name__', type(op).__name__)} that {name}")
 
 
@@ -169,7 +171,35 @@ def _structures(op) -> list[tuple[str, Any]]:
     return wrong
 
 
+def _inexact(op) -> list[Any]:
+    """Ops that are right on benign or short inputs; both forms of each, so that it is run whole."""
+
+    def cancels(*xs, state=None, pos=None, **kwargs):
+        """Long sequences lose digits, as differences of long sums do."""
+        y, state = op.FORMS["parallel"](*xs, state=state, pos=pos, **kwargs)
+        return jax.lax.reduce_precision(y, 8, 14) if y.shape[1] > 64 else y, state
+
+    def by_powers(*xs, **kwargs):
+        with mock.patch.object(op, "unit_triangular_inverse", power_product):
+            return op.FORMS["parallel"](*xs, **kwargs)
+
+    forms = [cancels, by_powers] if hasattr(op, "unit_triangular_inverse") else [cancels]
+    return [_like(op, form.__name__, FORMS={"recurrent": op.FORMS["recurrent"], "parallel": form}) for form in forms]
+
+
+def power_product(A_BHTT):
+    """(I - A)^-1 as (I + A)(I + A^2)(I + A^4) …: exact, but where keys repeat its terms grow like binomial coefficients."""
+    time = A_BHTT.shape[-1]
+    eye = jnp.eye(time, dtype=A_BHTT.dtype)
+    inverse, power, reach = eye + A_BHTT, A_BHTT, 2
+    while reach < time:
+        power = power @ power
+        inverse = inverse @ (eye + power)
+        reach *= 2
+    return inverse
+
+
 def wrong_ops(op) -> list[tuple[str, Any]]:
     """(law, wrong op) pairs: that law must refuse that op."""
     wrapped = [(law, _wrapped(op, wrapper)) for law, wrappers in WRAPPERS.items() for wrapper in wrappers]
-    return wrapped + _structures(op)
+    return wrapped + _structures(op) + [("stress", wrong) for wrong in _inexact(op)]
