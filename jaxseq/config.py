@@ -53,6 +53,7 @@ def base(kind: str = "lm") -> ConfigDict:
                 "accumulate": 1,
                 "lr": 1e-3,
                 "lr_source": "",  # where the learning rate comes from
+                "lr_width": config_dict.placeholder(int),  # the model.width that it was found at; empty: holds for any
                 "schedule": "cosine",  # cosine, linear, wsd, constant
                 "warmup": 50,  # steps
                 "decay_steps": config_dict.placeholder(int),  # steps that the schedule is over; empty: train.steps
@@ -162,7 +163,25 @@ def _finish(cfg: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
         _fill_section(cfg.model, label, registry.load_class("mixers", label.split(":")[0]))
     for key, value in overrides.items():
         _set(cfg, key, value)
+    if "train.lr" in overrides and "train.lr_width" not in overrides:
+        cfg.train.lr_width = None
+    match_width(cfg)
     return cfg.lock()
+
+
+def scaled(lr: float, width: int, other: int) -> float:
+    """The learning rate at another width than it was found at: inversely proportional, to four digits (see jaxseq.sweep)."""
+    return float(f"{lr * width / other:.4g}")
+
+
+def match_width(cfg: ConfigDict) -> None:
+    """Makes train.lr, where it was found at another width than the model's, the rate for the model's width."""
+    train = cfg.train
+    if not train.lr_width or train.lr_width == cfg.model.width:
+        return
+    train.lr, found_at = scaled(train.lr, train.lr_width, cfg.model.width), train.lr_width
+    train.lr_source = f"{train.lr_source}; x {found_at} / {cfg.model.width} for the width".removeprefix("; ")
+    train.lr_width = cfg.model.width
 
 
 def _fill_section(model: ConfigDict, label: str, module: type) -> None:

@@ -134,11 +134,31 @@ def architecture(name: str, index: int, tokens: int, count: int, final: float | 
     }
 
 
+def repeat(entry: dict[str, Any], seed: int, spread: float) -> dict[str, Any]:
+    """The run of another seed: as the first, its documents shifted together and each a little."""
+    rng = np.random.default_rng(1000 * seed + len(entry["title"]))
+    shift = rng.normal(0, spread)
+    run = {"seed": seed} | {key: entry[key] for key in ("curve", "compile_seconds", "tokens_per_second", "flops_per_token")}
+    run |= {"train_seconds": entry["train_seconds"] * (1 + 0.02 * seed), "evaluations": []}
+    for point in entry["evaluations"]:
+        moved = [d | {"nats": d["nats"] + (shift + rng.normal(0, 0.005)) * NATS * d["bytes"]} for d in point["documents"]]
+        run["evaluations"].append(point | {"documents": moved, "bits_per_byte": total(moved)})
+    bits = run["evaluations"][-1]["bits_per_byte"]
+    return run | {"validation": {"bits_per_byte": bits, "perplexity": 2**bits, "documents": moved}}
+
+
 def results(
-    names: tuple[str, ...] = NAMES[:3], documents_count: int = 12, tokens: int = 250_000, trouble: bool = False
-) -> dict[str, Any]:
-    """A whole results.json; with `trouble`, the last architecture failed, the one before is partial, one lacks its costs."""
+    names: tuple[str, ...] = NAMES[:3], documents_count: int = 12, tokens: int = 250_000, trouble: bool = False, seeds: int = 1,
+    spread: float = 0.01,
+) -> dict[str, Any]:  # fmt: skip
+    """A whole results.json; with `trouble`, the last architecture failed, the one before is partial, one lacks its costs.
+
+    With several seeds each entry has repeats, whose bits per byte differ by `spread`.
+    """
     found = {name: architecture(name, index, tokens, documents_count) for index, name in enumerate(names)}
+    for entry in found.values():
+        if seeds > 1:
+            entry |= {"seed": 0, "repeats": [repeat(entry, seed, spread) for seed in range(1, seeds)]}
     if trouble:
         failed, partial, bare = names[-1], names[-2], names[-3]
         found[failed] = {

@@ -210,6 +210,56 @@ def test_another_comparison_in_the_same_folder_is_refused(scenario):
         assert "--out" in str(refused.value)
 
 
+def test_an_old_comparison_of_one_seed_goes_on_with_more(tmp_path, text, monkeypatch):
+    """Seed 0 is not trained again, an interruption costs one run, and each seed has its own values and order of text."""
+    bare = TINY._replace(evaluations=1, speed_lengths=(), memory_lengths=(), decode_contexts=(), prefill_lengths=())
+    calls, real = [], engine.train
+
+    def train(config, workdir, **kwargs):
+        if len(calls) == 2:
+            calls.clear()
+            raise KeyboardInterrupt
+        calls.append((workdir.relative_to(tmp_path / "runs").as_posix(), config.train.seed, config.data.seed))
+        return real(config, workdir, **kwargs)
+
+    def run(seeds):
+        return engine.compare(bare, ["gru"], tmp_path, seeds=seeds, overrides={"data.path": str(text)}, command="jaxseq compare")
+
+    monkeypatch.setattr(engine, "train", train)
+    old = run(1)
+    del old["architectures"]["gru"]["seed"]
+    del old["seeds"], old["verdicts"]
+    (tmp_path / "results.json").write_text(json.dumps(old))
+    with pytest.raises(KeyboardInterrupt):
+        run(3)
+    results = run(3)
+    assert calls == [("seed-2/gru", 2, 2)]
+    assert results["seeds"] == [0, 1, 2]
+    entry = results["architectures"]["gru"]
+    assert entry["status"] == "done"
+    assert entry["validation"] == old["architectures"]["gru"]["validation"]
+    bits = [run["validation"]["bits_per_byte"] for run in (entry, *entry["repeats"])]
+    assert [run["seed"] for run in entry["repeats"]] == [1, 2] and len(set(bits)) == 3
+    row = results["verdicts"]["ranking"]["tokens"][0]
+    assert row["bits_per_byte"] == pytest.approx(sum(bits) / 3) and row["seeds"] == 3
+    assert "3 seeds of each architecture" in (tmp_path / "report.html").read_text()
+    assert run(1)["verdicts"] == results["verdicts"], "what is there is kept"
+
+
+def test_a_seed_that_fails_is_named(tmp_path, text, monkeypatch):
+    bare = TINY._replace(evaluations=1, speed_lengths=(), memory_lengths=(), decode_contexts=(), prefill_lengths=())
+    real = engine.train
+
+    def train(config, workdir, **kwargs):
+        if config.train.seed == 1:
+            raise NonFiniteError("not finite at step 3")
+        return real(config, workdir, **kwargs)
+
+    monkeypatch.setattr(engine, "train", train)
+    results = engine.compare(bare, ["gru"], tmp_path, seeds=2, overrides={"data.path": str(text)})
+    assert results["architectures"]["gru"]["status"] == "failed: seed 1: not finite at step 3"
+
+
 def test_excerpts_cut_the_longest_documents_first(text):
     config = base()
     config.data.source, config.data.path, config.data.validation_every = "folder", str(text), 4
@@ -261,6 +311,8 @@ def test_seconds_between_records():
         (["--config.data.path=/nowhere/text.txt"], "/nowhere/text.txt"),
         (["--config.train.lrr=1"], "did you mean 'lr'"),
         (["--config.train.batch=0"], "positive"),
+        (["--seeds=0"], "--seeds=0"),
+        (["--seeds=3", "--config.train.seed=1", "--config.data.seed=1"], "differ in nothing"),
     ],
 )
 def test_bad_input_is_one_line(arguments, said, tmp_path, capsys):

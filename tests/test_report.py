@@ -93,7 +93,8 @@ def test_accessible(twelve):
 def test_says_the_verdicts_the_numbers_and_what_was_run(three):
     said = " ".join(" ".join(Page(three).text).split())
     for part in (
-        "RetNet is ahead of the Transformer by 0.36 bits per byte (95 % interval 0.36 to 0.37, 12 documents).",
+        "RetNet is ahead of the Transformer by 0.36 bits per byte (95 % interval 0.35 to 0.38, 12 documents, 1 seed).",
+        "One seed: each architecture was trained once.",
         "At equal time (30 s of training, when the Transformer was done)",
         "Markov 1", "Markov 2", "Markov 3", "Validation along the run", "Training loss against tokens",
         "Training loss against time",
@@ -208,8 +209,10 @@ def test_the_command_prints_the_table_best_first(tmp_path, capsys):
     results = fake_results.results()
     (tmp_path / "results.json").write_text(json.dumps(results))
     assert cli.main(["report", f"--results={tmp_path}", "--markdown"]) == 0
-    head, rule, *lines = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
-    assert head[:3] == ["architecture", "parameters", "bits/byte"] and set(rule) == {"---", "---:"}
+    first, _, *table = capsys.readouterr().out.splitlines()
+    assert first.startswith("One seed")
+    head, rule, *lines = [line.strip("| ").split(" | ") for line in table]
+    assert head[:5] == ["architecture", "parameters", "bits/byte", "95 % interval", "seeds"] and set(rule) == {"---", "---:"}
     bits = [float(line[2]) for line in lines]
     assert bits == sorted(bits) and len(lines) == len(results["architectures"]) + len(results["markov"])
 
@@ -225,3 +228,52 @@ def test_what_is_no_results_file_is_said_in_one_line(tmp_path, capsys, content, 
     assert cli.main(["report", f"--results={path}"]) == 2
     error = capsys.readouterr().err
     assert says in error and error.count("\n") == 1
+
+
+class Texts(HTMLParser):
+    """(left, right, width of the chart) of every text of every chart, as wide as a phone's font makes it."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.found, self.width, self.at = [], None, None
+        self.feed(source)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag == "svg":
+            self.width = float(attrs["viewbox"].split()[2])
+        if tag == "text":
+            moved = re.search(r"translate\(([-\d.]+)", attrs.get("transform", ""))
+            anchor = re.search(r"text-anchor: (\w+)", attrs.get("style", ""))
+            self.at = float(moved[1] if moved else attrs["x"]), anchor[1] if anchor else "start"
+
+    def handle_data(self, data):
+        if self.at and data.strip():
+            x, anchor = self.at
+            wide = plots.text_width(data.strip()) * 0.95
+            left = x - wide * {"start": 0, "middle": 0.5, "end": 1}[anchor]
+            self.found.append((data.strip(), left, left + wide, self.width))
+
+    def handle_endtag(self, tag):
+        self.at = None if tag == "text" else self.at
+
+
+@pytest.mark.parametrize("count", [3, 25])
+def test_no_label_of_a_chart_is_clipped(count):
+    results = fake_results.results(fake_results.NAMES[:count], seeds=2)
+    entries = results["architectures"]
+    for entry in entries.values():
+        for point in entry["prefill"]:
+            point["seconds"] *= 1e5  # ticks such as "2 h 47 min"
+    entries["a_very_long_name_of_an_architecture_of_ones_own"] = entries.pop("mamba") | {"title": ""}
+    texts = Texts(report.render(results)).found
+    assert len(texts) > 50 and any(" h " in text for text, *_ in texts)
+    for text, left, right, width in texts:
+        assert left >= 0 and right <= width, text
+
+
+def test_the_summary_fits_its_box_and_settings_stand_apart(three):
+    page = Page(three)
+    summary, settings = (three.index(f'class="{name}"><caption') for name in ("summary", "settings"))
+    assert "twice the Transformer's" not in three[summary:settings] and 'class="wide"' not in three[summary:settings]
+    assert "twice the Transformer" in three[settings:] and "How each was trained" in page.text

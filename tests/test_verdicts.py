@@ -1,16 +1,15 @@
-"""The words of a comparison: the bootstrap against independent sums, and when "too short to rank" must stand."""
+"""The words of a comparison: when one is ahead of another, and when "not told apart" must stand."""
 
 import copy
 import json
 import math
-import random
 
 import fake_results
 import numpy as np
 import pytest
 
-from jaxseq.compare import bootstrap, costs, words
-from jaxseq.compare.judgement import TOO_SHORT
+from jaxseq.compare import costs, words
+from jaxseq.compare.judgement import NOT_TOLD_APART
 from jaxseq.compare.verdicts import verdicts
 
 NATS = math.log(2)
@@ -45,34 +44,6 @@ def pair(found, a, b, basis="tokens"):
     return next(p for p in found["pairs"] if (p["a"], p["b"], p["basis"]) == (a, b, basis))
 
 
-def test_the_interval_is_that_of_a_plain_loop():
-    rng = random.Random(3)
-    sizes = [rng.randint(100, 5000) for _ in range(15)]
-    nats = [[rng.uniform(1, 2) * n for n in sizes] for _ in range(2)]
-    keyed = [{(str(i), n, 0): x for i, (n, x) in enumerate(zip(sizes, row, strict=True))} for row in nats]
-    found = bootstrap.Paired({"a": keyed[0], "b": keyed[1]}).difference("a", "b")
-    differences = []
-    for _ in range(4000):
-        drawn = [rng.randrange(15) for _ in range(15)]
-        total = sum(sizes[i] for i in drawn) * NATS
-        differences.append(sum(nats[0][i] - nats[1][i] for i in drawn) / total)
-    low, high = np.percentile(differences, [2.5, 97.5])
-    assert found.value == pytest.approx((sum(nats[0]) - sum(nats[1])) / NATS / sum(sizes))
-    assert found.low == pytest.approx(low, abs=0.05 * (high - low)) and found.high == pytest.approx(high, abs=0.05 * (high - low))
-
-
-def test_many_documents_give_the_normal_interval_and_blocks_change_nothing(monkeypatch):
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(2, 0.3, 400), rng.normal(2.02, 0.3, 400)
-    models = {"a": bootstrap.scores(scored(a)), "b": bootstrap.scores(scored(b))}
-    found = bootstrap.Paired(models).difference("a", "b")
-    half = 1.96 * (a - b).std() / 20
-    assert found.high - found.low == pytest.approx(2 * half, rel=0.05)
-    assert bootstrap.Paired(models).difference("a", "b") == found, "the seed is fixed"
-    monkeypatch.setattr(bootstrap, "BLOCK", 1 << 16)
-    assert bootstrap.Paired(models).difference("a", "b").low == pytest.approx(found.low, abs=0.1 * half)
-
-
 def test_pairing_takes_out_what_documents_share():
     hard = np.linspace(1, 3, 12)
     found = compared(markov=9, a=trained(hard), b=trained(hard + 0.05 + 0.001 * np.arange(12)))
@@ -84,54 +55,114 @@ def test_a_clear_difference_is_said_with_its_numbers():
     found = compared(transformer=trained(np.linspace(2.5, 2.7, 12)), mamba=trained(np.linspace(2.4, 2.56, 12)))
     assert found["equal_tokens"] == [
         "At equal tokens (1,000), mamba is ahead of the transformer by 0.12 bits per byte (95 % interval 0.11 to 0.13, "
-        "12 documents)."
+        "12 documents, 1 seed)."
     ]
     assert found["ranking"]["tokens"][0]["architecture"] == "mamba"
     assert found["ranking"]["tokens"][0]["ahead_of"] == ["transformer"]
 
 
-def test_identical_models_are_too_short_to_rank():
+def test_identical_models_are_not_told_apart():
     values = np.linspace(1, 2.5, 12)
     found = compared(a=trained(values), b=trained(values))
     got = pair(found, "a", "b")
-    assert got["words"] == TOO_SHORT and abs(got["difference"]) < 1e-12
-    assert "0.00 bits per byte (95 % interval 0.00 to 0.00, 12 documents)" in found["equal_tokens"][0]
-    assert found["headlines"]["tokens"].startswith("Too short to rank")
+    assert got["words"] == NOT_TOLD_APART and abs(got["difference"]) < 1e-12
+    assert "0.00 bits per byte (95 % interval 0.00 to 0.00, 12 documents, 1 seed)" in found["equal_tokens"][0]
+    assert found["headlines"]["tokens"].startswith("Not told apart")
 
 
-def test_an_interval_over_zero_is_too_short_to_rank():
+def test_an_interval_over_zero_is_not_told_apart():
     rng = np.random.default_rng(1)
     found = compared(a=trained(2 + rng.normal(0, 0.1, 12)), b=trained(2 + rng.normal(0, 0.1, 12)))
     got = pair(found, "a", "b")
-    assert got["low"] < 0 < got["high"] and got["words"] == TOO_SHORT
-    assert TOO_SHORT in found["equal_tokens"][0]
+    assert got["low"] < 0 < got["high"] and got["words"] == NOT_TOLD_APART
+    assert NOT_TOLD_APART in found["equal_tokens"][0]
 
 
 @pytest.mark.parametrize("markov", [2.3, None])
 def test_nobody_is_ranked_who_is_not_better_than_markov(markov):
     found = compared(markov=markov, a=trained(np.linspace(2.0, 2.1, 12)), b=trained(np.linspace(2.5, 2.6, 12)))
     got = pair(found, "a", "b")
-    assert got["high"] < 0 and got["words"] == TOO_SHORT and "Markov" in got["reason"]
-    assert TOO_SHORT in found["equal_tokens"][0] and "Markov" in found["equal_tokens"][0]
+    assert got["high"] < 0 and got["words"] == NOT_TOLD_APART and "Markov" in got["reason"]
+    assert NOT_TOLD_APART in found["equal_tokens"][0] and "Markov" in found["equal_tokens"][0]
 
 
 def test_better_than_markov_only_by_chance_is_no_better():
     noisy = 2.95 + np.tile([0.3, -0.3], 6)
     found = compared(a=trained(noisy), b=trained(noisy - 0.5))
-    assert pair(found, "a", "b")["words"] == TOO_SHORT
+    assert pair(found, "a", "b")["words"] == NOT_TOLD_APART
     assert any("no better" in s for s in found["markov"])
 
 
 def test_one_document_gives_no_interval():
     found = compared(a=trained([1.0]), b=trained([2.0]))
     got = pair(found, "a", "b")
-    assert (got["low"], got["high"], got["words"]) == (None, None, TOO_SHORT)
+    assert (got["low"], got["high"], got["words"]) == (None, None, NOT_TOLD_APART)
     assert "one document" in found["equal_tokens"][0]
 
 
-def test_few_documents_come_with_a_warning():
-    found = compared(a=trained([1.0, 1.1, 1.0]), b=trained([2.0, 2.0, 2.2]))
-    assert "3 documents: so few that the interval is too narrow" in found["equal_tokens"][0]
+def seeded(*runs):
+    """An entry of several seeds, from entries of one."""
+    return runs[0] | {"seed": 0, "repeats": [run | {"seed": seed} for seed, run in enumerate(runs[1:], 1)]}
+
+
+def test_one_seed_is_said_first_and_tells_apart_only_more_than_seeds_make():
+    values = np.linspace(2, 2.3, 12)
+    near, far = (compared(a=trained(values), b=trained(values + gap + 0.001 * np.arange(12))) for gap in (0.03, 0.2))
+    assert near["seeds"].startswith("One seed") and "documents only" in near["seeds"]
+    assert pair(near, "a", "b")["high"] < 0 and pair(near, "a", "b")["words"] == NOT_TOLD_APART
+    assert "one seed" in near["equal_tokens"][0]
+    assert pair(far, "a", "b")["words"] == "A is ahead of b"
+
+
+def test_three_seeds_that_agree_tell_small_differences_apart_and_three_that_do_not_tell_none():
+    values = np.linspace(2, 2.3, 12)
+    for spread, said in ((0.001, "A is ahead of b"), (0.03, NOT_TOLD_APART)):
+        a, b = (
+            seeded(*(trained(values + gap + spread * k + 0.001 * np.cos(np.arange(12))) for k in order))
+            for gap, order in ((0, (0, 1, -1)), (0.03, (-1, 0, 1)))
+        )
+        found = compared(a=a, b=b)
+        got = pair(found, "a", "b")
+        assert (got["seeds"], got["words"]) == (3, said)
+        assert found["seeds"].startswith("3 seeds of each")
+        assert "12 documents, 3 seeds" in found["equal_tokens"][0]
+        assert found["ranking"]["tokens"][0]["bits_per_byte"] == pytest.approx(float(np.mean(values + 0.001 * np.cos(range(12)))))
+
+
+def test_only_shared_seeds_are_compared_and_fewer_are_said():
+    values = np.linspace(2, 2.3, 12)
+    found = compared(a=seeded(trained(values), trained(values + 1), trained(values - 1)), b=trained(values + 0.5))
+    got = pair(found, "a", "b")
+    assert got["seeds"] == 1 and got["difference"] == pytest.approx(-0.5)
+    assert found["seeds"].startswith("1 to 3 seeds")
+
+
+def test_many_comparisons_ask_for_more():
+    """The best of twenty equal models is not ahead of the worst, though one interval of them leaves out 0."""
+    rng = np.random.default_rng(0)
+    values = np.linspace(2, 2.3, 12)
+    names = [f"m{i}" for i in range(20)]
+    found = compared(
+        **{n: seeded(*(trained(values + rng.normal(0, 0.01) + rng.normal(0, 0.02, 12)) for _ in range(3))) for n in names}
+    )
+    pairs = [p for p in found["pairs"] if p["basis"] == "tokens"]
+    alone = [p for p in pairs if p["low"] > 0 or p["high"] < 0]
+    assert alone and all(p["p"] < 0.05 for p in alone)
+    assert all(p["words"] == NOT_TOLD_APART for p in pairs)
+    assert any("one of 190 comparisons" in p["reason"] for p in pairs)
+
+
+def test_equal_time_is_the_mean_of_the_seeds_times():
+    """What seeds differ by is the machine: each is where its share of the work says."""
+    ones = np.ones(12)
+    fast = seeded(trained(2 * ones, seconds=10), trained(2 * ones, seconds=30))
+    slow = seeded(
+        *(trained(ones, seconds=s, evaluations=[evaluation(s / 4, 2.8 * ones), evaluation(s / 2, 2 * ones)]) for s in (30, 50))
+    )
+    found = compared(fast=fast, slow=slow)
+    assert found["time"] == 20
+    standings = {row["architecture"]: row["bits_per_byte"] for row in found["ranking"]["time"]}
+    assert standings == {"fast": pytest.approx(2.0), "slow": pytest.approx(2.0)}
 
 
 def evaluation(seconds, values, documents=True, tokens=None):
@@ -159,7 +190,7 @@ def test_equal_time_without_documents_ranks_nothing():
     points = [evaluation(10, 2.8 * ones, documents=False), evaluation(30, 2.0 * ones, documents=False)]
     found = compared(fast=trained(2.0 * ones, seconds=20), slow=trained(ones, seconds=40, evaluations=points))
     got = pair(found, "fast", "slow", "time")
-    assert got["difference"] == pytest.approx(-0.4) and got["low"] is None and got["words"] == TOO_SHORT
+    assert got["difference"] == pytest.approx(-0.4) and got["low"] is None and got["words"] == NOT_TOLD_APART
 
 
 def test_equal_time_falls_back_on_the_earlier_documents():
@@ -198,7 +229,7 @@ def test_numbers_that_are_not_finite_rank_nothing():
     worse = trained(np.ones(12))
     worse["validation"]["bits_per_byte"] = math.nan
     found = compared(a=trained(2 * np.ones(12)), bad=bad, worse=worse)
-    assert pair(found, "a", "bad")["words"] == TOO_SHORT
+    assert pair(found, "a", "bad")["words"] == NOT_TOLD_APART
     assert [row["architecture"] for row in found["ranking"]["tokens"]] == ["bad", "a"]
 
 

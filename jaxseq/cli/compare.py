@@ -8,7 +8,6 @@ repeats nothing that is done. Your own text: --config.data.path=FILE (any --conf
 import argparse
 import logging
 import shlex
-import signal
 import sys
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from jaxseq.errors import UserError
 
 DEFAULT = "transformer,retnet,mamba"
 PLAIN_WIDTH = 120  # columns where standard error is no terminal
-STOPPED = 128  # the exit status of a signal is this and its number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", default="runs/compare", metavar="DIR", help="default: runs/compare")
     parser.add_argument("--seed", type=int, default=0, help="of the weights, the order of the text and the samples (default: 0)")
+    parser.add_argument(
+        "--seeds", type=int, default=1, metavar="N",
+        help="train each architecture N times, with seeds SEED, SEED+1, …: three or more, and intervals are over seeds, too; "
+        "a comparison that is done goes on with more (default: 1)",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> dict:
@@ -43,30 +46,19 @@ def run(args: argparse.Namespace) -> dict:
     from rich.console import Console
 
     from jaxseq import accelerators
-    from jaxseq.compare.engine import Interrupted, compare
+    from jaxseq.cli._interrupt import stoppable
+    from jaxseq.compare.engine import compare
 
     accelerators.warn()
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax tells every file that it writes
     console = Console(stderr=True, width=None if sys.stderr.isatty() else PLAIN_WIDTH)
     names = [name for name in args.architectures.split(",") if name] + args.config
     command = shlex.join(["jaxseq", "compare", *sys.argv[2:]])
-    received = []
-
-    def terminate(number, frame):
-        received.append(number)
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
+    with stoppable(console):
         results = compare(
-            PRESETS[args.preset], names, args.out, seed=args.seed, overrides=_config.overrides(args), command=command,
-            console=console,
+            PRESETS[args.preset], names, args.out, seed=args.seed, seeds=args.seeds, overrides=_config.overrides(args),
+            command=command, console=console,
         )  # fmt: skip
-    except (Interrupted, KeyboardInterrupt):
-        console.print("stopped; run the same command again to go on, nothing that is done is repeated", highlight=False)
-        raise SystemExit(STOPPED + (received or [signal.SIGINT])[0]) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
     from jaxseq.compare.summary import show
 
     show(results, console)

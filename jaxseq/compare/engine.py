@@ -21,8 +21,10 @@ from jaxseq.compare import entries, fit, machine, measure
 from jaxseq.compare.excerpts import Excerpts, markov
 from jaxseq.compare.presets import Preset
 from jaxseq.compare.progress import Display
+from jaxseq.compare.runs import run_of
 from jaxseq.compare.store import SCHEMA, Store
 from jaxseq.compare.verdicts import verdicts
+from jaxseq.compare.words import short_count
 from jaxseq.config import to_dict
 from jaxseq.errors import UserError
 from jaxseq.evaluation import evaluate
@@ -39,7 +41,11 @@ STEPS = 3  # timings of a training step: it is long, and so steady
 
 
 class Interrupted(Exception):
-    """The comparison was asked to stop; what is done is on disk."""
+    """We were asked to stop; what is done is on disk. `signal`: the number of what asked, 0 where it is not known."""
+
+    def __init__(self, signal: int = 0):
+        super().__init__()
+        self.signal = signal
 
 
 class Part(NamedTuple):
@@ -50,16 +56,19 @@ class Part(NamedTuple):
     names: tuple[str, ...]
     lacks: Callable[[dict], bool]
     run: Callable[[list[str]], None]
+    where: str = ""  # named in front of the reason when it fails
 
 
 def compare(
-    preset: Preset, architectures: Sequence[str], out: str | Path, *, seed: int = 0,
+    preset: Preset, architectures: Sequence[str], out: str | Path, *, seed: int = 0, seeds: int = 1,
     overrides: Mapping[str, Any] | None = None, command: str = "", console: Console | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Runs or continues the comparison in the folder `out`, writes out/results.json and out/report.html, returns the results.
 
     Args:
         architectures: names as `jaxseq.config` takes them, .py files among them, or "all".
+        seed, seeds: each architecture is trained `seeds` times, with seed, seed + 1, …: initial values and order of the text
+            are those of the seed, the same order for every architecture. A comparison that is done goes on with more.
         overrides: dotted config fields, for all architectures.
         command: what the user typed, for the record.
         console: where progress is shown.
@@ -68,7 +77,7 @@ def compare(
     """
     out = Path(out)
     with _compilation_cache(out / ".cache"):
-        comparison = Comparison(preset, architectures, out, seed, dict(overrides or {}), command)
+        comparison = Comparison(preset, architectures, out, seed, seeds, dict(overrides or {}), command)
         with Display(console) as display:
             comparison.run(display)
         return comparison.store.results
@@ -91,8 +100,11 @@ def _compilation_cache(folder: Path) -> Iterator[None]:
 class Comparison:
     """Everything that is fixed before the first part runs, and the parts."""
 
-    def __init__(self, preset: Preset, architectures: Sequence[str], out: Path, seed: int, overrides: dict, command: str):
+    def __init__(
+        self, preset: Preset, architectures: Sequence[str], out: Path, seed: int, seeds: int, overrides: dict, command: str
+    ):
         self.out, self.overrides, self.seed = out, entries.overridden(overrides), seed
+        self.seeds = entries.seeds(seed, seeds, overrides)
         self.given = entries.keys(architectures)
         configs = {name: jaxseq.config(given, **self.overrides) for name, given in self.given.items()}
         self.preset = entries.budgeted(preset, configs.values(), self.overrides)
@@ -124,6 +136,7 @@ class Comparison:
             "created": datetime.datetime.now(datetime.UTC).astimezone().isoformat(timespec="seconds"),
             "command": command,
             "seed": self.seed,
+            "seeds": list(self.seeds),
             "overrides": {key: str(value) for key, value in self.overrides.items() if key != "data.path"},
             "data": {
                 "source": self.data.source,
@@ -159,6 +172,8 @@ class Comparison:
         self.start()
         todo = [(part, names) for part in self.parts() if (names := self.waiting(part))]
         display.plan(sum(part.weight * len(names) for part, names in todo))
+        for name in {name for _, names in todo for name in names}:
+            self.results["architectures"][name]["status"] = "partial"
         for part, _ in todo:
             if names := self.waiting(part):
                 self.do(part, names)
@@ -185,14 +200,14 @@ class Comparison:
             # A part of several architectures has its own net: what comes through it is a fault of ours.
             if isinstance(error, Interrupted) or is_disk_full(error) or len(part.names) > 1:
                 raise
-            self.fail(names[0], error)
+            self.fail(names[0], error, part.where)
         seconds = self.results["seconds"]
         seconds[part.title] = seconds.get(part.title, 0.0) + time.monotonic() - began
         self.store.save()
         self.display.end()
 
-    def fail(self, name: str, error: Exception) -> None:
-        reason = " ".join(str(error).split()) or type(error).__name__
+    def fail(self, name: str, error: Exception, where: str = "") -> None:
+        reason = where + (" ".join(str(error).split()) or type(error).__name__)
         self.results["architectures"][name]["status"] = f"failed: {reason[:400]}"
         folder = self.workdir(name)
         folder.mkdir(parents=True, exist_ok=True)
@@ -205,7 +220,7 @@ class Comparison:
         if "machine" not in results:
             results["machine"] = machine.describe()
         for name in self.configs:
-            entry = results["architectures"].setdefault(name, {"status": "partial"})
+            entry = results["architectures"].setdefault(name, {"status": "partial", "seed": self.seed})
             if entry["status"].startswith("failed"):
                 entry["status"] = "partial"
             try:
@@ -222,9 +237,9 @@ class Comparison:
 
     def describe(self, name: str, entry: dict) -> None:
         """Fits the architecture to the budget, or takes the size that it was given before."""
-        config = fit.fit(self.configs[name], self.preset.parameters)
+        config = entries.fitted(self.configs[name], self.preset.parameters)
         plain = to_dict(config)
-        if "curve" in entry and entry["config"] != plain:
+        if "curve" in entry and entries.completed(entry["config"]) != plain:
             raise UserError(
                 f"the config of {name} has changed since {self.store.path} was written; give another --out, or delete {self.out}"
             )
@@ -245,20 +260,27 @@ class Comparison:
         every, preset = tuple(self.configs), self.preset
         training = 10 + 4e-5 * preset.tokens * (preset.parameters / 1e5) ** 0.5
         for name in every:
-            yield Part(f"{name}: training", training, (name,), lambda e: "train_seconds" not in e, self.train)
-            for step in entries.evaluation_steps(preset):
-                lacks = lambda e, step=step: step not in [point["step"] for point in e.get("evaluations", ())]  # noqa: E731
-                yield Part(f"{name}: evaluation at step {step}", 2, (name,), lacks, lambda names, s=step: self.evaluate(names, s))
+            for seed in self.seeds:
+                where = "" if seed == self.seed else f"seed {seed}: "
+                what = f"{name}: {where}"
+                lacks = lambda e, seed=seed: "train_seconds" not in run_of(e, seed)  # noqa: E731
+                run = lambda names, seed=seed: self.train(names, seed)  # noqa: E731
+                yield Part(f"{what}training", training, (name,), lacks, run, where)
+                for step in entries.evaluation_steps(preset):
+                    lacks = lambda e, seed=seed, step=step: step not in evaluated(run_of(e, seed))  # noqa: E731
+                    run = lambda names, seed=seed, step=step: self.evaluate(names, seed, step)  # noqa: E731
+                    yield Part(f"{what}evaluation at step {step}", 2, (name,), lacks, run, where)
             yield Part(f"{name}: samples", 3, (name,), lambda e: "samples" not in e, self.sample)
-        tokens, rounds = preset.speed_tokens, preset.rounds
+        tokens, rounds, told = preset.speed_tokens, preset.rounds, self.display.update
         series = (
             ("train_speed", "length", preset.speed_lengths, "tokens_per_second", 5, "training speed at length",
-             lambda s, n: measure.train_speed(s, n, tokens, STEPS)),
-            ("train_memory", "length", preset.memory_lengths, "bytes", 3, "training memory at length", measure.train_memory),
+             lambda s, n: measure.train_speed(s, n, tokens, STEPS, told)),
+            ("train_memory", "length", preset.memory_lengths, "bytes", 3, "training memory at length",
+             lambda s, n: measure.train_memory(s, n, told)),
             ("decode", "context", preset.decode_contexts, "seconds_per_token", 1, "decoding at context",
-             lambda s, n: measure.decode(s, n, preset.decode_steps, rounds)),
+             lambda s, n: measure.decode(s, n, preset.decode_steps, rounds, told)),
             ("prefill", "length", preset.prefill_lengths, "seconds", 2, "prefill of length",
-             lambda s, n: measure.prefill(s, n, rounds)),
+             lambda s, n: measure.prefill(s, n, rounds, told)),
         )  # fmt: skip
         for key, by, sizes, value, weight, words, figures in series:
             for size in sizes:
@@ -266,25 +288,26 @@ class Comparison:
                 run = lambda names, k=key, b=by, n=size, v=value, f=figures: self.series(names, k, b, n, v, f)  # noqa: E731
                 yield Part(f"{words} {size}", weight, every, lacks, run)
 
-    def train(self, names: list[str]) -> None:
+    def train(self, names: list[str], seed: int) -> None:
         (name,) = names
-        config, entry = self.configs[name], self.results["architectures"][name]
+        config = entries.seeded(self.configs[name], seed, self.overrides)
+        found, workdir = run_of(self.results["architectures"][name], seed), self.workdir(name, seed)
 
         def progress(record: dict) -> None:
-            note = f"loss {record['loss']:.3f}  {record['tokens_per_second']:,.0f} tokens/s"
+            note = f"loss {record['loss']:.2f}, {short_count(record['tokens_per_second'])} tokens/s"
             self.display.update(record["step"] / record["steps"], note)
 
         with measure.compiling() as compile_seconds:
-            record = train(config, self.workdir(name), progress=progress, devices=self.devices)
+            record = train(config, workdir, progress=progress, devices=self.devices)
         if record["step"] < config.train.steps:
-            raise Interrupted
+            raise Interrupted(record.get("signal", 0))
         curve, seconds, before = [], 0.0, 0
-        for point in read(self.workdir(name)):
+        for point in read(workdir):
             seconds += (point["tokens_seen"] - before) / point["tokens_per_second"]
             before = point["tokens_seen"]
             shown = {key: point.get(key) for key in ("step", "loss", "bits_per_byte")}
             curve.append(shown | {"tokens": before, "seconds": seconds})
-        entry |= {
+        found |= {
             "curve": curve,
             "compile_seconds": compile_seconds(),
             "train_seconds": seconds,
@@ -292,23 +315,23 @@ class Comparison:
             "flops_per_token": record.get("flops_per_token"),
         }
 
-    def evaluate(self, names: list[str], step: int) -> None:
+    def evaluate(self, names: list[str], seed: int, step: int) -> None:
         """Scores a checkpoint; the last one is the validation as well."""
         (name,) = names
-        entry = self.results["architectures"][name]
+        run = run_of(self.results["architectures"][name], seed)
         config = self.configs[name].copy_and_resolve_references()
         with config.unlocked():
             config.eval.batch, config.eval.documents = min(EVALUATION_ROWS, self.excerpts.count), 0
-        model, params, _ = load(self.workdir(name), step, self.devices)
+        model, params, _ = load(self.workdir(name, seed), step, self.devices)
         found = evaluate(model, params, config, self.excerpts)
         documents = [{key: document[key] for key in ("id", "bytes", "nats")} for document in found["documents"]]
         tokens = step * self.preset.batch * self.preset.length
-        point = {"step": step, "tokens": tokens, "seconds": seconds_at(entry["curve"], tokens)}
+        point = {"step": step, "tokens": tokens, "seconds": seconds_at(run["curve"], tokens)}
         point |= {"bits_per_byte": found["bits_per_byte"], "documents": documents}
-        entry.setdefault("evaluations", []).append(point)
+        run.setdefault("evaluations", []).append(point)
         if step == self.preset.steps:
-            entry["validation"] = {"bits_per_byte": found["bits_per_byte"], "perplexity": found["perplexity"]}
-            entry["validation"]["documents"] = documents
+            run["validation"] = {"bits_per_byte": found["bits_per_byte"], "perplexity": found["perplexity"]}
+            run["validation"]["documents"] = documents
 
     def sample(self, names: list[str]) -> None:
         """Continues the first words of some validation documents."""
@@ -342,8 +365,10 @@ class Comparison:
             self.subjects[name] = measure.Subject(self.configs[name], model, params, self.devices, {})
         return self.subjects[name]
 
-    def workdir(self, name: str) -> Path:
-        return self.out / "runs" / name.replace(":", "-")
+    def workdir(self, name: str, seed: int | None = None) -> Path:
+        """Of the first seed's run, or of another's."""
+        runs = self.out / "runs"
+        return (runs if seed in (None, self.seed) else runs / f"seed-{seed}") / name.replace(":", "-")
 
     def finish(self) -> None:
         """The verdicts, and the report that shows them."""
@@ -352,6 +377,11 @@ class Comparison:
         self.results["verdicts"] = verdicts(self.results)
         self.store.save()
         (self.out / "report.html").write_text(report.render(self.results), encoding="utf-8")
+
+
+def evaluated(run: Mapping[str, Any]) -> list[int]:
+    """The steps that a run was evaluated at."""
+    return [point["step"] for point in run.get("evaluations", ())]
 
 
 def seconds_at(curve: Sequence[Mapping[str, float]], tokens: int) -> float:

@@ -10,14 +10,16 @@ from ml_collections import ConfigDict
 
 import jaxseq
 from jaxseq import registry
+from jaxseq.compare.fit import fit
 from jaxseq.compare.presets import Preset
-from jaxseq.config import from_dict
+from jaxseq.config import from_dict, match_width, to_dict
 from jaxseq.data import sources, tokenizer
 from jaxseq.errors import UserError
 
 RECORDS = 60  # points of a loss curve
 WARMUP = 0.05  # of the steps
 INTERRUPTIONS = 100  # each leaves a checkpoint, and none that will be evaluated may go for it
+ALIKE = {"schedule": "cosine", "final_lr": 0.1, "weight_decay": 0.1}  # of train, for every architecture
 CHOSEN = ("model.width", "model.stack")  # what `fit` decides
 
 
@@ -64,7 +66,7 @@ def text(overrides: Mapping[str, Any]) -> ConfigDict:
 
 
 def prepared(config: ConfigDict, preset: Preset, seed: int, overrides: Mapping[str, Any]) -> ConfigDict:
-    """The config as it is trained, its size aside: the budget, the schedule over it, checkpoints where it is evaluated."""
+    """The config as it is trained, its size aside: the budget, the same schedule and decay for all, checkpoints to evaluate."""
     out = config.copy_and_resolve_references()
     with out.unlocked():
         out.data = text(overrides)
@@ -74,10 +76,7 @@ def prepared(config: ConfigDict, preset: Preset, seed: int, overrides: Mapping[s
             train.accumulate = 1
         if "train.warmup" not in overrides:
             train.warmup = max(1, round(WARMUP * preset.steps))
-        if "train.seed" not in overrides:
-            train.seed = seed
-        if "data.seed" not in overrides:
-            out.data.seed = seed
+        train.update({key: value for key, value in ALIKE.items() if f"train.{key}" not in overrides})
         train.log_every = max(1, preset.steps // RECORDS)
         train.checkpoint_every = math.ceil(preset.steps / preset.evaluations)
         train.keep = preset.evaluations + INTERRUPTIONS
@@ -86,7 +85,39 @@ def prepared(config: ConfigDict, preset: Preset, seed: int, overrides: Mapping[s
         out.eval.length, out.eval.carry_state = preset.length, False
         out.data.tokenizer = "byte" if out.data.tokenizer == "auto" else out.data.tokenizer
         out.model.vocab = out.model.vocab or tokenizer(out.data).vocab
+    return seeded(out, seed, overrides)
+
+
+def seeds(first: int, count: int, overrides: Mapping[str, Any]) -> tuple[int, ...]:
+    """The seeds of a comparison. Raises UserError where they would all give the same."""
+    if count < 1:
+        raise UserError(f"--seeds={count} trains nothing; give 1 or more, three at least for intervals over seeds")
+    if count > 1 and {"train.seed", "data.seed"} <= overrides.keys():
+        raise UserError(f"--seeds={count} differ in nothing when config.train.seed and config.data.seed are set; leave one out")
+    return tuple(range(first, first + count))
+
+
+def seeded(config: ConfigDict, seed: int, overrides: Mapping[str, Any]) -> ConfigDict:
+    """The config with the initial values and the order of the text of this seed, unless the user fixed them."""
+    out = config.copy_and_resolve_references()
+    with out.unlocked():
+        for section in ("train", "data"):
+            if f"{section}.seed" not in overrides:
+                out[section].seed = seed
     return out.lock()
+
+
+def fitted(config: ConfigDict, parameters: int) -> ConfigDict:
+    """The config at the size that has so many parameters, its learning rate that of the new width."""
+    out = fit(config, parameters).copy_and_resolve_references()
+    with out.unlocked():
+        match_width(out)
+    return out.lock()
+
+
+def completed(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as it was written down, with the defaults of fields that came later."""
+    return to_dict(from_dict(plain))
 
 
 def evaluation_steps(preset: Preset) -> list[int]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxseq.compare import costs, plots
 from jaxseq.compare.markup import Markup, folded, join, table, tag
+from jaxseq.compare.runs import runs
 from jaxseq.compare.words import (
     REFERENCE,
     decimal,
@@ -139,16 +140,15 @@ class Figures:
         title = f"Training loss against {'time' if by == 'seconds' else 'tokens'}"
         said = ", ".join(f"{self.labels[name]} ends at {decimal(value, 2)}" for name, value in last)
         svg = plots.chart(f"c-loss-{by}", lines, x, y, sentence(f"{title}: {said}"))
-        caption = "Neighbouring steps averaged; the first steps are cut off at the top."
+        caption = "The first seed's run, neighbouring steps averaged; the first steps are cut off at the top."
         caption += " Compilation is not counted." if by == "seconds" else ""
         return self.figure(title, caption, svg, [(name, decimal(value, 2)) for name, value in last], "at the end")
 
     def validation(self) -> Markup | None:
-        """Bits per byte of the validation documents along the run, the Markov models as lines."""
+        """Bits per byte of the validation documents along the run, means over seeds, the Markov models as lines."""
         lines, last = [], []
         for name, entry in self.architectures.items():
-            points = [(finite(p.get("tokens")), finite(p.get("bits_per_byte"))) for p in entry.get("evaluations") or ()]
-            points = sorted(point for point in points if None not in point)
+            points = mean_points(runs(entry))
             if points:
                 lines.append(self.line(name, *map(list, zip(*points, strict=True))))
                 last.append((name, points[-1][1]))
@@ -169,7 +169,7 @@ class Figures:
             sentence(f"{title}: {', '.join(said)}"),
             levels,
         )
-        caption = "Held-out documents, lower is better. Markov models of order 1 to 3 were counted on the same training text."
+        caption = "Held-out documents, means over seeds. Markov models were counted on the same training text."
         return self.figure(title, caption, svg, [(name, decimal(value, 2)) for name, value in last], "at the end")
 
     def differences(self) -> Markup | None:
@@ -201,7 +201,7 @@ class Figures:
             "\u2190 better \u00b7 worse \u2192",
         )
         key = "Filled: at equal tokens. Hollow: at equal time. " if len(bases) > 1 else "At equal tokens. "
-        return self.figure(title, key + "Bars are 95 % intervals; one that crosses 0 ranks nothing.", svg)
+        return self.figure(title, key + "Bars are 95 % intervals; one that crosses 0 tells nothing apart.", svg)
 
     def quality_of_state(self) -> Markup | None:
         """Validation against the size of the state at the longest context: what each byte kept is worth."""
@@ -232,6 +232,17 @@ class Figures:
         listed = tag("ul", *chips, class_="legend", aria_label=f"Legend, {when}") if chips else ""
         head = tag("div", tag("h3", title), tag("p", caption), class_="head")
         return tag("figure", tag("figcaption", head), Markup(svg), listed, extra)
+
+
+def mean_points(trained: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
+    """(tokens, mean bits per byte) of the evaluations that every run has."""
+    found = []
+    for run in trained:
+        points = [(finite(p.get("tokens")), finite(p.get("bits_per_byte"))) for p in run.get("evaluations") or ()]
+        found.append({tokens: value for tokens, value in points if tokens is not None and value is not None})
+    found = [points for points in found if points]
+    shared = sorted(set.intersection(*map(set, found))) if found else []
+    return [(tokens, sum(points[tokens] for points in found) / len(found)) for tokens in shared]
 
 
 def averaged(points: np.ndarray) -> np.ndarray:

@@ -27,6 +27,7 @@ from jaxseq.train import prepare
 from jaxseq.train.step import Trainer
 
 FASTEST = 0.05  # seconds that one timing takes at least: short calls are repeated within it
+COMPILING = 0.8  # of the time of a measurement, about
 COMPILERS = 2  # programs compiled at a time
 COMPILE_EVENTS = ("/jax/core/compile/jaxpr_to_mlir_module_duration", "/jax/core/compile/backend_compile_duration")
 
@@ -42,14 +43,20 @@ class Subject(NamedTuple):
 
 
 Figures = dict[str, Any]  # name -> a number, or the exception that stood in its way
+Told = Callable[[float, str], None]  # what fraction of a measurement is done, and what
 
 
-def in_turns(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+def silent(fraction: float, note: str) -> None:
+    pass
+
+
+def in_turns(calls: Mapping[str, Callable[[], Any]], rounds: int, told: Told = silent) -> dict[str, float]:
     """Median seconds of one call of each; a call returns when its work is done. One call before is not counted."""
     repeats = {name: max(1, math.ceil(FASTEST / max(_seconds(call, 1), 1e-6))) for name, call in calls.items()}
     laps: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
+    for lap in range(rounds):
         for name, call in calls.items():
+            told(lap / rounds, f"timing {name}")
             laps[name].append(_seconds(call, repeats[name]))
     return {name: statistics.median(found) for name, found in laps.items()}
 
@@ -61,7 +68,7 @@ def _seconds(call: Callable[[], Any], repeat: int) -> float:
     return (time.perf_counter() - start) / repeat
 
 
-def _for_all(subjects: Mapping[str, Subject], make: Callable[[Subject], Any]) -> Figures:
+def _for_all(subjects: Mapping[str, Subject], make: Callable[[Subject], Any], told: Told) -> Figures:
     """{name: make(subject)} or the exception that it raised; compiling leaves Python, so two run at a time."""
 
     def attempt(subject: Subject) -> Any:
@@ -71,13 +78,18 @@ def _for_all(subjects: Mapping[str, Subject], make: Callable[[Subject], Any]) ->
             return error
 
     with ThreadPoolExecutor(COMPILERS) as pool:
-        return dict(zip(subjects, pool.map(attempt, subjects.values()), strict=True))
+        made = {}
+        for name, found in zip(subjects, pool.map(attempt, subjects.values()), strict=True):
+            made[name] = found
+            told(len(made) / len(subjects), f"compiled {name}")
+        return made
 
 
-def _timed(subjects: Mapping[str, Subject], make: Callable[[Subject], Callable[[], Any]], rounds: int) -> Figures:
-    """Seconds of the calls that `make` gives, or the exceptions."""
-    made = _for_all(subjects, make)
-    seconds = in_turns({name: call for name, call in made.items() if not isinstance(call, Exception)}, rounds)
+def _timed(subjects: Mapping[str, Subject], make: Callable[[Subject], Callable[[], Any]], rounds: int, told: Told) -> Figures:
+    """Seconds of the calls that `make` gives, or the exceptions. Most of the time goes into compiling."""
+    made = _for_all(subjects, make, lambda fraction, note: told(COMPILING * fraction, note))
+    able = {name: call for name, call in made.items() if not isinstance(call, Exception)}
+    seconds = in_turns(able, rounds, lambda fraction, note: told(COMPILING + (1 - COMPILING) * fraction, note))
     return {name: seconds.get(name, call) for name, call in made.items()}
 
 
@@ -106,7 +118,7 @@ def step_trainer(subject: Subject, rows: int, length: int) -> Trainer:
     return prepare(config, subject.devices)
 
 
-def train_speed(subjects: Mapping[str, Subject], length: int, tokens: int, rounds: int) -> Figures:
+def train_speed(subjects: Mapping[str, Subject], length: int, tokens: int, rounds: int, told: Told = silent) -> Figures:
     """Tokens per second of whole training steps (gradients and update) of `tokens` tokens in rows of `length`."""
     rows = max(1, tokens // length)
 
@@ -134,11 +146,11 @@ def train_speed(subjects: Mapping[str, Subject], length: int, tokens: int, round
         call()
         return call
 
-    seconds = _timed(subjects, make, rounds)
+    seconds = _timed(subjects, make, rounds, told)
     return {name: value if isinstance(value, Exception) else rows * length / value for name, value in seconds.items()}
 
 
-def train_memory(subjects: Mapping[str, Subject], length: int) -> Figures:
+def train_memory(subjects: Mapping[str, Subject], length: int, told: Told = silent) -> Figures:
     """Bytes that the compiler plans for one training step on one row: temporaries, arguments, results; it is not run."""
     # What XLA's CPU compiler does after it has planned the memory takes half of its time and changes no byte.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
@@ -151,7 +163,7 @@ def train_memory(subjects: Mapping[str, Subject], length: int) -> Figures:
             subject.step_bytes[length] = _planned(lowered.compile(options))
         return subject.step_bytes[length]
 
-    return _for_all(subjects, make)
+    return _for_all(subjects, make, told)
 
 
 def _planned(compiled: jax.stages.Compiled) -> int:
@@ -180,7 +192,7 @@ def full_state(model: Any, context: int, steps: int) -> Any:
     return jax.tree.map(fill, jax.eval_shape(lambda: model.init_state(1, context)))
 
 
-def decode(subjects: Mapping[str, Subject], context: int, steps: int, rounds: int) -> Figures:
+def decode(subjects: Mapping[str, Subject], context: int, steps: int, rounds: int, told: Told = silent) -> Figures:
     """Seconds per token of greedy decoding of one row, `steps` tokens at a time, at a context of `context` tokens."""
 
     def make(subject: Subject) -> Callable[[], None]:
@@ -196,7 +208,7 @@ def decode(subjects: Mapping[str, Subject], context: int, steps: int, rounds: in
 
         return call
 
-    seconds = _timed(subjects, make, rounds)
+    seconds = _timed(subjects, make, rounds, told)
     return {name: value if isinstance(value, Exception) else value / steps for name, value in seconds.items()}
 
 
@@ -206,7 +218,7 @@ def _prefill(model: Any, form: forms.Form, params: Any, tokens_BT: jax.Array) ->
     return model.apply({"params": params}, x_BTD[:, -1:], method="logits"), state
 
 
-def prefill(subjects: Mapping[str, Subject], length: int, rounds: int) -> Figures:
+def prefill(subjects: Mapping[str, Subject], length: int, rounds: int, told: Told = silent) -> Figures:
     """Seconds from a prompt of `length` tokens to the logits of the next token and the state behind the prompt."""
     tokens_BT = np.random.default_rng(0).integers(0, 256, (1, length)).astype(np.int32)
 
@@ -216,7 +228,7 @@ def prefill(subjects: Mapping[str, Subject], length: int, rounds: int) -> Figure
         jax.block_until_ready(_prefill(subject.model, form, subject.params, tokens))
         return lambda: jax.block_until_ready(_prefill(subject.model, form, subject.params, tokens))
 
-    return _timed(subjects, make, rounds)
+    return _timed(subjects, make, rounds, told)
 
 
 @contextlib.contextmanager

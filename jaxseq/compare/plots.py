@@ -21,6 +21,9 @@ HUES = 7  # --s0 is the reference's, --s1 … --s7 the others'
 MARKERS = "os^DvPX<>phd8"  # 13, coprime with the hues: no two of 91 architectures look the same
 DASHES = ((0, ()), (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)))
 WIDTH, HEIGHT, FONT = 400, 270, 10.5  # points; the font stays legible where a phone shrinks the chart to 85 %
+PHONE = 12.5 / FONT  # how much larger the page sets the font on a phone, in the chart's own units
+LETTER = 0.62  # width of a letter, in font sizes, of a wide sans serif
+LONGEST = 24  # letters of an architecture's name in an interval chart
 ROW = 16  # points of a row of an interval chart, at least
 TICKS = 6
 MARGIN = 0.05  # of an axis, left free at either end
@@ -112,7 +115,7 @@ def chart(name: str, lines: Sequence[Line], x: Axis, y: Axis, description: str, 
     """Lines over x. `name` prefixes the ids; `description` is what a screen reader says."""
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
-        axes = figure.add_axes((0.135, 0.155, 0.845 if not levels else 0.705, 0.745))
+        axes = figure.add_axes((0, 0.155, 1, 0.745))
         for line in lines:
             points = len(line.x)
             every = None if points <= 12 else (line.style.index % 5, max(1, points // 7))
@@ -132,8 +135,10 @@ def chart(name: str, lines: Sequence[Line], x: Axis, y: Axis, description: str, 
             )
         _scale(axes.xaxis, x, [value for line in lines for value in line.x])
         _scale(axes.yaxis, y, [value for line in lines for value in line.y] + [level.y for level in levels])
+        right = text_width(max((level.label for level in levels), key=len)) + 6 if levels else 8
+        left = _place(axes, right)
         _levels(axes, levels)
-        _frame(axes, x, y)
+        _frame(axes, x, y, left)
         return _inline(figure, name, y.label + " against " + x.label, description)
 
 
@@ -142,8 +147,8 @@ def intervals(name: str, rows: Sequence[Bar], x: Axis, description: str, zero: s
     with matplotlib.rc_context(SETTINGS):
         height = max(HEIGHT, 62 + ROW * len(rows))
         figure = Figure(figsize=(WIDTH / 72, height / 72))
-        left = min(0.4, 0.05 + 0.0195 * max(len(row.label) for row in rows))
-        axes = figure.add_axes((left, 34 / height, 0.975 - left, 1 - 62 / height))
+        labels = [row.label if len(row.label) <= LONGEST else row.label[: LONGEST - 1] + "…" for row in rows]
+        axes = figure.add_axes((0, 34 / height, 1, 1 - 62 / height))
         axes.axvline(0, color=MUTED, linewidth=1)
         for at, row in enumerate(rows):
             for basis, value in enumerate(row.values):
@@ -166,24 +171,45 @@ def intervals(name: str, rows: Sequence[Bar], x: Axis, description: str, zero: s
         values = [v for row in rows for value in row.values if value for v in value if v is not None]
         _scale(axes.xaxis, x, [*values, 0.0])
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_yticks(range(len(rows)), [row.label for row in rows])
+        axes.set_yticks(range(len(rows)), labels)
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.tick_params(axis="x", length=3)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.grid(axis="x", color=GRID, linewidth=0.7)
         axes.set_axisbelow(True)
-        axes.set_title(zero, loc="left", fontsize=FONT - 0.5, color=MUTED, pad=8, x=-left / (0.975 - left) + 0.01)
-        axes.set_xlabel(x.label, fontsize=FONT - 0.5, color=MUTED, labelpad=3)
+        axes.set_title(zero, loc="left", fontsize=FONT - 0.5, color=MUTED, pad=8, x=_place(axes, 8))
+        axes.set_xlabel(x.label, fontsize=FONT - 0.5, color=MUTED, loc="right", labelpad=3)
         return _inline(figure, name, x.label, description)
 
 
-def _frame(axes: Axes, x: Axis, y: Axis) -> None:
+def text_width(text: str) -> float:
+    """Points that a text may need in the page's font, on a phone too."""
+    return LETTER * FONT * PHONE * len(text)
+
+
+def _place(axes: Axes, right: float) -> float:
+    """Gives the axes the width that their tick labels and `right` points leave; returns where the figure begins, for titles.
+
+    The labels at either end of x are centred on their ticks and may stand out.
+    """
+    left = 8 + max(text_width(label) for label in axes.yaxis.get_major_formatter().format_ticks(axes.get_yticks()))
+    for _ in range(2):  # the second time with the width that the first gave
+        for at, label in zip(axes.get_xticks(), axes.xaxis.get_major_formatter().format_ticks(axes.get_xticks()), strict=True):
+            share = axes.transAxes.inverted().transform(axes.transData.transform((at, axes.get_ylim()[0])))[0]
+            width, half = WIDTH - left - right, text_width(label) / 2
+            left, right = max(left, half - share * width), max(right, half - (1 - share) * width)
+    box = axes.get_position()
+    axes.set_position((left / WIDTH, box.y0, 1 - (left + right) / WIDTH, box.height))
+    return (3 - left) / (WIDTH - left - right)
+
+
+def _frame(axes: Axes, x: Axis, y: Axis, left: float) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.grid(axis="y", color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", length=3)
-    axes.set_title(y.label, loc="left", fontsize=FONT - 0.5, color=MUTED, pad=8, x=-0.155)
+    axes.set_title(y.label, loc="left", fontsize=FONT - 0.5, color=MUTED, pad=11, x=left)
     axes.set_xlabel(x.label, fontsize=FONT - 0.5, color=MUTED, loc="right", labelpad=2)
 
 

@@ -7,6 +7,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from jaxseq.train.progress import duration
 
+BAR = 10  # columns: 80 hold a bar, the longest title and a note
 EVERY = 15.0  # seconds between two plain lines of one part
 
 
@@ -15,11 +16,12 @@ class Display:
 
     def __init__(self, console: Console | None):
         self.console = console
-        columns = TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(), TimeElapsedColumn()
+        columns = TextColumn("{task.description}"), BarColumn(bar_width=BAR), TaskProgressColumn(), TimeElapsedColumn()
         live = console is not None and console.is_terminal
         self.live = Progress(*columns, TextColumn("{task.fields[note]}"), console=console) if live else None
         self.total = self.done = self.weight = 0.0
         self.title = ""
+        self.part = None
         self.began = self.printed = 0.0
 
     def __enter__(self) -> "Display":
@@ -37,38 +39,50 @@ class Display:
         self.total = total
         if self.live:
             self.whole = self.live.add_task("comparison", total=total, note="")
-            self.part = self.live.add_task("", total=1.0, note="")
+
+    def more(self, weight: float) -> None:
+        """There is so much more to do than was planned."""
+        self.total += weight
+        if self.live:
+            self.live.update(self.whole, total=self.total)
 
     def begin(self, title: str, weight: float) -> None:
         self.title, self.weight, self.printed = title, weight, time.monotonic()
         if self.live:
-            self.live.reset(self.part, description=title, note="")
+            if self.part is not None:
+                self.live.remove_task(self.part)
+            self.part = self.live.add_task(title, total=None, note="")  # without a total it moves until something is known
         else:
-            self.say(f"{title} …{self._left(0.0)}")
+            self.say(f"{title} …{self._whole(0.0)}")
 
     def update(self, fraction: float, note: str = "") -> None:
         """`fraction` of the part that is running is done."""
         if self.live:
-            self.live.update(self.part, completed=fraction, note=note)
-            self.live.update(self.whole, completed=self.done + fraction * self.weight, note=self._left(fraction).strip(" ()"))
+            self.live.update(self.part, total=1.0, completed=fraction, note=note)
+            self.live.update(self.whole, completed=self.done + fraction * self.weight, note=self._left(fraction))
         elif time.monotonic() - self.printed > EVERY:
             self.printed = time.monotonic()
-            self.say(f"  {self.title}: {fraction:.0%}  {note}{self._left(fraction)}")
+            self.say(f"  {self.title}: {fraction:.0%}  {note}{self._whole(fraction)}")
 
     def end(self) -> None:
         self.done += self.weight
         self.weight = 0.0
         if self.live:
-            self.live.update(self.part, completed=1.0)
-            self.live.update(self.whole, completed=self.done, note=self._left(0.0).strip(" ()"))
+            self.live.update(self.part, total=1.0, completed=1.0)
+            self.live.update(self.whole, completed=self.done, note=self._left(0.0))
 
     def say(self, text: str) -> None:
         if self.console is not None:
             self.console.print(text, highlight=False, soft_wrap=True)
 
     def _left(self, fraction: float) -> str:
+        """ "about 3 min left", or nothing while too little is done to say."""
         done = self.done + fraction * self.weight
         if done <= 0.03 * self.total:
             return ""
-        seconds = (time.monotonic() - self.began) * (self.total / done - 1)
-        return f"  ({done / self.total:.0%}, about {duration(seconds)} left)"
+        return f"about {duration((time.monotonic() - self.began) * (self.total / done - 1))} left"
+
+    def _whole(self, fraction: float) -> str:
+        """For plain lines, which have no bar of the whole."""
+        left = self._left(fraction)
+        return f"  ({(self.done + fraction * self.weight) / self.total:.0%}, {left})" if left else ""

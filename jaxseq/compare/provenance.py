@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxseq.compare import costs
-from jaxseq.compare.bootstrap import RESAMPLES
+from jaxseq.compare.intervals import SEED_SPREAD
+from jaxseq.compare.judgement import NOT_TOLD_APART
 from jaxseq.compare.markup import Markup, definitions, join, tag, unordered
-from jaxseq.compare.words import count, duration, finite, plural, significant, size
+from jaxseq.compare.runs import runs
+from jaxseq.compare.words import count, duration, finite, listing, plural, sentence, significant, size
 
 
 def date(results: Mapping[str, Any]) -> str:
@@ -42,7 +44,7 @@ def what_was_run(results: Mapping[str, Any]) -> Markup:
             ("Command", command(results)),
             ("Preset", results.get("preset")),
             ("Date", results.get("created")),
-            ("Seed", results.get("seed")),
+            ("Seeds", listing([str(seed) for seed in results.get("seeds") or [results.get("seed")] if seed is not None])),
             ("Budget", "; ".join(budget_said)),
             ("Data", "; ".join(data_said)),
             ("Machine", device(machine)),
@@ -70,7 +72,8 @@ def amount(value: Any) -> str:
 
 def times_said(results: Mapping[str, Any], key: str) -> str | None:
     """The sum over all architectures and its range."""
-    found = [value for entry in (results.get("architectures") or {}).values() if (value := finite(entry.get(key))) is not None]
+    trained = [run for entry in (results.get("architectures") or {}).values() for run in runs(entry)]
+    found = [value for run in trained if (value := finite(run.get(key))) is not None]
     if not found:
         return None
     return duration(sum(found)) + (f" in all; {duration(min(found))} to {duration(max(found))} each" if len(found) > 1 else "")
@@ -79,24 +82,26 @@ def times_said(results: Mapping[str, Any], key: str) -> str | None:
 def method(results: Mapping[str, Any], found: Mapping[str, Any]) -> Markup:
     """What the numbers mean and what they do not."""
     pairs = [pair for pair in found["pairs"] if pair["basis"] == "tokens"]
-    documents = max((pair["documents"] for pair in pairs), default=0)
+    documents, seeds = (max((pair[key] for pair in pairs), default=0) for key in ("documents", "seeds"))
     tokens = finite((results.get("budget") or {}).get("tokens"))
     parameters = [int(p) for e in (results.get("architectures") or {}).values() if (p := finite(e.get("parameters")))]
     percent = f"{100 * (costs.NOISE - 1):.0f} %"
     notes = [
         "Bits per byte: how many bits the model needs for each byte of held-out text, the end of each document included. "
         "No tokenizer can flatter it.",
-        f"Intervals: a paired bootstrap over {plural(documents, 'validation document')}, {count(RESAMPLES)} draws, the 2.5th to "
-        "the 97.5th percentile. They say what other documents would change. They do not say what another seed would: each "
-        "architecture was trained once."
+        f"Intervals are of 95 %, over {plural(documents, 'validation document')} and {plural(seeds, 'seed')}, paired in both: "
+        "the variance is that of a jackknife over documents and of one over seeds, the degrees of freedom are Satterthwaite's. "
+        + ("They say what other documents would change, not what another seed would." if seeds == 1 else "")
         if documents > 1
         else "",
-        f"{len(pairs)} pairs are compared, each at 95 %: about {significant(len(pairs) / 20, 2)} would be ranked by chance alone "
-        "if all models were equal."
-        if len(pairs) >= 10
+        "A model is ahead where the interval leaves out 0 and still does after Holm's correction for "
+        f"{plural(len(pairs), 'comparison')}: if all models were equal, the chance that any is called ahead is 5 %. Intervals "
+        "are shown without the correction."
+        if len(pairs) > 1
         else "",
-        "“Too short to rank” stands where an interval spans 0, where there is none, and where a model is no better than a "
-        "Markov model of order 2, which sees the two tokens before.",
+        f"“{sentence(NOT_TOLD_APART)[:-1]}” stands everywhere else: where an interval spans 0, where there is none, and where a "
+        "model is no better than a Markov model of order 2, which sees the two tokens before"
+        + (f"; with one seed, also where the difference is at most {SEED_SPREAD} bits per byte." if seeds == 1 else "."),
         f"Equal time is the moment at which the first architecture had finished its training ({duration(found['time'])}); the "
         "others are taken as they stood then, between two evaluations on a straight line. Compilation is not counted."
         if found["time"] is not None

@@ -2,7 +2,7 @@
 
 import json
 import string
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -11,12 +11,14 @@ from jaxseq.compare.figures import Figures
 from jaxseq.compare.judgement import ALL_PAIRS
 from jaxseq.compare.markup import Markup, folded, join, table, tag, unordered
 from jaxseq.compare.provenance import date, device, method, what_was_run
+from jaxseq.compare.runs import mean, runs
 from jaxseq.compare.verdicts import verdicts
 from jaxseq.compare.words import count, decimal, finite, plural, sentence, significant, size
 
 SHOWN = 5  # sentences of one kind before the rest is folded away
 SAMPLE = 1200  # characters of a sample
 EMPTY = "–"
+SETTINGS = ("Width", "Learning rate", "Its source", "Stack", "Forms")
 
 
 def render(results: Mapping[str, Any]) -> str:
@@ -25,7 +27,7 @@ def render(results: Mapping[str, Any]) -> str:
     figures = Figures(results, found)
     template = resources.files("jaxseq.compare").joinpath("report_template.html").read_text(encoding="utf-8")
     return string.Template(template).substitute(
-        intro=intro(results),
+        intro=intro(results, found),
         notice=notice(found),
         headlines=headlines(found),
         verdicts=verdict_lists(found, figures),
@@ -44,8 +46,8 @@ def nothing(why: str) -> Markup:
     return tag("p", why, class_="nothing")
 
 
-def intro(results: Mapping[str, Any]) -> Markup:
-    """What was compared, in a sentence or two."""
+def intro(results: Mapping[str, Any], found: Mapping[str, Any]) -> Markup:
+    """How many seeds there are, and what was compared."""
     architectures, budget, data = (results.get(part) or {} for part in ("architectures", "budget", "data"))
     machine = results.get("machine") or {}
     parameters, tokens = finite(budget.get("parameters")), finite(budget.get("tokens"))
@@ -54,7 +56,8 @@ def intro(results: Mapping[str, Any]) -> Markup:
     said += f", trained on {count(tokens)} tokens" if tokens else ""
     said += f" of {data.get('path') or data['source']}" if data.get("source") else ""
     said += f", on {where}" if (where := device(machine)) else ""
-    return join([tag("p", sentence(said), class_="lede"), tag("p", date(results), class_="date")])
+    seeds = tag("p", found["seeds"], class_="seeds") if found["seeds"] else ""
+    return join([seeds, tag("p", sentence(said), class_="lede"), tag("p", date(results), class_="date")])
 
 
 def notice(found: Mapping[str, Any]) -> Markup | str:
@@ -116,7 +119,7 @@ def pair_table(found: Mapping[str, Any], figures: Figures, basis: str, when: str
 
     rows = [[figures.labels[a], *(cell(a, b) for b in order)] for a in order]
     caption = (
-        f"{when}: bits per byte of the row minus those of the column; bold where one is ahead, grey where it is too short to rank"
+        f"{when}: bits per byte of the row minus those of the column; bold where one is ahead, grey where they are not told apart"
     )
     return folded("All pairs", table(caption, ["", *(figures.labels[name] for name in order)], rows, class_="pairs"))
 
@@ -133,18 +136,34 @@ def summary(found: Mapping[str, Any], figures: Figures) -> Markup:
         "Parameters",
         "Bits per byte",
         "95 % interval",
+        "Seeds",
         "Perplexity",
         "Tokens/s",
         f"Training memory{at(longest[costs.TRAIN_MEMORY])}",
         f"State{at(longest[costs.STATE])}",
         f"Decoding, ms/token{at(longest[costs.DECODE])}",
-        "Learning rate",
-        "Its source",
-        "Forms",
         "Status",
     ]
     rows = [summary_row(name, figures, ranked.get(name), longest) for name in order]
-    return table("Summary, best at equal tokens first", head, rows, class_="summary")
+    whole = table("Summary, best at equal tokens first", head, rows, class_="summary")
+    return join([whole, table("How each was trained", ["Architecture", *SETTINGS], settings(order, figures), class_="settings")])
+
+
+def settings(order: Sequence[str], figures: Figures) -> Iterator[list[Any]]:
+    """A row an architecture: what was chosen for it, which the numbers depend on."""
+    for name in order:
+        entry = figures.architectures[name]
+        forms = [f"{op}: {form}" for op, form in sorted((entry.get("forms") or {}).items())]
+        model = (entry.get("config") or {}).get("model") or {}
+        yield [
+            figures.name(name),
+            str(model.get("width") or EMPTY),
+            number(entry.get("lr"), lambda value: f"{value:.4g}"),
+            *(
+                tag("span", said or EMPTY, class_="wide")
+                for said in (entry.get("lr_source"), model.get("stack"), ", ".join(forms))
+            ),
+        ]
 
 
 def furthest(architectures: Mapping[str, Any], metric: costs.Metric) -> int | None:
@@ -158,22 +177,19 @@ def at(length: int | None) -> str:
 def summary_row(name: str, figures: Figures, ranked: Mapping[str, Any] | None, longest: Mapping) -> list[Any]:
     entry = figures.architectures[name]
     low, high = (ranked["low"], ranked["high"]) if ranked else (None, None)
-    validation = entry.get("validation") or {}
+    trained = runs(entry)
     status = str(entry.get("status") or "partial")
-    forms = [f"{op}: {form}" for op, form in sorted((entry.get("forms") or {}).items())]
     return [
         figures.name(name),
         number(entry.get("parameters"), count),
-        number(validation.get("bits_per_byte"), lambda value: decimal(value, 3)),
+        number(ranked and ranked["bits_per_byte"], lambda value: decimal(value, 3)),
         f"{decimal(low, 3)} to {decimal(high, 3)}" if low is not None else EMPTY,
-        number(validation.get("perplexity"), lambda value: decimal(value, 2)),
-        number(entry.get("tokens_per_second"), significant),
+        str(ranked["seeds"]) if ranked else EMPTY,
+        number(mean(run.get("validation", {}).get("perplexity") for run in trained), lambda value: decimal(value, 2)),
+        number(mean(run.get("tokens_per_second") for run in trained), significant),
         measured(entry, costs.TRAIN_MEMORY, longest, size),
         measured(entry, costs.STATE, longest, size),
         measured(entry, costs.DECODE, longest, lambda value: significant(1000 * value)),
-        number(entry.get("lr"), lambda value: f"{value:g}"),
-        tag("span", entry.get("lr_source") or EMPTY, class_="wide"),
-        tag("span", ", ".join(forms) or EMPTY, class_="wide"),
         status if status in ("done", "partial") else tag("span", status, class_="wide failed"),
     ]
 

@@ -39,7 +39,10 @@ class Store:
                 f"{self.path} belongs to another comparison ({'; '.join(wrong)}); give another --out, "
                 f"or delete {self.path.parent} to begin anew"
             )
-        self.results |= {key: fresh[key] for key in ("command",)}
+        seeds = {*self.results.get("seeds", [self.results["seed"]]), *fresh["seeds"]}
+        self.results |= {"command": fresh["command"], "seeds": sorted(seeds)}
+        for entry in self.results["architectures"].values():
+            entry.setdefault("seed", self.results["seed"])  # comparisons of one seed did not always say it
 
     def save(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

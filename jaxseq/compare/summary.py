@@ -7,43 +7,54 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from jaxseq.compare.words import count, size
+from jaxseq.compare.runs import mean, runs
+from jaxseq.compare.verdicts import verdicts
+from jaxseq.compare.words import count, finite, listing, size
 
 HEADLINES = {"At equal tokens": "tokens", "At equal time": "time", "Decoding": "decoding", "Training memory": "memory"}
 LINES = 12  # of verdicts in a terminal, where there are many
 SERIES = (  # name, where its sizes and its values stand, what the column is called
-    ("train_memory", "length", "bytes", "training memory, {}", size),
+    ("train_memory", "length", "bytes", "memory, {}", size),
     ("state_bytes", "context", "bytes", "state, {}", size),
-    ("decode", "context", "seconds_per_token", "ms a token, {}", lambda seconds: f"{1000 * seconds:.2f}"),
+    ("decode", "context", "seconds_per_token", "ms/token, {}", lambda seconds: f"{1000 * seconds:.2f}"),
 )
+GAP = 1  # between columns of a terminal
 
 
 def longest(results: Mapping[str, Any], series: str, by: str, value: str) -> tuple[int, dict[str, float]]:
     """The longest size of a series that any architecture has a value for, and the values of those that have."""
     entries = results["architectures"].items()
-    points = [(p[by], name, p[value]) for name, e in entries for p in e.get(series, ()) if p.get(value) is not None]
+    points = [(p[by], name, p[value]) for name, e in entries for p in e.get(series) or () if p.get(value) is not None]
     most = max((at for at, _, _ in points), default=0)
     return most, {name: figure for at, name, figure in points if at == most}
 
 
-def rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
-    """A row an architecture, best first, then the Markov models; what is missing is empty."""
-    found = []
+def rows(results: Mapping[str, Any], found: Mapping[str, Any]) -> list[dict[str, str]]:
+    """A row an architecture, best first, then the Markov models; what is missing is empty. `found`: the verdicts."""
+    out = []
     series = [(*longest(results, name, by, value), words, show) for name, by, value, words, show in SERIES]
+    ranked = {row["architecture"]: row for row in found["ranking"]["tokens"]}
     for name, entry in results["architectures"].items():
-        row = {"architecture": name, "parameters": f"{entry['parameters']:,}" if "parameters" in entry else ""}
-        if entry["status"].startswith("failed"):
-            found.append((float("inf"), row | {"bits/byte": "failed"}))
+        row = {"architecture": name, "parameters": f"{entry['parameters']:,}" if entry.get("parameters") else ""}
+        own, status, trained = ranked.get(name), str(entry.get("status", "partial")), runs(entry)
+        if status.startswith("failed") or own is None:
+            out.append((float("inf"), row | {"bits/byte": "failed" if status.startswith("failed") else "partial"}))
             continue
-        bits = entry["validation"]["bits_per_byte"]
-        row |= {"bits/byte": f"{bits:.4f}", "trained in": f"{entry['train_seconds']:.0f} s"}
-        row |= {"tokens/s": count(entry["tokens_per_second"])}
+        row |= {"bits/byte": f"{own['bits_per_byte']:.4f}", "95 % interval": interval(own), "seeds": str(own["seeds"])}
+        if (seconds := mean(run.get("train_seconds") for run in trained)) is not None:
+            row |= {"trained in": f"{seconds:.0f} s"}
+        if (speed := mean(run.get("tokens_per_second") for run in trained)) is not None:
+            row |= {"tokens/s": count(speed)}
         row |= {words.format(most): show(values[name]) for most, values, words, show in series if name in values}
-        found.append((bits, row))
-    for model in results.get("markov", ()):
-        row = {"architecture": f"order-{model['order']} Markov", "bits/byte": f"{model['bits_per_byte']:.4f}"}
-        found.append((model["bits_per_byte"], row))
-    return [row for _, row in sorted(found, key=lambda item: item[0])]
+        out.append((own["bits_per_byte"], row))
+    for model in results.get("markov") or ():
+        if (bits := finite(model.get("bits_per_byte"))) is not None:
+            out.append((bits, {"architecture": f"order-{model['order']} Markov", "bits/byte": f"{bits:.4f}"}))
+    return [row for _, row in sorted(out, key=lambda item: item[0])]
+
+
+def interval(row: Mapping[str, Any]) -> str:
+    return "" if row["low"] is None else f"{row['low']:.2f} to {row['high']:.2f}"
 
 
 def header(table_rows: list[dict[str, str]]) -> list[str]:
@@ -53,24 +64,48 @@ def header(table_rows: list[dict[str, str]]) -> list[str]:
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """The table as GitHub reads it."""
-    table_rows = rows(results)
+    """How many seeds there are, and the table as GitHub reads it."""
+    found = verdicts(results)
+    table_rows = rows(results, found)
     columns = header(table_rows)
     lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *([row.get(name, "") for name in columns] for row in table_rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{found['seeds']}\n\n{table}" if found["seeds"] else table
+
+
+def width_of(column: str, table_rows: list[dict[str, str]]) -> int:
+    """Characters that a column needs: its values stand on one line, its name may be broken between words."""
+    return max(*(len(word) for word in column.split()), *(len(row.get(column, "")) for row in table_rows))
+
+
+def fitting(columns: list[str], table_rows: list[dict[str, str]], width: int) -> list[str]:
+    """The first of the columns, as many as stand side by side in `width` characters; two at least."""
+    kept, used = [], 1
+    for column in columns:
+        used += width_of(column, table_rows) + GAP
+        if used > width and len(kept) > 1:
+            break
+        kept.append(column)
+    return kept
 
 
 def show(results: Mapping[str, Any], console: Console) -> None:
-    table_rows = rows(results)
+    found = verdicts(results)
+    if found["seeds"]:
+        console.print(found["seeds"], highlight=False, soft_wrap=not console.is_terminal)
+    table_rows = rows(results, found)
     columns = header(table_rows)
-    table = Table(*columns, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.columns[0].no_wrap = True
-    for column in table.columns[1:]:
-        column.justify = "right"
+    shown = fitting(columns, table_rows, console.width)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, GAP, 0, 0))
+    for column in shown:
+        justify = "left" if column == shown[0] else "right"
+        table.add_column(column, justify=justify, min_width=width_of(column, table_rows), no_wrap=column == shown[0])
     for row in table_rows:
-        table.add_row(*(row.get(column, "") for column in columns))
+        table.add_row(*(row.get(column, "") for column in shown))
     console.print(table)
-    found = results["verdicts"]
+    if len(shown) < len(columns):
+        hidden = listing(columns[len(shown) :])
+        console.print(f"no room here for {hidden}: see the report, or a wider terminal", highlight=False, soft_wrap=True)
     for title, key in HEADLINES.items():
         if words := found["headlines"].get(key):
             console.print(f"{title}: {words}", highlight=False, soft_wrap=True)

@@ -2,17 +2,20 @@
 
 Quality is judged twice. At equal tokens: the final validations. At equal time: when the first architecture had finished
 training, the others as they stood then, their evaluations before and after that moment interpolated linearly. A model
-is ahead of another if the 95 % interval of their difference (jaxseq.compare.bootstrap) leaves out 0 and both are better
-than an order-2 Markov model of the training text, each by an interval of its own. In every other case the words are
-TOO_SHORT. The costs (speed, memory, decoding) are in jaxseq.compare.costs.
+is ahead of another if the 95 % interval of their difference over documents and seeds (jaxseq.compare.intervals) leaves out
+0, still does after Holm's correction for all pairs, and both are better than an order-2 Markov model of the training text
+by the same test. With one seed the difference must exceed what seeds alone make, too. In every other case the words are
+NOT_TOLD_APART. The costs (speed, memory, decoding) are in jaxseq.compare.costs.
 """
 
+import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxseq.compare import costs
-from jaxseq.compare.bootstrap import scores
-from jaxseq.compare.judgement import MARKOV_ORDER, Judgement, Standing
+from jaxseq.compare.intervals import SEED_SPREAD, Scores, scores
+from jaxseq.compare.judgement import MARKOV_ORDER, NOT_TOLD_APART, Judgement, Standing
+from jaxseq.compare.runs import count_seeds, runs
 from jaxseq.compare.words import count, duration, finite, labels, sentence, subject
 
 WHOLE = 0.99  # of the most tokens that any architecture trained on, to count as "equal tokens"
@@ -22,25 +25,28 @@ def verdicts(results: Mapping[str, Any]) -> dict[str, Any]:
     """The verdicts of a results.json (only its measurements are read).
 
     Returns (JSON-able):
+      seeds: how many seeds each architecture was trained with, in words; with one, what that means
       equal_tokens, equal_time, markov, speed, memory, decoding, missing: sentences
       headlines: {"tokens", "time", "decoding", "memory"}: one sentence each, or None
       pairs: [{"a", "b", "basis": "tokens" | "time", "difference": bits per byte a - b, "low", "high" (None: no interval),
-        "documents", "words": "X is ahead of Y" or TOO_SHORT, "reason"}]
+        "p", "p_adjusted" (two-sided; by Holm), "documents", "seeds", "words": "X is ahead of Y" or NOT_TOLD_APART, "reason"}]
       ranking: {"tokens": [...], "time": [...]}, best first: {"architecture", "bits_per_byte", "low", "high" (of itself),
-        "tokens", "seconds", "better_than_markov": bool | None, "ahead_of": [names], "behind": [names]}
+        "seeds", "tokens", "seconds", "better_than_markov": bool | None, "ahead_of": [names], "behind": [names]}
       time: the moment of equal time in seconds, or None; when: {"tokens", "time"}: how the sentences of each basis begin
     """
     architectures = results.get("architectures") or {}
     called = {name: subject(text) for name, text in labels(architectures).items()}
     markov = scores(next((m.get("documents") for m in results.get("markov") or () if m.get("order") == MARKOV_ORDER), None))
-    final, stopped = at_equal_tokens(architectures)
-    moment, first, then, absent = at_equal_time(architectures, final)
+    trained = {name: runs(entry) for name, entry in architectures.items()}
+    final, stopped = at_equal_tokens(trained)
+    moment, first, then, absent = at_equal_time(trained, final)
     tokens = max((standing.tokens or 0 for standing in final.values()), default=0)
     when_tokens = "At equal tokens" + (f" ({count(tokens)})" if tokens else "")
     when_time = f"At equal time ({duration(moment)} of training, when {called[first]} was done)" if first else "At equal time"
     by_tokens = Judgement(final, markov, called, when_tokens)
     by_time = Judgement(then, markov, called, when_time)
     out = {
+        "seeds": seeds_sentence(trained),
         "equal_tokens": by_tokens.sentences() + [stop_sentence(called[name], *stopped[name]) for name in stopped],
         "equal_time": by_time.sentences() + [sentence(f"{called[name]} has no evaluation at that time") for name in absent],
         "markov": by_tokens.against_markov(),
@@ -65,21 +71,69 @@ def missing(architectures: Mapping[str, Any], called: Mapping[str, str]) -> list
     return out
 
 
-def last_tokens(entry: Mapping[str, Any]) -> float | None:
-    """Tokens that the architecture was trained on."""
-    points = [finite(point.get("tokens")) for key in ("curve", "evaluations") for point in entry.get(key) or ()]
+def seeds_sentence(trained: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """How often each architecture was trained; said in the first line."""
+    fewest, most = count_seeds(trained.values())
+    if not most:
+        return ""
+    if most == 1:
+        return (
+            "One seed: each architecture was trained once. Intervals are over documents only, they do not say what another seed "
+            f"would give, and differences of up to {SEED_SPREAD} bits per byte, which seeds alone make, are {NOT_TOLD_APART}."
+        )
+    each = f"{most} seeds" if fewest == most else f"{fewest} to {most} seeds"
+    few = " With fewer than three seeds intervals are very wide." if fewest < 3 else ""
+    return f"{each} of each architecture: numbers are means over them, intervals are over documents and seeds.{few}"
+
+
+def last_tokens(run: Mapping[str, Any]) -> float | None:
+    """Tokens that the model was trained on."""
+    points = [finite(point.get("tokens")) for key in ("curve", "evaluations") for point in run.get(key) or ()]
     return max((tokens for tokens in points if tokens is not None), default=None)
 
 
-def at_equal_tokens(architectures: Mapping[str, Any]) -> tuple[dict[str, Standing], dict[str, tuple[float, float]]]:
+class Moment(NamedTuple):
+    """One run at one moment."""
+
+    bits_per_byte: float
+    scores: Scores
+    tokens: float | None
+    seconds: float | None
+
+
+def mean(moments: Mapping[int, Moment]) -> Standing:
+    """The runs of an architecture at one moment, by seed."""
+
+    def average(values: Sequence[float | None]) -> float | None:
+        return None if None in values else statistics.fmean(values)
+
+    each = list(moments.values())
+    return Standing(
+        statistics.fmean(moment.bits_per_byte for moment in each),
+        {seed: moment.scores for seed, moment in moments.items()},
+        average([moment.tokens for moment in each]),
+        average([moment.seconds for moment in each]),
+    )
+
+
+def last_moment(run: Mapping[str, Any]) -> Moment | None:
+    """A run at its end."""
+    validation = run.get("validation") or {}
+    value = finite(validation.get("bits_per_byte"))
+    if value is None:
+        return None
+    return Moment(value, scores(validation.get("documents")), last_tokens(run), finite(run.get("train_seconds")))
+
+
+def at_equal_tokens(
+    trained: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> tuple[dict[str, Standing], dict[str, tuple[float, float]]]:
     """Final validations; and those that stopped early: name -> (tokens, tokens of the others)."""
     final = {}
-    for name, entry in architectures.items():
-        validation = entry.get("validation") or {}
-        value = finite(validation.get("bits_per_byte"))
-        if value is not None:
-            found = scores(validation.get("documents"))
-            final[name] = Standing(value, found, last_tokens(entry), finite(entry.get("train_seconds")))
+    for name, mine in trained.items():
+        found = {run["seed"]: moment for run in mine if (moment := last_moment(run))}
+        if found:
+            final[name] = mean(found)
     most = max((standing.tokens or 0 for standing in final.values()), default=0)
     early = [name for name, standing in final.items() if standing.tokens is not None and standing.tokens < WHOLE * most]
     stopped = {name: (final.pop(name).tokens, most) for name in early}
@@ -91,31 +145,44 @@ def stop_sentence(who: str, tokens: float, most: float) -> str:
 
 
 def at_equal_time(
-    architectures: Mapping[str, Any], final: Mapping[str, Standing]
+    trained: Mapping[str, Sequence[Mapping[str, Any]]], final: Mapping[str, Standing]
 ) -> tuple[float | None, str | None, dict[str, Standing], list[str]]:
-    """(the moment in seconds, who had finished, who stood where, who has no evaluation there)."""
+    """(the moment in seconds, who had finished, who stood where, who has no evaluation there).
+
+    Seeds of one architecture do the same work: what their times differ by is the machine's, and the mean stands for each.
+    """
     done = {name: standing.seconds for name, standing in final.items() if standing.seconds is not None}
     if not done:
         return None, None, {}, []
     first = min(done, key=done.__getitem__)
     moment = done[first]
     then, absent = {}, []
-    for name, entry in architectures.items():
-        standing = interpolate(evaluations(entry, final.get(name)), moment, name in final)
-        if standing is not None:
-            then[name] = standing
+    for name, mine in trained.items():
+        found = {run["seed"]: at for run in mine if (at := at_moment(run, moment, name in final, done.get(name)))}
+        if found:
+            then[name] = mean(found)
         elif name in final:
             absent.append(name)
     return moment, first, then, absent
 
 
-def evaluations(entry: Mapping[str, Any], final: Standing | None) -> list[Standing]:
+def at_moment(run: Mapping[str, Any], moment: float, whole: bool, seconds: float | None) -> Moment | None:
+    """The run at `moment`, its time scaled so that all of it takes `seconds`; `whole`: it was trained on all tokens."""
+    final = last_moment(run) if whole else None
+    points = evaluations(run, final)
+    if final is not None and final.seconds and seconds:
+        points = [point._replace(seconds=point.seconds * (seconds / final.seconds)) for point in points[:-1]]
+        points.append(final._replace(seconds=seconds))
+    return interpolate(points, moment, final is not None)
+
+
+def evaluations(run: Mapping[str, Any], final: Moment | None) -> list[Moment]:
     """The validations along the run in order of time, the final one last."""
     points = []
-    for point in entry.get("evaluations") or ():
+    for point in run.get("evaluations") or ():
         value, seconds = finite(point.get("bits_per_byte")), finite(point.get("seconds"))
         if value is not None and seconds is not None:
-            points.append(Standing(value, scores(point.get("documents")), finite(point.get("tokens")), seconds))
+            points.append(Moment(value, scores(point.get("documents")), finite(point.get("tokens")), seconds))
     points.sort(key=lambda point: point.seconds)
     if final is not None and final.seconds is not None:
         points = [p for p in points if p.seconds < final.seconds and (p.tokens is None or p.tokens != final.tokens)]
@@ -123,7 +190,7 @@ def evaluations(entry: Mapping[str, Any], final: Standing | None) -> list[Standi
     return points
 
 
-def interpolate(points: Sequence[Standing], moment: float, finished: bool) -> Standing | None:
+def interpolate(points: Sequence[Moment], moment: float, finished: bool) -> Moment | None:
     """The model at `moment`, linearly between the evaluations before and after it.
 
     Documents are interpolated too where both evaluations scored them; otherwise those of the earlier one are taken,
@@ -143,4 +210,4 @@ def interpolate(points: Sequence[Standing], moment: float, finished: bool) -> St
         return left
     shared = left.scores.keys() & right.scores.keys()
     between = {key: (1 - weight) * left.scores[key] + weight * right.scores[key] for key in shared}
-    return Standing((1 - weight) * left.bits_per_byte + weight * right.bits_per_byte, between, tokens, moment)
+    return Moment((1 - weight) * left.bits_per_byte + weight * right.bits_per_byte, between, tokens, moment)

@@ -1,0 +1,62 @@
+"""Find the learning rate of every architecture: one grid, one schedule, documents that no comparison reports.
+
+Each architecture is fitted to the preset's size, as `jaxseq compare` does, and trained once for each rate of the grid
+(7.5e-4 to 1.2e-2, a factor of 2 apart). Where the best is the lowest or the highest, the grid goes on until a worse one stands
+on either side. Every 20th of the training documents tunes; those that `jaxseq compare` reports are not read.
+
+DIR/sweep.json and DIR/sweep.md hold the table, rewritten after every run: a run that diverged is told so, a best rate without a
+worse one on either side is marked. Interrupted, the same command goes on. A rate is for the width that it was found at; at
+another width it is multiplied by found width / other width.
+
+How long: five to seven trainings an architecture. With the quick preset on two free cores two minutes for each, an hour for
+all; with standard ten minutes for each, four to five hours for all.
+
+  jaxseq sweep --preset=quick --architectures=transformer,mamba     a few minutes
+  jaxseq sweep --architectures=all --out=runs/sweep                 the whole table
+"""
+
+import argparse
+import logging
+import shlex
+import sys
+from pathlib import Path
+
+from jaxseq.cli import _config
+from jaxseq.errors import UserError
+
+PLAIN_WIDTH = 120  # columns where standard error is no terminal
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", default="quick", metavar="NAME", help="the size and budget: quick (default) or standard")
+    parser.add_argument("--architectures", default="all", metavar="A,B", help="names and .py files (default: all)")
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="FILE.py",
+        help="one more architecture, of your own; fields for all: --config.data.path=my.txt --config.train.schedule=linear",
+    )  # fmt: skip
+    parser.add_argument("--out", default="runs/sweep", metavar="DIR", help="default: runs/sweep")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="trainings of each rate; the mean counts (default: 1)")
+
+
+def run(args: argparse.Namespace) -> dict:
+    from jaxseq.compare.presets import PRESETS  # none of this is loaded for --help
+
+    if args.preset not in PRESETS:
+        raise UserError(f"there is no preset {args.preset!r}; choose one of: {', '.join(PRESETS)}")
+    from rich.console import Console
+
+    from jaxseq.cli._interrupt import stoppable
+    from jaxseq.sweep import markdown, sweep
+
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax tells every file that it writes
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else PLAIN_WIDTH)
+    names = [name for name in args.architectures.split(",") if name] + args.config
+    command = shlex.join(["jaxseq", "sweep", *sys.argv[2:]])
+    with stoppable(console):
+        results = sweep(
+            PRESETS[args.preset], names, args.out, seeds=args.seeds, overrides=_config.overrides(args), command=command,
+            console=console,
+        )  # fmt: skip
+    print(markdown(results), file=sys.stderr if args.json else sys.stdout)
+    console.print(f"\nwrote {Path(args.out) / 'sweep.json'} and sweep.md", highlight=False, soft_wrap=True)
+    return results
