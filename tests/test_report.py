@@ -1,16 +1,21 @@
 """The page of a comparison: whole, well-formed, offline, escaped, legible, whatever is missing from the results."""
 
 import copy
+import io
 import json
 import re
 from html.parser import HTMLParser
 from importlib import resources
+from pathlib import Path
 
 import fake_results
 import pytest
+from rich.console import Console
 
 from jaxseq import cli
-from jaxseq.compare import plots, report
+from jaxseq.cli.report import generated
+from jaxseq.compare import plots, report, summary
+from jaxseq.compare.verdicts import verdicts
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 LIMIT = 1_500_000
@@ -277,3 +282,49 @@ def test_the_summary_fits_its_box_and_settings_stand_apart(three):
     summary, settings = (three.index(f'class="{name}"><caption') for name in ("summary", "settings"))
     assert "twice the Transformer's" not in three[summary:settings] and 'class="wide"' not in three[summary:settings]
     assert "twice the Transformer" in three[settings:] and "How each was trained" in page.text
+
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_the_command_fills_generated_blocks(tmp_path, capsys):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.json").write_text(json.dumps(fake_results.results(seeds=3)))
+    begin = "<!-- generated: jaxseq report --results=docs/a.json --markdown -->"
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n\n{begin}\nold\n<!-- end -->\nbetween\n{begin}<!-- end -->\nafter\n")
+    assert cli.main(["report", f"--write={page}"]) == 0
+    table = summary.markdown(fake_results.results(seeds=3))
+    assert table.startswith("3 seeds of each architecture")
+    block = f"{begin}\n{table}\n<!-- end -->\n"
+    assert page.read_text(encoding="utf-8") == f"before\n\n{block}between\n{block}after\n"
+    page.write_text("none")
+    assert cli.main(["report", f"--write={page}"]) == 2 and "no generated block" in capsys.readouterr().err
+    assert cli.main(["report"]) == 2 and "--results" in capsys.readouterr().err
+
+
+def test_the_readme_shows_the_committed_results():
+    text = README.read_text(encoding="utf-8")
+    current, tables = generated(text, README.parent)
+    if not tables:
+        pytest.skip("README.md shows no committed results")
+    assert text == current, "README.md is out of date; run jaxseq report --write=README.md"
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_terminal_cuts_no_header_and_no_number(width, seeds):
+    results = fake_results.results(fake_results.NAMES[:12], trouble=True, seeds=seeds)
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    summary.show(results, console)
+    said = console.file.getvalue()
+    first, *lines = said.splitlines()
+    table = [line for line in lines if not line.startswith(("-", "At ", "Decoding", "Training", "no room", "…"))]
+    assert first.startswith("One seed") if seeds == 1 else "3 seeds of each" in first
+    assert all(len(line) <= width and "…" not in line for line in table)
+    columns = summary.header(summary.rows(results, verdicts(results)))
+    shown = " ".join(" ".join(table).split())
+    hidden = next((line for line in lines if line.startswith("no room here for ")), "")
+    for column in columns:
+        assert column in hidden or all(word in shown for word in column.split()), column
+    assert "2.2" in shown and (width == 80) == bool(hidden)

@@ -1,10 +1,13 @@
 """Write report.html again from a results.json: after an upgrade, or from a run that was broken off.
 
-The verdicts are computed anew from the measurements.
+The verdicts are computed anew from the measurements. --markdown prints the table; --write=README.md puts it into the blocks
+between `<!-- generated: jaxseq report --results=FILE --markdown -->` and `<!-- end -->`, each from the FILE that it names (seen
+from the folder of README.md), and writes no page.
 """
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,19 +15,23 @@ from typing import Any
 from jaxseq.errors import UserError
 
 SCHEMA = 1
+BEGIN, END = "<!-- generated: jaxseq report --results={} --markdown -->", "<!-- end -->"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--results", required=True, metavar="FILE", help="results.json of `jaxseq compare`, or the folder it is in"
-    )
+    parser.add_argument("--results", metavar="FILE", help="results.json of `jaxseq compare`, or the folder it is in")
     parser.add_argument("--out", metavar="FILE", help="where the page goes (default: report.html beside the results)")
     parser.add_argument("--markdown", action="store_true", help="print the table of results in Markdown, too")
+    parser.add_argument("--write", metavar="FILE", help="put the tables into FILE's generated blocks")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from jaxseq.compare import report, summary  # matplotlib takes a second that no other command should wait for
 
+    if args.write:
+        return rewrite(Path(args.write))
+    if not args.results:
+        raise UserError("jaxseq report needs --results=FILE, the results.json of `jaxseq compare`")
     path = Path(args.results)
     path = path / "results.json" if path.is_dir() else path
     out = Path(args.out) if args.out else path.with_name("report.html")
@@ -39,6 +46,31 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         print(summary.markdown(results), file=sys.stderr if args.json else sys.stdout)
     print(f"wrote {out}", file=sys.stderr)
     return {"report": str(out), "bytes": len(page.encode())}
+
+
+def rewrite(path: Path) -> dict[str, Any]:
+    """Fills the generated blocks of a Markdown file. Raises UserError if it has none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; give the path of a Markdown file") from None
+    text, count = generated(text, path.parent)
+    if not count:
+        raise UserError(f"{path} has no generated block of results; put these lines in: {BEGIN.format('FILE')} and {END}")
+    path.write_text(text, encoding="utf-8")
+    print(f"{path}: {count} tables", file=sys.stderr)
+    return {"file": str(path), "tables": count}
+
+
+def generated(text: str, folder: Path) -> tuple[str, int]:
+    """`text` with the table of every block of results computed anew, and how many there are."""
+    from jaxseq.compare import summary
+
+    def block(found: re.Match) -> str:
+        return f"{found[1]}\n{summary.markdown(read(folder / found[2]))}\n{END}"
+
+    begin = re.escape(BEGIN).replace(re.escape("{}"), r"(\S+)")
+    return re.subn(rf"({begin}).*?{re.escape(END)}", block, text, flags=re.S)
 
 
 def read(path: Path) -> dict[str, Any]:

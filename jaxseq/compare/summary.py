@@ -18,7 +18,6 @@ SERIES = (  # name, where its sizes and its values stand, what the column is cal
     ("state_bytes", "context", "bytes", "state, {}", size),
     ("decode", "context", "seconds_per_token", "ms/token, {}", lambda seconds: f"{1000 * seconds:.2f}"),
 )
-GAP = 1  # between columns of a terminal
 
 
 def longest(results: Mapping[str, Any], series: str, by: str, value: str) -> tuple[int, dict[str, float]]:
@@ -80,9 +79,9 @@ def width_of(column: str, table_rows: list[dict[str, str]]) -> int:
 
 def fitting(columns: list[str], table_rows: list[dict[str, str]], width: int) -> list[str]:
     """The first of the columns, as many as stand side by side in `width` characters; two at least."""
-    kept, used = [], 1
+    kept, used = [], 1  # an edge on the left; every column brings the space on its right
     for column in columns:
-        used += width_of(column, table_rows) + GAP
+        used += width_of(column, table_rows) + 1
         if used > width and len(kept) > 1:
             break
         kept.append(column)
@@ -96,10 +95,14 @@ def show(results: Mapping[str, Any], console: Console) -> None:
     table_rows = rows(results, found)
     columns = header(table_rows)
     shown = fitting(columns, table_rows, console.width)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, GAP, 0, 0))
+    spare = console.width - 1 - sum(width_of(column, table_rows) + 1 for column in shown)
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
     for column in shown:
         justify = "left" if column == shown[0] else "right"
-        table.add_column(column, justify=justify, min_width=width_of(column, table_rows), no_wrap=column == shown[0])
+        width = width_of(column, table_rows)
+        more = max(0, min(len(column) - width, spare))  # a name on one line where there is room
+        spare -= more
+        table.add_column(column, justify=justify, width=width + more)
     for row in table_rows:
         table.add_row(*(row.get(column, "") for column in shown))
     console.print(table)
