@@ -227,8 +227,8 @@ class Sweep:
             record = train(config.lock(), workdir, progress=progress, devices=devices)
         except NonFiniteError as error:
             return {**trial._asdict(), "bits_per_byte": None, "failed": " ".join(str(error).split())[:200]}
-        if record["step"] < config.train.steps:
-            raise Interrupted(record.get("signal", 0))
+        if "stopped" in record:
+            raise Interrupted(record["signal"])
         model, params, _ = load(workdir, devices=devices)
         with config.unlocked():
             config.eval.batch, config.eval.documents = min(EVALUATION_ROWS, self.excerpts.count), 0

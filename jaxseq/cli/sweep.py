@@ -45,9 +45,11 @@ def run(args: argparse.Namespace) -> dict:
         raise UserError(f"there is no preset {args.preset!r}; choose one of: {', '.join(PRESETS)}")
     from rich.console import Console
 
+    from jaxseq import accelerators
     from jaxseq.cli._interrupt import stoppable
     from jaxseq.sweep import markdown, sweep
 
+    accelerators.warn()
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax tells every file that it writes
     console = Console(stderr=True, width=None if sys.stderr.isatty() else PLAIN_WIDTH)
     names = [name for name in args.architectures.split(",") if name] + args.config

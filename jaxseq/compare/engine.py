@@ -299,8 +299,8 @@ class Comparison:
 
         with measure.compiling() as compile_seconds:
             record = train(config, workdir, progress=progress, devices=self.devices)
-        if record["step"] < config.train.steps:
-            raise Interrupted(record.get("signal", 0))
+        if "stopped" in record:
+            raise Interrupted(record["signal"])
         curve, seconds, before = [], 0.0, 0
         for point in read(workdir):
             seconds += (point["tokens_seen"] - before) / point["tokens_per_second"]
