@@ -161,11 +161,10 @@ class Sweep:
             },
             "seeds": list(self.seeds),
             "width_rule": WIDTH_RULE,
-            "machine": machine.describe(),
             "architectures": {},
         }  # fmt: skip
         if not self.path.exists():
-            return fresh
+            return fresh | {"machine": machine.describe()}
         results = read(self.path)
         for key in IDENTITY:
             if results.get(key) != fresh[key]:
