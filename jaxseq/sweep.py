@@ -123,12 +123,12 @@ class Sweep:
             raise UserError(f"--out={out} cannot be made ({error.strerror}); name another folder") from None
         self.reported = entries.text(self.overrides)
         tuned = self.overrides | {"data.source": "jsonl", "data.path": str(self.training_text()), "data.field": "text"}
-        self.corpus = data.corpus(entries.text(tuned))
-        self.excerpts = Excerpts(self.corpus, preset.evaluation_tokens, preset.length)
         self.configs = {
             name: entries.fitted(entries.prepared(config, preset, 0, tuned), preset.parameters)
             for name, config in configs.items()
         }
+        self.corpus = data.corpus(next(iter(self.configs.values())).data)
+        self.excerpts = Excerpts(self.corpus, preset.evaluation_tokens, preset.length)
         self.results = self.opened(command)
 
     def training_text(self) -> Path:
