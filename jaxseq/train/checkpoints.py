@@ -43,6 +43,13 @@ def steps(workdir: str | os.PathLike) -> list[int]:
         return sorted(manager.all_steps())
 
 
+def saved(workdir: str | os.PathLike) -> list[int]:
+    """`steps`, of which there must be one. Raises UserError."""
+    if not (known := steps(workdir)):
+        raise UserError(f"{workdir} holds no checkpoint; give the --workdir of a run that has saved one")
+    return known
+
+
 def _manager(workdir: str | os.PathLike, arrays=ocp.StandardCheckpointHandler, **options) -> ocp.CheckpointManager:
     handlers: dict[str, Any] = {name: arrays() for name in ("params", "optimizer", "collections")}
     handlers |= {"data": ocp.JsonCheckpointHandler(), "config": ocp.JsonCheckpointHandler()}
@@ -94,9 +101,7 @@ def newest(workdir: str | os.PathLike, read: Callable[[int], T], step: int | Non
 
     Each that cannot is told in a line. Raises UserError that names them all when none is left.
     """
-    known = steps(workdir)
-    if not known:
-        raise UserError(f"{workdir} holds no checkpoint; give the --workdir of a run that has saved one")
+    known = saved(workdir)
     if step is not None and step not in known:
         raise UserError(f"{workdir} holds no checkpoint of step {step}; choose one of {', '.join(map(str, known))}")
     damaged: dict[int, str] = {}

@@ -70,6 +70,7 @@ def train(
 def planned(config, workdir: str | os.PathLike, devices: Sequence[jax.Device] | None = None) -> plan.Plan:
     """What `train` would do, found out without writing into `workdir`. Raises what it would raise before its first step."""
     run = Run(config, workdir, devices)
+    run.open()
     run.prepare()
     return run.plan
 
@@ -80,8 +81,9 @@ def _train(run: Run, progress: Callable, announce: Callable, stop: Callable[[], 
         if checkpoints.reached(last) and (record := run.complete()):
             log.info("%s is at step %d of %d: nothing is left to do", run.workdir, record["step"], last)
             return record
-        run.prepare()
+        run.open()
         state = run.start(checkpoints)
+        run.prepare()
         run.config = tokenizers.kept(run.config, run.workdir)
         workdirs.write_config(run.workdir, run.config)
         announce(run.plan)

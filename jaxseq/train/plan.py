@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import psutil
+from jax.sharding import Mesh
 
 from jaxseq.train.step import Trainer
 
@@ -65,10 +66,12 @@ class Plan:
         return lines
 
 
-def make(task, trainer: Trainer, compiled: jax.stages.Compiled, tokens_per_step: int, flops_per_token: float) -> Plan:
+def make(
+    task, trainer: Trainer, compiled: jax.stages.Compiled, tokens: int, flops_per_token: float, available_bytes: int | None
+) -> Plan:
+    """See Plan. tokens: of all steps together."""
     config = trainer.config
     tokenizer = getattr(task, "tokenizer", None)
-    tokens = config.train.steps * tokens_per_step
     kinds = Counter(device.device_kind for device in trainer.mesh.devices.flat)
     return Plan(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(trainer.abstract.params)),
@@ -79,7 +82,7 @@ def make(task, trainer: Trainer, compiled: jax.stages.Compiled, tokens_per_step:
         tokens=tokens,
         flops=float(flops_per_token * tokens),
         memory_bytes=memory_of(compiled),
-        available_bytes=available(trainer),
+        available_bytes=available_bytes,
         lowers=tuple(lowering(config)),
         mesh={axis: int(size) for axis, size in trainer.mesh.shape.items()},
         devices=", ".join(f"{count} x {kind}" for kind, count in kinds.items()),
@@ -95,11 +98,11 @@ def memory_of(compiled: jax.stages.Compiled) -> int:
     return sum(getattr(found, field) for field in MEMORY_FIELDS) - found.alias_size_in_bytes
 
 
-def available(trainer: Trainer) -> int | None:
+def available(mesh: Mesh) -> int | None:
     """Bytes that each device can still give; devices forced out of one CPU share its memory."""
-    device = trainer.mesh.local_devices[0]
+    device = mesh.local_devices[0]
     if device.platform == "cpu":
-        return psutil.virtual_memory().available // len(trainer.mesh.local_devices)
+        return psutil.virtual_memory().available // len(mesh.local_devices)
     stats = device.memory_stats() or {}
     return stats["bytes_limit"] - stats.get("bytes_in_use", 0) if "bytes_limit" in stats else None
 

@@ -12,7 +12,7 @@ from jaxseq import registry
 from jaxseq.config import to_dict
 from jaxseq.train import loggers, metrics, optimizer, plan, tokenizers, workdirs
 from jaxseq.train import mesh as meshes
-from jaxseq.train.checkpoints import Checkpoints, restore_variables, steps
+from jaxseq.train.checkpoints import Checkpoints, restore_variables, saved, steps
 from jaxseq.train.step import Trainer, TrainState, prepare
 
 log = logging.getLogger(__name__)
@@ -31,16 +31,22 @@ class Run:
         self.trainer: Trainer = prepare(config, devices)
         self.task.check(self.trainer.model)
         workdirs.check_config(workdir, config, trained=bool(steps(workdir)))
+        if config.train.init and not steps(workdir):
+            saved(config.train.init)
         self.tokens_per_step = objective.tokens(config)
+        self.available = plan.available(self.trainer.mesh)
+
+    def open(self) -> None:
+        """Reads the data."""
+        self.batches = self.task.batches(*meshes.process_rows(self.trainer.mesh, self.config.train.batch))
+        self.bytes_per_token = self.task.bytes_per_token
 
     def prepare(self) -> None:
-        """Everything that can be known before the first step, found out and checked."""
-        config, trainer = self.config, self.trainer
-        self.batches = self.task.batches(*meshes.process_rows(trainer.mesh, config.train.batch))
-        self.bytes_per_token = self.task.bytes_per_token
-        self.flops_per_token = trainer.flops_per_token()
-        self.compiled = trainer.compile()
-        self.plan = plan.make(self.task, trainer, self.compiled, self.tokens_per_step, self.flops_per_token)
+        """Compiles the step, and knows then what the run will take."""
+        self.flops_per_token = self.trainer.flops_per_token()
+        self.compiled = self.trainer.compile()
+        tokens = self.config.train.steps * self.tokens_per_step
+        self.plan = plan.make(self.task, self.trainer, self.compiled, tokens, self.flops_per_token, self.available)
 
     def start(self, checkpoints: Checkpoints) -> TrainState:
         """The state to go on from: the latest checkpoint, else the weights of train.init, else random ones."""
@@ -61,12 +67,12 @@ class Run:
 
     def compare_rates(self, step: int) -> None:
         """Says when another number of steps makes the learning rate jump here."""
-        saved = workdirs.saved_config(self.workdir)
-        if saved is None:
+        before = workdirs.saved_config(self.workdir)
+        if before is None:
             return
-        old, new = (float(optimizer.schedule(config.train)(step)) for config in (saved, self.config))
+        old, new = (float(optimizer.schedule(config.train)(step)) for config in (before, self.config))
         if not 0.95 * old <= new <= 1.05 * old:
-            span = optimizer.decay_steps(saved.train)
+            span = optimizer.decay_steps(before.train)
             log.warning(
                 "the learning rate goes from %.3g to %.3g at step %d, as train.%s is now over %d steps and was over %d; "
                 "--config.train.decay_steps=%d goes on with %.3g",
