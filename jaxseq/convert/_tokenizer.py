@@ -14,6 +14,7 @@ from jaxseq.plain_files import json_text
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 POSITIONS = ("max_position_embeddings", "n_positions", "llama.context_length")  # the first that their config has
 PUBLISHED = "published.json"  # in a workdir: what their config says and ours has no field for
+UNREAD = ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 VOCABULARIES = "rwkv_vocab*.txt"
 
 
@@ -61,6 +62,12 @@ def _made(module: ModuleType, theirs: Mapping) -> dict[str, str]:
     return made | (module.beside(theirs) if hasattr(module, "beside") else {})
 
 
+def unread(path: str | Path) -> str:
+    """The name of a tokenizer file beside the weights that is of a kind that is not read; "" without one."""
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    return next((name for name in UNREAD if (folder / name).is_file()), "")
+
+
 def check(out: Mapping[str, bytes], vocab: int) -> str | None:
     """The name of the tokenizer file among those of `found`; None without one. Raises UserError when it cannot be used."""
     name = next((name for name in ("tokenizer.json", "tokenizer.txt") if name in out), None)
@@ -101,15 +108,14 @@ def export(folder: str | Path, config, workdir: str | Path) -> bool:
             if (path.parent / other).is_file():
                 files.write(folder / other, files.contents(path.parent / other, str(path.parent / other), files.LARGEST_BESIDE))
         ends = list(tokenizer.ends)
-        more.setdefault("bos_token_id", tokenizer.start)
-        more.setdefault("eos_token_id", ends[0] if len(ends) == 1 else ends)
+        more = more or {"bos_token_id": tokenizer.start, "eos_token_id": ends[0] if len(ends) == 1 else ends}
         positions = positions or config.train.length
         if name == "tokenizer.json" and not (folder / files.CONFIG).exists():
             files.write(folder / files.CONFIG, _tokenizer_config(folder / name, tokenizer, positions))
         if not (folder / files.GENERATION).exists():
             files.write(folder / files.GENERATION, _text({name: more[name] for name in IDS if name in more}))
     theirs = files.beside(folder / "config.json", "config.json")
-    if positions and not any(name in theirs for name in POSITIONS):
+    if positions and "num_attention_heads" in theirs and not any(name in theirs for name in POSITIONS):
         more["max_position_embeddings"] = positions
     files.write(folder / "config.json", _text(more | theirs))
     return known

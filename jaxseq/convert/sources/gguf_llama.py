@@ -1,4 +1,4 @@
-"""Llama and its family (SmolLM2) in GGUF, with their byte-level tokenizer. Rows of q and k are stored for adjacent pairs."""
+"""Llama and its family (SmolLM2) in GGUF, with their tokenizer. Rows of q and k are stored for adjacent pairs."""
 
 import numpy as np
 from ml_collections import ConfigDict
