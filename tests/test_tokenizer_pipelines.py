@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 from pathlib import Path
 
 import numpy as np
@@ -264,3 +265,43 @@ def test_a_prompt_is_cut_at_a_character(name):
         assert text.startswith(tokenizer.decode(prompt)) and len(prompt) > cut - 8
     bad = [ids[0], *[next(i for i in ids if tokenizer.decode([i]) == "\ufffd")] * 9]
     assert data.whole_characters(tokenizer, bad) == bad  # no text, wherever it is cut
+
+
+BAD = (None, True, -1, 0, 2**31, 2**40, 1e308, "", "a", "\0", [], {}, [[]], {"type": "x"}, [None], "\U0001f600" * 50)
+
+
+def places(value, before=()):
+    """The path of everything in a JSON value but the words of its vocabulary, of which one in fifty."""
+    found = [before] if before else []
+    for key, inside in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        if before[-1:] not in (("vocab",), ("merges",)) or len(found) < 4:
+            found += places(inside, (*before, key))
+    return found
+
+
+def damaged(whole, chance):
+    """A tokenizer file in which one place holds something else, or is gone."""
+    *path, last = chance.choice(places(whole))
+    at = whole
+    for key in path:
+        at = at[key]
+    if isinstance(at, dict) and chance.random() < 0.2:
+        del at[last]
+    else:
+        at[last] = chance.choice(BAD)
+    return whole
+
+
+@pytest.mark.parametrize("seeds", [range(40), pytest.param(range(40, 1000), marks=pytest.mark.slow)], ids=["some", "many"])
+def test_a_damaged_file_works_or_is_refused_in_one_line(seeds, tmp_path, capfd):
+    for seed in seeds:
+        chance = random.Random(seed)
+        whole = json.loads((HERE / f"{chance.choice(list(IDS))}.json").read_text("utf-8"))
+        (tmp_path / "tokenizer.json").write_text(json.dumps(damaged(whole, chance)))
+        try:
+            tokenizer = data.JsonTokenizer(tmp_path / "tokenizer.json")
+            tokenizer.encode_batch(["a", "the people"])
+            tokenizer.decode(tokenizer.prompt("of 😀"), after=tokenizer.prompt("the"))
+        except UserError as error:
+            assert "\n" not in str(error), seed
+    assert capfd.readouterr().err == ""
