@@ -280,9 +280,9 @@ def merge(table: dict, result: dict) -> dict:
 def write(result: dict) -> str:
     """Merge a result into the committed table that the form "auto" reads; returns its path."""
     path = resources.files("jaxseq.ops").joinpath("_auto.json")
-    text = json.dumps(merge(json.loads(path.read_text()), result), indent=1)
+    text = json.dumps(merge(json.loads(path.read_text(encoding="utf-8")), result), indent=1)
     try:
-        path.write_text(_compact(text) + "\n")
+        path.write_text(_compact(text) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}; run jaxseq from a checkout") from None
     forms.table.cache_clear()
@@ -298,6 +298,6 @@ def _compact(text: str) -> str:
 def _processor() -> str:
     """Model and cores of this machine's CPU."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{models[0] if models else platform.processor() or platform.machine()}, {os.cpu_count()} cores"

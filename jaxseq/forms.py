@@ -38,7 +38,7 @@ def of_label(form: Form, label: str) -> str:
 @functools.cache
 def table() -> dict:
     """{platform: {op: [[longest T, form], …]}}; the last row of an op holds for every longer T."""
-    return json.loads(resources.files("jaxseq.ops").joinpath("_auto.json").read_text())
+    return json.loads(resources.files("jaxseq.ops").joinpath("_auto.json").read_text(encoding="utf-8"))
 
 
 @functools.cache

@@ -3,8 +3,10 @@
 Adding one adds a file; nothing is registered anywhere. Files that begin with "_" are helpers and have no name.
 """
 
+import ast
 import functools
 import importlib
+import inspect
 import pkgutil
 from types import ModuleType
 
@@ -25,6 +27,13 @@ def load(package: str, name: str) -> ModuleType:
     if name not in names(package):
         raise UserError(f"there is no {name!r} in {package}; choose one of: {', '.join(names(package))}")
     return importlib.import_module(f"jaxseq.{package}.{name}")
+
+
+def doc(module: ModuleType) -> str:
+    """The module's docstring; from its source under `python -OO`, which drops it."""
+    if module.__doc__:
+        return module.__doc__.strip()
+    return (ast.get_docstring(ast.parse(inspect.getsource(module)), clean=False) or "").strip()
 
 
 def load_class(package: str, name: str) -> type[nn.Module]:

@@ -6,12 +6,18 @@ With --json, `run`'s result is printed as the one document on standard output; e
 
 import argparse
 import errno
+import importlib.metadata
 import json
 import os
 import sys
+import textwrap
 
+import jaxseq
 from jaxseq import registry
+from jaxseq.cli import _paths, _programs
 from jaxseq.errors import UserError
+
+INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
 
 
 class _Parser(argparse.ArgumentParser):
@@ -21,18 +27,39 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
+class _Help(argparse.HelpFormatter):
+    """Paragraphs are filled to the terminal's width; what is indented, an example, stays as it is."""
+
+    def _fill_text(self, text, width, indent):
+        parts = [part if part.startswith(" ") else textwrap.fill(" ".join(part.split()), width) for part in text.split("\n\n")]
+        return "\n\n".join(parts)
+
+
+class _Version(argparse.Action):
+    """Prints the versions that a report of a fault should name."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        found = {"jaxseq": jaxseq.__version__, "python": sys.version.split()[0]}
+        found |= {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")}
+        print(", ".join(f"{name} {version}" for name, version in found.items()))
+        parser.exit()
+
+
 def parser() -> argparse.ArgumentParser:
-    top = _Parser(prog="jaxseq", description="What should replace the Transformer? Train, compare and run sequence models.")
+    top = _Parser(
+        prog="jaxseq", description="What should replace the Transformer? Train, compare and run sequence models.",
+        epilog="What was compiled is kept for the next time; JAXSEQ_CACHE=0 switches that off.",
+    )  # fmt: skip
+    top.add_argument("--version", action=_Version, nargs=0, help="print the version, and those of jax and python")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
     for name in registry.names("cli"):
         module = registry.load("cli", name)
-        summary = module.__doc__.strip().splitlines()[0]
-        command = commands.add_parser(
-            name, help=summary, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
+        text = registry.doc(module)
+        summary = " ".join(text.split("\n\n")[0].split()).replace("%", "%%")
+        command = commands.add_parser(name, help=summary, description=text.replace("%", "%%"), formatter_class=_Help)
         command.add_argument("--json", action="store_true", help="print one JSON document on standard output")
         module.add_arguments(command)
-        command.set_defaults(run=module.run)
+        command.set_defaults(run=module.run, parser=command)
     return top
 
 
@@ -44,21 +71,45 @@ def main(argv: list[str] | None = None) -> int:
         args.overrides = [word for word in rest if hasattr(args, "config") and word.startswith("--config.")]
         if unknown := [word for word in rest if word not in args.overrides]:
             raise UserError(f"jaxseq {args.command} has no argument {unknown[0]}; see jaxseq {args.command} --help")
+        _paths.resolve(args.parser, args)
+        _programs.use()
         result = args.run(args)
         if args.json:
             print(json.dumps(result, allow_nan=False, default=float))
+        if sys.stdout is not None:
+            sys.stdout.flush()  # while a reader that has gone can still be told from a fault
         return 0
     except UserError as error:
         print(f"jaxseq: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `| head` has read enough; nothing is written at exit either
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return 1
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         print(f"jaxseq: the disk is full ({error.filename or 'while writing'}); free some room and run it again", file=sys.stderr)
         return 1
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except KeyboardInterrupt:
+        print("jaxseq: stopped", file=sys.stderr)
+        return INTERRUPTED
+    except (RuntimeError, AssertionError):
+        if _has_device():
+            raise
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        mend = "set JAX_PLATFORMS=cpu, or install jax for that platform"
+        print(f"jaxseq: jax finds no device with JAX_PLATFORMS={platforms}; {mend}", file=sys.stderr)
+        return 2
+
+
+def _has_device() -> bool:
+    import jax
+
+    try:
+        return bool(jax.devices())
+    except (RuntimeError, AssertionError):
+        return False
 
 
 def _join_processes(where: str) -> None:
@@ -79,5 +130,8 @@ def _join_processes(where: str) -> None:
 
 
 def entry() -> None:
-    """The console script."""
+    """The console script. What an output's encoding lacks is printed as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(main())

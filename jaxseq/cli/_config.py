@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxseq.cli import _paths
 from jaxseq.config import config
 from jaxseq.errors import UserError
 
@@ -25,7 +26,7 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
         key, equals, value = word.removeprefix("--config.").partition("=")
         if not equals:
             raise UserError(f"{word} has no value; write {word}=VALUE")
-        pairs[key] = value
+        pairs[key] = _paths.local(value, word.partition("=")[0])
     return pairs
 
 
@@ -33,7 +34,7 @@ def load(args: argparse.Namespace) -> ConfigDict:
     """The config that the arguments name, locked."""
     if not args.config:
         raise UserError(f"jaxseq {args.command} needs --config=NAME; `jaxseq list` shows the names")
-    name = args.config
+    name = _paths.local(args.config, "--config")
     if "/" in name and not name.endswith(".py") and ".py:" not in name:
         stem = Path(name).name
         raise UserError(f"--config={name} is no .py file; built-in configs go by name alone: --config={stem}")

@@ -1,24 +1,32 @@
 """List the architectures: the forms of their mixers, the bytes of their state, their parameters. --sources: published weights.
 
-Nothing is computed: sizes come from shapes alone. --write=README.md rewrites the blocks between
-`<!-- generated: jaxseq list --markdown -->`, or `<!-- generated: jaxseq list --sources --markdown -->`, and `<!-- end -->`.
+Nothing is computed: sizes come from shapes alone. What was found out is kept until the code changes: with the package, or in
+the user's cache folder. --write=README.md rewrites the blocks between `<!-- generated: jaxseq list --markdown -->`, or
+`<!-- generated: jaxseq list --sources --markdown -->`, and `<!-- end -->`, and what is kept with the package.
 """
 
 import functools
+import hashlib
 import importlib.util
+import json
 import math
+import os
 import sys
 from pathlib import Path
 
 import jax
 
+import jaxseq
 from jaxseq import forms, registry
+from jaxseq.cli import _programs
 from jaxseq.config import config, names
 from jaxseq.errors import UserError
 from jaxseq.models import _stack, build
 
 CONTEXTS = (128, 32768)  # tokens that the state has seen
 PLATFORMS = ("tpu", "gpu")  # for which there may be a Pallas twin
+SHIPPED = Path(__file__).with_name("_list.json")
+CODE = ("blocks", "configs", "kernels", "mixers", "models", "ops", "config.py", "forms.py", "layers.py")  # that rows come from
 BEGIN, END = "<!-- generated: jaxseq list --markdown -->", "<!-- end -->"
 BEGIN_SOURCES = "<!-- generated: jaxseq list --sources --markdown -->"
 
@@ -32,17 +40,58 @@ def add_arguments(parser):
 def run(args):
     if args.sources and not args.write:
         return _show_sources(args)
-    rows = [describe(name) for name in names()]
+    rows = table()
     if args.write:
         path = Path(args.write)
         text = rewrite(_read(path), markdown(rows), args.write)
-        path.write_text(rewrite(text, markdown_sources(), args.write, BEGIN_SOURCES) if BEGIN_SOURCES in text else text)
+        text = rewrite(text, markdown_sources(), args.write, BEGIN_SOURCES) if BEGIN_SOURCES in text else text
+        path.write_text(text, encoding="utf-8")
+        if os.access(SHIPPED.parent, os.W_OK):
+            _keep(SHIPPED, rows)
         print(f"{path}: {len(rows)} architectures", file=sys.stderr)
     elif args.markdown:
         print(markdown(rows), file=sys.stderr if args.json else sys.stdout)
     elif not args.json:
         _print(rows)
     return {"contexts": list(CONTEXTS), "architectures": rows}
+
+
+def table() -> list[dict]:
+    """`describe` of every architecture, taken from where it is kept if the code is still the same."""
+    kept = _programs.cache_home() / "list.json"
+    for path in (SHIPPED, kept):
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if found["code"] == fingerprint():
+                return found["rows"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # there is none, or it is damaged
+    rows = [describe(name) for name in names()]
+    if os.environ.get("JAXSEQ_CACHE") != "0":
+        _keep(kept, rows)
+    return rows
+
+
+def _keep(path: Path, rows: list[dict]) -> None:
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(json.dumps({"code": fingerprint(), "rows": rows}, indent=1) + "\n", encoding="utf-8")
+        draft.replace(path)
+    except OSError:  # it is found out again the next time
+        draft.unlink(missing_ok=True)
+
+
+@functools.cache
+def fingerprint() -> str:
+    """Of the code that the rows come from."""
+    home, configs = Path(jaxseq.__file__).parent, Path(importlib.import_module("jaxseq.configs").__file__).parent
+    digest = hashlib.blake2b(digest_size=16)
+    for name in CODE:
+        path = configs if name == "configs" else home / name
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(f"{name}/{file.name} ".encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 @functools.cache
@@ -63,7 +112,7 @@ def describe(name: str) -> dict:
     }
     return {
         "name": name,
-        "title": module.__doc__.strip().splitlines()[0],
+        "title": registry.doc(module).splitlines()[0],
         "stack": cfg.model.stack,
         "mixers": mixers,
         "forms": {op: forms_of(op) for op in dict.fromkeys(op for ops in mixers.values() for op in ops)},
@@ -150,7 +199,7 @@ def sources() -> dict[str, str]:
     from jaxseq import convert
 
     modules = {name: registry.load("convert.sources", name.replace("/", "_")) for name in convert.source_names()}
-    return {name: " ".join(module.__doc__.partition("\n\n")[0].split()) for name, module in modules.items()}
+    return {name: " ".join(registry.doc(module).partition("\n\n")[0].split()) for name, module in modules.items()}
 
 
 def _show_sources(args) -> dict:
@@ -173,7 +222,7 @@ def rewrite(text: str, table: str, name: str, begin: str = BEGIN) -> str:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; give the path of a Markdown file") from None
 

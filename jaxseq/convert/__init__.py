@@ -114,7 +114,7 @@ def describe(source: str, model: nn.Module) -> dict:
     module = _module(source)
     theirs = module.describe(model)
     if theirs is None:
-        raise UserError(f"{source} cannot hold this model; it holds: {module.__doc__.strip().splitlines()[0]}")
+        raise UserError(f"{source} cannot hold this model; it holds: {registry.doc(module).splitlines()[0]}")
     return theirs
 
 
