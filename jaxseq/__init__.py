@@ -7,11 +7,25 @@ One dimension key for the whole project; arrays carry it as a suffix (`q_BTHK`),
     D width    N state size           F hidden width, frequencies         W taps        L layers
 """
 
+from typing import Any
+
 from jaxseq.config import config, names
 from jaxseq.convert import from_pretrained, save_pretrained
 from jaxseq.errors import UserError
 from jaxseq.generation import generate
 from jaxseq.models import build
 
-__all__ = ["UserError", "build", "config", "from_pretrained", "generate", "names", "save_pretrained"]
+__all__ = ["UserError", "build", "config", "from_pretrained", "generate", "load", "names", "save_pretrained"]
 __version__ = "0.1.0"
+
+
+def load(workdir, step: int | None = None) -> tuple[Any, Any, Any]:
+    """(model, params, tokenizer) of a workdir's checkpoint, the latest by default, as `generate` takes them.
+
+    params: of a model with more collections all of them, {"params": …, "batch_stats": …}. tokenizer: None of a model without a
+    vocabulary. Raises UserError when there is no such workdir or checkpoint.
+    """
+    from jaxseq import data, train  # loading them takes seconds
+
+    model, params, config = train.load(workdir, step)
+    return model, params, data.tokenizer(config.data) if hasattr(model, "vocab") else None

@@ -21,6 +21,7 @@ from jaxseq.blocks._block import Block
 from jaxseq.errors import UserError
 from jaxseq.layers import Mixer
 from jaxseq.models import _stack
+from jaxseq.plain_files import read_object
 
 
 def base(kind: str = "lm") -> ConfigDict:
@@ -67,6 +68,7 @@ def base(kind: str = "lm") -> ConfigDict:
                 "seed": 0,
                 "form": "auto",
                 "init": config_dict.placeholder(str),  # a workdir whose weights to start from
+                "init_allow": "",  # fields of the model, with commas, that may differ from those of that workdir
                 "log_every": 10,
                 "logger": config_dict.placeholder(str),  # one more place for the figures: wandb
                 "checkpoint_every": 200,
@@ -101,12 +103,30 @@ def names() -> tuple[str, ...]:
 
 
 def config(name: str, **overrides: Any) -> ConfigDict:
-    """The locked config of "mamba", "mamba:130m" or "path/to/file.py[:size]", with dotted overrides such as "model.width".
+    """The locked config of "mamba", "mamba:130m", "path/to/file.py[:size]" or a workdir, with dotted overrides such as
+    "model.width".
+
+    What the overrides leave open is fitted to them: a warm-up that would take more than half of the steps takes a tenth, and
+    weights that were trained before (train.init) are trained on with a tenth of the learning rate.
 
     Raises UserError for an unknown name, size or key, and for a value of the wrong type.
     """
     module_name, _, size = name.partition(":")
-    return finish(_load(module_name).get_config(size), **overrides)
+    if module_name not in registry.names("configs") and (Path(name) / "config.json").is_file():
+        return fitted(from_dict(read_object(Path(name) / "config.json"), **overrides), overrides)
+    return fitted(finish(_load(module_name).get_config(size), **overrides), overrides)
+
+
+def fitted(cfg: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
+    """See `config`."""
+    train = cfg.train
+    with cfg.unlocked():
+        if "train.warmup" not in overrides and train.warmup > train.steps / 2:
+            train.warmup = train.steps // 10
+        if overrides.get("train.init") and train.init and "train.lr" not in overrides:
+            train.lr_source = f"fine-tuning: a tenth of {train.lr:g} ({train.lr_source or 'the default'})"
+            train.lr = train.lr / 10
+    return cfg.lock()
 
 
 def from_dict(data: Mapping[str, Any], **overrides: Any) -> ConfigDict:

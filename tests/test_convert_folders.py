@@ -19,6 +19,12 @@ LLAMA = Path(__file__).parent / "published" / "llama"
 X = {"x": np.ones(3, np.float32)}
 
 
+@pytest.fixture(autouse=True)
+def heard(monkeypatch):
+    """`jaxseq train` keeps its lines from the root logger, where caplog listens."""
+    monkeypatch.setattr(logging.getLogger("jaxseq"), "propagate", True)
+
+
 def copy(path: Path, shards: bool = False) -> Path:
     shutil.copytree(LLAMA / "shards" if shards else LLAMA, path, ignore=shutil.ignore_patterns("shards", "outputs.npz"))
     return path

@@ -14,7 +14,8 @@ from jaxseq.errors import UserError
 def add_config(parser: argparse.ArgumentParser, default: str | None = None) -> None:
     parser.add_argument(
         "--config", default=default, metavar="NAME[:SIZE]",
-        help="a built-in config (see `jaxseq list`) or a .py file; fields: --config.train.steps=100 --config.model.width=256"
+        help="a built-in config (see `jaxseq list`), a .py file or a run's workdir; "
+        "fields: --config.train.steps=100 --config.model.width=256"
         + (f" (default: {default})" if default else ""),
     )  # fmt: skip
 
@@ -35,7 +36,7 @@ def load(args: argparse.Namespace) -> ConfigDict:
     if not args.config:
         raise UserError(f"jaxseq {args.command} needs --config=NAME; `jaxseq list` shows the names")
     name = _paths.local(args.config, "--config")
-    if "/" in name and not name.endswith(".py") and ".py:" not in name:
+    if "/" in name and not name.endswith(".py") and ".py:" not in name and not (Path(name) / "config.json").is_file():
         stem = Path(name).name
-        raise UserError(f"--config={name} is no .py file; built-in configs go by name alone: --config={stem}")
+        raise UserError(f"--config={name} is no .py file and no workdir; built-in configs go by name alone: --config={stem}")
     return config(name, **overrides(args))

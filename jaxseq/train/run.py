@@ -10,7 +10,7 @@ import jax
 
 from jaxseq import registry
 from jaxseq.config import to_dict
-from jaxseq.train import loggers, metrics, optimizer, plan, tokenizers, workdirs
+from jaxseq.train import fitting, loggers, metrics, optimizer, plan, tokenizers, workdirs
 from jaxseq.train import mesh as meshes
 from jaxseq.train.checkpoints import Checkpoints, restore_variables, saved, steps
 from jaxseq.train.step import Trainer, TrainState, prepare
@@ -33,6 +33,7 @@ class Run:
         workdirs.check_config(workdir, config, trained=bool(steps(workdir)))
         if config.train.init and not steps(workdir):
             saved(config.train.init)
+            fitting.check(config.train.init, config)
         self.tokens_per_step = objective.tokens(config)
         self.available = plan.available(self.trainer.mesh)
 

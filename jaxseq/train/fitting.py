@@ -1,0 +1,106 @@
+"""Whether weights compute under a new config what they computed under their own: shapes alone do not tell.
+
+Both models are traced and what they compute is compared, so that a field that is written otherwise and means the same (a head
+size that is given, and one that follows from the width) is no difference.
+"""
+
+import logging
+import os
+import re
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxseq
+from jaxseq.config import finish, to_dict
+from jaxseq.convert import abstract
+from jaxseq.errors import UserError
+from jaxseq.train.workdirs import differing, flat, saved_config
+
+# Fields of the model that fine-tuning may change: how it is run and regularised, and the heads that may come and go.
+FREE = (
+    "model.remat", "model.dtype", "model.residual_dtype", "model.dropout", "model.drop_path", "model.classes", "model.pooler",
+    "model.masked_head",
+)  # fmt: skip
+log = logging.getLogger(__name__)
+
+
+def check(source: str | os.PathLike, config) -> None:
+    """Raises UserError that names each field of `config.model` under which the weights of the workdir `source` compute something
+    else than in their own run, unless train.init_allow names it too. Other shapes are told where the weights are restored."""
+    saved = saved_config(source)
+    if saved is None or saved.model.kind != config.model.kind:
+        return
+    changed = differences(saved, config)
+    if not changed:
+        return
+    allowed = {name.strip() for name in config.train.init_allow.split(",")}
+    told = {name: f"{name} is {old!r} there and {new!r} here" for name, (old, new) in changed.items()}
+    for name in sorted(allowed & told.keys()):
+        log.warning("%s: %s, as train.init_allow says", source, told.pop(name))
+    if told:
+        raise UserError(
+            f"the weights in {source} were trained to compute something else: {'; '.join(told.values())}; "
+            f"take --config={source}, give its values, or allow the change with --config.train.init_allow={','.join(told)}"
+        )
+
+
+def differences(old, new) -> dict[str, tuple[Any, Any]]:
+    """{field: (value of `old`, value of `new`)} of the fields of `model` that change what a model computes; none where the
+    shapes of the parameters differ."""
+    before, after = flat(to_dict(old)), flat(to_dict(new))
+    names = [name for name in differing(to_dict(old), to_dict(new)) if name.startswith("model.")]
+    moved = {name: after[name] for name in names if name in FREE and name in before and name in after}
+    names = [name for name in names if name not in FREE]
+    if not names:
+        return {}
+    old = _with(old, moved)
+    wanted, length = computed(old, new.train.length), new.train.length
+    if wanted is None or _shapes(old) != _shapes(new) or computed(new, length) == wanted:
+        return {}
+    if len(names) == 1:
+        return {names[0]: (before.get(names[0]), after.get(names[0]))}
+    found = {
+        name: (before.get(name), after.get(name))
+        for name in names
+        if name in before and name in after and computed(_with(old, {name: after[name]}), length) != wanted
+    }
+    return found or {name: (before.get(name), after.get(name)) for name in names}  # they change it together only
+
+
+def _with(config, values: dict[str, Any]):
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        for name, value in values.items():
+            *path, last = name.split(".")
+            section = config
+            for part in path:
+                section = section[part]
+            section[last] = value
+    return finish(config)
+
+
+def _shapes(config) -> Any:
+    return jax.tree.map(lambda leaf: leaf.shape, abstract(jaxseq.build(config)))
+
+
+def computed(config, length: int) -> str | None:
+    """What the model of a config computes, as text; None where it cannot take `length` tokens, or is no model at all."""
+    try:
+        model = jaxseq.build(config)
+        found = abstract(model)
+        variables = found if "params" in found else {"params": found}
+        inputs = [_longer(array, length) for array in model.example() if array is not None]
+        traced = jax.make_jaxpr(model.apply)(variables, *inputs)
+    except (ValueError, TypeError):
+        return None
+    constants = [np.asarray(value) for value in traced.consts]
+    text = re.sub(r"0x[0-9a-f]+", "", str(traced.jaxpr))  # where functions lie in memory
+    return f"{text}\n{[(value.dtype.str, value.shape, value.tobytes()) for value in constants]}"
+
+
+def _longer(array, length: int) -> jax.ShapeDtypeStruct:
+    """A row of `length` tokens instead of the two of an example."""
+    tokens = array.ndim == 2 and np.issubdtype(array.dtype, np.integer)
+    return jax.ShapeDtypeStruct((1, length) if tokens else array.shape, array.dtype)
