@@ -1,4 +1,6 @@
-"""Time the forms of every op, forward and in training, against each other and against the machine.
+"""Time the forms of every op, or (`jaxseq bench data`) the reading and tokenising of text.
+
+Every op is timed forward and in training, its forms against each other and against the machine.
 
 Milliseconds are medians of runs in turns. --write puts the form that trains fastest at each length into jaxseq/ops/_auto.json
 for this platform: that is what the form "auto" takes.
@@ -10,6 +12,9 @@ LENGTHS = "64,256,1024,4096"
 
 
 def add_arguments(parser):
+    parser.add_argument("what", nargs="?", default="ops", choices=["ops", "data"], help="default: ops")
+    parser.add_argument("--mb", type=int, default=100, metavar="N", help="of data: megabytes of text (default: 100)")
+    parser.add_argument("--tokenizer", default="byte", metavar="FILE", help="of data: as data.tokenizer (default: byte)")
     parser.add_argument("--ops", default="", metavar="A,B", help="only these (default: all)")
     parser.add_argument("--lengths", default=LENGTHS, metavar="T,T", help=f"tokens a row (default: {LENGTHS})")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each form, in turns (default: 5)")
@@ -18,6 +23,8 @@ def add_arguments(parser):
 
 
 def run(args):
+    if args.what == "data":
+        return _data(args)
     lengths = _lengths(args.lengths)
     if args.rounds < 1:
         raise UserError(f"--rounds={args.rounds} measures nothing; set it to 1 or more")
@@ -38,6 +45,25 @@ def run(args):
     if args.write:
         console.print("written to jaxseq/ops/_auto.json")
     return result
+
+
+def _data(args):
+    if args.mb < 1:
+        raise UserError(f"--mb={args.mb} measures nothing; set it to 1 or more")
+    from rich.console import Console
+    from rich.table import Table
+
+    from jaxseq.data import benchmark
+
+    records = benchmark.bench(args.mb, args.tokenizer)
+    grid = Table(title=f"{args.mb} MB of text to {args.tokenizer} tokens on disk", title_justify="left")
+    for name in ("kind", "MB/s of text", "peak memory MB", "MB on disk"):
+        grid.add_column(name, justify="left" if name == "kind" else "right")
+    for record in records:
+        rate, peak, disk = record["bytes_per_second"] / 1e6, record["peak_bytes"] / 1e6, record["disk_bytes"] / 1e6
+        grid.add_row(record["kind"], f"{rate:.1f}", f"{peak:.0f}", f"{disk:.1f}")
+    Console(stderr=args.json).print(grid)
+    return {"tokenizer": args.tokenizer, "megabytes": args.mb, "data": records}
 
 
 def _lengths(text: str) -> list[int]:

@@ -3,14 +3,18 @@
 import os
 import sys
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from jaxseq.data import files
 from jaxseq.errors import UserError
 
 END = "<|endoftext|>"
 SMALLEST = 257  # the 256 bytes and the end of text
-WORD = 512  # characters; training time grows with the longest stretch that has no word break (DNA has none at all)
+WORD = 512  # characters; training time grows with the longest part that has no word break (DNA has none at all)
+PIECE = 1 << 16  # characters given to the trainer at a time
+DISTINCT = 6 << 20  # characters of all distinct words; the trainer takes up to 100 bytes of memory for each
+WORD_COST = 8  # what a word costs beyond its characters
 
 
 def train(texts: Iterable[str], vocab: int, out: str | Path) -> int:
@@ -48,7 +52,10 @@ def train(texts: Iterable[str], vocab: int, out: str | Path) -> int:
             initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
             show_progress=sys.stderr.isatty(),
         )
-        model.train_from_iterator(_short(texts), trainer)
+        bounded = _Bounded(texts)
+        model.train_from_iterator(bounded, trainer)
+        if bounded.left:
+            files.say(f"{bounded.left / 1e6:.3g} M characters of rare words were left out of the training, to bound its memory")
         model.post_processor = _after_the_end()
         model.save(str(draft))
         os.replace(draft, out)
@@ -79,10 +86,49 @@ def _after_the_end(end: int = 0):
     return tokenizers.processors.TemplateProcessing(single=f"{END} $A", pair=f"{END} $A {END} $B:1", special_tokens=[(END, end)])
 
 
-def _short(texts: Iterable[str]) -> Iterable[str]:
-    """Texts as they are, but stretches longer than WORD without a space cut up."""
-    for text in texts:
-        if len(text) <= WORD or max(map(len, text.split())) <= WORD:
-            yield text
-        else:
-            yield from (text[start : start + WORD] for start in range(0, len(text), WORD))
+class _Bounded:
+    """Texts in pieces of bounded size, with a bounded number of distinct words: the trainer keeps every one that it sees.
+
+    Pieces end in front of a space, where words are parted anyhow. What has no space for WORD characters is cut up. When the
+    distinct words have DISTINCT characters in all, later words that are not among them are left out.
+
+    left: characters of the words left out.
+    """
+
+    def __init__(self, texts: Iterable[str]):
+        self._texts, self._words, self._room, self.left = texts, set(), DISTINCT, 0
+
+    def __iter__(self) -> Iterator[str]:
+        for text in self._texts:
+            for piece in pieces(text):
+                words = piece.split()
+                if len(piece) > WORD and max(map(len, words), default=0) > WORD:
+                    words = [word[at : at + WORD] for word in words for at in range(0, len(word), WORD)]
+                    piece = " ".join(words)
+                if kept := self._kept(piece, words):
+                    yield kept
+
+    def _kept(self, piece: str, words: list[str]) -> str:
+        new = [word for word in dict.fromkeys(words) if word not in self._words]
+        cost = sum(map(len, new)) + WORD_COST * len(new)
+        if cost <= self._room:
+            self._words.update(new)
+            self._room -= cost
+            return piece
+        gone = set(new)
+        self.left += sum(len(word) for word in words if word in gone)
+        return " ".join(word for word in words if word not in gone)
+
+
+def pieces(text: str, size: int = PIECE) -> Iterator[str]:
+    """A text in pieces of at most about `size` characters, each but the first beginning with white space if there is any."""
+    start = 0
+    while len(text) - start > size:
+        end = max(text.rfind(" ", start + 1, start + size), text.rfind("\n", start + 1, start + size))
+        while end > start + 1 and text[end - 1].isspace():
+            end -= 1
+        end = end if end > start else start + size
+        yield text[start:end]
+        start = end
+    if start < len(text):
+        yield text[start:]

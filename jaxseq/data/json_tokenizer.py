@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxseq.data import tokenizer_files
+from jaxseq.data import long_text, tokenizer_files
 from jaxseq.errors import UserError
 
 # The names under which published tokenizers keep their end-of-text token, the more specific first.
@@ -107,8 +107,7 @@ class JsonTokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """As `encode`, document by document, in the dtype `storage`, over all cores."""
         with self._faults():
-            encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.asarray(encoding.ids, self.storage) for encoding in encodings]
+            return [np.asarray(ids, self.storage) for ids in long_text.encode_batch(self._tokenizer, texts)]
 
     def prompt(self, text: str) -> list[int]:
         """The ids of a prompt: what the post-processor adds in front of a text, and the text's own. An empty prompt is the

@@ -18,7 +18,7 @@ from jaxseq.errors import UserError
 
 CACHED_ABOVE = 1 << 20  # bytes on disk above which tokens are cached
 CACHED_ABOVE_AS_BYTES = 64 << 20  # bytes cost no tokenisation
-BATCH_BYTES = 8 << 20  # text tokenised at a time
+BATCH_BYTES = 2 << 20  # text tokenised at a time
 PATIENCE = 1.5  # seconds before a progress bar appears
 
 

@@ -1,0 +1,70 @@
+"""List what jaxseq keeps in caches, and clear them.
+
+The token cache holds tokenised corpora (data.cache, by default ~/.cache/jaxseq); data.cache_gb bounds it. --clear removes what
+is listed; it is made again when it is needed.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jaxseq.errors import UserError
+
+
+class Cache(NamedTuple):
+    """where(folder): its path. entries(path): [{"name", "bytes", "used" (seconds since 1970), …}], the least recently used
+    first. clear(path): removes them. A folder is given by --folder, or None."""
+
+    where: Callable
+    entries: Callable
+    clear: Callable
+
+
+def _tokens() -> Cache:
+    from jaxseq.data import cache
+
+    def entries(path) -> list[dict]:
+        return [
+            {"name": entry.source or entry.path.name, "tokenizer": entry.tokenizer, "tokens": entry.tokens, "bytes": entry.size,
+             "used": entry.used}
+            for entry in cache.entries(path)
+        ]  # fmt: skip
+
+    return Cache(cache.root, entries, lambda path: cache.shrink(path, 0))
+
+
+CACHES = {"tokens": _tokens}  # name: opens it
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", metavar="NAME", help=f"only this one of {', '.join(CACHES)} (default: all)")
+    parser.add_argument("--folder", metavar="DIR", help="its folder, if it is not in its usual place")
+    parser.add_argument("--clear", action="store_true", help="remove what is listed")
+
+
+def run(args: argparse.Namespace) -> dict:
+    from rich.console import Console
+    from rich.table import Table
+
+    if args.name and args.name not in CACHES:
+        raise UserError(f"there is no cache {args.name!r}; choose one of {', '.join(CACHES)}")
+    if args.folder and not args.name and len(CACHES) > 1:
+        raise UserError(f"--folder={args.folder} is the folder of one cache; name it: {' or '.join(CACHES)}")
+    console, found = Console(stderr=args.json), {}
+    for name in [args.name] if args.name else CACHES:
+        cache = CACHES[name]()
+        path = cache.where(args.folder)
+        entries = cache.entries(path)
+        if args.clear:
+            cache.clear(path)
+        total = sum(entry["bytes"] for entry in entries)
+        grid = Table(title=f"{name}: {total / 1e6:.1f} MB in {path}{', now removed' * args.clear}", title_justify="left")
+        for column in ("name", "MB", "last used"):
+            grid.add_column(column, justify="right" if column == "MB" else "left", overflow="fold")
+        for entry in entries:
+            used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry["used"]))
+            grid.add_row(entry["name"], f"{entry['bytes'] / 1e6:.1f}", used)
+        console.print(grid)
+        found[name] = {"folder": str(path), "bytes": total, "entries": entries, "cleared": args.clear}
+    return found
