@@ -113,8 +113,17 @@ def config(name: str, **overrides: Any) -> ConfigDict:
     """
     module_name, _, size = name.partition(":")
     if module_name not in registry.names("configs") and (Path(name) / "config.json").is_file():
-        return fitted(from_dict(read_object(Path(name) / "config.json"), **overrides), overrides)
+        return fitted(_of_workdir(name, overrides), overrides)
     return fitted(finish(_load(module_name).get_config(size), **overrides), overrides)
+
+
+def _of_workdir(workdir: str, overrides: Mapping[str, Any]) -> ConfigDict:
+    """The config of a run, naming its tokenizer where it lies now: the workdir may have been moved."""
+    from jaxseq.data.tokenizer_files import locate  # takes a second
+
+    cfg = from_dict(read_object(Path(workdir) / "config.json"))
+    located = {"data.tokenizer": locate(workdir, cfg.data.tokenizer)}
+    return from_dict(to_dict(cfg), **located | dict(overrides))
 
 
 def fitted(cfg: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:

@@ -77,6 +77,9 @@ def test_a_moved_workdir_used_from_another_folder(workdir, tmp_path, capsys, mon
         assert said(capsys, "generate", f"--workdir={name}", *PROMPT)["texts"] == wanted
     config = train.load("run")[2]
     assert config.data.tokenizer == str(tmp_path / "elsewhere" / "run" / "tokenizer.json") != stored
+    assert jaxseq.config("run").data.tokenizer == config.data.tokenizer  # as a config too
+    assert jaxseq.config("run", **{"data.tokenizer": "byte"}).data.tokenizer == "byte"
+    assert jaxseq.load("run")[2].ends == (2, 7)
 
 
 def test_an_import_without_a_tokenizer_is_refused_until_one_is_named(tmp_path, capsys):
