@@ -3,11 +3,15 @@
 import json
 from pathlib import Path
 
+import fake_results
 import pytest
 from _data import data_config, write_jsonl
 
 from jaxseq import data
+from jaxseq.compare import report
+from jaxseq.compare.verdicts import verdicts
 from jaxseq.data import bpe, long_text
+from jaxseq.train.objectives.next_token import NextToken
 
 HERE = Path(__file__).parent / "tokenizers"
 TEXTS = json.loads((HERE / "ids.json").read_text("utf-8"))["texts"]
@@ -91,3 +95,17 @@ def test_tokenizers_that_keep_all_are_not_called_lossy(tmp_path, name):
     path = write_jsonl(tmp_path / "x.jsonl", ["The cat sat.\n", " A naïve café, 日本 😀", "x  y\t"] * 20)
     assert data.corpus(data_config(path=path, tokenizer=str(HERE / f"{name}.json")).data).lossy is None
     assert data.corpus(data_config(path=path).data).lossy is None
+
+
+def test_bits_per_byte_under_a_lossy_tokenizer_are_marked_and_not_ranked():
+    result = {"bits_per_byte": 0.068, "perplexity": 1.1, "documents": [], "bytes": 9, "lossy": "'é' is read back as '?'"}
+    said = NextToken.describe(None, result)
+    assert said.startswith("0.0680* bits/byte") and said.endswith("the tokenizer is lossy, 'é' is read back as '?'")
+    assert "*" not in NextToken.describe(None, result | {"lossy": None})
+    results = fake_results.results()
+    assert verdicts(results)["ranking"]["tokens"] and verdicts(results)["pairs"]
+    results["data"] = (results.get("data") or {}) | {"lossy": "'é' is read back as '?'"}
+    found = verdicts(results)
+    assert found["ranking"] == {"tokens": [], "time": []} and found["pairs"] == []
+    assert "ranked by bits per byte: the tokenizer loses text ('é' is read back as '?')" in found["equal_tokens"][0]
+    assert "the tokenizer loses text" in report.render(results)

@@ -147,6 +147,7 @@ class Comparison:
                 "train_bytes": self.corpus.train_bytes,
                 "validation_bytes": self.corpus.validation_bytes,
                 "fingerprint": self.corpus.fingerprint,
+                **({"lossy": self.corpus.lossy} if self.corpus.lossy else {}),
             },
             "budget": {
                 "parameters": preset.parameters,

@@ -18,6 +18,7 @@ from jaxseq.compare.judgement import MARKOV_ORDER, NOT_TOLD_APART, Judgement, St
 from jaxseq.compare.runs import count_seeds, runs
 from jaxseq.compare.words import count, duration, finite, labels, sentence, subject
 
+UNRANKED = "nothing is ranked by bits per byte: the tokenizer loses text ({}), which makes them too low"
 WHOLE = 0.99  # of the most tokens that any architecture trained on, to count as "equal tokens"
 
 
@@ -40,6 +41,10 @@ def verdicts(results: Mapping[str, Any]) -> dict[str, Any]:
     trained = {name: runs(entry) for name, entry in architectures.items()}
     final, stopped = at_equal_tokens(trained)
     moment, first, then, absent = at_equal_time(trained, final)
+    lossy = (results.get("data") or {}).get("lossy")
+    unranked = [sentence(UNRANKED.format(lossy))] if lossy else []
+    if unranked:
+        final, then = {}, {}
     tokens = max((standing.tokens or 0 for standing in final.values()), default=0)
     when_tokens = "At equal tokens" + (f" ({count(tokens)})" if tokens else "")
     when_time = f"At equal time ({duration(moment)} of training, when {called[first]} was done)" if first else "At equal time"
@@ -47,7 +52,7 @@ def verdicts(results: Mapping[str, Any]) -> dict[str, Any]:
     by_time = Judgement(then, markov, called, when_time)
     out = {
         "seeds": seeds_sentence(trained),
-        "equal_tokens": by_tokens.sentences() + [stop_sentence(called[name], *stopped[name]) for name in stopped],
+        "equal_tokens": (unranked or by_tokens.sentences()) + [stop_sentence(called[name], *stopped[name]) for name in stopped],
         "equal_time": by_time.sentences() + [sentence(f"{called[name]} has no evaluation at that time") for name in absent],
         "markov": by_tokens.against_markov(),
         "pairs": by_tokens.pairs_json("tokens") + by_time.pairs_json("time"),

@@ -64,12 +64,14 @@ class NextToken(_task.TextTask):
 
     def evaluate(self, model, variables, split="validation", *, mesh=None, between=_task.nothing) -> dict[str, Any]:
         corpus = self.corpus._replace(**{split: self.scored(split)})
-        return evaluation.evaluate(model, variables["params"], self.config, corpus, split, mesh=mesh, between=between)
+        result = evaluation.evaluate(model, variables["params"], self.config, corpus, split, mesh=mesh, between=between)
+        return result | ({"lossy": corpus.lossy} if corpus.lossy else {})
 
     def describe(self, result: dict[str, Any]) -> str:
+        lossy = f"; * too low: the tokenizer is lossy, {result['lossy']}" if result.get("lossy") else ""
         return (
-            f"{result['bits_per_byte']:.4f} bits/byte, perplexity {result['perplexity']:.3f} a token, over "
-            f"{len(result['documents'])} documents, {result['bytes']:,} bytes"
+            f"{result['bits_per_byte']:.4f}{'*' if lossy else ''} bits/byte, perplexity {result['perplexity']:.3f} a token, over "
+            f"{len(result['documents'])} documents, {result['bytes']:,} bytes{lossy}"
         )
 
 
