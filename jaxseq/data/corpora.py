@@ -1,12 +1,15 @@
 """A corpus: tokenised documents, and which of them validate: a split that is given, else every n-th document."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from jaxseq.data import mixture
 from jaxseq.data.readers import Document
-from jaxseq.data.sources import source
+from jaxseq.data.sources import Source, source
 from jaxseq.data.store import Store, store
 from jaxseq.data.tokenizers import ByteTokenizer, Tokenizer
 from jaxseq.data.tokenizers import tokenizer as open_tokenizer
@@ -115,8 +118,10 @@ def corpus(config, tokenizer: Tokenizer | None = None) -> Corpus:
     between = "-".join(map(str, dict.fromkeys(ends)))  # one id where they are the same
     if opened.validation:
         held, validation = read(opened), read(opened.validation)
-        splits = [Documents(one, np.arange(len(one)), *ends) for one in (held, validation)]
-        return Corpus(opened.name, tokenizer, *splits, f"{held.fingerprint}-{between}-{validation.fingerprint}")
+        chosen = [_repeated(opened, held, np.arange(len(held))), np.arange(len(validation))]
+        splits = [Documents(one, index, *ends) for one, index in zip((held, validation), chosen, strict=True)]
+        fingerprint = f"{held.fingerprint}-{between}-{validation.fingerprint}"
+        return Corpus(opened.name, tokenizer, *splits, _weighted(opened, fingerprint))
     every = config.validation_every
     if every < 0 or every == 1:
         raise UserError(f"data.validation_every={every} leaves nothing to train on; set 2 or more, or 0 for no validation")
@@ -125,8 +130,26 @@ def corpus(config, tokenizer: Tokenizer | None = None) -> Corpus:
         mend = f"set data.validation_every to at most {len(held)}" if len(held) > 1 else "give more documents"
         raise UserError(f"{opened.name} has {len(held)} document(s), too few to validate on every {every}th; {mend}")
     validates = _validates(len(held), every)
-    splits = [Documents(held, np.flatnonzero(chosen), *ends) for chosen in (~validates, validates)]
-    return Corpus(opened.name, tokenizer, *splits, f"{held.fingerprint}-{between}-{every}")
+    chosen = [_repeated(opened, held, np.flatnonzero(~validates)), np.flatnonzero(validates)]
+    splits = [Documents(held, index, *ends) for index in chosen]
+    return Corpus(opened.name, tokenizer, *splits, _weighted(opened, f"{held.fingerprint}-{between}-{every}"))
+
+
+def _repeated(opened: Source, held: Store, index: np.ndarray) -> np.ndarray:
+    """The training documents of an epoch: each as often as the weight of its part says."""
+    if opened.weights is None:
+        return index
+    found = np.repeat(index, mixture.repeats(opened.weights, held.ids())[index])
+    if not len(found):
+        raise UserError(f"{opened.name} leaves nothing to train on; raise the weights")
+    return found
+
+
+def _weighted(opened: Source, fingerprint: str) -> str:
+    if opened.weights is None:
+        return fingerprint
+    weights = hashlib.blake2b(json.dumps(opened.weights).encode(), digest_size=8).hexdigest()
+    return f"{fingerprint}-{weights}"
 
 
 def texts(config, split: str = "train") -> Iterator[Document]:

@@ -1,4 +1,4 @@
-"""Where documents come from: the two built-in corpora, files and folders.
+"""Where documents come from: the two built-in corpora, files, folders and mixtures of them.
 
 A source is opened cheaply (it looks at names, sizes and the heads of .json files) and read lazily, document by document and in
 a fixed order. Documents without text are passed over. Every fault of the input is a `UserError` that names the file and the
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxseq.data import files, folders, readers
+from jaxseq.data import files, folders, mixture, readers
 from jaxseq.data.readers import Document, Options
 from jaxseq.errors import UserError
 
@@ -26,7 +26,7 @@ class Source(NamedTuple):
     name: for messages. read: starts a pass over the documents. size: bytes on disk. plain: whether `size` is about
     the size of the text (False if compressed). stamp: JSON-able; changes when the documents do (names, sizes,
     modification times, options). validation: the documents that the source itself holds out; None: it has none, and every
-    n-th document validates.
+    n-th document validates. weights: {part: weight} of a mixture.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Source(NamedTuple):
     plain: bool
     stamp: list
     validation: "Source | None" = None
+    weights: dict[str, float] | None = None
 
 
 def _sotu(config, boundary) -> Source:
@@ -121,12 +122,33 @@ def _huggingface(config, boundary: int | None) -> Source:
     return _file("table", config, boundary)
 
 
+def _mixture(config, boundary: int | None) -> Source:
+    """Several corpora; see `mixture`."""
+    path = files.existing(config.path)
+    described, opened = mixture.parts(path), {}
+    for name, part in described.items():
+        own = config.copy_and_resolve_references()
+        with own.unlocked():
+            own.path = str(path.parent / Path(part["path"]).expanduser())
+            own.source, own.field = part.get("source", "sotu"), part.get("field", config.field)
+        opened[name] = source(own, boundary)
+    weights = {name: float(part["weight"]) for name, part in described.items()}
+    stamp, size = [[name, *one.stamp] for name, one in opened.items()], sum(one.size for one in opened.values())
+    found = Source(str(path), mixture.read(opened), size, all(one.plain for one in opened.values()), stamp, None, weights)
+    held = [one.validation for one in opened.values() if one.validation]
+    if not held:
+        return found
+    stamps, sizes = [one.stamp for one in held], sum(one.size for one in held)
+    return found._replace(validation=Source(f"{path} (validation)", mixture.read(opened, True), sizes, False, stamps))
+
+
 SOURCES: dict[str, Callable] = {
     "sotu": _sotu,
     "dna": _dna,
     **{kind: functools.partial(_file, kind) for kind in readers.READERS},
     "folder": _folder,
     "huggingface": _huggingface,
+    "mixture": _mixture,
 }
 BUILT_IN = ("sotu", "dna")
 

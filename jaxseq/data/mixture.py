@@ -1,0 +1,62 @@
+"""Several corpora at once, each so many times an epoch: a JSON file that names them.
+
+    {"books": {"path": "books.txt", "weight": 2}, "web": {"path": "web/", "weight": 0.5, "field": "content"}}
+
+Paths are relative to the file. weight (default 1): how often an epoch has each training document of a corpus; of a fraction, so
+many of its documents, the same ones always. Validation documents count once. A part may say `source` and `field` too.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from jaxseq.data import files
+from jaxseq.errors import UserError
+
+KEYS = {"path": str, "weight": int | float, "source": str, "field": str}
+LARGEST_WEIGHT = 1000
+
+
+def parts(path: Path) -> dict[str, dict]:
+    """{name: what the file says of it}, checked. Raises UserError."""
+    try:
+        with files.opened(path) as stream:
+            found = json.loads(stream.read(1 << 20))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no JSON ({error}); write {{NAME: {{\"path\": PATH, \"weight\": NUMBER}}}}") from error
+    if not isinstance(found, dict) or not found or not all(isinstance(part, dict) for part in found.values()):
+        raise UserError(f"{path} is no mixture; write {{NAME: {{\"path\": PATH, \"weight\": NUMBER}}}}")
+    for name, part in found.items():
+        if "/" in name or "path" not in part:
+            raise UserError(f"{path}: {name!r} has {'no path' if '/' not in name else 'a / in its name'}; mend it")
+        for key, value in part.items():
+            if key not in KEYS or not isinstance(value, KEYS[key]) or isinstance(value, bool):
+                raise UserError(f"{path}: {name}.{key}={value!r} is not known or of the wrong type; a part has {', '.join(KEYS)}")
+        if part.get("source") == "mixture":
+            raise UserError(f"{path}: {name}.source='mixture' is a mixture again; name its parts here")
+        weight = part.setdefault("weight", 1)
+        if not 0 < weight <= LARGEST_WEIGHT:
+            raise UserError(f"{path}: {name}.weight={weight} must be above 0 and at most {LARGEST_WEIGHT}; set it so")
+    return found
+
+
+def read(opened: dict, validation: bool = False) -> Callable[[], Iterator]:
+    """Starts a pass over the documents of all parts, their ids behind the part's name."""
+
+    def documents() -> Iterator:
+        for name, source in opened.items():
+            source = source.validation if validation else source
+            for document in source.read() if source else ():
+                yield document._replace(id=f"{name}/{document.id}")
+
+    return documents
+
+
+def repeats(weights: dict[str, float], ids: list[str]) -> np.ndarray:
+    """[documents] int64: how often an epoch has each. ids: the documents', which begin with the names of their parts."""
+    weight = np.asarray([weights[name.partition("/")[0]] for name in ids])
+    chosen = np.random.default_rng(0).random(len(ids)) < weight % 1
+    return np.asarray([math.floor(value) for value in weight], np.int64) + chosen
