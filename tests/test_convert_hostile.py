@@ -238,6 +238,26 @@ def fuzz(count: int, seed: int) -> None:
             raise AssertionError(f"{source}: {name}={changed[name]!r}") from error
 
 
+@pytest.mark.parametrize(
+    ("name", "field", "value", "message"),
+    [
+        ("llama", "hidden_size", "16", "hidden_size of the config is '16'; it must be an integer from 1"),
+        ("llama", "num_hidden_layers", 10**9, "num_hidden_layers of the config is 1000000000; it must be an integer"),
+        ("llama", "rms_norm_eps", math.nan, "rms_norm_eps of the config is nan"),
+        ("llama", "rope_parameters", {"rope_theta": -1}, "rope_theta of the config is -1"),
+        ("llama", "intermediate_size", 1 << 24, "more than all tensors together"),
+        ("llama", "num_hidden_layers", 9_999, "a model of 89,994 tensors, and there are 21"),
+        ("llama", "tie_word_embeddings", "yes", "must be true or false"),
+        ("mamba", "time_step_rank", {}, "must be an integer from 1 to 65536, or 'auto'"),
+        ("gpt2", "n_head", 3, "gpt2|fit|mis-shaped|multiple|divide"),
+    ],
+)
+def test_what_is_said_of_a_field(name, field, value, message):
+    config, tensors = _files.read(PUBLISHED / name)
+    with pytest.raises(UserError, match=message):
+        convert.from_state_dict(f"hf/{name}", config | {field: value}, tensors)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_configs_of_other_values(seed):
     fuzz(15, seed)

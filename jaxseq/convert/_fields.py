@@ -23,6 +23,18 @@ class Number(NamedTuple):
         return self.low <= value <= self.high  # not of NaN
 
 
+class OrAuto(NamedTuple):
+    """A number, or the word for one that follows from the others."""
+
+    number: Number
+
+    def __str__(self):
+        return f"{self.number}, or 'auto'"
+
+    def holds(self, value: Any) -> bool:
+        return value == "auto" or self.number.holds(value)
+
+
 class Kind(NamedTuple):
     """A value of one of these types."""
 
@@ -40,7 +52,8 @@ SIZE, LAYERS, STATE = Number(1, 1 << 24), Number(1, 10_000), Number(1, 1 << 16)
 EPS, POSITIVE, FRACTION = Number(1e-30, 1, False), Number(1e-30, 1e15, False), Number(0, 1, False)
 FLAG, TEXT, MAP, LIST = Kind(bool, "true or false"), Kind(str, "text"), Kind(dict, "an object"), Kind((list, tuple), "a list")
 
-FIELDS: dict[str, Number | Kind] = {
+FIELDS: dict[str, Number | OrAuto | Kind] = {
+    "time_step_rank": OrAuto(STATE),
     **dict.fromkeys((
         "vocab_size", "hidden_size", "intermediate_size", "n_embd", "n_inner", "d_model", "d_kv", "d_ff", "head_dim", "width",
         "hidden", "n_positions", "max_position_embeddings", "type_vocab_size", "image_size", "patch_size", "num_channels",
