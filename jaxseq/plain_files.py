@@ -4,6 +4,7 @@ import json
 import math
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,17 +80,19 @@ def _number(content: dict) -> Any:
     return content
 
 
-def json_text(data: Any, **options: Any) -> str:
+def json_text(data: Any, default: Callable[[Any], Any] | None = None, **options: Any) -> str:
     """Data as JSON that every reader takes: numbers that JSON lacks are written as transformers writes them,
-    {"__float__": "Infinity"}, and `read_json` reads them so. options: of json.dumps."""
-    return json.dumps(_finite(data), allow_nan=False, **options)
+    {"__float__": "Infinity"}, and `read_json` reads them so. default, options: of json.dumps."""
+    return json.dumps(_finite(data, default), allow_nan=False, **options)
 
 
-def _finite(data: Any) -> Any:
+def _finite(data: Any, default: Callable[[Any], Any] | None) -> Any:
     if isinstance(data, dict):
-        return {key: _finite(value) for key, value in data.items()}
+        return {key: _finite(value, default) for key, value in data.items()}
     if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
+        return [_finite(value, default) for value in data]
+    if default is not None and not isinstance(data, str | int | float | None):
+        data = default(data)
     if isinstance(data, float) and not math.isfinite(data):
         return {"__float__": "NaN" if math.isnan(data) else "Infinity" if data > 0 else "-Infinity"}
     return data

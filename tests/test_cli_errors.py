@@ -4,8 +4,10 @@ import errno
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from jaxseq import registry
 from jaxseq.cli import main
 
 SMALL = ["--config.model.stack=1*(retention mlp)", "--config.model.width=16", "--config.train.steps=1", "--config.train.warmup=0",
@@ -153,3 +155,11 @@ def test_a_full_disk_is_status_1_in_one_line(monkeypatch, capsys, tmp_path):
 def test_json_is_one_document(trained, capsys):
     assert main(["eval", f"--workdir={trained}", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["bits_per_byte"] > 0
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), np.float32("-inf")])
+def test_numbers_that_json_lacks_are_printed_as_json(value, monkeypatch, capsys):
+    monkeypatch.setattr(registry.load("cli", "list"), "run", lambda args: {"perplexity": [value, np.float32(0.5)]})
+    assert main(["list", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert result["perplexity"][0].keys() == {"__float__"} and result["perplexity"][1] == 0.5

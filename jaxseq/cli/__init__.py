@@ -7,7 +7,6 @@ With --json, `run`'s result is printed as the one document on standard output; e
 import argparse
 import errno
 import importlib.metadata
-import json
 import os
 import sys
 import textwrap
@@ -16,6 +15,7 @@ import jaxseq
 from jaxseq import registry
 from jaxseq.cli import _paths, _programs
 from jaxseq.errors import UserError
+from jaxseq.plain_files import json_text
 
 INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
 
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         _programs.use()
         result = args.run(args)
         if args.json:
-            print(json.dumps(result, allow_nan=False, default=float))
+            print(json_text(result, default=float))
         if sys.stdout is not None:
             sys.stdout.flush()  # while a reader that has gone can still be told from a fault
         return 0
