@@ -6,14 +6,20 @@ from jaxseq.config import base
 
 
 def frame(stack: str, width: int, lr: float, vocab: int | None, source: str) -> ConfigDict:
-    """Layer norms, one of them on the embedding; an untied head; the penalty on the largest logit. vocab: of a published size."""
+    """Layer norms, one of them on the embedding; an untied head; the penalty on the largest logit. vocab: of a published size.
+
+    Initial values and optimiser: BlinkDL/RWKV-LM, RWKV-v5/src/model.py, `generate_init_weight` (embedding in U(-1e-4, 1e-4),
+    orthogonal head of gain sqrt(vocab / width) / 2), and demo-training-run.sh, which is RWKV-7's as well.
+    """
     config = base()
     config.model.stack = stack
     config.model.width = width
     config.model.tied = False
     config.model.norm = "layernorm"
     config.model.embedding_norm = True
-    config.model.embedding_std = 1e-4
+    config.model.embedding_init = "uniform"
+    config.model.embedding_std = 1e-4 / 3**0.5
+    config.model.head_init = "orthogonal"
     config.model.head_scale = 0.5
     config.model.logit_penalty = 1e-4
     if vocab:
@@ -21,4 +27,6 @@ def frame(stack: str, width: int, lr: float, vocab: int | None, source: str) -> 
     config.train.lr = lr
     config.train.lr_source = source if vocab else "the Transformer's: the paper gives none at this size"
     config.train.beta2 = 0.99
+    config.train.eps = 1e-18
+    config.train.weight_decay = 0.001
     return config

@@ -2,6 +2,7 @@
 
 Claim: does what an LSTM does with three quarters of its parameters (Chung et al. 2014, arXiv:1412.3555).
 Expected: level with the LSTM at the laptop size.
+Initial values: the Transformer's; inside the layer see `jaxseq.mixers.gru`.
 Command: jaxseq train --config=gru --workdir=runs/gru
 """
 

@@ -2,6 +2,8 @@
 
 Claim: the first state space model to match Transformers on text, with two layers of attention left.
 Expected: between Hyena and the Transformer at the laptop size, which has no attention.
+Initial values: HazyResearch/H3, `_init_weights`: 0.02, and 0.02 / sqrt(2 layers) out of attention and feed-forwards, not out
+of H3; at the laptop size 1 / sqrt(inputs) in the place of 0.02. The two state space models as S4D's.
 Command: jaxseq train --config=h3 --workdir=runs/h3
 """
 
@@ -30,9 +32,12 @@ def get_config(size: str = "") -> ConfigDict:
     config.model.stack = stack(layers, attention)
     config.model.width = width
     config.model.norm = "layernorm"
-    config.model.h3 = {"state_size": 64 if size else 32}
+    std = 0.02 if size else None
+    config.model.embedding_std = std
+    config.model.h3 = {"state_size": 64 if size else 32, "init_std": std}
+    config.model.mlp = {"init_std": std}
     if size:
-        config.model.attention = {"heads": heads, "rotary": False, "bias": True}
+        config.model.attention = {"heads": heads, "rotary": False, "bias": True, "init_std": std}
         config.model.vocab = 50264  # GPT-2's, up to a multiple of 8
         config.train.length = 2048
     config.train.lr = lr

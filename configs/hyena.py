@@ -25,11 +25,13 @@ def get_config(size: str = "") -> ConfigDict:
     config.model.stack = f"{layers}*(hyena mlp)"
     config.model.width = width
     config.model.norm = "layernorm"
-    config.model.mlp = {"hidden": hidden}
+    std = 0.02 if size else None
+    config.model.embedding_std = std
+    config.model.mlp = {"hidden": hidden, "init_std": std}
     config.model.hyena = {"l_max": 256, "features": 5, "hidden": 16, "sine": 4.0, "position_lr": 1e-5 / lr}
     if size:
         config.model.vocab = 50264  # GPT-2's, up to a multiple of 8
-        config.model.hyena = {"l_max": 2048, "features": 33, "hidden": 64, "sine": 14.0}
+        config.model.hyena = {"l_max": 2048, "features": 33, "hidden": 64, "sine": 14.0, "init_std": std, "filter_std": std}
         config.train.length = 2048
         config.train.batch = 256
     config.train.lr = lr

@@ -2,6 +2,8 @@
 
 Claim: a Transformer's recall for an eighth of its state, and the quality of a dense model several times its active size.
 Expected: between the Transformer and Mamba on the quick comparison.
+Initial values: transformers' JambaPreTrainedModel for attention and feed-forwards: 0.02 for every matrix, and at the laptop
+size 1 / sqrt(inputs) in its place; Mamba's own in its layers, where transformers' 0.02 would undo them.
 Command: jaxseq train --config=jamba --workdir=runs/jamba
 """
 
@@ -25,15 +27,17 @@ def get_config(size: str = "") -> ConfigDict:
     config.model.stack = f"{periods}*({PERIOD})" if size else LAPTOP
     config.model.width = width
     config.model.norm_eps = 1e-6
-    config.model.tied = not size
+    config.model.tied = False
+    values = {"initial": "llama", "init_std": 0.02 if size else None}
     config.model.mamba = {"selected_norm": "scaled", "dt_rank": width // 16, "residuals": 16 if size else 4}
-    config.model.attention = {"heads": heads, "kv_heads": kv_heads, "rotary": False}  # Mamba tells the order
-    config.model.swiglu = {"hidden": hidden} if size else {}
+    config.model.attention = {"heads": heads, "kv_heads": kv_heads, "rotary": False} | values  # Mamba tells the order
+    config.model.swiglu = {"hidden": hidden if size else None} | values
     config.model.moe = {
         "experts": 16 if size else 4, "top_k": 2, "hidden": hidden, "normalize": False, "balance_loss": 0.001,
-    }  # fmt: skip
+    } | values  # fmt: skip
     if size:
         config.model.vocab = 65536
+        config.model.embedding_std, config.model.head_scale = 0.02, 0.02 * width**0.5
     config.train.lr = 3e-4 if size else 3e-3
     config.train.lr_source = "ours: the paper gives none, Llama's" if size else "the Transformer's at this size"
     return config

@@ -3,6 +3,8 @@ Ben Allal et al. 2025, arXiv:2502.02737).
 
 Claim: the recipe of most open models; grouped queries make the state a fraction of the Transformer's.
 Expected: the Transformer's quality at the laptop size, with half of its state.
+Initial values: transformers' LlamaPreTrainedModel: 0.02 for every matrix, embedding and head too. At the laptop size 1 /
+sqrt(inputs) in its place: 0.02 is 1 / sqrt(2500), and SmolLM2 at width 576 has 1 / sqrt(576) as well.
 Command: jaxseq train --config=llama --workdir=runs/llama
 """
 
@@ -10,6 +12,8 @@ from ml_collections import ConfigDict
 
 from jaxseq.config import base, pick
 
+# initializer_range of the released configs, where it is not 0.02
+STDS = {"smollm2-135m": 576**-0.5}
 # name: layers, width, heads, kv_heads, hidden, vocab, theta, norm_eps, tied, lr
 SIZES = {
     "7b": (32, 4096, 32, 32, 11008, 32000, 1e4, 1e-6, False, 3e-4),
@@ -33,10 +37,12 @@ def get_config(size: str = "") -> ConfigDict:
     config.model.width = width
     config.model.norm_eps = eps
     config.model.tied = tied
-    config.model.attention = {"heads": heads, "kv_heads": kv_heads, "theta": theta}
-    config.model.swiglu = {"hidden": hidden} if hidden else {}
+    std = STDS.get(size, 0.02) if size else None
+    config.model.attention = {"heads": heads, "kv_heads": kv_heads, "theta": theta, "initial": "llama", "init_std": std}
+    config.model.swiglu = {"hidden": hidden, "initial": "llama", "init_std": std}
     if size:
         config.model.vocab = vocab
+        config.model.embedding_std, config.model.head_scale = std, std * width**0.5
         config.train.schedule = "wsd" if tied else "cosine"  # SmolLM2 decays at the end only
         config.train.warmup = 2000
     config.train.lr = lr

@@ -3,6 +3,7 @@
 Claim: the recurrent network of twenty years; its state is small and its gates wait for it, so that a sequence is one long loop or
 a Newton iteration (arXiv:2309.12252).
 Expected: better than the linear recurrences at tracking a state, behind them in bits a byte for the same seconds.
+Initial values: the Transformer's; inside the layer see `jaxseq.mixers.lstm`.
 Command: jaxseq train --config=lstm --workdir=runs/lstm
 """
 

@@ -2,6 +2,8 @@
 
 Claim: matches Transformers of twice its size at equal tokens; state and decoding cost are constant.
 Expected: the best of the three at the laptop size, at more seconds a token on a CPU.
+Initial values: mamba_ssm's: torch's default for linear layers, W_out smaller by sqrt(layers), the embedding 0.02; at the
+laptop size 1 / sqrt(width) in its place, as 0.02 is for widths of thousands.
 Command: jaxseq train --config=mamba --workdir=runs/mamba
 """
 
@@ -28,6 +30,7 @@ def get_config(size: str = "") -> ConfigDict:
     config.model.stack = f"{layers}*(mamba)"
     config.model.width = width
     if size:
+        config.model.embedding_std = 0.02
         config.model.vocab = 50280  # GPT-NeoX's, up to a multiple of 8
     config.train.lr = lr
     config.train.lr_source = "Mamba §E.2: five times GPT-3's" if size else "best of 3e-3, 6e-3, 1.2e-2 on the quick comparison"

@@ -2,6 +2,8 @@
 
 Claim: Mamba's quality with a state eight times as large, from matrix products instead of a scan.
 Expected: near Mamba on the quick comparison, at more seconds a token on a CPU: its matrix products want an accelerator.
+Initial values: mamba_ssm's: torch's default for linear layers, W_out smaller by sqrt(layers), the embedding 0.02; at the
+laptop size 1 / sqrt(width) in its place, as 0.02 is for widths of thousands.
 Command: jaxseq train --config=mamba2 --workdir=runs/mamba2
 """
 
@@ -27,6 +29,7 @@ def get_config(size: str = "") -> ConfigDict:
     head_size, state_size = (64, 128) if size else (32, 64)
     config.model.mamba2 = {"heads": 2 * width // head_size, "state_size": state_size}
     if size:
+        config.model.embedding_std = 0.02
         config.model.vocab = 50288  # GPT-NeoX's, up to a multiple of 16
     config.train.lr = lr
     config.train.lr_source = "Mamba §E.2: five times GPT-3's" if size else "Mamba's on the quick comparison"

@@ -2,6 +2,7 @@
 
 Claim: what made the LSTM slow, gates that wait for the state, was hardly needed.
 Expected: behind the gated linear recurrences with larger states (Mamba, RWKV) at the laptop size, at fewer seconds a token.
+Initial values: the Transformer's; inside the layer see `jaxseq.mixers.minlstm`.
 Command: jaxseq train --config=minlstm --workdir=runs/minlstm
 minGRU: jaxseq train --config=minlstm --config.model.stack="4*(mingru swiglu)" --workdir=runs/mingru
 """

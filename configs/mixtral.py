@@ -2,6 +2,8 @@
 
 Claim: the quality of a dense model several times its active size.
 Expected: ahead of the Transformer at the laptop size, at its work a token.
+Initial values: transformers' MixtralPreTrainedModel: 0.02 for every matrix, routers and experts too; at the laptop size 1 /
+sqrt(inputs) in its place, as for Llama.
 Command: jaxseq train --config=mixtral --workdir=runs/mixtral
 """
 
@@ -21,11 +23,13 @@ def get_config(size: str = "") -> ConfigDict:
     layers, width, heads, kv_heads, hidden, vocab = pick(SIZES, size, (4, 128, 4, 2, 176, None))  # half of SwiGLU's hidden
     config.model.stack = f"{layers}*(attention moe)"
     config.model.width = width
-    config.model.tied = not size
-    config.model.attention = {"heads": heads, "kv_heads": kv_heads, "theta": 1e6 if size else 1e4}
-    config.model.moe = {"experts": 8 if size else 4, "top_k": 2, "hidden": hidden, "balance_loss": 0.02}
+    config.model.tied = False
+    values = {"initial": "llama", "init_std": 0.02 if size else None}
+    config.model.attention = {"heads": heads, "kv_heads": kv_heads, "theta": 1e6 if size else 1e4} | values
+    config.model.moe = {"experts": 8 if size else 4, "top_k": 2, "hidden": hidden, "balance_loss": 0.02} | values
     if size:
         config.model.vocab = vocab
+        config.model.embedding_std, config.model.head_scale = 0.02, 0.02 * width**0.5
     config.train.lr = 3e-4 if size else 3e-3
     config.train.lr_source = "ours: the paper gives none, Llama's" if size else "the Transformer's at this size"
     return config

@@ -3,6 +3,9 @@ arXiv:2204.06745; Biderman et al. 2023, arXiv:2304.01373).
 
 Claim: parallel branches cost little quality and save one synchronisation a layer in tensor parallelism.
 Expected: a little behind the Transformer on the quick comparison.
+Initial values: those of the training (§2.1.3; EleutherAI/gpt-neox, `small_init_method` and `wang_init_method`), embedding and
+head too: sqrt(2 / (5 width)), and 2 / (layers sqrt(width)) back to the stream. transformers' 0.02 is a default that trained
+no such model.
 Command: jaxseq train --config=neox --workdir=runs/neox
 """
 
@@ -32,10 +35,9 @@ def get_config(size: str = "") -> ConfigDict:
     config.model.width = width
     config.model.tied = False
     config.model.norm = "layernorm"
-    std, output_std = (2 / (5 * width)) ** 0.5, 2 / (layers * width**0.5)  # §2.1.3: small init, and Wang's for the outputs
-    stds = {"init_std": std, "output_std": output_std} if size else {}
-    config.model.attention = {"heads": heads, "rotary_fraction": 0.25, "bias": True} | stds
-    config.model.mlp = {"activation": "gelu"} | stds
+    config.model.embedding_gain = config.model.head_scale = 0.4**0.5
+    config.model.attention = {"heads": heads, "rotary_fraction": 0.25, "bias": True, "initial": "neox"}
+    config.model.mlp = {"activation": "gelu", "initial": "neox"}
     if size:
         config.model.vocab = vocab
         config.train.length = 2048

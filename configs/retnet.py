@@ -22,8 +22,10 @@ def get_config(size: str = "") -> ConfigDict:
     layers, width, heads, lr = pick(SIZES, size, (4, 128, 4, 3e-3))
     config.model.stack = f"{layers}*(retention mlp)"
     config.model.width = width
+    config.model.tied = False
+    config.model.embedding_scale = None  # sqrt(width)
     config.model.retention = {"heads": heads}
-    config.model.mlp = {"factor": 2, "bias": False}  # 12 width^2 parameters a layer, as a Transformer has
+    config.model.mlp = {"factor": 2, "bias": False, "initial": "torch"}  # 12 width^2 parameters a layer, as a Transformer has
     config.model.norm_eps = 1e-6
     config.train.lr = lr
     config.train.lr_source = "RetNet table 2" if size else "best of 3e-3, 6e-3, 1.2e-2 on the quick comparison"
@@ -39,7 +41,7 @@ def published(config: ConfigDict, layers: int, width: int) -> None:
     config.model.vocab = 50257  # GPT-2's
     config.model.retention.update(decay="experiments", deepnet=True)
     std = (8 * layers) ** -0.25 * (2 / (3 * width)) ** 0.5
-    config.model.mlp.update(init_std=std, output_std=std)
+    config.model.mlp.update(initial="gpt2", init_std=std, output_std=std)
     config.train.length, config.train.batch = 2048, 2048
     config.train.steps, config.train.warmup = 25000, 375
     config.train.schedule, config.train.final_lr = "linear", 0.0

@@ -2,6 +2,7 @@
 
 Claim: Transformer quality at equal size with a state of five vectors a layer and no matrix products over time.
 Expected: between RetNet and Mamba at the laptop size.
+Initial values: BlinkDL/RWKV-LM, RWKV-v4neo/src/model.py, and the optimiser of its train.py: no weight decay, eps 1e-8.
 Command: jaxseq train --config=rwkv4 --workdir=runs/rwkv4
 """
 
@@ -24,4 +25,8 @@ SIZES = {
 def get_config(size: str = "") -> ConfigDict:
     layers, width, lr = pick(SIZES, size, (4, 128, 3e-3))
     vocab = 50277 if size else None  # GPT-NeoX's
-    return _rwkv.frame(f"{layers}*(rwkv4 rwkv_channel)", width, lr, vocab, "RWKV appendix H")
+    config = _rwkv.frame(f"{layers}*(rwkv4 rwkv_channel)", width, lr, vocab, "RWKV appendix H")
+    config.model.embedding_std = lr / 3**0.5  # U(-lr, lr)
+    config.model.rwkv_channel = {"key_gain": 2.0}  # sqrt(hidden / width)
+    config.train.eps, config.train.weight_decay = 1e-8, 0.0
+    return config

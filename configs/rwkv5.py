@@ -2,6 +2,7 @@
 
 Claim: better than RWKV-4 at equal size for a state of one matrix a head.
 Expected: between RetNet and Mamba at the laptop size.
+Initial values: the released code's, norms' layer scale included; see configs/_rwkv.py.
 Command: jaxseq train --config=rwkv5 --workdir=runs/rwkv5
 """
 

@@ -2,6 +2,7 @@
 
 Claim: data-dependent decay closes most of the gap to attention on recall, at the state of RWKV-5.
 Expected: near RWKV-5 on the quick comparison, between RetNet and Mamba.
+Initial values: the released code's, norms' layer scale included; see configs/_rwkv.py.
 Command: jaxseq train --config=rwkv6 --workdir=runs/rwkv6
 """
 
@@ -23,5 +24,5 @@ def get_config(size: str = "") -> ConfigDict:
     vocab = 65536 if size else None  # World
     config = _rwkv.frame(f"{layers}*(rwkv6 rwkv_channel)", width, lr, vocab, "the released models'")
     config.model.rwkv6 = {"heads": width // head_size, "mix_rank": mix_rank, "decay_rank": decay_rank}
-    config.model.rwkv_channel = {"of_last": True} | ({"hidden": int(3.5 * width) // 32 * 32} if size else {})
+    config.model.rwkv_channel = {"of_last": True, "mix_power": 3} | ({"hidden": int(3.5 * width) // 32 * 32} if size else {})
     return config

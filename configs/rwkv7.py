@@ -2,6 +2,7 @@
 
 Claim: tracks states that attention and diagonal recurrences cannot; the best of the RWKVs at equal size.
 Expected: near RWKV-6 on the quick comparison.
+Initial values: the released code's, norms' layer scale included; see configs/_rwkv.py.
 Command: jaxseq train --config=rwkv7 --workdir=runs/rwkv7
 """
 

@@ -2,6 +2,8 @@
 
 Claim: a state space model that does not look at its input, as a convolution as cheap to train as an FFT, of constant state.
 Expected: between RetNet and an LSTM at the laptop size: what it keeps cannot depend on what it reads.
+Initial values: state-spaces/s4: torch's default for linear layers, biases too, not smaller on the way back to the stream; the
+embedding 1 / sqrt(width), times sqrt(width) on its way in.
 Command: jaxseq train --config=s4d --workdir=runs/s4d
 """
 
@@ -19,6 +21,8 @@ def get_config(size: str = "") -> ConfigDict:
     config.model.stack = f"{layers}*(s4d mlp)"
     config.model.width = width
     config.model.norm = "layernorm"
+    config.model.embedding_scale = None  # sqrt(width)
+    config.model.mlp = {"initial": "torch"}
     config.model.s4d = {"state_size": state_size, "kernel_lr": 1.0 if size else 1 / 3}
     if size:
         config.model.dropout = 0.25

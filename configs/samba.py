@@ -2,6 +2,8 @@
 
 Claim: better than either alone at equal size, with a state of constant size; reads a million tokens after training on 4096.
 Expected: a little behind Mamba on the quick comparison.
+Initial values: microsoft/Samba, lit_gpt/model.py with `mamba_init`: torch's default for linear layers, maps back to the
+stream smaller by the root of the number of additions; the embedding 0.02, at the laptop size 1 / sqrt(width).
 Command: jaxseq train --config=samba --workdir=runs/samba
 """
 
@@ -22,12 +24,13 @@ def get_config(size: str = "") -> ConfigDict:
     config.model.stack = f"{pairs}*(mamba swiglu attention swiglu)"
     config.model.width = width
     config.model.mamba = {"residuals": 4}
-    config.model.attention = {"heads": heads, "kv_heads": kv_heads, "window": window}
-    config.model.swiglu = {"hidden": hidden} if hidden else {}
+    config.model.attention = {"heads": heads, "kv_heads": kv_heads, "window": window, "initial": "mamba"}
+    config.model.swiglu = {"hidden": hidden, "initial": "mamba"}
     config.train.lr = 3e-3
     config.train.lr_source = "the Transformer's at this size"
     if size:
         config.model.vocab = 32000
+        config.model.embedding_std = 0.02
         config.train.lr = 4e-4
         config.train.lr_source = "the released training's"
         config.train.length, config.train.batch = 4096, 512

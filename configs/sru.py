@@ -2,6 +2,7 @@
 
 Claim: a recurrent network as parallel as a convolution; what is left to wait for costs a diagonal Newton iteration here.
 Expected: near minLSTM at the laptop size, with a highway in the place of an output projection.
+Initial values: the Transformer's; inside the layer see `jaxseq.mixers.sru`.
 Command: jaxseq train --config=sru --workdir=runs/sru
 """
 

@@ -2,6 +2,7 @@
 
 Claim: half of the attention layers can be gated convolutions whose state does not grow, without loss against Transformers.
 Expected: ahead of the Transformer on the quick comparison, with half of its state.
+Initial values: the Transformer's: the training was not published, and the released code starts poles near 0.
 Command: jaxseq train --config=stripedhyena --workdir=runs/stripedhyena
 """
 
@@ -18,12 +19,12 @@ def get_config(size: str = "") -> ConfigDict:
     pairs, width, heads, kv_heads, hidden, modes, lr = pick(SIZES, size, (2, 128, 4, 4, None, 8, 3e-3))
     config.model.stack = f"{pairs}*(hyena_modal swiglu attention swiglu)"
     config.model.width = width
+    config.model.tied = False
     config.model.norm = "rmsnorm_outer"
     config.model.attention = {"heads": heads, "kv_heads": kv_heads}
     config.model.hyena_modal = {"state_size": modes, "heads": heads, "polar": not size}
     if size:
         config.model.vocab = 32000
-        config.model.tied = False
         config.model.swiglu = {"hidden": hidden}
         config.model.attention.theta = 500000.0
     config.train.lr = lr

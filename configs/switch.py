@@ -4,6 +4,7 @@ The paper's sizes as causal decoders; the paper's own are encoder-decoders with 
 
 Claim: more parameters at the same work a token give better quality at the same time.
 Expected: a little behind the Transformer on the quick comparison: one of its four experts sees a quarter of so few tokens.
+Initial values: the paper's (§2.4): truncated normal, a tenth of the usual variance 1 / inputs; the embedding T5's.
 Command: jaxseq train --config=switch --workdir=runs/switch
 """
 
@@ -27,11 +28,12 @@ def get_config(size: str = "") -> ConfigDict:
     config.model.stack = f"{layers // 2}*(attention mlp attention moe)"
     config.model.width = width
     config.model.norm_eps = 1e-6
-    config.model.attention = {"heads": heads}
-    config.model.mlp = {"hidden": hidden, "activation": "relu", "bias": False}
+    config.model.embedding_scale = None  # sqrt(width): T5's embedding has variance 1, and its logits are scaled back
+    config.model.attention = {"heads": heads, "initial": "switch"}
+    config.model.mlp = {"hidden": hidden, "activation": "relu", "bias": False, "initial": "switch"}
     config.model.moe = {
         "experts": experts, "top_k": 1, "hidden": hidden, "gated": False, "activation": "relu", "normalize": False,
-        "balance_loss": 0.01, "capacity_factor": 1.25 if size else None, "jitter": 0.01 if size else 0.0,
+        "balance_loss": 0.01, "capacity_factor": 1.25 if size else None, "jitter": 0.01 if size else 0.0, "initial": "switch",
     }  # fmt: skip
     if size:
         config.model.vocab = 32128

@@ -2,6 +2,8 @@
 
 Claim: the one to beat at quality; its state and its decoding cost grow with the context.
 Expected: about 2.1 bits a byte on the State of the Union addresses after 1000 steps of the laptop size.
+Initial values: normal with 1 / sqrt(inputs), maps back to the stream smaller by the root of the number of additions (GPT-2,
+§2.3), the embedding with 1 / sqrt(width): it is the head too, and logits start with variance 1.
 Command: jaxseq train --config=transformer --workdir=runs/transformer
 """
 

@@ -2,6 +2,7 @@
 
 Claim: a few large kernels see far without depth, and one architecture serves images, sound, time series and more.
 Expected: ahead of the Transformer on the quick comparison, behind what selects: no kernel depends on the data.
+Initial values: the Transformer's; inside the layer see `jaxseq.mixers.unireplk`.
 Command: jaxseq train --config=unireplknet --workdir=runs/unireplknet
 
 The paper's own models read images: config unireplknet_image.

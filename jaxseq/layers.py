@@ -66,6 +66,23 @@ def uniform(bound: float) -> Initializer:
     return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
+def scaled_uniform(scale: float = 1.0) -> Initializer:
+    """U(-b, b), b = scale / sqrt(number of inputs), the last axis the output; torch's default for linear layers has scale 1."""
+    return lambda key, shape, dtype: uniform(scale * math.prod(shape[:-1]) ** -0.5)(key, shape, dtype)
+
+
+def _orthogonal(std: float) -> Initializer:
+    return lambda key, shape, dtype: jax.nn.initializers.orthogonal(std * max(shape) ** 0.5)(key, shape, dtype)
+
+
+FORMS = {"normal": normal, "uniform": lambda std: uniform(3**0.5 * std), "orthogonal": _orthogonal}
+
+
+def of_std(form: str, std: float) -> Initializer:
+    """Initial values of a matrix by their standard deviation; `form` is a key of FORMS."""
+    return FORMS[form](std)
+
+
 def xavier_uniform(gain: float = 1.0) -> Initializer:
     """Uniform with variance gain^2 * 2 / (inputs + outputs) (Glorot & Bengio 2010), torch's convention for the gain."""
     return jax.nn.initializers.variance_scaling(gain**2, "fan_avg", "uniform")
@@ -94,6 +111,7 @@ class Linear(nn.Module):
     bias: bool = False
     init_fn: Initializer | None = None  # of the kernel as a matrix; default: fan_in()
     dtype: Any = jnp.float32
+    bias_init: Initializer = jax.nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -103,8 +121,7 @@ class Linear(nn.Module):
         contract = tuple(range(x.ndim - self.inputs, x.ndim)), tuple(range(self.inputs))
         y = jax.lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), (contract, ((), ())))
         if self.bias:
-            zeros = jax.nn.initializers.zeros
-            y += param(self, "bias", zeros, self.features, self.axes[self.inputs :], decay=False).astype(self.dtype)
+            y += param(self, "bias", self.bias_init, self.features, self.axes[self.inputs :], decay=False).astype(self.dtype)
         return y
 
 
@@ -188,9 +205,11 @@ class Mixer(nn.Module):
 
     width: int = 0  # D
     layers: int = 1  # blocks in the whole network, for depth-scaled initialisation
+    additions: int | None = None  # to the residual stream, in the whole network; default: two a block
     dtype: Any = jnp.float32  # of the computation; parameters and states are at least float32
 
     preserve_adopted_names: ClassVar[bool] = True  # the parameter path is the label in the stack
+    hidden_follows_width: ClassVar[bool] = True  # a field `hidden` grows in proportion when a model is fitted to a size
     streams: ClassVar[tuple[str, ...]] = ()  # those that `mix` reads and gives on; zero in front of the first layer
 
     @nn.nowrap

@@ -5,6 +5,7 @@ from flax import linen as nn
 
 from jaxseq.blocks._block import Block
 from jaxseq.layers import Linear, constrain, fan_in
+from jaxseq.mixers import _init
 
 
 class Augmented(Block):
@@ -13,7 +14,7 @@ class Augmented(Block):
     Without norms the paper writes AugMSA(Z) = MSA(Z) + Z + sum_i T_i(Z): all of them see the same Z, so that in a pre-norm
     block the shortcuts take what the attention takes, the normed stream, and Z stays the bare residual, as in the authors'
     vision model (Tang et al. 2021, arXiv:2106.15941). They stand around the mixers that look at other tokens, those that
-    have a state; a feed-forward has none. The GELU is exact, there are no biases, and W_up starts smaller by sqrt(2 layers)
+    have a state; a feed-forward has none. The GELU is exact, there are no biases, and W_up starts as small
     as every map back to the stream does: the paper says nothing of these.
     """
 
@@ -29,15 +30,15 @@ class Augmented(Block):
             x_BTD = x_BTD + y_BTD.astype(x_BTD.dtype)
             if mixer.init_state(1, 1) != ():
                 for i in range(self.shortcuts):
-                    x_BTD += self._shortcut(h_BTD, f"shortcut_{mixer.name}_{i}", mixer.layers).astype(x_BTD.dtype)
+                    x_BTD += self._shortcut(h_BTD, f"shortcut_{mixer.name}_{i}", _init.additions(mixer)).astype(x_BTD.dtype)
             x_BTD = constrain(x_BTD, ("batch", "time", None))
             after.append(s)
         return x_BTD, streams, tuple(after)
 
     @nn.nowrap
-    def _shortcut(self, h_BTD: jax.Array, name: str, layers: int) -> jax.Array:
+    def _shortcut(self, h_BTD: jax.Array, name: str, additions: int) -> jax.Array:
         width = h_BTD.shape[-1]
-        rank, shrink = max(1, width // self.reduction), fan_in((2 * layers) ** -0.5)
+        rank, shrink = max(1, width // self.reduction), fan_in(additions**-0.5)
         h_BTR = Linear((rank,), ("embed", "mlp"), dtype=self.dtype, name=f"{name}_down")(h_BTD)
         up = Linear((width,), ("mlp", "embed"), init_fn=shrink, dtype=self.dtype, name=f"{name}_up")
         return up(jax.nn.gelu(h_BTR, approximate=False))

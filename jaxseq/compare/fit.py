@@ -1,9 +1,10 @@
 """One size for all: the depth and the width at which an architecture has the parameters that it is allowed.
 
-Depth and width vary, everything else stays as its config says; only where no sound shape comes near enough, the hidden
-width of the channel mixers varies too. Of the shapes within TOLERANCE of the budget the one whose width / layers is
-nearest to that of the config is taken, and none that is more than LIMIT from it. Parameters are counted on shapes,
-nothing is allocated.
+Depth and width vary, hidden widths in proportion, everything else stays as its config says, the size of a head too: the
+number of heads grows and shrinks with the width. Only where no sound shape comes near enough, the hidden widths vary by
+themselves, and where that does not help, the size of a head. Of the shapes within TOLERANCE of the budget the one whose
+width / layers is nearest to that of the config is taken, and none that is more than LIMIT from it. Parameters are counted
+on shapes, nothing is allocated.
 """
 
 import functools
@@ -16,6 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import jaxseq
+from jaxseq import registry
 from jaxseq.errors import UserError
 from jaxseq.layers import Parameter
 from jaxseq.models import _stack
@@ -26,22 +28,28 @@ LIMIT = 4.0  # where none is sound, the factor within which it must be
 MARGIN = 0.06  # of what a parabola through three widths predicts: hidden sizes and ranks are rounded
 GRAINS = (8, 4, 2)  # of the width
 FACTORS = (0.95, 1.05, 0.9, 1.1, 0.85, 1.15, 0.8, 1.2)  # on hidden widths
-KNOBS = (*((grain, 1.0) for grain in GRAINS), *((GRAINS[0], factor) for factor in FACTORS))
+MOST = max(FACTORS)
+SIZES = (*((grain, 1.0) for grain in GRAINS), *((GRAINS[0], factor) for factor in FACTORS))
+HEADS = ("heads", "kv_heads")  # what a mixer calls its numbers of heads
 
 
 class Shape(NamedTuple):
-    """A model's width, how often each segment of its stack is repeated, and the factor on its hidden widths."""
+    """A model's width, how often each segment of its stack is repeated, and the factor on its hidden widths.
+
+    exact: heads have the size that they have in the config; else the nearest that the width allows.
+    """
 
     width: int
     repeats: tuple[int, ...]
     factor: float = 1.0
+    exact: bool = True
 
     def distance(self, aspect: float) -> float:
         """How far width / layers is from `aspect`, as a factor >= 1."""
         return math.exp(abs(math.log(self.width / sum(self.repeats) / aspect)))
 
 
-Counter = Callable[[int], tuple[int, tuple[int, ...]] | None]
+Counter = Callable[[int, float], tuple[int, tuple[int, ...]] | None]
 
 
 def fit(config: ConfigDict, parameters: int, tolerance: float = TOLERANCE) -> ConfigDict:
@@ -49,24 +57,18 @@ def fit(config: ConfigDict, parameters: int, tolerance: float = TOLERANCE) -> Co
 
     Raises UserError, naming the nearest shape, if no shape comes that near, and whatever the config is at fault for.
     """
-    segments = _stack.parse(config.model.stack)
-    aspect = config.model.width / sum(segment.repeats for segment in segments)
+    aspect = config.model.width / sum(segment.repeats for segment in _stack.parse(config.model.stack))
     tried: dict[Shape, int] = {}
-    for grain, factor in KNOBS:
-        counter = functools.cache(functools.partial(_count_or_none, config, factor=factor))
-        for shape in candidates(config, counter, grain, factor, parameters, aspect):
-            sizes = counter(shape.width)
-            if sizes is None:
-                continue
-            tried[shape] = total(sizes, shape.repeats)
-            if abs(tried[shape] / parameters - 1) <= tolerance and shape.distance(aspect) <= SOUND:
-                return reshape(config, shape)  # candidates come nearest shape first
+    for exact in (True, False):
+        found = _sound(config, parameters, tolerance, exact, tried)
+        if found is not None:
+            return reshape(config, found)
+    near = [shape for shape, size in tried.items() if abs(size / parameters - 1) <= tolerance]
+    if near:
+        return reshape(config, min(near, key=lambda shape: (not shape.exact, shape.distance(aspect))))
     if not tried:
         count(config, config.model.width)  # says what is wrong with the config itself
         raise UserError(f"no shape of this config has about {parameters:,} parameters; choose a larger preset")
-    near = [shape for shape, size in tried.items() if abs(size / parameters - 1) <= tolerance]
-    if near:
-        return reshape(config, min(near, key=lambda shape: shape.distance(aspect)))
     best = min(tried, key=lambda shape: abs(tried[shape] / parameters - 1))
     raise UserError(
         f"no shape has {parameters:,} parameters within {tolerance:.0%}; the nearest, {reshape(config, best).model.stack} of "
@@ -74,25 +76,55 @@ def fit(config: ConfigDict, parameters: int, tolerance: float = TOLERANCE) -> Co
     )
 
 
+def _sound(config: ConfigDict, parameters: int, tolerance: float, exact: bool, tried: dict[Shape, int]) -> Shape | None:
+    """The first sound shape that comes near enough; all that were counted go to `tried`."""
+    aspect = config.model.width / sum(segment.repeats for segment in _stack.parse(config.model.stack))
+    counter = functools.cache(functools.partial(_count_or_none, config, exact=exact))
+    before = None
+    for grain, factor in SIZES:
+        widths = possible_widths(config, parameters, grain, exact)
+        if (widths, factor) == before:
+            continue
+        before = widths, factor
+        for shape in candidates(config, counter, widths, factor, parameters, aspect):
+            sizes = counter(shape.width, factor)
+            if sizes is None:
+                continue
+            shape = shape._replace(exact=exact)
+            tried[shape] = total(sizes, shape.repeats)
+            if abs(tried[shape] / parameters - 1) <= tolerance and shape.distance(aspect) <= SOUND:
+                return shape  # candidates come nearest shape first
+    return None
+
+
+def possible_widths(config: ConfigDict, parameters: int, grain: int, exact: bool) -> list[int]:
+    """Multiples of `grain` that heads divide, if exact, and whose embedding alone is not too large."""
+    vocab = config.model.vocab or 1
+
+    def divides(width: int) -> bool:
+        try:
+            heads_at(config, width, exact)
+        except UserError:
+            return False
+        return True
+
+    widths = range(grain, 2 * parameters // vocab + 1, grain)
+    return [w for w in widths if w * vocab <= parameters * (1 + MARGIN) and divides(w)]
+
+
 def candidates(
-    config: ConfigDict, counter: Counter, grain: int, factor: float, parameters: int, aspect: float
+    config: ConfigDict, counter: Counter, widths: Sequence[int], factor: float, parameters: int, aspect: float
 ) -> Iterator[Shape]:
     """Shapes that are predicted to be near the budget, in order of their distance from `aspect`.
 
-    Parameters grow as a parabola in the width; it is laid through three widths that the architecture can have.
+    Parameters grow as a parabola in the width, which is laid through three widths that the architecture can have, and
+    linearly with the hidden widths.
     """
-    vocab = config.model.vocab or 1
-    widths = [w for w in range(grain, 2 * parameters // vocab + 1, grain) if w * vocab <= parameters * (1 + MARGIN)]
-    segments = _stack.parse(config.model.stack)
-    known: dict[int, np.ndarray] = {}
-    for goal in (8, 48, 96):  # any three will do
-        for width in sorted(widths, key=lambda w: abs(w - goal))[:8]:
-            if width not in known and (sizes := counter(width)) is not None:
-                known[width] = np.array([sizes[0], *sizes[1]], float)
-                break
-    if not known:
+    segments, curve = _stack.parse(config.model.stack), parabola(counter, widths, 1.0)
+    if curve is None:
         return
-    curve = np.polyfit(list(known), np.stack(list(known.values())), min(2, len(known) - 1))
+    if factor != 1 and (wider := parabola(counter, widths, MOST)) is not None:
+        curve = curve + (factor - 1) / (MOST - 1) * (wider - curve)
     found = []
     for width in widths:
         fixed, *layers = sum(row * width ** (len(curve) - 1 - i) for i, row in enumerate(curve))
@@ -105,6 +137,17 @@ def candidates(
                 found.append((shape.distance(aspect), abs(predicted / parameters - 1), shape))
     sound = [item for item in sorted(found) if item[0] <= SOUND]
     yield from (shape for _, _, shape in sound or sorted(found)[:8])
+
+
+def parabola(counter: Counter, widths: Sequence[int], factor: float) -> np.ndarray | None:
+    """Coefficients, highest power first, of the parameters outside the segments and of each segment, as `count` has them."""
+    known: dict[int, np.ndarray] = {}
+    for goal in (8, 48, 96):  # any three will do
+        for width in sorted(widths, key=lambda w: abs(w - goal))[:8]:
+            if width not in known and (sizes := counter(width, factor)) is not None:
+                known[width] = np.array([sizes[0], *sizes[1]], float)
+                break
+    return np.polyfit(list(known), np.stack(list(known.values())), min(2, len(known) - 1)) if known else None
 
 
 def total(sizes: tuple, repeats: tuple[int, ...]) -> float:
@@ -125,32 +168,47 @@ def reshape(config: ConfigDict, shape: Shape) -> ConfigDict:
     with out.unlocked():
         times = ["" if s.fixed else f"{n}*" for n, s in zip(shape.repeats, segments, strict=True)]
         out.model.stack = " + ".join(f"{n}({' '.join(s.labels)})" for n, s in zip(times, segments, strict=True))
-        if shape.factor != 1:
-            for label, hidden in hidden_widths(config, shape.width).items():
-                out.model[label].hidden = max(8, round(hidden * shape.factor / 8) * 8)
+        for label, hidden in hidden_widths(config, shape).items():
+            out.model[label].hidden = max(8, round(hidden / 8) * 8)
+        for label, numbers in heads_at(config, shape.width, shape.exact).items():
+            out.model[label].update(numbers)
         out.model.width = shape.width
     return out.lock()
 
 
-def hidden_widths(config: ConfigDict, width: int) -> dict[str, int]:
-    """The hidden width of each mixer that lets it be set, as it comes out at this model width."""
+def heads_at(config: ConfigDict, width: int, exact: bool) -> dict[str, dict[str, int]]:
+    """{label: {field: number of heads}} at this width, for heads of the config's size and groups of its size.
+
+    One head stays one, and so does one for all queries. Raises UserError where `exact` heads do not divide the width.
+    """
     found = {}
     for label in _stack.labels(config.model.stack):
-        if "hidden" not in config.model[label]:
+        section = config.model[label]
+        heads, kv_heads = (section.get(name) for name in HEADS)
+        if not heads or heads == 1:
             continue
-        if config.model[label].hidden is not None:
-            found[label] = config.model[label].hidden
+        number = heads * width / config.model.width
+        found[label] = {"heads": max(1, round(number))}
+        grouped = number * kv_heads / heads if kv_heads and kv_heads != 1 else 1
+        if kv_heads and kv_heads != 1:
+            found[label]["kv_heads"] = max(1, round(grouped))
+        if exact and (number < 1 or number % 1 or grouped < 1 or grouped % 1):
+            raise UserError(f"heads of the size of {label}'s do not divide a width of {width}; choose another")
+    return found
+
+
+def hidden_widths(config: ConfigDict, shape: Shape) -> dict[str, float]:
+    """Hidden widths that have to be set in this shape: those of the config in proportion to the width, and with a factor the
+    others too."""
+    found = {}
+    for label in _stack.labels(config.model.stack):
+        section, mixer = config.model[label], registry.load_class("mixers", label.split(":")[0])
+        if "hidden" not in section or not mixer.hidden_follows_width:
             continue
-        boxes = _boxes(reshape(config, Shape(width, (1,) * len(_stack.parse(config.model.stack)))))
-        path = label.replace(":", "_")
-        sizes = [
-            size
-            for keys, box in boxes
-            for name, size in zip(box.names, box.value.shape, strict=True)
-            if name == "mlp" and any(path == str(getattr(key, "key", "")).replace(":", "_") for key in keys)
-        ]
-        if sizes:
-            found[label] = max(sizes)
+        if section.hidden is not None and shape.width != config.model.width:
+            found[label] = section.hidden * shape.width / config.model.width * shape.factor
+        elif shape.factor != 1:
+            found[label] = mixer(**section.to_dict(), width=shape.width, parent=None).features * shape.factor
     return found
 
 
@@ -160,11 +218,11 @@ def _boxes(config: ConfigDict) -> list:
     )
 
 
-def count(config: ConfigDict, width: int, factor: float = 1.0) -> tuple[int, tuple[int, ...]]:
+def count(config: ConfigDict, width: int, factor: float = 1.0, exact: bool = True) -> tuple[int, tuple[int, ...]]:
     """Parameters outside the segments, and of one repeat of each segment, at this width."""
     segments = len(_stack.parse(config.model.stack))
     fixed, layers = 0, [0] * segments
-    for path, box in _boxes(reshape(config, Shape(width, (1,) * segments, factor))):
+    for path, box in _boxes(reshape(config, Shape(width, (1,) * segments, factor, exact))):
         if box.names[:1] == ("layers",):
             layers[int(path[0].key.rpartition("_")[2])] += math.prod(box.value.shape)
         else:
@@ -172,10 +230,10 @@ def count(config: ConfigDict, width: int, factor: float = 1.0) -> tuple[int, tup
     return fixed, tuple(layers)
 
 
-def _count_or_none(config: ConfigDict, width: int, factor: float) -> tuple[int, tuple[int, ...]] | None:
+def _count_or_none(config: ConfigDict, width: int, factor: float, exact: bool) -> tuple[int, tuple[int, ...]] | None:
     """None: the architecture cannot have this width (its heads do not divide it)."""
     try:
-        return count(config, width, factor)
+        return count(config, width, factor, exact)
     except UserError:
         return None
 

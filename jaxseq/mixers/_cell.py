@@ -4,22 +4,28 @@ from flax import linen as nn
 
 from jaxseq.errors import UserError
 from jaxseq.layers import Linear, Mixer, fan_in, normal, param
+from jaxseq.mixers import _init
 
 
 class Cell(Mixer):
     """y = h W_out, h the states of a recurrent cell with `heads` recurrent matrices of hidden / heads channels each.
 
     Input kernels start normal with 1 / sqrt(width), recurrent ones with 1 / sqrt(hidden / heads); W_out (the projection of Sak
-    et al. 2014, arXiv:1402.1128, outside the recurrence) starts smaller by sqrt(2 layers). More heads make the parallel forms
-    cheaper: they multiply matrices of a head's size.
+    et al. 2014, arXiv:1402.1128, outside the recurrence) starts smaller by the root of the number of additions to the
+    residual stream. More heads make the parallel forms cheaper: they multiply matrices of a head's size.
     """
 
     heads: int = 1
     hidden: int | None = None  # default: width
 
+    @property
+    def features(self) -> int:
+        """F"""
+        return self.hidden or self.width
+
     @nn.nowrap
     def _size(self) -> int:
-        hidden = self.hidden or self.width
+        hidden = self.features
         if hidden % self.heads:
             raise UserError(f"hidden size {hidden} is not a multiple of {self.heads} heads; change one of them")
         return hidden // self.heads
@@ -36,5 +42,5 @@ class Cell(Mixer):
         return w_HKPJ, param(self, "bias", bias_init, (self.heads, gates, size), axes[1:], decay=False)
 
     def output(self, h_BTHK):
-        axes, init = ("heads", None, "embed"), fan_in((2 * self.layers) ** -0.5)
+        axes, init = ("heads", None, "embed"), fan_in(_init.additions(self) ** -0.5)
         return Linear((self.width,), axes, 2, init_fn=init, dtype=self.dtype, name="o")(h_BTHK)

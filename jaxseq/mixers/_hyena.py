@@ -8,7 +8,8 @@ from flax import linen as nn
 
 from jaxseq import forms
 from jaxseq.errors import UserError
-from jaxseq.layers import Linear, Mixer, fan_in, param, uniform
+from jaxseq.layers import Initializer, Linear, Mixer, normal, param, uniform
+from jaxseq.mixers import _init
 from jaxseq.ops import short_conv
 
 CONVENTIONS = ("safari", "paper")
@@ -30,6 +31,8 @@ class Hyena(Mixer):
     convention: str = "safari"
     taps: int = 3  # of the short convolutions
     heads: int = 1  # groups of neighbouring channels whose projections lie together; only a layout
+    initial: str = "gpt2"  # initial values of the projections, see _init.RECIPES
+    init_std: float | None = None  # of gpt2 and llama; default: 1 / sqrt(inputs)
 
     @nn.nowrap
     def convolutions(self) -> int:
@@ -64,7 +67,7 @@ class Hyena(Mixer):
         count, width, heads, time = self.order + 1, self.width, self.heads, x_BTD.shape[1]
         state = HyenaState(None, (None,) * self.convolutions()) if state is None else state
         shape, axes = (heads, count, width // heads), ("embed", None, None, "mlp")
-        z_BTHPK = Linear(shape, axes, bias=True, dtype=self.dtype, name="in")(x_BTD)
+        z_BTHPK = Linear(shape, axes, bias=True, init_fn=_init.inward(self), dtype=self.dtype, name="in")(x_BTD)
         bound = self.taps**-0.5  # torch's default for a depthwise convolution
         w_WD = param(self, "conv_kernel", uniform(bound), (self.taps, count * width), (None, "mlp"))
         bias_D = param(self, "conv_bias", uniform(bound), (count * width,), ("mlp",), decay=False)
@@ -83,8 +86,7 @@ class Hyena(Mixer):
             v_BTD = v_BTD if safari else v_BTD * gate_BTD
             after.append(s)
         y_BTD = v_BTD * x[0] if safari else v_BTD
-        init = fan_in((2 * self.layers) ** -0.5)
-        out = Linear((width,), ("mlp", "embed"), 1, True, init, self.dtype, name="out")
+        out = Linear((width,), ("mlp", "embed"), 1, True, _init.outward(self), self.dtype, name="out")
         return out(y_BTD), HyenaState(short, tuple(after))
 
     def skip(self) -> jax.Array:
@@ -105,7 +107,8 @@ class Filter(nn.Module):
     """h [O, W, D] = MLP(z) (e^{-t |delta|} + shift): filters as functions of position (§3.3, appendix D).
 
     The MLP has sines for nonlinearities, sin(freq * x), one trained vector `freq` in all layers. The features z are trained too,
-    with a learning rate of their own; t and delta are not. Nothing here has weight decay.
+    with a learning rate of their own; t and delta are not. Nothing here has weight decay. Kernels start normal with `std` and
+    biases at zero, as safari's language models have them; without `std` both are torch's default for linear layers.
     """
 
     convolutions: int
@@ -121,7 +124,12 @@ class Filter(nn.Module):
     shift: float
     lr: float
     position_lr: float
+    std: float | None
     dtype: Any = jnp.float32
+
+    @nn.nowrap
+    def _kernel(self, inputs: int) -> Initializer:
+        return uniform(inputs**-0.5) if self.std is None else normal(self.std)
 
     @nn.compact
     def __call__(self) -> jax.Array:
@@ -132,12 +140,13 @@ class Filter(nn.Module):
         x = param(self, "position", lambda key, shape, dtype: z_WF.astype(dtype), shape, axes, decay=False, lr=self.position_lr)
         freq = param(self, "freq", jax.nn.initializers.constant(self.sine), (self.hidden,), (None,), decay=False, lr=self.lr)
         for i in range(self.inner + 1):
-            bound = uniform(x.shape[1] ** -0.5)  # torch's default for linear layers
-            kernel = param(self, f"kernel_{i}", bound, (x.shape[1], self.hidden), (None, None), decay=False, lr=self.lr)
-            bias = param(self, f"bias_{i}", bound, (self.hidden,), (None,), decay=False, lr=self.lr)
+            shape, axes = (x.shape[1], self.hidden), (None, None)
+            kernel = param(self, f"kernel_{i}", self._kernel(x.shape[1]), shape, axes, decay=False, lr=self.lr)
+            start = uniform(x.shape[1] ** -0.5) if self.std is None else jax.nn.initializers.zeros
+            bias = param(self, f"bias_{i}", start, (self.hidden,), (None,), decay=False, lr=self.lr)
             x = jnp.sin(freq * (x @ kernel + bias))
         shape, axes = (self.hidden, self.convolutions, self.width), (None, None, "mlp")
-        kernel = param(self, "kernel_out", uniform(self.hidden**-0.5), shape, axes, decay=False, lr=self.lr)
+        kernel = param(self, "kernel_out", self._kernel(self.hidden), shape, axes, decay=False, lr=self.lr)
         h_OWD = jnp.einsum("wf,fod->owd", x, kernel)
         ends = jnp.log(self.target) / self.slow, jnp.log(self.target) / self.fast
         delta_OD = jnp.abs(jnp.linspace(*ends, self.convolutions * self.width)).reshape(-1, self.width)

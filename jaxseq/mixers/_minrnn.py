@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from jaxseq import forms
 from jaxseq.layers import Linear, Mixer, fan_in, param, uniform
+from jaxseq.mixers import _init
 from jaxseq.ops import minlstm, short_conv
 
 
@@ -25,7 +26,7 @@ class MinRNN(Mixer):
     """y = h W_out with h the recurrence of `jaxseq.ops.minlstm`, gate and values linear in the convolved input.
 
     A subclass writes `gate`, the logit of what is kept. A bias on it starts at `forget_bias` (Jozefowicz et al. 2015, §5, for
-    the LSTM); W_out starts smaller by sqrt(2 layers).
+    the LSTM); W_out starts smaller by the root of the number of additions to the residual stream.
     """
 
     expand: int = 1  # inner width = expand * width
@@ -60,6 +61,6 @@ class MinRNN(Mixer):
         v_BTD = self.linear(x_BTD, "v")
         v_BTD = positive(v_BTD) if self.positive else v_BTD
         h_BTD, scan = forms.op("minlstm", form, time)(v_BTD, self.gate(x_BTD), state=state.scan, pos=pos_BT)
-        init = fan_in((2 * self.layers) ** -0.5)
+        init = fan_in(_init.additions(self) ** -0.5)
         out = Linear((self.width,), ("mlp", "embed"), init_fn=init, dtype=self.dtype, name="o")
         return out(h_BTD), MinState(conv_state, scan)

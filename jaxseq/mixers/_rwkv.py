@@ -57,17 +57,7 @@ def constant(value):
     return lambda key, shape, dtype: jnp.broadcast_to(value, shape).astype(dtype)
 
 
-def orthogonal(gain: float = 1.0):
-    """Orthogonal, larger by sqrt(outputs / inputs) where there are more outputs (the released code's `RWKV_Init`)."""
-
-    def init(key, shape, dtype):
-        scale = gain * max(1.0, shape[1] / shape[0]) ** 0.5
-        return jax.nn.initializers.orthogonal(scale)(key, shape, dtype)
-
-    return init
-
-
-zeros = jax.nn.initializers.zeros
+orthogonal, zeros = jax.nn.initializers.orthogonal, jax.nn.initializers.zeros
 
 
 def vector(module, name: str, value, shape, axes, lr: float = 1.0):
@@ -79,6 +69,11 @@ def mix(module, name: str, share, x_BTD, last_BTD, of_last: bool = False):
     """`share` of x_t at the start, the rest of x_{t-1}; the parameter is the share of x_t, or of x_{t-1} (`of_last`)."""
     mu_D = vector(module, name, 1 - share if of_last else share, x_BTD.shape[-1:], ("embed",)).astype(x_BTD.dtype)
     return x_BTD + mu_D * (last_BTD - x_BTD) if of_last else last_BTD + mu_D * (x_BTD - last_BTD)
+
+
+def layer_scale(layer, layers: int):
+    """((1 + layer) / layers)^0.7, where the scale of the norm of each head starts from RWKV-5 on."""
+    return ((1 + (0 if layer is None else layer)) / layers) ** 0.7
 
 
 def decay_speed(width: int, low: float, span: float, ratio):

@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 
 from jaxseq.errors import UserError
-from jaxseq.layers import Initializer, Linear, Mixer, param
+from jaxseq.layers import Initializer, Linear, Mixer, param, scaled_uniform, uniform
 
 FREQUENCIES = ("lin", "inv", "legs")
 DISCRETISATIONS = ("zoh", "bilinear")
@@ -115,7 +115,9 @@ def diagonal(
 
 
 def gated_output(module: Mixer, y_BTD: jax.Array) -> jax.Array:
-    """GLU(W gelu(y) + b): the map that mixes the channels (S4, §3.4)."""
+    """GLU(W gelu(y) + b): the map that mixes the channels (S4, §3.4); W and b start as torch's linear layers do."""
     gelu_BTD = nn.gelu(y_BTD, approximate=False)
-    out = Linear((2, module.width), ("mlp", None, "embed"), bias=True, dtype=module.dtype, name="out")(gelu_BTD)
+    init, bias_init = scaled_uniform(), uniform(module.width**-0.5)
+    axes = "mlp", None, "embed"
+    out = Linear((2, module.width), axes, 1, True, init, module.dtype, bias_init, name="out")(gelu_BTD)
     return out[..., 0, :] * nn.sigmoid(out[..., 1, :])

@@ -47,7 +47,8 @@ class Attention(Mixer):
     By default Llama's convention of rotary pairs (i, i + K/2), theta^(-2i/K) (Touvron et al. 2023, arXiv:2302.13971, §2.2;
     Su et al. 2021, arXiv:2104.09864). GPT-NeoX turns a part of each head (Black et al. 2022, arXiv:2204.06745, §2.1.1), GPT-J
     adjacent channels. `alibi` adds -slope_h (t - s) to the scores instead (Press et al. 2022, arXiv:2108.12409), by two more
-    channels of the keys. The output projection starts smaller by sqrt(2 layers), as in GPT-2 (Radford et al. 2019, §2.3).
+    channels of the keys. Initial values: by default GPT-2's, the output projection smaller by the root of the number of additions
+    to the residual stream (Radford et al. 2019, §2.3).
     """
 
     heads: int = 4
@@ -61,8 +62,9 @@ class Attention(Mixer):
     alibi: bool = False
     bias: bool = False  # on q, k and v
     output_bias: bool | None = None  # default: bias
-    init_std: float | None = None  # default: 1 / sqrt(inputs)
-    output_std: float | None = None  # of the output's initial values; default: the others', smaller by sqrt(2 layers)
+    initial: str = "gpt2"  # initial values, see _init.RECIPES
+    init_std: float | None = None  # of gpt2 and llama; default: 1 / sqrt(inputs)
+    output_std: float | None = None  # of the output's initial values; default: as `initial` says
 
     @nn.nowrap
     def _sizes(self) -> tuple[int, int]:
@@ -98,10 +100,11 @@ class Attention(Mixer):
     @nn.compact
     def mix(self, x_BTD, state, pos_BT, form, layer, train):
         kv_heads, size = self._sizes()
-        inward = _init.inward(self.init_std)
+        init, bias_init = _init.inward(self), _init.bias(self, self.width)
 
         def project(heads, axis, name):
-            return Linear((heads, size), ("embed", axis, None), 1, self.bias, inward, self.dtype, name=name)(x_BTD)
+            axes = "embed", axis, None
+            return Linear((heads, size), axes, 1, self.bias, init, self.dtype, bias_init, name=name)(x_BTD)
 
         q_BTHK = project(self.heads, "heads", "q")
         k_BTGK, v_BTGV = project(kv_heads, "kv_heads", "k"), project(kv_heads, "kv_heads", "v")
@@ -114,6 +117,6 @@ class Attention(Mixer):
         op = forms.op("attention", form, x_BTD.shape[1])
         y_BTHK, state = op(q_BTHK, k_BTGK, v_BTGV, state=state, pos=pos_BT, window=self.window, scale=scale)
         bias = self.bias if self.output_bias is None else self.output_bias
-        init = _init.outward(self.init_std, self.output_std, self.layers)
-        out = Linear((self.width,), ("heads", None, "embed"), 2, bias, init, self.dtype, name="o")
+        init, bias_init = _init.outward(self), _init.bias(self, self.heads * size)
+        out = Linear((self.width,), ("heads", None, "embed"), 2, bias, init, self.dtype, bias_init, name="o")
         return out(y_BTHK), state

@@ -13,15 +13,23 @@ class GeGLU(Mixer):
     factor: int = 3  # Griffin's (De et al. 2024, arXiv:2402.19427, §2.2)
     bias: bool = False
     activation: str = "gelu_tanh"
-    init_std: float | None = None  # default: 1 / sqrt(inputs)
+    initial: str = "gpt2"  # initial values, see _init.RECIPES
+    init_std: float | None = None  # of gpt2 and llama; default: 1 / sqrt(inputs)
+
+    @property
+    def features(self) -> int:
+        """F"""
+        return self.hidden or self.factor * self.width
 
     @nn.compact
     def mix(self, x_BTD, state, pos_BT, form, layer, train):
-        hidden, init = self.hidden or self.factor * self.width, _init.inward(self.init_std)
+        hidden, init = self.features, _init.paired(self)
 
         def up(name):
-            return Linear((hidden,), ("embed", "mlp"), 1, self.bias, init, self.dtype, name=name)(x_BTD)
+            bias_init = _init.bias(self, self.width)
+            return Linear((hidden,), ("embed", "mlp"), 1, self.bias, init, self.dtype, bias_init, name=name)(x_BTD)
 
         y_BTF = _activations.find(self.activation)(up("gate")) * up("up")
-        init = _init.outward(self.init_std, None, self.layers)
-        return Linear((self.width,), ("mlp", "embed"), 1, self.bias, init, self.dtype, name="down")(y_BTF), ()
+        init, bias_init = _init.outward(self), _init.bias(self, hidden)
+        out = Linear((self.width,), ("mlp", "embed"), 1, self.bias, init, self.dtype, bias_init, name="down")
+        return out(y_BTF), ()

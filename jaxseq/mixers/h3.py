@@ -8,8 +8,8 @@ from flax import linen as nn
 
 from jaxseq import forms
 from jaxseq.errors import UserError
-from jaxseq.layers import Linear, Mixer, fan_in, param, uniform
-from jaxseq.mixers import _ssm
+from jaxseq.layers import Linear, Mixer, param, uniform
+from jaxseq.mixers import _init, _ssm
 from jaxseq.ops import diagonal_ssm, long_conv
 
 
@@ -32,6 +32,8 @@ class H3(Mixer):
     dt_min: float = 0.001
     dt_max: float = 0.1
     kernel_lr: float = 1.0  # learning-rate multiplier of the models' A, B and steps
+    initial: str = "llama"  # initial values of the projections, see _init.RECIPES; the released code has W_O no smaller
+    init_std: float | None = None  # of gpt2 and llama; default: 1 / sqrt(inputs)
 
     @nn.nowrap
     def _heads(self) -> int:
@@ -62,7 +64,8 @@ class H3(Mixer):
         state = H3State(None, None) if state is None else state
 
         def project(name):
-            return Linear((heads, size), ("embed", "heads", None), bias=True, dtype=self.dtype, name=name)(x_BTD)
+            axes = "embed", "heads", None
+            return Linear((heads, size), axes, 1, True, _init.inward(self), self.dtype, name=name)(x_BTD)
 
         q_BTHK, k_BTHK, v_BTHV = project("q"), project("k"), project("v")
         conv = forms.op("long_conv", form, time)
@@ -75,6 +78,5 @@ class H3(Mixer):
         flat_BTD = kv_BTHKV.reshape(*x_BTD.shape[:2], self.width * size)
         y_BTD, diagonal = forms.op("diagonal_ssm", form, time)(flat_BTD, state=state.diagonal, pos=pos_BT, **weights)
         y_BTHV = jnp.einsum("bthk,bthkv->bthv", q_BTHK, y_BTD.reshape(kv_BTHKV.shape))
-        init = fan_in((2 * self.layers) ** -0.5)
-        out = Linear((self.width,), ("heads", None, "embed"), 2, True, init, self.dtype, name="o")
+        out = Linear((self.width,), ("heads", None, "embed"), 2, True, _init.outward(self), self.dtype, name="o")
         return out(y_BTHV), H3State(shift, diagonal)

@@ -1,5 +1,7 @@
 """Hyena: gates and long convolutions whose filters are an MLP of the position (Poli et al. 2023, arXiv:2302.10866)."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -17,6 +19,8 @@ class Hyena(_hyena.Hyena):
     another filter.
     """
 
+    hidden_follows_width: ClassVar[bool] = False
+
     l_max: int = 256  # taps of a filter; at least the length of training rows
     features: int = 5  # of a position: time, and pairs of cosine and sine
     hidden: int = 64  # width of the filter's MLP
@@ -28,6 +32,7 @@ class Hyena(_hyena.Hyena):
     shift: float = 0.0  # keeps filters from decaying to zero
     filter_lr: float = 1.0  # learning-rate multiplier of the MLP
     position_lr: float = 1.0  # and of its input features
+    filter_std: float | None = None  # of the MLP's initial kernels; default: torch's for linear layers
 
     @nn.nowrap
     def long_state(self, batch):
@@ -38,7 +43,7 @@ class Hyena(_hyena.Hyena):
         """The module behind the parameters `filter`; applied alone it gives all taps [O, W, D]."""
         return _hyena.Filter(
             self.convolutions(), self.width, self.l_max, self.features, self.hidden, self.inner, self.sine, self.fast,
-            self.slow, self.target, self.shift, self.filter_lr, self.position_lr,
+            self.slow, self.target, self.shift, self.filter_lr, self.position_lr, self.filter_std,
             jnp.promote_types(self.dtype, jnp.float32), **kwargs,
         )  # fmt: skip
 

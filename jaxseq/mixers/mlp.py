@@ -17,8 +17,9 @@ class MLP(Mixer):
     factor: int = 4
     bias: bool = True
     activation: str = "gelu_tanh"
-    init_std: float | None = None  # default: 1 / sqrt(inputs)
-    output_std: float | None = None  # of the output's initial values; default: the others', smaller by sqrt(2 layers)
+    initial: str = "gpt2"  # initial values, see _init.RECIPES
+    init_std: float | None = None  # of gpt2 and llama; default: 1 / sqrt(inputs)
+    output_std: float | None = None  # of the output's initial values; default: as `initial` says
 
     @property
     def features(self) -> int:
@@ -27,8 +28,9 @@ class MLP(Mixer):
 
     @nn.compact
     def mix(self, x_BTD, state, pos_BT, form, layer, train):
-        activation, init = _activations.find(self.activation), _init.inward(self.init_std)
-        h_BTF = Linear((self.features,), ("embed", "mlp"), 1, self.bias, init, self.dtype, name="up")(x_BTD)
-        init = _init.outward(self.init_std, self.output_std, self.layers)
-        out = Linear((self.width,), ("mlp", "embed"), 1, self.bias, init, self.dtype, name="down")
+        activation, init = _activations.find(self.activation), _init.inward(self)
+        bias_init = _init.bias(self, self.width)
+        h_BTF = Linear((self.features,), ("embed", "mlp"), 1, self.bias, init, self.dtype, bias_init, name="up")(x_BTD)
+        init, bias_init = _init.outward(self), _init.bias(self, self.features)
+        out = Linear((self.width,), ("mlp", "embed"), 1, self.bias, init, self.dtype, bias_init, name="down")
         return out(activation(h_BTF)), ()

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxseq.errors import UserError
-from jaxseq.layers import Linear, Mixer, constrain, normal, param
+from jaxseq.layers import Linear, Mixer, constrain, param
 from jaxseq.mixers import _activations, _init
 from jaxseq.mixers._experts import grouped, permute
 from jaxseq.mixers._shards import mesh_axes, on_mesh
@@ -46,7 +46,8 @@ class MoE(Mixer):
     z_loss: float = 0.0
     jitter: float = 0.0  # in training: the router's input times U(1 - jitter, 1 + jitter), Switch §2.4
     routing: str = "token_choice"
-    init_std: float | None = None  # default: 1 / sqrt(inputs)
+    initial: str = "gpt2"  # initial values, see _init.RECIPES
+    init_std: float | None = None  # of gpt2 and llama; default: 1 / sqrt(inputs)
 
     def __post_init__(self):
         super().__post_init__()
@@ -67,12 +68,10 @@ class MoE(Mixer):
     def _weights(self) -> tuple[jax.Array, ...]:
         """(gate, up, down), without the gate if there is none."""
         up, down = (self.experts, self.width, self.features), (self.experts, self.features, self.width)
-        std = self.width**-0.5 if self.init_std is None else self.init_std
-        shrink = (2 * self.layers) ** -0.5
-        out_std = (self.features**-0.5 if self.init_std is None else self.init_std) * shrink
+        paired, outward = (_init.by_expert(init(self)) for init in (_init.paired, _init.outward))
         names = ("gate", "up") if self.gated else ("up",)
-        weights = [param(self, name, normal(std), up, ("expert", "embed", "mlp")) for name in names]
-        weights.append(param(self, "down", normal(out_std), down, ("expert", "mlp", "embed")))
+        weights = [param(self, name, paired, up, ("expert", "embed", "mlp")) for name in names]
+        weights.append(param(self, "down", outward, down, ("expert", "mlp", "embed")))
         return tuple(w.astype(self.dtype) for w in weights)
 
     def _route(self, x_BTD, pos_BT, train):
@@ -81,8 +80,7 @@ class MoE(Mixer):
         x_BTD = x_BTD.astype(acc)
         if train and self.jitter:
             x_BTD *= jax.random.uniform(self.make_rng("dropout"), x_BTD.shape, acc, 1 - self.jitter, 1 + self.jitter)
-        init = None if self.init_std is None else normal(self.init_std)
-        logits_BTE = Linear((self.experts,), ("embed", None), init_fn=init, dtype=acc, name="router")(x_BTD)
+        logits_BTE = Linear((self.experts,), ("embed", None), init_fn=_init.inward(self), dtype=acc, name="router")(x_BTD)
         chosen_BTR, expert_BTR = jax.lax.top_k(logits_BTE, self.top_k)
         log_z_BT = jax.nn.logsumexp(logits_BTE, axis=-1)
         if not self.is_initializing():  # init makes parameters alone

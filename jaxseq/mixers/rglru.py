@@ -10,6 +10,7 @@ from jax.nn.initializers import zeros
 from jaxseq import forms
 from jaxseq.errors import UserError
 from jaxseq.layers import Linear, Mixer, fan_in, normal, param
+from jaxseq.mixers import _init
 from jaxseq.ops import _time, rglru, short_conv
 
 STEEPEST = 1000.0  # the largest slope of the multiplier that a gradient sees
@@ -46,8 +47,10 @@ class RGLRU(Mixer):
     """y = (h * gelu(x W_y + b)) W_out + b, h = RG-LRU(conv(x W_x + b)).
 
     r, i = sigmoid(u W_a + b), sigmoid(u W_i + b) with a matrix per head; log a = -8 r softplus(Lambda);
-    h_t = a h_{t-1} + sqrt(1 - a^2) i u_t. The multiplier sqrt(1 - a^2) is 1 at the first token of a document. Lambda starts so
-    that e^{-softplus(Lambda)} is in the ring [0.9, 0.999] and has no weight decay; W_out starts smaller by sqrt(2 layers).
+    h_t = a h_{t-1} + sqrt(1 - a^2) i u_t. The multiplier sqrt(1 - a^2) is 1 at the first token of a document. Lambda
+    starts so that e^{-softplus(Lambda)} is in the ring [0.9, 0.999] and has no weight decay; W_out starts with variance 2
+    / residual blocks / inputs, and the gates' kernels with 1 / hidden, as the released code counts all heads' channels as
+    inputs.
     """
 
     heads: int = 4  # blocks of the gates; 16 in the paper
@@ -57,9 +60,14 @@ class RGLRU(Mixer):
     low: float = 0.9
     high: float = 0.999
 
+    @property
+    def features(self) -> int:
+        """F"""
+        return self.hidden or self.width
+
     @nn.nowrap
     def _hidden(self) -> int:
-        hidden = self.hidden or self.width
+        hidden = self.features
         if hidden % self.heads:
             raise UserError(f"{hidden} channels are not a multiple of {self.heads} heads; change one of them")
         return hidden
@@ -72,7 +80,7 @@ class RGLRU(Mixer):
     def _gate(self, u_BTHK, name: str):
         """sigmoid(u W + b), a matrix per head, in the accumulation dtype."""
         heads, size = u_BTHK.shape[2:]
-        w_HKV = param(self, f"{name}_kernel", normal(size**-0.5), (heads, size, size), ("heads", None, None))
+        w_HKV = param(self, f"{name}_kernel", normal((heads * size) ** -0.5), (heads, size, size), ("heads", None, None))
         b_HV = param(self, f"{name}_bias", zeros, (heads, size), ("heads", None), decay=False)
         gate_BTHV = jnp.einsum("bthk,hkv->bthv", u_BTHK, w_HKV.astype(self.dtype)).astype(b_HV.dtype) + b_HV
         return jax.nn.sigmoid(gate_BTHV).reshape(*u_BTHK.shape[:2], heads * size)
@@ -97,6 +105,6 @@ class RGLRU(Mixer):
         multiplier_BTD = _time.select(pos_BT != _time.START, bounded_sqrt(-jnp.expm1(2 * log_a_BTD)), 1)
         u_BTD = (multiplier_BTD * self._gate(u_BTHK, "i") * u_BTD).astype(self.dtype)
         h_BTD, scan = forms.op("rglru", form, time)(u_BTD, log_a_BTD, state=state.scan, pos=pos_BT)
-        init = fan_in((2 * self.layers) ** -0.5)
+        init = fan_in(2 * _init.additions(self) ** -0.5)
         out = Linear((self.width,), ("mlp", "embed"), bias=True, init_fn=init, dtype=self.dtype, name="o")
         return out(h_BTD * gelu_BTD), RGLRUState(conv_state, scan)

@@ -40,6 +40,7 @@ class RWKV5(_rwkv.HeadMixer):
         u_HK = _rwkv.vector(self, "time_first", bonus_D, shape, axes)
         log_w_BTHK = jnp.broadcast_to(-jnp.exp(decay_HK), k_BTHK.shape)
         y_BTHV, wkv = forms.op("wkv6", form, time)(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK=u_HK, state=state.wkv, pos=pos_BT)
-        y_BTD = _rwkv.group_norm(self, y_BTHV, self.eps) * g_BTHV.reshape(x_BTD.shape)
+        y_BTHV = _rwkv.group_norm(self, y_BTHV, self.eps, _rwkv.layer_scale(layer, self.layers))
+        y_BTD = y_BTHV * g_BTHV.reshape(x_BTD.shape)
         out = Linear((self.width,), ("heads", "embed"), init_fn=_rwkv.zeros, dtype=self.dtype, name="o")
         return out(y_BTD), _rwkv.TimeMixState(shift, wkv)

@@ -15,7 +15,7 @@ class RWKV6(_rwkv.HeadMixer):
     """RWKV-5 whose mixtures and decays depend on the token.
 
     x_* = x_t + (x_{t-1} - x_t) (mu_* + tanh(x' A) B_*), x' a fixed mixture; log w = -exp(decay + tanh(x_w A_w) B_w). The
-    low-rank maps start at zero (A) and in U(-0.01, 0.01) (B).
+    low-rank maps start at zero (A) and in U(-0.01, 0.01) (B), and have no weight decay.
     """
 
     mix_rank: int = 32
@@ -30,8 +30,8 @@ class RWKV6(_rwkv.HeadMixer):
             name: _rwkv.vector(self, f"mix_{name}", share, (width,), ("embed",)).astype(self.dtype)
             for name, share in shares.items()
         }
-        a_DPR = param(self, "mix_a", _rwkv.zeros, (width, len(TARGETS), rank), ("embed", None, None))
-        b_PRD = param(self, "mix_b", uniform(0.01), (len(TARGETS), rank, width), (None, None, "embed"))
+        a_DPR = param(self, "mix_a", _rwkv.zeros, (width, len(TARGETS), rank), ("embed", None, None), False)
+        b_PRD = param(self, "mix_b", uniform(0.01), (len(TARGETS), rank, width), (None, None, "embed"), False)
         change_BTD = last_BTD - x_BTD
         low_BTPR = jnp.tanh(jnp.einsum("btd,dpr->btpr", x_BTD + change_BTD * mu["x"], a_DPR.astype(self.dtype)))
         shift_BTPD = jnp.einsum("btpr,prd->btpd", low_BTPR, b_PRD.astype(self.dtype))
@@ -54,13 +54,14 @@ class RWKV6(_rwkv.HeadMixer):
         decay_D = _rwkv.decay_speed(self.width, -6.0, 5.0, done)
         bonus_HK = (done * (1 - n_D) + 0.1 * _rwkv.zigzag(self.width)).reshape(heads, size)
         decay_D = _rwkv.vector(self, "time_decay", decay_D, (self.width,), ("heads",), lr=2.0)
-        a_DR = param(self, "decay_a", _rwkv.zeros, (self.width, self.decay_rank), ("embed", None))
-        b_RD = param(self, "decay_b", uniform(0.01), (self.decay_rank, self.width), (None, "heads"))
+        a_DR = param(self, "decay_a", _rwkv.zeros, (self.width, self.decay_rank), ("embed", None), False)
+        b_RD = param(self, "decay_b", uniform(0.01), (self.decay_rank, self.width), (None, "heads"), False)
         u_HK = _rwkv.vector(self, "time_first", bonus_HK, (heads, size), ("heads", None))
         low_BTR = jnp.tanh(x["w"] @ a_DR.astype(self.dtype))
         w_BTD = decay_D + (low_BTR @ b_RD.astype(self.dtype)).astype(decay_D.dtype)
         log_w_BTHK = -jnp.exp(w_BTD).reshape(k_BTHK.shape)
         y_BTHV, wkv = forms.op("wkv6", form, time)(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK=u_HK, state=state.wkv, pos=pos_BT)
-        y_BTD = _rwkv.group_norm(self, y_BTHV, self.eps) * jax.nn.silu(g_BTHV).reshape(x_BTD.shape)
+        y_BTHV = _rwkv.group_norm(self, y_BTHV, self.eps, _rwkv.layer_scale(layer, self.layers))
+        y_BTD = y_BTHV * jax.nn.silu(g_BTHV).reshape(x_BTD.shape)
         out = Linear((self.width,), ("heads", "embed"), init_fn=_rwkv.zeros, dtype=self.dtype, name="o")
         return out(y_BTD), _rwkv.TimeMixState(shift, wkv)

@@ -64,7 +64,7 @@ class RWKV7(_rwkv.HeadMixer):
         }
 
         def project(name, gain=1.0):
-            init = jax.nn.initializers.orthogonal(gain)
+            init = _rwkv.orthogonal(gain)
             return Linear((self.width,), ("embed", "heads"), init_fn=init, dtype=self.dtype, name=name)(x[name])
 
         line_D = jnp.arange(self.width) / max(self.width - 1, 1) - 0.5
@@ -96,8 +96,7 @@ class RWKV7(_rwkv.HeadMixer):
         y_BTHV, wkv = forms.op("wkv7", form, time)(
             r_BTHK, log_w_BTHK, k_BTHK, v_BTHV, -kappa_BTHK, kappa_BTHK * by_head(rate_BTD), state=state.wkv, pos=pos_BT
         )
-        layer_scale = ((1 + (0 if layer is None else layer)) / self.layers) ** 0.7
-        y_BTD = _rwkv.group_norm(self, y_BTHV, self.eps, layer_scale)
+        y_BTD = _rwkv.group_norm(self, y_BTHV, self.eps, _rwkv.layer_scale(layer, self.layers))
         bonus_BTHV = jnp.sum(r_BTHK * k_BTHK * rho_HK, axis=-1, keepdims=True) * v_BTHV
         y_BTD = (y_BTD + bonus_BTHV.reshape(y_BTD.shape)) * gate_BTD
         out = Linear((self.width,), ("heads", "embed"), init_fn=_rwkv.zeros, dtype=self.dtype, name="o")

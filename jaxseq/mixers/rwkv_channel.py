@@ -19,7 +19,14 @@ class RWKVChannel(Mixer):
 
     hidden: int | None = None  # default: 4 width
     gated: bool = True
+    mix_power: int | None = None  # of the mixtures' ramp over the layers: RWKV-4 and -5 1, -6 3, -7 4; default: 1, without gate 4
+    key_gain: float = 1.0  # of the initial W_k; RWKV-4's is sqrt(hidden / width)
     of_last: bool = False  # mix_k and mix_r are the shares of the last token (RWKV-6 and -7), not of this one
+
+    @property
+    def features(self) -> int:
+        """F"""
+        return self.hidden or 4 * self.width
 
     @nn.nowrap
     def init_state(self, batch, context):
@@ -27,17 +34,17 @@ class RWKVChannel(Mixer):
 
     @nn.compact
     def mix(self, x_BTD, state, pos_BT, form, layer, train):
-        hidden = self.hidden or 4 * self.width
+        hidden = self.features
         _, left = _rwkv.depth(layer, self.layers)
-        share_D = _rwkv.ramp(self.width) ** (left if self.gated else left**4)
+        power = self.mix_power or (1 if self.gated else 4)
+        share_D = _rwkv.ramp(self.width) ** (left**power)
         last_BTD, state = forms.op("token_shift", form, x_BTD.shape[1])(x_BTD, state=state, pos=pos_BT)
 
         def linear(x, features, axes, name, init=_rwkv.zeros):
             return Linear((features,), axes, init_fn=init, dtype=self.dtype, name=name)(x)
 
         x_k_BTD = _rwkv.mix(self, "mix_k", share_D, x_BTD, last_BTD, self.of_last)
-        init = _rwkv.orthogonal() if self.gated else jax.nn.initializers.orthogonal()
-        k_BTF = linear(x_k_BTD, hidden, ("embed", "mlp"), "k", init)
+        k_BTF = linear(x_k_BTD, hidden, ("embed", "mlp"), "k", _rwkv.orthogonal(self.key_gain))
         y_BTD = linear(jnp.square(nn.relu(k_BTF)), self.width, ("mlp", "embed"), "v")
         if not self.gated:
             return y_BTD, state

@@ -27,7 +27,8 @@ class SeriesSwiGLU(Mixer):
 
     terms: int = 2
     hidden: int | None = None  # default: 8/3 width, up to a multiple of 8
-    init_std: float | None = None  # default: 1 / sqrt(inputs)
+    initial: str = "gpt2"  # initial values, see _init.RECIPES
+    init_std: float | None = None  # of gpt2 and llama; default: 1 / sqrt(inputs)
 
     @property
     def features(self) -> int:
@@ -36,7 +37,7 @@ class SeriesSwiGLU(Mixer):
 
     @nn.compact
     def mix(self, x_BTD, state, pos_BT, form, layer, train):
-        init, shape = _init.inward(self.init_std), (self.terms, self.features)
+        init, shape = _init.paired(self), (self.terms, self.features)
 
         def up(name):
             return Linear((self.features,), ("embed", "mlp"), init_fn=init, dtype=self.dtype, name=name)(x_BTD)
@@ -45,7 +46,7 @@ class SeriesSwiGLU(Mixer):
         b_LF = param(self, "shift", spread_init, shape, (None, "mlp"), decay=False).astype(self.dtype)
         gate_BTF = up("gate")
         series_BTF = sum(nn.silu(a_LF[i] * gate_BTF + b_LF[i]) for i in range(self.terms))
-        outward = _init.outward(self.init_std, None, self.layers)
+        outward = _init.outward(self)
         shrunk = lambda key, shape, dtype: outward(key, shape, dtype) / self.terms  # noqa: E731
         y_BTF = series_BTF * up("up")
         return Linear((self.width,), ("mlp", "embed"), init_fn=shrunk, dtype=self.dtype, name="down")(y_BTF), ()

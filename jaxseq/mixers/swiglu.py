@@ -10,7 +10,8 @@ class SwiGLU(Mixer):
     """y = (silu(x W_gate) * x W_up) W_down, without biases; a mixer of channels, its state is ()."""
 
     hidden: int | None = None  # default: 8/3 width, up to a multiple of 8
-    init_std: float | None = None  # default: 1 / sqrt(inputs)
+    initial: str = "gpt2"  # initial values, see _init.RECIPES
+    init_std: float | None = None  # of gpt2 and llama; default: 1 / sqrt(inputs)
 
     @property
     def features(self) -> int:
@@ -19,12 +20,12 @@ class SwiGLU(Mixer):
 
     @nn.compact
     def mix(self, x_BTD, state, pos_BT, form, layer, train):
-        init = _init.inward(self.init_std)
+        init = _init.paired(self)
 
         def up(name):
             return Linear((self.features,), ("embed", "mlp"), init_fn=init, dtype=self.dtype, name=name)(x_BTD)
 
         y_BTF = nn.silu(up("gate")) * up("up")
-        init = _init.outward(self.init_std, None, self.layers)
+        init = _init.outward(self)
         y_BTD = Linear((self.width,), ("mlp", "embed"), init_fn=init, dtype=self.dtype, name="down")(y_BTF)
         return y_BTD, ()

@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from jaxseq import forms
 from jaxseq.layers import Linear, Mixer, fan_in, normal, param
-from jaxseq.mixers import _reparam
+from jaxseq.mixers import _init, _reparam
 from jaxseq.ops import _time, running_mean, short_conv
 
 
@@ -92,7 +92,7 @@ class UniRepLK(Mixer):
         if not self.merged:
             h_BTF += param(self, "grn_beta", zeros, (hidden,), ("mlp",), decay=False).astype(self.dtype)
 
-        y_BTD = linear(h_BTF, width, ("mlp", "embed"), "down", fan_in(self.layers**-0.5))
+        y_BTD = linear(h_BTF, width, ("mlp", "embed"), "down", fan_in(_init.additions(self) ** -0.5))
         if not self.merged:
             init = nn.initializers.constant(self.layer_scale)
             y_BTD *= param(self, "layer_scale", init, (width,), ("embed",), decay=False).astype(self.dtype)

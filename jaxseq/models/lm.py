@@ -12,7 +12,7 @@ from ml_collections import ConfigDict, config_dict
 
 from jaxseq import forms, registry
 from jaxseq.errors import UserError
-from jaxseq.layers import NORMS, Streams, constrain, normal, param
+from jaxseq.layers import FORMS, NORMS, Streams, constrain, of_std, param
 from jaxseq.models import _positions, _stack
 from jaxseq.models._network import BYTE_VOCAB, DTYPES, REMAT, Network, check, scan
 from jaxseq.ops import _time
@@ -45,12 +45,14 @@ class LM(Network):
     tied: bool = True  # the head is the embedding's transpose
     norm: str = "rmsnorm"
     norm_eps: float = 1e-5
-    embedding_std: float = 0.02
-    embedding_scale: float = 1.0  # of the embedding's output (Gemma: sqrt(width))
+    embedding_std: float = 0.02  # of its initial values, and of those of learned positions
+    embedding_init: str = "normal"  # or uniform, orthogonal
+    embedding_scale: float = 1.0  # of the embedding's output (Vaswani et al. 2017, §3.4: sqrt(width))
     embedding_norm: bool = False  # one more norm, in front of the first block (RWKV)
     positions: str = "none"  # added to the embedding: none, learned (GPT-2), sinusoidal (Vaswani et al. 2017)
     max_positions: int = 2048  # rows of the learned table
-    head_scale: float = 1.0  # of the untied head's initial values
+    head_scale: float = 1.0  # times 1 / sqrt(width): standard deviation of the untied head's initial values
+    head_init: str = "normal"  # or uniform, orthogonal
     logit_penalty: float = 0.0  # weight of the mean square of each position's largest logit, halved (RWKV's L2Wrap)
     remat: str = "none"
     dtype: Any = jnp.float32  # of the computation
@@ -95,11 +97,11 @@ class LM(Network):
 
     def setup(self):
         shape, axes = (self.vocab, self.width), ("vocab", "embed")
-        self.embedding_VD = param(self, "embedding", normal(self.embedding_std), shape, axes)
-        std = normal(self.embedding_std)
-        self.position_SD = _positions.table(self, self.positions, self.max_positions, self.width, std)
+        init = of_std(self.embedding_init, self.embedding_std)
+        self.embedding_VD = param(self, "embedding", init, shape, axes)
+        self.position_SD = _positions.table(self, self.positions, self.max_positions, self.width, init)
         if not self.tied:
-            self.head_VD = param(self, "head", normal(self.head_scale * self.width**-0.5), shape, axes)
+            self.head_VD = param(self, "head", of_std(self.head_init, self.head_scale * self.width**-0.5), shape, axes)
         if self.embedding_norm:
             self.first_norm = NORMS[self.norm](self.norm_eps, self.dtype)
         self.final_norm = NORMS[self.norm](self.norm_eps, self.dtype)
@@ -182,15 +184,17 @@ class LM(Network):
 def build(config: ConfigDict) -> LM:
     """The model that `config.model` describes. Raises UserError for an unknown mixer, norm, dtype or remat policy."""
     model = config.model
+    check(model, embedding_init=FORMS, head_init=FORMS)
     check(model, norm=NORMS, remat=REMAT, dtype=DTYPES, residual_dtype=DTYPES, positions=_positions.KINDS)
     segments, dtype = _stack.parse(model.stack), DTYPES[model.dtype]
     block_class = registry.load_class("blocks", model.block)
     own = model.get(model.block, ConfigDict()).to_dict()  # the fields that this kind of block adds
     layers = sum(segment.repeats for segment in segments)
+    additions = sum(segment.repeats * len(segment.labels) for segment in segments)
 
     def mixer(label: str, path: str):
         fields: Mapping = model.get(label, ConfigDict()).to_dict()
-        known = dict(width=model.width, layers=layers, dtype=dtype, name=path, parent=None)
+        known = dict(width=model.width, layers=layers, additions=additions, dtype=dtype, name=path, parent=None)
         return registry.load_class("mixers", label.split(":")[0])(**fields, **known)
 
     blocks = tuple(
@@ -200,10 +204,14 @@ def build(config: ConfigDict) -> LM:
         )  # fmt: skip
         for segment in segments
     )
+    root = float(model.width) ** 0.5
+    embedding_std = model.embedding_gain / root if model.embedding_std is None else model.embedding_std
     return LM(
         vocab=model.vocab or BYTE_VOCAB, width=model.width, repeats=tuple(s.repeats for s in segments), blocks=blocks,
-        tied=model.tied, norm=model.norm, norm_eps=model.norm_eps, embedding_std=model.embedding_std,
-        embedding_scale=model.embedding_scale, embedding_norm=model.embedding_norm, positions=model.positions,
+        tied=model.tied, norm=model.norm, norm_eps=model.norm_eps, embedding_std=embedding_std,
+        embedding_init=model.embedding_init, head_init=model.head_init,
+        embedding_scale=root if model.embedding_scale is None else model.embedding_scale,
+        embedding_norm=model.embedding_norm, positions=model.positions,
         max_positions=model.max_positions, head_scale=model.head_scale, logit_penalty=model.logit_penalty, remat=model.remat,
         dtype=dtype, residual_dtype=jnp.promote_types(DTYPES[model.residual_dtype], dtype),
     )  # fmt: skip
@@ -217,12 +225,15 @@ DEFAULTS = {
     "tied": True,
     "norm": "rmsnorm",
     "norm_eps": 1e-5,
-    "embedding_std": 0.02,
-    "embedding_scale": 1.0,
+    "embedding_std": config_dict.placeholder(float),  # empty: embedding_gain / sqrt(width), as blocks start with 1 / sqrt(inputs)
+    "embedding_gain": 1.0,
+    "embedding_init": "normal",
+    "embedding_scale": 1.0,  # empty: sqrt(width)
     "embedding_norm": False,
     "positions": "none",
     "max_positions": 2048,
     "head_scale": 1.0,
+    "head_init": "normal",
     "logit_penalty": 0.0,
     "dtype": "float32",  # of the computation; parameters are float32
     "residual_dtype": "float32",
