@@ -2,6 +2,9 @@
 
 Claim: Transformer quality from about 2B parameters on, with a state of constant size and O(1) decoding.
 Expected: behind the Transformer on the quick comparison and on the standard one.
+Initial values: microsoft/torchscale's: Xavier with gains 2^-2.5 and 2^-1 in retention, torch's default in the feed-forward,
+embedding and untied head 1 / sqrt(width), the embedding times sqrt(width) on its way in. At published sizes the paper's
+(§3.1). Keys of the laptop size have 32 channels, the paper's 256: with fewer heads there were too few decays.
 Command: jaxseq train --config=retnet --workdir=runs/retnet
 """
 
@@ -23,7 +26,7 @@ def get_config(size: str = "") -> ConfigDict:
     config.model.stack = f"{layers}*(retention mlp)"
     config.model.width = width
     config.model.tied = False
-    config.model.embedding_scale = None  # sqrt(width)
+    config.model.scaled_embedding = True
     config.model.retention = {"heads": heads}
     config.model.mlp = {"factor": 2, "bias": False, "initial": "torch"}  # 12 width^2 parameters a layer, as a Transformer has
     config.model.norm_eps = 1e-6

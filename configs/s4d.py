@@ -21,7 +21,7 @@ def get_config(size: str = "") -> ConfigDict:
     config.model.stack = f"{layers}*(s4d mlp)"
     config.model.width = width
     config.model.norm = "layernorm"
-    config.model.embedding_scale = None  # sqrt(width)
+    config.model.scaled_embedding = True
     config.model.mlp = {"initial": "torch"}
     config.model.s4d = {"state_size": state_size, "kernel_lr": 1.0 if size else 1 / 3}
     if size:

@@ -1,5 +1,6 @@
 """Parameters of the published models. Numbers: of the released checkpoints or the paper's tables. Texts: names of sizes, which
-round, and some of which leave the embedding out; where a name is all there is and far off, None."""
+round, and some of which leave the embedding out; where a name is all there is and far off, None (RetNet counts neither
+embedding nor head)."""
 
 PUBLISHED = {
     "gpt2": {"124m": 124_439_808, "355m": 354_823_168, "774m": 774_030_080, "1.5b": 1_557_611_200},
@@ -23,7 +24,7 @@ PUBLISHED = {
         "2.8b": 2_775_208_960, "6.9b": 6_857_302_016, "12b": 11_846_072_320, "20b": 20_554_567_680,
     },
     "pangu": {"1b": "1B", "7b": "7B", "pro-tiny": "1B"},
-    "retnet": {"1.3b": "1.3B", "2.7b": "2.7B", "6.7b": "6.7B"},
+    "retnet": {"1.3b": None, "2.7b": "2.7B", "6.7b": "6.7B"},
     "rwkv4": {
         "169m": 169_342_464, "430m": 430_397_440, "1.5b": 1_515_106_304, "3b": 2_984_627_200, "7b": 7_392_649_216, "14b": "14B",
     },

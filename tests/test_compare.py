@@ -15,6 +15,7 @@ from jaxseq.compare.presets import PRESETS
 from jaxseq.config import base
 from jaxseq.data import batches, corpus
 from jaxseq.errors import UserError
+from jaxseq.models import _stack
 from jaxseq.train import NonFiniteError
 
 TINY = PRESETS["quick"]._replace(
@@ -57,8 +58,47 @@ def test_fit_keeps_segments_in_proportion_and_respects_heads():
     overrides |= {"model.attention.heads": 6, "model.attention.kv_heads": 6}
     fitted = fit.fit(config_of("transformer", **overrides), 600_000)
     assert fit.parameters_of(jaxseq.build(fitted)) == pytest.approx(600_000, rel=fit.TOLERANCE)
-    assert fitted.model.width % 12 == 0
-    assert fitted.model.attention.heads == 6
+    assert fitted.model.width == 16 * fitted.model.attention.heads == 16 * fitted.model.attention.kv_heads
+
+
+def head_sizes(config) -> dict[str, float]:
+    """{label: width / heads, and queries a key head}"""
+    found = {}
+    for label, section in config.model.items():
+        if hasattr(section, "get") and (section.get("heads") or 1) > 1:
+            found[label] = config.model.width / section.heads
+            if (section.get("kv_heads") or 1) > 1:
+                found[f"{label}, group"] = section.heads / section.kv_heads
+    return found
+
+
+WITH_HEADS = [name for name in jaxseq.names() if head_sizes(jaxseq.config(name))]
+
+
+@pytest.mark.parametrize("name", WITH_HEADS)
+def test_fit_keeps_the_size_of_heads(name):
+    """At half and at twice the width exactly; at a budget within a quarter."""
+    config = config_of(name)
+    segments = len(_stack.parse(config.model.stack))
+    for width in (config.model.width // 2, config.model.width * 2):
+        assert head_sizes(fit.reshape(config, fit.Shape(width, (1,) * segments))) == head_sizes(config)
+    with pytest.raises(UserError, match="heads of the size"):
+        fit.reshape(config, fit.Shape(config.model.width + 2, (1,) * segments))
+
+
+@pytest.mark.parametrize("name", ("retnet", "llama", "mamba2"))
+def test_fit_keeps_the_size_of_heads_at_a_budget(name):
+    config = config_of(name)
+    fitted = head_sizes(fit.fit(config, PRESETS["quick"].parameters))
+    assert all(fitted.get(label, size) == pytest.approx(size, rel=0.3) for label, size in head_sizes(config).items())
+
+
+def test_fit_keeps_the_ratio_of_hidden_widths():
+    config = config_of("mixtral")
+    half = fit.reshape(config, fit.Shape(64, (2,)))
+    assert (half.model.moe.hidden, config.model.moe.hidden) == (88, 176)
+    half = fit.reshape(config_of("hyena"), fit.Shape(64, (2,)))
+    assert (half.model.mlp.hidden, half.model.hyena.hidden) == (128, 16)  # not of the filter's MLP
 
 
 def test_fit_varies_hidden_widths_where_nothing_else_is_sound():

@@ -210,7 +210,7 @@ def build(config: ConfigDict) -> LM:
         vocab=model.vocab or BYTE_VOCAB, width=model.width, repeats=tuple(s.repeats for s in segments), blocks=blocks,
         tied=model.tied, norm=model.norm, norm_eps=model.norm_eps, embedding_std=embedding_std,
         embedding_init=model.embedding_init, head_init=model.head_init,
-        embedding_scale=root if model.embedding_scale is None else model.embedding_scale,
+        embedding_scale=model.embedding_scale * (root if model.scaled_embedding else 1.0),
         embedding_norm=model.embedding_norm, positions=model.positions,
         max_positions=model.max_positions, head_scale=model.head_scale, logit_penalty=model.logit_penalty, remat=model.remat,
         dtype=dtype, residual_dtype=jnp.promote_types(DTYPES[model.residual_dtype], dtype),
@@ -228,7 +228,8 @@ DEFAULTS = {
     "embedding_std": config_dict.placeholder(float),  # empty: embedding_gain / sqrt(width), as blocks start with 1 / sqrt(inputs)
     "embedding_gain": 1.0,
     "embedding_init": "normal",
-    "embedding_scale": 1.0,  # empty: sqrt(width)
+    "embedding_scale": 1.0,
+    "scaled_embedding": False,  # times sqrt(width), whatever the width
     "embedding_norm": False,
     "positions": "none",
     "max_positions": 2048,
