@@ -29,7 +29,7 @@ def test_list_as_json(capsys):
     assert rows["transformer"]["mixers"] == {"attention": ["attention"], "swiglu": []}
     assert rows["transformer"]["state_bytes"]["32768"] > 200 * rows["transformer"]["state_bytes"]["128"]
     assert rows["mamba"]["state_bytes"]["32768"] == rows["mamba"]["state_bytes"]["128"]
-    assert 1.2e9 < rows["retnet"]["sizes"]["1.3b"] < 1.4e9
+    assert 1.3e9 < rows["retnet"]["sizes"]["1.3b"] < 1.5e9
 
 
 def test_published_sizes():
