@@ -209,7 +209,9 @@ class Mixer(nn.Module):
     dtype: Any = jnp.float32  # of the computation; parameters and states are at least float32
 
     preserve_adopted_names: ClassVar[bool] = True  # the parameter path is the label in the stack
-    hidden_follows_width: ClassVar[bool] = True  # a field `hidden` grows in proportion when a model is fitted to a size
+    # what a field `hidden` is, for who fits a model to a size: channels grow with the width and may vary a little, a recurrence
+    # grows with the width, other stays
+    hidden_role: ClassVar[str] = "channels"
     streams: ClassVar[tuple[str, ...]] = ()  # those that `mix` reads and gives on; zero in front of the first layer
 
     @nn.nowrap

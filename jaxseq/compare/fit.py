@@ -203,12 +203,13 @@ def hidden_widths(config: ConfigDict, shape: Shape) -> dict[str, float]:
     found = {}
     for label in _stack.labels(config.model.stack):
         section, mixer = config.model[label], registry.load_class("mixers", label.split(":")[0])
-        if "hidden" not in section or not mixer.hidden_follows_width:
+        if "hidden" not in section or mixer.hidden_role == "other":
             continue
-        if section.hidden is not None and shape.width != config.model.width:
-            found[label] = section.hidden * shape.width / config.model.width * shape.factor
-        elif shape.factor != 1:
-            found[label] = mixer(**section.to_dict(), width=shape.width, parent=None).features * shape.factor
+        factor = shape.factor if mixer.hidden_role == "channels" else 1.0
+        if section.hidden is not None and (factor, shape.width) != (1, config.model.width):
+            found[label] = section.hidden * shape.width / config.model.width * factor
+        elif section.hidden is None and factor != 1:
+            found[label] = mixer(**section.to_dict(), width=shape.width, parent=None).features * factor
     return found
 
 

@@ -1,5 +1,7 @@
 """What the LSTM and the GRU mixers share: sizes, the projection of the input, the recurrent matrix and the output."""
 
+from typing import ClassVar
+
 from flax import linen as nn
 
 from jaxseq.errors import UserError
@@ -14,6 +16,8 @@ class Cell(Mixer):
     et al. 2014, arXiv:1402.1128, outside the recurrence) starts smaller by the root of the number of additions to the
     residual stream. More heads make the parallel forms cheaper: they multiply matrices of a head's size.
     """
+
+    hidden_role: ClassVar[str] = "recurrence"
 
     heads: int = 1
     hidden: int | None = None  # default: width

@@ -19,7 +19,7 @@ class Hyena(_hyena.Hyena):
     another filter.
     """
 
-    hidden_follows_width: ClassVar[bool] = False
+    hidden_role: ClassVar[str] = "other"
 
     l_max: int = 256  # taps of a filter; at least the length of training rows
     features: int = 5  # of a position: time, and pairs of cosine and sine

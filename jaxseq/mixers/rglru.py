@@ -1,6 +1,6 @@
 """Griffin's recurrent block with the real-gated linear recurrent unit (De et al. 2024, arXiv:2402.19427, §2.3 and §2.4)."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +52,8 @@ class RGLRU(Mixer):
     / residual blocks / inputs, and the gates' kernels with 1 / hidden, as the released code counts all heads' channels as
     inputs.
     """
+
+    hidden_role: ClassVar[str] = "recurrence"
 
     heads: int = 4  # blocks of the gates; 16 in the paper
     hidden: int | None = None  # channels of the recurrence; default: width
