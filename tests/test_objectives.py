@@ -62,7 +62,6 @@ def test_a_run_that_fills_in_masked_bytes(documents, tmp_path):
     record = train(config, tmp_path)
     rows = records_of.read(tmp_path)
     assert rows[-1]["loss"] < rows[0]["loss"] and "bits_per_byte" not in rows[0]
-    assert record["validation_loss"] == pytest.approx(record["validation_loss"])
     model, variables, config = load_variables(tmp_path)
     task = masked.task(config)
     assert model.vocab == task.tokenizer.vocab + 1

@@ -1,4 +1,7 @@
-"""What LSTM and GRU share: u_BTHPK = W_x x for their gates P, recurrent matrices w_HKPJ and biases b_HPK, heads alone."""
+"""Gates, and what LSTM and GRU share: u_BTHPK = W_x x for their gates P, recurrent matrices w_HKPJ, biases b_HPK.
+
+Heads do not meet.
+"""
 
 from collections.abc import Callable
 
@@ -8,6 +11,22 @@ import jax.numpy as jnp
 
 from jaxseq.ops import _time
 from jaxseq.ops._example import Example, gates, stresses
+
+
+@jax.custom_jvp
+def sigmoids(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """sigmoid(x) and 1 - sigmoid(x), and their slopes, all to a rounding of their own size.
+
+    A difference from 1 loses what is small beside it: where a gate keeps the state for long, the gate's gradient.
+    """
+    return jax.nn.sigmoid(x), jax.nn.sigmoid(-x)
+
+
+@sigmoids.defjvp
+def _(primals, tangents):
+    up, down = sigmoids(*primals)
+    slope = up * down * tangents[0]
+    return (up, down), (slope, -slope)
 
 
 def preparation(names: tuple[str, ...], init_state: Callable) -> Callable:

@@ -33,20 +33,20 @@ def _gates(s, u, weights):
     """What the step and its derivative share; s [..., H, K, 1] holds h, u is [..., H, 3, K]."""
     w_HKPJ, b_HPJ = weights
     a = b_HPJ + jnp.einsum("...hk,hkpj->...hpj", s[..., 0], w_HKPJ, precision="highest")
-    r, z = (jax.nn.sigmoid(u[..., n, :] + a[..., n, :]) for n in (0, 1))
-    return s[..., 0], r, z, jnp.tanh(u[..., 2, :] + r * a[..., 2, :]), a[..., 2, :]
+    r, z = (_gated.sigmoids(u[..., n, :] + a[..., n, :]) for n in (0, 1))  # each with its difference from 1
+    return s[..., 0], r, z, jnp.tanh(u[..., 2, :] + r[0] * a[..., 2, :]), a[..., 2, :]
 
 
 def _step(s, xs, weights):
-    h, _, z, n, _ = _gates(s, xs[0], weights)
-    return ((1 - z) * n + z * h)[..., None]
+    h, _, (z, rest), n, _ = _gates(s, xs[0], weights)
+    return (rest * n + z * h)[..., None]
 
 
 def _slopes(s, xs, weights):
     """d h_t / d h_{t-1} beside the gates; d h_t / d (W h_{t-1}) for the three gates [..., H, 3, K]."""
-    h, r, z, n, a = _gates(s, xs[0], weights)
-    of_n = (1 - z) * (1 - n * n)
-    return z, jnp.stack([of_n * a * r * (1 - r), (h - n) * z * (1 - z), of_n * r], axis=-2)
+    h, (r, r_rest), (z, z_rest), n, a = _gates(s, xs[0], weights)
+    of_n = z_rest * (1 - n * n)
+    return z, jnp.stack([of_n * a * r * r_rest, (h - n) * z * z_rest, of_n * r], axis=-2)
 
 
 def _jacobian(s, xs, weights):

@@ -39,22 +39,22 @@ def _gates(s, u, weights):
     """What the step and its derivative share; s [..., H, K, 2] holds h and c, u [..., H, 4, K]."""
     w_HKPJ, b_HPJ = weights
     a = u + b_HPJ + jnp.einsum("...hk,hkpj->...hpj", s[..., 0], w_HKPJ, precision="highest")
-    i, f, o = (jax.nn.sigmoid(a[..., n, :]) for n in (0, 1, 3))
+    i, f, o = (_gated.sigmoids(a[..., n, :]) for n in (0, 1, 3))  # each with its difference from 1
     g, c = jnp.tanh(a[..., 2, :]), s[..., 1]
-    return i, f, g, o, c, f * c + i * g
+    return i, f, g, o, c, f[0] * c + i[0] * g
 
 
 def _step(s, xs, weights):
-    *_, o, _, new = _gates(s, xs[0], weights)
+    *_, (o, _), _, new = _gates(s, xs[0], weights)
     return jnp.stack([o * jnp.tanh(new), new], axis=-1)
 
 
 def _slopes(s, xs, weights):
     """d c_t / d c_{t-1}; d c_t / d a for the four gates [..., H, 4, K]; d h_t / d c_t; d h_t / d a_o."""
-    i, f, g, o, c, new = _gates(s, xs[0], weights)
-    of_c = jnp.stack([g * i * (1 - i), c * f * (1 - f), i * (1 - g * g), jnp.zeros_like(o)], axis=-2)
+    (i, i_rest), (f, f_rest), g, (o, o_rest), c, new = _gates(s, xs[0], weights)
+    of_c = jnp.stack([g * i * i_rest, c * f * f_rest, i * (1 - g * g), jnp.zeros_like(o)], axis=-2)
     t = jnp.tanh(new)
-    return f, of_c, o * (1 - t * t), t * o * (1 - o)
+    return f, of_c, o * (1 - t * t), t * o * o_rest
 
 
 def _jacobian(s, xs, weights):

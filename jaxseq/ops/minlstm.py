@@ -12,7 +12,7 @@ State: h_BD in the accumulation dtype, in which everything is computed. A docume
 import jax
 import jax.numpy as jnp
 
-from jaxseq.ops import _linear
+from jaxseq.ops import _gated, _linear
 from jaxseq.ops._example import Example, gates, stresses
 from jaxseq.ops._linear import LinearState, Summary, apply, combine, init_state
 
@@ -20,7 +20,8 @@ __all__ = ["FORMS", "LinearState", "Summary", "apply", "combine", "example", "in
 
 
 def _affine(v_BTD, gate_BTD):
-    return jax.nn.sigmoid(gate_BTD), jax.nn.sigmoid(-gate_BTD) * v_BTD
+    keep_BTD, add_BTD = _gated.sigmoids(gate_BTD)
+    return keep_BTD, add_BTD * v_BTD
 
 
 FORMS, summary = _linear.forms(_affine)

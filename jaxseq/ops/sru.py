@@ -18,7 +18,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jaxseq.ops import _newton, _time
+from jaxseq.ops import _gated, _newton, _time
 from jaxseq.ops._example import Example, gates, stresses
 
 
@@ -32,20 +32,21 @@ def init_state(batch: int, width: int, dtype=jnp.float32) -> SRUState:
 
 def _step(s, xs, weights):
     u, f, _, _ = xs
-    return u[..., None] + (s - u[..., None]) * jax.nn.sigmoid(f[..., None] + weights[0][:, None] * s)
+    f, rest = _gated.sigmoids(f[..., None] + weights[0][:, None] * s)
+    return f * s + rest * u[..., None]
 
 
 def _jacobian(s, xs, weights):
     """[..., D, 1, 1]"""
     u, v_f = xs[0], weights[0]
-    f = jax.nn.sigmoid(xs[1] + v_f * s[..., 0])
-    return (f + (s[..., 0] - u) * f * (1 - f) * v_f)[..., None, None]
+    f, rest = _gated.sigmoids(xs[1] + v_f * s[..., 0])
+    return (f + (s[..., 0] - u) * f * rest * v_f)[..., None, None]
 
 
 def _output(s, after, xs, weights):
     _, _, r, x = xs
-    r = jax.nn.sigmoid(r + weights[1] * s[..., 0])
-    return r * after[..., 0] + (1 - r) * x
+    r, rest = _gated.sigmoids(r + weights[1] * s[..., 0])
+    return r * after[..., 0] + rest * x
 
 
 def _bound(first, xs):

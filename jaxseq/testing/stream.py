@@ -117,7 +117,7 @@ def padding(subject: Subject) -> float:
 
 
 def causality(subject: Subject) -> float:
-    """Other inputs from token t on leave every output before t as it was, to the last bits (an FFT's rounding)."""
+    """Other inputs from token t on leave every output before t as it was, to the last bits (where a solver stops)."""
     check, case, pos = Check(subject, "causality"), subject.case(np.float64), positions(subject, subject.whole)
     for form in subject.forms:
         y = run(subject, form, case.xs, case.state, pos)[0]
