@@ -17,9 +17,11 @@ import numpy as np
 import pytest
 from _torch_file import save, state_dict, tensor
 
+import jaxseq
 from jaxseq import UserError, convert
 from jaxseq.convert import _files, _gguf, _torch
 from jaxseq.plain_files import json_text, read_json
+from jaxseq.train.workdirs import saved_config, write_config
 
 PUBLISHED = Path(__file__).parent / "published"
 GROWTH = 500 << 20  # bytes that the process may grow by
@@ -60,6 +62,19 @@ def test_json(name, data, message, tmp_path):
         (folder / "model.safetensors").unlink()
     (folder / name).write_bytes(data)
     refused(folder, message)
+
+
+def test_the_config_of_a_workdir_is_read_by_the_same_reader(tmp_path):
+    path = tmp_path / "config.json"
+    for data in (DEEP, b"\xff", b"[]", b"{"):
+        path.write_bytes(data)
+        with pytest.raises(UserError) as caught:
+            saved_config(tmp_path)
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    config = jaxseq.config("mamba2", **{"model.mamba2.dt_low": math.inf})
+    write_config(tmp_path, config)
+    json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert saved_config(tmp_path).model.mamba2.dt_low == math.inf
 
 
 def test_json_of_a_size_that_no_config_has(tmp_path):

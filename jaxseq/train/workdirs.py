@@ -3,7 +3,6 @@
 import contextlib
 import datetime
 import fcntl
-import json
 import logging
 import os
 import re
@@ -17,6 +16,7 @@ import jax
 from jaxseq.config import from_dict, to_dict
 from jaxseq.data import tokenizer_files
 from jaxseq.errors import UserError
+from jaxseq.plain_files import json_text, read_object
 from jaxseq.train import tokenizers
 
 # What may change between a run and its continuation: how long, how it is watched, where it runs; not what it computes.
@@ -136,7 +136,7 @@ def differing(old: dict, new: dict) -> list[str]:
 def saved_config(workdir: str | os.PathLike):
     """The config of the run in a workdir, with the defaults of fields that are newer than it; None where there is none."""
     path = Path(workdir) / "config.json"
-    return tokenizers.located(from_dict(_read_json(path)), workdir) if path.exists() else None
+    return tokenizers.located(from_dict(read_object(path)), workdir) if path.exists() else None
 
 
 def check_config(workdir: str | os.PathLike, config, trained: bool) -> None:
@@ -161,14 +161,5 @@ def write_config(workdir: str | os.PathLike, config) -> None:
         return
     path = Path(workdir) / "config.json"
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(to_dict(config), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    draft.write_text(json_text(to_dict(config), indent=1, sort_keys=True) + "\n", encoding="utf-8")
     draft.replace(path)
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON ({error.msg}, line {error.lineno}); restore it or choose another workdir") from None
-    except (UnicodeDecodeError, RecursionError):
-        raise UserError(f"{path} is not a config; restore it or choose another workdir") from None
