@@ -6,8 +6,11 @@ A config is a locked `ml_collections.ConfigDict`. A .py file named by the user i
 import copy
 import dataclasses
 import difflib
+import functools
 import importlib.util
+import inspect
 import json
+import logging
 import types
 import typing
 from collections.abc import Mapping
@@ -16,12 +19,14 @@ from typing import Any
 
 from ml_collections import ConfigDict, FieldReference, config_dict
 
-from jaxseq import registry
+from jaxseq import ranges, registry
 from jaxseq.blocks._block import Block
 from jaxseq.errors import UserError
 from jaxseq.layers import Mixer
 from jaxseq.models import _stack
 from jaxseq.plain_files import read_object
+
+log = logging.getLogger(__name__)
 
 
 def base(kind: str = "lm") -> ConfigDict:
@@ -98,8 +103,16 @@ def pick(sizes: Mapping[str, tuple], size: str, laptop: tuple) -> tuple:
 
 
 def names() -> tuple[str, ...]:
-    """The causal language models: files of configs/ with `model.kind = "lm"`."""
-    return tuple(n for n in registry.names("configs") if _load(n).get_config().model.kind == "lm")
+    """The causal language models: files of configs/ with `model.kind = "lm"`. A file that is no config is named and left out."""
+    found = []
+    for name in registry.names("configs"):
+        try:
+            if _get(_load(name), name).model.kind == "lm":
+                found.append(name)
+        except Exception as error:  # a program of somebody's, and none of the others' business
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            log.warning("configs/%s.py is left out: %s", name, reason)
+    return tuple(found)
 
 
 def config(name: str, **overrides: Any) -> ConfigDict:
@@ -114,7 +127,7 @@ def config(name: str, **overrides: Any) -> ConfigDict:
     module_name, _, size = name.partition(":")
     if module_name not in registry.names("configs") and (Path(name) / "config.json").is_file():
         return fitted(_of_workdir(name, overrides), overrides)
-    return fitted(finish(_load(module_name).get_config(size), **overrides), overrides)
+    return fitted(finish(_get(_load(module_name), module_name, size), **overrides), overrides)
 
 
 def _of_workdir(workdir: str, overrides: Mapping[str, Any]) -> ConfigDict:
@@ -140,6 +153,8 @@ def fitted(cfg: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
 
 def from_dict(data: Mapping[str, Any], **overrides: Any) -> ConfigDict:
     """A locked config from plain data (a workdir's config.json): nothing in it is evaluated."""
+    if not isinstance(data, Mapping):
+        raise UserError(f"config.json holds no sections but {str(data)[:40]!r}; is it a jaxseq config?")
     kind = data.get("model", {}).get("kind", "lm") if isinstance(data.get("model", {}), Mapping) else "lm"
     cfg = base(kind)
     with cfg.unlocked():
@@ -148,7 +163,8 @@ def from_dict(data: Mapping[str, Any], **overrides: Any) -> ConfigDict:
                 raise UserError(f"config.json has an unknown section {section!r}; is it a jaxseq config?")
             for key, value in fields.items():
                 if isinstance(value, Mapping) or key in cfg[section]:
-                    cfg[section][key] = ConfigDict(value) if isinstance(value, Mapping) else value
+                    with cfg.ignore_type():  # it is checked as a whole
+                        cfg[section][key] = ConfigDict(value) if isinstance(value, Mapping) else value
                 else:
                     raise UserError(f"config.json has an unknown field {section}.{key!r}; is it a jaxseq config?")
         return _finish(cfg, overrides)
@@ -170,9 +186,21 @@ def _load(name: str) -> types.ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise UserError(f"{name} has no function get_config(size); see any file in configs/ for the shape of one")
     return module
+
+
+def _get(module: types.ModuleType, name: str, size: str = "") -> ConfigDict:
+    """What its get_config(size) returns. Raises UserError if there is none, or if it is no config."""
+    function = getattr(module, "get_config", None)
+    try:
+        inspect.signature(function).bind(size)
+    except TypeError:
+        what = "cannot be called with a size" if callable(function) else "is missing"
+        raise UserError(f"{name}: the function get_config(size) {what}; see any file in configs/ for the shape of one") from None
+    found = function(size)
+    if not isinstance(found, ConfigDict) or not all(isinstance(found.get(section), ConfigDict) for section in base()):
+        raise UserError(f"{name}: get_config(size) does not return a config; let it begin with jaxseq.config.base()")
+    return found
 
 
 def finish(cfg: ConfigDict, **overrides: Any) -> ConfigDict:
@@ -184,6 +212,7 @@ def finish(cfg: ConfigDict, **overrides: Any) -> ConfigDict:
 def _finish(cfg: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
     """Overrides, the stack's first: it decides which mixers have a sub-section."""
     overrides = dict(overrides)
+    _check_fields(cfg)
     if "model.stack" in overrides:
         _set(cfg, "model.stack", overrides.pop("model.stack"))
     if "block" in cfg.model:
@@ -194,8 +223,50 @@ def _finish(cfg: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
         _set(cfg, key, value)
     if "train.lr" in overrides and "train.lr_width" not in overrides:
         cfg.train.lr_width = None
+    _check(cfg)
     match_width(cfg)
     return cfg.lock()
+
+
+def _check(cfg: ConfigDict) -> None:
+    """Types and ranges of every field."""
+    _check_fields(cfg)
+    for label in _stack.labels(cfg.model.stack) if "stack" in cfg.model else ():
+        _check_section(cfg.model, label, registry.load_class("mixers", label.split(":")[0]))
+    if isinstance(cfg.model.get("block"), str) and cfg.model.block in cfg.model:
+        _check_section(cfg.model, cfg.model.block, registry.load_class("blocks", cfg.model.block))
+
+
+_defaults = functools.cache(base)  # to be read only
+_hints = functools.cache(typing.get_type_hints)
+
+
+def _check_fields(cfg: ConfigDict) -> None:
+    """Types and ranges of every field outside the mixers' sub-sections."""
+    kind = cfg.model.get("kind")
+    wanted = _defaults(ranges.check("model.kind", kind, str, False))
+    for section, fields in wanted.items():
+        for name in fields:
+            if name not in cfg[section]:
+                continue
+            key, default = f"{section}.{name}", fields[name]
+            value = ranges.check(key, cfg[section][name], _type(fields, name), default is None)
+            if value is not cfg[section][name]:
+                with cfg.ignore_type():
+                    cfg[section][name] = value
+
+
+def _check_section(model: ConfigDict, label: str, module: type) -> None:
+    hints = _hints(module)
+    own = getattr(module, "ranges", {})
+    for name, value in model[label].items():
+        if (kind := _plain_type(hints[name])) in (int, float, str, bool):
+            optional = type(None) in typing.get_args(hints[name])
+            value = ranges.check(f"model.{label}.{name}", value, kind, optional, own)
+            if value is not model[label][name]:
+                with model.ignore_type():
+                    model[label][name] = value
+
 
 
 def scaled(lr: float, width: int, other: int) -> float:
@@ -215,7 +286,7 @@ def match_width(cfg: ConfigDict) -> None:
 
 def _fill_section(model: ConfigDict, label: str, module: type) -> None:
     """Give `model.<label>` every hyper-parameter of its mixer or block, at the default unless the config set it."""
-    hints = typing.get_type_hints(module)
+    hints = _hints(module)
     common = {f.name for base in (Mixer, Block) if issubclass(module, base) for f in dataclasses.fields(base)}
     fields = {f.name: f.default for f in dataclasses.fields(module) if f.name not in common}
     if not fields and label == model.get("block"):

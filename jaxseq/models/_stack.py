@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from jaxseq.errors import UserError
 
-_SEGMENT = re.compile(r"\s*(?:(\d+)\s*\*\s*)?\(([^()]*)\)\s*")
+_SEGMENT = re.compile(r"\s*(?:(\d{1,5})\s*\*\s*)?\(([^()]*)\)\s*")
 _LABEL = re.compile(r"[a-z][a-z0-9_]*(:[a-z0-9_]+)?")
 
 
