@@ -136,6 +136,22 @@ def test_another_sweep_in_the_same_folder_is_refused(scenario):
         assert "--out" in str(refused.value)
 
 
+def test_the_command_prints_one_json_document_and_the_table_for_people(scenario, monkeypatch, capsys):
+    monkeypatch.setitem(PRESETS, "tiny", TINY)
+    words = [
+        "--preset=tiny",
+        "--architectures=transformer,gru",
+        f"--out={scenario['out']}",
+        f"--config.data.path={scenario['text']}",
+    ]
+    assert main(["sweep", "--json", *words]) == 0
+    out, error = capsys.readouterr()
+    assert json.loads(out)["architectures"] == scenario["results"]["architectures"]
+    assert "| transformer |" in error and "sweep.json" in error
+    assert main(["sweep", *words]) == 0
+    assert "| transformer |" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -8,8 +8,8 @@ DIR/sweep.json and DIR/sweep.md hold the table, rewritten after every run: a run
 worse one on either side is marked. Interrupted, the same command goes on. A rate is for the width that it was found at; at
 another width it is multiplied by found width / other width.
 
-How long: five to seven trainings an architecture. With the quick preset on two free cores two minutes for each, an hour for
-all; with standard ten minutes for each, four to five hours for all.
+How long: five to seven trainings an architecture. On two free cores about two minutes for each with the quick preset, an hour
+for all; about ten minutes for each with standard, four to five hours for all.
 
   jaxseq sweep --preset=quick --architectures=transformer,mamba     a few minutes
   jaxseq sweep --architectures=all --out=runs/sweep                 the whole table

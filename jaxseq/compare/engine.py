@@ -21,7 +21,7 @@ from jaxseq.compare import entries, fit, machine, measure
 from jaxseq.compare.excerpts import Excerpts, markov
 from jaxseq.compare.presets import Preset
 from jaxseq.compare.progress import Display
-from jaxseq.compare.runs import run_of
+from jaxseq.compare.runs import evaluated, run_of, seconds_at
 from jaxseq.compare.store import SCHEMA, Store
 from jaxseq.compare.verdicts import verdicts
 from jaxseq.compare.words import short_count
@@ -378,19 +378,3 @@ class Comparison:
         self.results["verdicts"] = verdicts(self.results)
         self.store.save()
         (self.out / "report.html").write_text(report.render(self.results), encoding="utf-8")
-
-
-def evaluated(run: Mapping[str, Any]) -> list[int]:
-    """The steps that a run was evaluated at."""
-    return [point["step"] for point in run.get("evaluations", ())]
-
-
-def seconds_at(curve: Sequence[Mapping[str, float]], tokens: int) -> float:
-    """Seconds of training after which so many tokens had been seen, on a straight line between records."""
-    before = {"tokens": 0, "seconds": 0.0}
-    for point in curve:
-        if point["tokens"] >= tokens:
-            share = (tokens - before["tokens"]) / (point["tokens"] - before["tokens"])
-            return before["seconds"] + share * (point["seconds"] - before["seconds"])
-        before = point
-    return before["seconds"]

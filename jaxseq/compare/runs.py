@@ -42,3 +42,19 @@ def run_of(entry: dict[str, Any], seed: int) -> dict[str, Any]:
     if found is None:
         repeats.append(found := {"seed": seed})
     return found
+
+
+def evaluated(run: Mapping[str, Any]) -> list[int]:
+    """The steps that a run was evaluated at."""
+    return [point["step"] for point in run.get("evaluations", ())]
+
+
+def seconds_at(curve: Sequence[Mapping[str, float]], tokens: int) -> float:
+    """Seconds of training after which so many tokens had been seen, on a straight line between records."""
+    before = {"tokens": 0, "seconds": 0.0}
+    for point in curve:
+        if point["tokens"] >= tokens:
+            share = (tokens - before["tokens"]) / (point["tokens"] - before["tokens"])
+            return before["seconds"] + share * (point["seconds"] - before["seconds"])
+        before = point
+    return before["seconds"]
