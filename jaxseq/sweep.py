@@ -13,6 +13,7 @@ rates (Brown et al. 2020, table 2.1) follow it within a factor of 1.5 from width
 """
 
 import datetime
+import filecmp
 import json
 import math
 import os
@@ -134,11 +135,13 @@ class Sweep:
     def training_text(self) -> Path:
         """The comparison's training documents in one file: what is reported is not among them."""
         path = self.out / "training.jsonl"
-        if not path.exists():
-            draft = path.with_name(f".training.{os.getpid()}")
-            with draft.open("w", encoding="utf-8") as file:
-                for document in data.texts(self.reported, "train"):
-                    file.write(json.dumps({"id": document.id, "text": document.text}) + "\n")
+        draft = path.with_name(f".training.{os.getpid()}")
+        with draft.open("w", encoding="utf-8") as file:
+            for document in data.texts(self.reported, "train"):
+                file.write(json.dumps({"id": document.id, "text": document.text}) + "\n")
+        if path.exists() and filecmp.cmp(path, draft, shallow=False):
+            draft.unlink()  # the tokens of the old one are cached
+        else:
             draft.replace(path)
         return path
 

@@ -129,8 +129,14 @@ def test_what_tunes_is_neither_trained_on_nor_reported(scenario):
     assert scenario["results"]["tuning"]["documents"] == 2
 
 
-def test_another_sweep_in_the_same_folder_is_refused(scenario):
-    for changes, named in (({"seeds": 2}, "seeds"), ({"preset": TINY._replace(tokens=512)}, "budget")):
+def test_another_sweep_in_the_same_folder_is_refused(scenario, tmp_path):
+    for i in range(48):  # as many documents of another text
+        (tmp_path / f"{i:02}.txt").write_text(f"another text altogether, number {i}. " * 8)
+    for changes, named in (
+        ({"seeds": 2}, "seeds"),
+        ({"preset": TINY._replace(tokens=512)}, "budget"),
+        ({"overrides": {"data.path": str(tmp_path)}}, "tuning"),
+    ):
         with pytest.raises(UserError, match=named) as refused:
             scenario["run"](**changes)
         assert "--out" in str(refused.value)
