@@ -100,7 +100,7 @@ def show(results: Mapping[str, Any], console: Console) -> None:
     for column in shown:
         justify = "left" if column == shown[0] else "right"
         width = width_of(column, table_rows)
-        more = max(0, min(len(column) - width, spare))  # a name on one line where there is room
+        more = max(0, min(len(column) - width, spare))  # a name on one line where the width allows it
         spare -= more
         table.add_column(column, justify=justify, width=width + more)
     for row in table_rows:
@@ -108,7 +108,7 @@ def show(results: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     if len(shown) < len(columns):
         hidden = listing(columns[len(shown) :])
-        console.print(f"no room here for {hidden}: see the report, or a wider terminal", highlight=False, soft_wrap=True)
+        console.print(f"columns left out at this width: {hidden}; they are in the report", highlight=False, soft_wrap=True)
     for title, key in HEADLINES.items():
         if words := found["headlines"].get(key):
             console.print(f"{title}: {words}", highlight=False, soft_wrap=True)
