@@ -7,22 +7,25 @@ spaces, that are longer than CONTEXT.
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from jaxseq.data.bpe import pieces
 
 WHOLE = 1 << 18  # characters of a text that is encoded at once
 CONTEXT = 1 << 10  # characters before and after a part
 
 
-def encode(model, text: str) -> list[int]:
-    """The ids of a text under a `tokenizers.Tokenizer`, without special tokens."""
+def encode(model, text: str) -> np.ndarray:
+    """The ids [T] uint32 of a text under a `tokenizers.Tokenizer`, without special tokens."""
     found, start = [], 0
     for piece in pieces(text, WHOLE):
         end = start + len(piece)
         low = _low(text, start)
         encoding = model.encode(text[low : end + CONTEXT], add_special_tokens=False)
-        found += [i for i, (at, _) in zip(encoding.ids, encoding.offsets, strict=True) if start <= low + at < end]
+        ids = [i for i, (at, _) in zip(encoding.ids, encoding.offsets, strict=True) if start <= low + at < end]
+        found.append(np.asarray(ids, np.uint32))  # a list of numbers takes ten times as much
         start = end
-    return found
+    return np.concatenate(found)
 
 
 def _low(text: str, start: int) -> int:
@@ -33,7 +36,7 @@ def _low(text: str, start: int) -> int:
     return at if at >= 0 else start - CONTEXT
 
 
-def encode_batch(model, texts: Sequence[str]) -> list[list[int]]:
+def encode_batch(model, texts: Sequence[str]) -> list[Sequence[int]]:
     """As `encode`, text by text; over all cores those that are not long."""
     encoded = iter(model.encode_batch_fast([text for text in texts if len(text) <= WHOLE], add_special_tokens=False))
     return [next(encoded).ids if len(text) <= WHOLE else encode(model, text) for text in texts]
