@@ -129,3 +129,26 @@ def test_a_run_goes_on_on_another_number_of_devices(eight):
     records = [read(folder / source) for source in moves]
     assert [[record["step"] for record in run] for run in records] == [[1, 2, 3, 4, 5]] * 2
     np.testing.assert_allclose(records[0][-1]["loss"], records[1][-1]["loss"], rtol=2e-4)
+
+
+COMPILES = """
+import sys
+import jax
+from jaxseq.config import config
+from jaxseq.train import prepare
+small = {"train.batch": 8, "train.length": 32, "train.warmup": 0, "mesh.data": 2, "mesh.fsdp": 2, "model.width": 64}
+kinds = {
+    "gpt2": {"model.stack": "1*(attention mlp)", "model.vocab": 257},
+    "bert": {"model.layers": 1, "model.heads": 4, "model.vocab": 258, "train.objective": "masked"},
+    "t5": {"model.encoder_layers": 1, "model.decoder_layers": 1, "model.heads": 4, "model.vocab": 357, "train.objective": "span"},
+}
+for name, more in kinds.items():
+    prepare(config(name, **small | more)).compile()
+"""
+
+
+def test_rows_over_two_axes_are_not_gathered_to_look_up_an_embedding(tmp_path):
+    process = launch(tiny(tmp_path), tmp_path, 4, COMPILES)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err[-3000:]
+    assert "Involuntary full rematerialization" not in err

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq.layers import Initializer, param
+from jaxseq.layers import Initializer, constrain, param
 
 KINDS = ("none", "learned", "sinusoidal")
 
@@ -20,6 +20,7 @@ def add(x_BTD: jax.Array, pos_BT: jax.Array, kind: str, table_SD: jax.Array | No
     A position past the end of the table, which nobody can see inside jit, gives NaN and not the last row.
     """
     if kind == "learned":
+        table_SD = constrain(table_SD, (None, None))
         return x_BTD + jnp.take(table_SD, jnp.maximum(pos_BT, 0), axis=0, mode="fill", fill_value=jnp.nan)
     return x_BTD + sinusoids(pos_BT, x_BTD.shape[-1], x_BTD.dtype) if kind == "sinusoidal" else x_BTD
 

@@ -112,9 +112,10 @@ class Encoder(Network):
         return EncoderOutput(x_BTD, logits_BMV, pooled_BD, classes_BN)
 
     def embed(self, tokens_BT, pos_BT, types_BT, train) -> jax.Array:
-        x_BTD = _positions.add(self.embedding_VD[tokens_BT], pos_BT, self.positions, self.position_SD)
+        table_VD = constrain(self.embedding_VD, ("vocab", None))
+        x_BTD = _positions.add(table_VD[tokens_BT], pos_BT, self.positions, self.position_SD)
         if self.types:
-            x_BTD += self.type_ND[jnp.zeros_like(tokens_BT) if types_BT is None else types_BT]
+            x_BTD += constrain(self.type_ND, (None, None))[jnp.zeros_like(tokens_BT) if types_BT is None else types_BT]
         x_BTD = self.first_norm(x_BTD)
         return constrain(self.drop(x_BTD, deterministic=not train), ("batch", "time", None))
 

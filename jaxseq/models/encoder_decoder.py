@@ -131,7 +131,7 @@ class EncoderDecoder(Network):
         return self._logits(x_BTD, segment_BT), after
 
     def _embed(self, tokens_BT: jax.Array, segment_BT: jax.Array) -> jax.Array:
-        x_BTD = self.embedding_VD[jnp.where(segment_BT > 0, tokens_BT, 0)]
+        x_BTD = constrain(self.embedding_VD, ("vocab", None))[jnp.where(segment_BT > 0, tokens_BT, 0)]
         return constrain(x_BTD.astype(self.residual_dtype), ("batch", "time", None))
 
     def _logits(self, x_BTD: jax.Array, segment_BT: jax.Array) -> jax.Array:

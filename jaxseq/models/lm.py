@@ -115,7 +115,8 @@ class LM(Network):
 
     def embed(self, tokens_BT: jax.Array, pos_BT: jax.Array) -> tuple[jax.Array, Streams]:
         """x_BTD in front of the first block, and the streams' zeros."""
-        x_BTD = self.embedding_VD[tokens_BT] * self.embedding_scale
+        # Whole along embed: looked up in parts of it, rows that are split over the same devices would all be gathered.
+        x_BTD = constrain(self.embedding_VD, ("vocab", None))[tokens_BT] * self.embedding_scale
         x_BTD = _positions.add(x_BTD, pos_BT, self.positions, self.position_SD)
         x_BTD = self.first_norm(x_BTD) if self.embedding_norm else x_BTD
         streams = {name for block in self.blocks for mixer in block.mixers for name in mixer.streams}
