@@ -123,21 +123,24 @@ class _Loop:
             self.flush()
             self.pending = (self.step, values, batch)
             if self.step < self.last and due(self.step, settings.eval_every):
-                self.flush()  # waits, so that evaluation is not timed as training
+                self.flush(tell=False)  # waits, so that evaluation is not timed as training
                 self.judge(self.step)
             if self.step < self.last and not self.halted and due(self.step, settings.checkpoint_every):
                 self.flush()
                 self.save()
-        self.flush()
+        self.flush(tell=self.step < self.last)
         if self.step > self.first:
             self.save()
             self.checkpoints.wait()
-        if self.first < self.step == self.last and not self.halted:
+        if self.first < self.step == self.last:
             self.judge(self.step)
         return self.current
 
-    def flush(self) -> None:
-        """Records the step that is still to be recorded. Raises NonFiniteError when it went wrong."""
+    def flush(self, tell: bool = True) -> None:
+        """Records the step that is still to be recorded. Raises NonFiniteError when it went wrong.
+
+        tell: also to `progress`; a step that is judged next is told once, with its validation figures.
+        """
         if self.pending is None:
             return
         number, values, batch = self.pending
@@ -155,7 +158,8 @@ class _Loop:
             self.current = self.record(number, values)
             if written:
                 self.writer.write(self.current)
-            self.tell()
+            if tell:
+                self.tell()
 
     def tell(self) -> None:
         if "loss" not in self.current:  # an earlier process's record, lost
@@ -164,23 +168,21 @@ class _Loop:
         self.progress(self.current | {"steps": self.last, "eta_seconds": left})
 
     def judge(self, step: int) -> None:
-        """Adds the validation figures to the record of a step, unless there are no such data or the run is to stop."""
+        """Adds the validation figures to the record of a step, unless there are no such data or the run is to stop; tells it."""
 
         def between() -> None:
             if self.agreed():
                 raise Stopped
 
         task = self.own.task
-        if not task.validates:
-            return
         with self.clock.paused():
             try:
-                found = task.evaluate(self.trainer.model, self.state.variables, mesh=self.trainer.mesh, between=between)
+                if task.validates:
+                    found = task.evaluate(self.trainer.model, self.state.variables, mesh=self.trainer.mesh, between=between)
+                    figures = {f"validation_{name}": found[name] for name in task.figures}
+                    self.current = self.writer.add(step, figures) or self.current | figures
             except Stopped:
                 self.halted = True
-                return
-        figures = {f"validation_{name}": found[name] for name in task.figures}
-        self.current = self.writer.add(step, figures) or self.current | figures
         self.tell()
 
     def agreed(self, step: int | None = None) -> bool:
