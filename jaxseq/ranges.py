@@ -58,8 +58,9 @@ RANGES: dict[str, Range] = {
     "rotary_fraction": Range(0, 1, "("),
     "momentum": SHARE,
     # training, evaluation, data
-    **dict.fromkeys(("steps", "batch", "length", "accumulate", "log_every", "keep", "checkpoint_every"), AT_LEAST_ONE),
-    **dict.fromkeys(("decay_steps", "warmup", "eval_every", "documents", "tokens", "context", "prefetch"), FROM_ZERO),
+    **dict.fromkeys(("steps", "batch", "length", "accumulate", "log_every", "keep"), AT_LEAST_ONE),
+    **dict.fromkeys(("decay_steps", "warmup", "eval_every", "checkpoint_every"), FROM_ZERO),
+    **dict.fromkeys(("documents", "tokens", "context", "prefetch"), FROM_ZERO),
     **dict.fromkeys(("data", "fsdp", "sequence", "tensor", "expert"), SIZE),  # of the mesh
     **dict.fromkeys(("beta1", "beta2", "smoothing"), FRACTION),
     **dict.fromkeys(("decay_fraction", "final_lr"), SHARE),
