@@ -4,7 +4,7 @@ import functools
 
 import pytest
 
-from jaxseq import registry, testing
+from jaxseq import testing
 
 
 def cells(package: str, names: tuple[str, ...], laws) -> list:
@@ -15,7 +15,7 @@ def cells(package: str, names: tuple[str, ...], laws) -> list:
 
 @functools.cache
 def of_op(name: str):
-    return testing.subjects(registry.load("ops", name))
+    return testing.subjects(name)
 
 
 def check(record_property, subject, law: str):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxseq import testing
+from jaxseq.errors import UserError
 from jaxseq.ops import _time
 from jaxseq.ops._example import Example
 
@@ -86,3 +87,23 @@ def test_table_marks_missing_and_broken_cells():
     assert "MISSING" not in table  # nobody ran `reset`: it is no column
     table = testing.laws_table({"one": laws | {"split": float("nan")}, "two": dict.fromkeys(testing.LAWS["op"], 1e-12)})
     assert table.count("MISSING") == 1 and table.count("BROKEN") == 1 and "1e-12" in table
+
+
+def test_an_op_and_an_architecture_are_known_by_name():
+    assert [s.kind for s in testing.subjects("short_conv")] == ["op"] * len(testing.subjects("short_conv"))
+    (retnet,) = testing.subjects("retnet")
+    assert (retnet.kind, retnet.name) == ("model", "retnet")
+    with pytest.raises(UserError, match="no op and no architecture 'retnett'"):
+        testing.check_laws("retnett")
+
+
+def test_what_an_op_raises_itself_is_told_with_law_form_and_length():
+    def broken(x_BTD, *, state=None, pos=None):
+        if x_BTD.shape[1] > 1:
+            raise TypeError("of its own")
+        return recurrent(x_BTD, state=state, pos=pos)
+
+    with pytest.raises(TypeError, match="of its own") as raised:
+        testing.check_laws(op(FORMS={"recurrent": recurrent, "parallel": broken}))
+    told = " ".join(raised.value.__notes__)
+    assert "form 'parallel', T=" in told and "running_sum was held to the law 'split'" in told

@@ -1,11 +1,15 @@
 """The laws that every architecture is held to, for this package's own and for anyone's: see `check_laws`."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 
+import jaxseq
+from jaxseq import registry
 from jaxseq.compat import enable_x64
+from jaxseq.errors import UserError
 from jaxseq.testing import hygiene, numerics, stream, structure
 from jaxseq.testing import stress as hard
 from jaxseq.testing.compare import LawBroken
@@ -32,16 +36,36 @@ LAWS = {
 
 def subjects(thing: Any) -> list[Subject]:
     """What the laws are put to. An op whose example sets options is put to them once more with those at their defaults."""
+    name, thing = (thing, _named(thing)) if isinstance(thing, str) else (None, thing)
     if hasattr(thing, "FORMS"):
         subject = OpSubject(thing)
         return [subject, OpSubject(thing, defaults=True)] if subject.has_options() else [subject]
-    return [ModelSubject(thing) if hasattr(thing, "vocab") else MixerSubject(thing)]
+    subject = ModelSubject(thing) if hasattr(thing, "vocab") else MixerSubject(thing)
+    subject.name = name or subject.name
+    return [subject]
+
+
+def _named(name: str) -> Any:
+    """The op, or the model of the architecture, of that name: narrow, two layers a segment. Raises UserError for other names."""
+    if name in registry.names("ops"):
+        return registry.load("ops", name)
+    if name in jaxseq.names():
+        stack = re.sub(r"\d+\s*\*", "2*", jaxseq.config(name).model.stack)
+        return jaxseq.build(jaxseq.config(name, **{"model.stack": stack, "model.width": 32, "model.vocab": 11}))
+    known = ", ".join((*registry.names("ops"), *jaxseq.names()))
+    raise UserError(f"there is no op and no architecture {name!r}; choose one of: {known}")
 
 
 def check_law(subject: Subject, law: str) -> float:
     """Put one law to a subject. Returns the largest relative error that passed; raises LawBroken."""
-    with enable_x64(True), jax.default_matmul_precision("highest"):
-        return LAWS[subject.kind][law](subject)
+    try:
+        with enable_x64(True), jax.default_matmul_precision("highest"):
+            return LAWS[subject.kind][law](subject)
+    except LawBroken:
+        raise
+    except Exception as error:
+        error.add_note(f"while {subject.name} was held to the law {law!r}")
+        raise
 
 
 def check_laws(thing: Any) -> dict[str, dict[str, float]]:
@@ -49,6 +73,7 @@ def check_laws(thing: Any) -> dict[str, dict[str, float]]:
 
     `thing` is one of:
 
+    - the name of an op or of an architecture of this package: "retention", "retnet";
     - an op: a module, or any object with `FORMS = {"recurrent": …, "parallel": …, "chunkwise": …}` and
       `example(key, batch, time, dtype) -> jaxseq.ops._example.Example`; a form is called as
       `form(*xs, state=None, pos=None, **weights, **options) -> (y, state)`; optional: `summary`, `combine`, `apply`,
@@ -57,7 +82,8 @@ def check_laws(thing: Any) -> dict[str, dict[str, float]]:
     - a mixer: an instance of a `jaxseq.layers.Mixer`, as small as you like, e.g. `Mine(width=16, layers=2)`;
     - a model: what `jaxseq.build(config)` returns; take a few layers of small width, it is compiled some thirty times.
 
-    Raises LawBroken, an AssertionError that names the law, the form, T, the dtype and the size of the error. What the
+    Raises LawBroken, an AssertionError that names the law, the form, T, the dtype and the size of the error; what an op or a
+    module raises itself gets a note with the law, the form and T. What the
     laws say stands in the docstrings of `jaxseq.testing.stream`, `numerics`, `structure`, `stress` and `hygiene`. Everything runs
     in float64 for the while, whatever `jax_enable_x64` is. Expect 20 s for an op on one core.
 

@@ -79,6 +79,14 @@ class Subject:
     def call(self, form: str, dtype, xs, weights, state, pos):
         raise NotImplementedError
 
+    def called(self, form: str, dtype, xs, weights, state, pos):
+        """`call`; an exception that it raises gets a note of the form, T and dtype."""
+        try:
+            return self.call(form, dtype, xs, weights, state, pos)
+        except Exception as error:
+            error.add_note(f"in form {form!r}, T={xs[0].shape[1]}, {np.dtype(dtype).name}")
+            raise
+
     def make(self, dtype, key) -> tuple:
         """The fields of a Case, traced."""
         raise NotImplementedError
@@ -118,7 +126,7 @@ class Subject:
     def run(self, form: str, dtype, xs, weights, state, pos):
         """(y, state) on the host; jitted, so that laws share the compiled function."""
         with enable_x64(True):
-            return jax.device_get(self._jit("run", self.call, form, dtype)(xs, weights, state, pos))
+            return jax.device_get(self._jit("run", self.called, form, dtype)(xs, weights, state, pos))
 
     def choices(self, form: str, dtype, xs, weights, state, pos) -> list[np.ndarray]:
         """What it chose among, on the host, each [..., B, T, R]: values sown into 'intermediates' as 'choice'; none for most.
@@ -143,7 +151,7 @@ class Subject:
     def shapes(self, form: str, dtype, xs, pos):
         """(y, state) as ShapeDtypeStructs: nothing is compiled."""
         case = self.case(dtype)
-        return jax.eval_shape(functools.partial(self.call, form, dtype), xs, case.weights, case.state, pos)
+        return jax.eval_shape(functools.partial(self.called, form, dtype), xs, case.weights, case.state, pos)
 
     def gradients(self, form: str, xs, weights, state, pos, cotangents):
         """Value of <y, u> + <canonical(state), v> and its gradients, a list, by all floating arguments, in float64."""
@@ -153,7 +161,7 @@ class Subject:
 
     def _value_and_grad(self, structure, form, dtype, floats, rest, pos, cotangents):
         def loss(floats):
-            y, state = self.call(form, dtype, *join_floats(floats, rest, structure), pos)
+            y, state = self.called(form, dtype, *join_floats(floats, rest, structure), pos)
             results, _, _ = split_floats((y, self.canonical(state)))
             return sum(jnp.vdot(a, u) for a, u in zip(results, cotangents, strict=True))
 
