@@ -10,7 +10,8 @@ from typing import Any
 import jax
 
 MOVES = {
-    "reshape", "squeeze", "transpose", "broadcast_in_dim", "slice", "dynamic_slice", "gather", "sharding_constraint", "copy",
+    "reshape", "squeeze", "transpose", "rev", "broadcast_in_dim", "slice", "dynamic_slice", "gather", "sharding_constraint",
+    "copy",
 }  # fmt: skip
 
 

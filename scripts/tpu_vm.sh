@@ -20,7 +20,8 @@ options:
   --accelerator=TYPE    default v5litepod-8
   --runtime=VERSION     default v2-alpha-tpuv5-lite; the one that fits the accelerator
   --project=PROJECT     default: gcloud's own
-  --workdir=DIR         where the run keeps its files on the workers; a gs:// path for more than one worker; default runs/tpu
+  --workdir=DIR         where the run keeps its files on the workers; default runs/tpu. More than one worker need a folder
+                        that all of them mount (Filestore, or a bucket by gcsfuse): buckets by name (gs://) are not written
   --into=DIR            where fetch puts them here; default runs
   --spot                may be taken away at any time; run again with the same workdir and it resumes
   --dry-run             print the commands, run none
@@ -54,6 +55,7 @@ while (($#)); do
 done
 [[ -n $name ]] || fail "which TPU VM? add --name=NAME"
 [[ -n $zone ]] || fail "in which zone? add --zone=ZONE, e.g. --zone=us-west4-a"
+[[ $workdir != *://* ]] || fail "--workdir=$workdir is no folder; mount the bucket (gcsfuse) on the workers and name the folder"
 ((${#actions[@]})) || fail "what shall be done? name at least one of: create setup run logs fetch delete"
 if [[ " ${actions[*]} " == *" run "* ]] && ((!${#arguments[@]})); then
   fail "run needs the jaxseq command after --, e.g. -- train --config=mamba"
@@ -106,12 +108,8 @@ run() {
 logs() { on_workers 0 "tail -n +1 -f jaxseq.log"; }
 
 fetch() {
-  if [[ $workdir == gs://* ]]; then
-    do_it gcloud storage cp --recursive "$workdir" "$into"
-  else
-    do_it mkdir -p "$into"
-    tpu scp --recurse "$name:$workdir" "$into" --worker=0
-  fi
+  do_it mkdir -p "$into"
+  tpu scp --recurse "$name:$workdir" "$into" --worker=0
 }
 
 delete() { tpu delete "$name" --quiet; }

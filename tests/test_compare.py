@@ -19,7 +19,7 @@ from jaxseq.models import _stack
 from jaxseq.train import NonFiniteError
 
 TINY = PRESETS["quick"]._replace(
-    name="tiny", parameters=35_500, tokens=512, batch=4, length=32, evaluations=2, evaluation_tokens=1500, rounds=1,
+    name="tiny", parameters=40_000, tokens=512, batch=4, length=32, evaluations=2, evaluation_tokens=1500, rounds=1,
     speed_tokens=32, speed_lengths=(32,), memory_lengths=(32,), decode_contexts=(32, 64), prefill_lengths=(32,),
     decode_steps=4, sample_tokens=8, state_contexts=(128, 32768),
 )  # fmt: skip
@@ -351,7 +351,7 @@ def test_seconds_between_records():
         (["--config.model.width=64"], "config.model.width cannot be set here"),
         (["--config.data.path=/nowhere/text.txt"], "/nowhere/text.txt"),
         (["--config.train.lrr=1"], "did you mean 'lr'"),
-        (["--config.train.batch=0"], "positive"),
+        (["--config.train.batch=0"], "train.batch=0 is out of range"),
         (["--seeds=0"], "--seeds=0"),
         (["--seeds=3", "--config.train.seed=1", "--config.data.seed=1"], "differ in nothing"),
     ],

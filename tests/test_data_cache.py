@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 from _data import data_config, texts_of, write_jsonl
@@ -71,3 +73,19 @@ def test_bench_data_measures_each_kind(capsys):
 def test_bench_data_refuses(arguments, capsys):
     assert cli.main(["bench", "data", *arguments]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_compiled_programs_are_a_cache_of_their_own(tmp_path, capsys):
+    folder = tmp_path / "programs"
+    compiled = subprocess.run(
+        [sys.executable, "-c", "from jaxseq.cli import _programs; _programs.use(); import jax; jax.jit(lambda x: x + 1)(1)"],
+        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(folder), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+                          "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"},
+    )  # fmt: skip
+    assert compiled.returncode == 0
+    (folder / "mine.txt").write_text("not a program")
+    assert cli.main(["cache", "programs", f"--folder={folder}", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["programs"]
+    assert found["bytes"] > 0 and len(found["entries"]) == 1
+    assert cli.main(["cache", "programs", f"--folder={folder}", "--clear"]) == 0
+    assert [file.name for file in folder.iterdir() if not file.name.startswith(".")] == ["mine.txt"]

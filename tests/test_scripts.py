@@ -89,6 +89,7 @@ def test_a_failing_gcloud_stops_the_script(gcloud, monkeypatch):
         ([*WHERE, "destroy"], "destroy"),
         ([*WHERE, "run"], "after --"),
         ([*WHERE, "run", "--", "train", "--workdir=x"], "before the --"),
+        ([*WHERE, "--workdir=gs://bucket/run", "fetch"], "mount the bucket"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(gcloud, arguments, words):

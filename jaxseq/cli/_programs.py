@@ -14,11 +14,21 @@ def cache_home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxseq"
 
 
+def location() -> Path:
+    """Where compiled programs lie: JAX_COMPILATION_CACHE_DIR if that is set, else below the user's cache folder."""
+    own = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    return Path(own) if own else cache_home() / "programs" / _machine()
+
+
 def folder() -> Path | None:
-    """Where compiled programs are kept: below JAX_COMPILATION_CACHE_DIR if that is set; None if JAXSEQ_CACHE=0."""
-    if own := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        return Path(own)
-    return None if os.environ.get("JAXSEQ_CACHE") == "0" else cache_home() / "programs" / _machine()
+    """`location`, or None if JAXSEQ_CACHE=0 says that none are kept."""
+    off = os.environ.get("JAXSEQ_CACHE") == "0" and not os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    return None if off else location()
+
+
+def files(path: Path) -> list[Path]:
+    """What jax keeps in such a folder, by the names that it gives; nothing else that may lie there."""
+    return [file for ending in ("cache", "atime") for file in path.glob(f"*-{ending}") if file.is_file()]
 
 
 def use() -> None:

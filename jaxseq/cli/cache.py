@@ -1,12 +1,14 @@
 """List what jaxseq keeps in caches, and clear them.
 
-The token cache holds tokenised corpora (data.cache, by default ~/.cache/jaxseq); data.cache_gb bounds it. --clear removes what
-is listed; it is made again when it is needed.
+The token cache holds tokenised corpora (data.cache, by default ~/.cache/jaxseq); data.cache_gb bounds it. The program cache holds
+compiled programs (JAXSEQ_CACHE=0 switches it off, JAX_COMPILATION_CACHE_DIR moves it). --clear removes what is listed; it is
+made again when it is needed.
 """
 
 import argparse
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from jaxseq.errors import UserError
@@ -34,7 +36,22 @@ def _tokens() -> Cache:
     return Cache(cache.root, entries, lambda path: cache.shrink(path, 0))
 
 
-CACHES = {"tokens": _tokens}  # name: opens it
+def _programs() -> Cache:
+    from jaxseq.cli import _programs as programs
+
+    def entries(path) -> list[dict]:
+        files = [file.stat() for file in programs.files(path)]
+        used = max((file.st_mtime for file in files), default=0)
+        return [{"name": f"{len(files)} files", "bytes": sum(file.st_size for file in files), "used": used}] if files else []
+
+    def clear(path) -> None:
+        for file in programs.files(path):
+            file.unlink(missing_ok=True)
+
+    return Cache(lambda given: Path(given).expanduser() if given else programs.location(), entries, clear)
+
+
+CACHES = {"tokens": _tokens, "programs": _programs}  # name: opens it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -58,6 +58,7 @@ def fit(config: ConfigDict, parameters: int, tolerance: float = TOLERANCE) -> Co
     Raises UserError, naming the nearest shape, if no shape comes that near, and whatever the config is at fault for.
     """
     aspect = config.model.width / sum(segment.repeats for segment in _stack.parse(config.model.stack))
+    count(config, config.model.width)  # says what is wrong with the config itself
     tried: dict[Shape, int] = {}
     for exact in (True, False):
         found = _sound(config, parameters, tolerance, exact, tried)
@@ -67,7 +68,6 @@ def fit(config: ConfigDict, parameters: int, tolerance: float = TOLERANCE) -> Co
     if near:
         return reshape(config, min(near, key=lambda shape: (not shape.exact, shape.distance(aspect))))
     if not tried:
-        count(config, config.model.width)  # says what is wrong with the config itself
         raise UserError(f"no shape of this config has about {parameters:,} parameters; choose a larger preset")
     best = min(tried, key=lambda shape: abs(tried[shape] / parameters - 1))
     raise UserError(
