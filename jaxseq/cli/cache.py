@@ -76,12 +76,14 @@ def run(args: argparse.Namespace) -> dict:
         if args.clear:
             cache.clear(path)
         total = sum(entry["bytes"] for entry in entries)
-        grid = Table(title=f"{name}: {total / 1e6:.1f} MB in {path}{', now removed' * args.clear}", title_justify="left")
+        console.print(f"{name}: {total / 1e6:.1f} MB in {path}{', now removed' * args.clear}", soft_wrap=True, highlight=False)
+        grid = Table()
         for column in ("name", "MB", "last used"):
             grid.add_column(column, justify="right" if column == "MB" else "left", overflow="fold")
         for entry in entries:
             used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry["used"]))
             grid.add_row(entry["name"], f"{entry['bytes'] / 1e6:.1f}", used)
-        console.print(grid)
+        if entries:
+            console.print(grid)
         found[name] = {"folder": str(path), "bytes": total, "entries": entries, "cleared": args.clear}
     return found
