@@ -25,6 +25,7 @@ SMALL = {
     "train --config=llama:smollm2-135m": TRAIN | LLAMA,
     "train --config=mamba": TRAIN | MAMBA,
     "generate": ["--max_tokens=4"],
+    "compare": ["--architectures=retnet"],
 }
 
 
