@@ -91,5 +91,5 @@ def check(name: str, value: Any, kind: type, optional: bool, own: Mapping[str, R
     last = name.rpartition(".")[2]
     allowed = ({} if own is None else own).get(last, RANGES.get(last, BY_TYPE.get(kind)))
     if kind in BY_TYPE and value not in allowed:
-        raise UserError(f"config.{name}={value:.6g} is out of range; it must be {allowed}")
+        raise UserError(f"config.{name}={value} is out of range; it must be {allowed}")
     return value
