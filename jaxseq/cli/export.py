@@ -1,6 +1,8 @@
 """Write a workdir's weights as the folder that another library reads: config.json and safetensors.
 
   jaxseq export runs/transformer exported --source=hf/llama
+
+The tokenizer, its chat template and the generation settings of the workdir go along.
 """
 
 import sys
