@@ -63,7 +63,7 @@ def _make(root: Path, size: int) -> dict[str, Path]:
 def _measured(path: Path, tokenizer: str, folder: str) -> dict:
     with tempfile.TemporaryDirectory(dir=folder) as cache:
         command = [sys.executable, "-m", "jaxseq.data.benchmark", str(path), tokenizer, cache]
-        found = subprocess.run(command, capture_output=True, text=True)
+        found = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
     if found.returncode:
         raise UserError(f"reading {path.name} failed ({found.stderr.strip().splitlines()[-1]}); free some disk or memory")
     return json.loads(found.stdout)
