@@ -42,7 +42,9 @@ def config_of(name, **overrides):
     return jaxseq.config(name, **{"model.vocab": 257, **overrides})
 
 
-@pytest.mark.parametrize("name", jaxseq.names())
+@pytest.mark.parametrize(
+    "name", [name if name in DEFAULT.split(",") else pytest.param(name, marks=pytest.mark.slow) for name in jaxseq.names()]
+)
 def test_fit_gives_all_the_same_size(name):
     config = config_of(name)
     for preset in PRESETS.values() if name in DEFAULT.split(",") else [PRESETS["quick"]]:
