@@ -39,7 +39,7 @@ def warn() -> None:
 def _cuda(root: Path) -> int:
     """The CUDA release that the driver can run: JAX's plugin for CUDA 13 needs a driver of release 580 or newer."""
     try:
-        text = (root / "proc/driver/nvidia/version").read_text("utf-8", encoding="utf-8")
+        text = (root / "proc/driver/nvidia/version").read_text(encoding="utf-8")
     except OSError:
         return 12
     release = re.search(r"\b(\d{3,})\.\d+", text)

@@ -298,8 +298,8 @@ class Comparison:
             note = f"loss {record['loss']:.2f}, {short_count(record['tokens_per_second'])} tokens/s"
             self.display.update(record["step"] / record["steps"], note)
 
-        with measure.compiling() as compile_seconds:
-            record = train(config, workdir, progress=progress, devices=self.devices)
+        compile_seconds = measure.compiling()
+        record = train(config, workdir, progress=progress, devices=self.devices)
         if "stopped" in record:
             raise Interrupted(record["signal"])
         curve, seconds, before = [], 0.0, 0

@@ -5,12 +5,11 @@ architectures are timed in turns (A B C, A B C, …), so that a machine that is 
 are medians. Figures of one architecture that cannot be had (out of memory) are left out, with the reason.
 """
 
-import contextlib
 import functools
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -231,9 +230,16 @@ def prefill(subjects: Mapping[str, Subject], length: int, rounds: int, told: Tol
     return _timed(subjects, make, rounds, told)
 
 
-@contextlib.contextmanager
-def compiling() -> Iterator[Callable[[], float]]:
-    """Yields a function that says how many seconds XLA has been translating and compiling since."""
+def compiling() -> Callable[[], float]:
+    """A function that says how many seconds XLA has been translating and compiling since this call."""
+    clock = _compile_clock()
+    before = clock()
+    return lambda: clock() - before
+
+
+@functools.cache
+def _compile_clock() -> Callable[[], float]:
+    """The seconds of this process; registered once, because not every supported JAX can take a listener back."""
     spent = 0.0
 
     def listen(event: str, seconds: float, **_: Any) -> None:
@@ -242,7 +248,4 @@ def compiling() -> Iterator[Callable[[], float]]:
             spent += seconds
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield lambda: spent
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
+    return lambda: spent
