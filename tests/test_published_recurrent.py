@@ -9,9 +9,10 @@ from jaxseq import convert
 from jaxseq.convert import _table
 from jaxseq.mixers.retention import Retention
 
-# RetNet: 12 width^2 a layer and a tied embedding. Samba and Jamba: the released models.
+# RetNet: 12 width^2 a layer and a head of its own beside the embedding. Samba and Jamba: the released models.
 PARAMETERS = {
-    "retnet:1.3b": 24 * (12 * 2048**2 + 2 * 2048) + 50257 * 2048 + 2048, "samba:421m": 421_793_280, "samba:1.3b": 1_330_207_488,
+    "retnet:1.3b": 24 * (12 * 2048**2 + 2 * 2048) + 2 * 50257 * 2048 + 2048,
+    "samba:421m": 421_793_280, "samba:1.3b": 1_330_207_488,
     "jamba:v0.1": 51_570_323_328, "jamba:1.5-large": 398_555_145_696,
 }  # fmt: skip
 

@@ -53,7 +53,7 @@ class Network(nn.Module):
         if pos_BT is None:
             self.check_length(tokens_BT.shape[1])
         elif not isinstance(pos_BT, jax.core.Tracer) and np.size(pos_BT):
-            self.check_length(int(np.max(pos_BT)) + 1)
+            self.check_length(int(np.max(np.asarray(pos_BT))) + 1)  # jnp would trace it inside jit
 
     @nn.nowrap
     def init(self, rngs, *inputs, **kwargs) -> dict:
