@@ -15,7 +15,7 @@ def mixer():
 
 
 def model():
-    config = jaxseq.config("minlstm", **{"model.stack": "2*minlstm", "model.width": 16, "model.vocab": 11})
+    config = jaxseq.config("minlstm", **{"model.stack": "2*(minlstm)", "model.width": 16, "model.vocab": 11})
     return testing.subjects(jaxseq.build(config))[0]
 
 
