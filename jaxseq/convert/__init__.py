@@ -123,6 +123,8 @@ def open_source(path: str | Path, source: str | None = None) -> tuple[str, dict,
 
     Raises UserError when nothing readable is there, and when the format does not tell the source: it lists the candidates.
     """
+    if source is not None:
+        _module(source)  # raises for one that there is not, before anything is said of the files
     theirs, tensors = _files.read(path)
     names = set(tensors)
     _whole_weights(path, theirs, names)
