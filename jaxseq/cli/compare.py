@@ -6,16 +6,11 @@ repeats nothing that is done. Your own text: --config.data.path=FILE (any --conf
 """
 
 import argparse
-import logging
-import shlex
-import sys
 from pathlib import Path
 
-from jaxseq.cli import _config
-from jaxseq.errors import UserError
+from jaxseq.cli import _architectures
 
 DEFAULT = "transformer,retnet,mamba"
-PLAIN_WIDTH = 120  # columns where standard error is no terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,26 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict:
-    from jaxseq.compare.presets import PRESETS  # none of this is loaded for --help
-
-    if args.preset not in PRESETS:
-        raise UserError(f"there is no preset {args.preset!r}; choose one of: {', '.join(PRESETS)}")
-    from rich.console import Console
-
-    from jaxseq import accelerators
-    from jaxseq.cli._interrupt import stoppable
+    preset, names, common = _architectures.begin(args)
+    from jaxseq.cli._interrupt import stoppable  # none of this is loaded for --help
     from jaxseq.compare.engine import compare
 
-    accelerators.warn()
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax tells every file that it writes
-    console = Console(stderr=True, width=None if sys.stderr.isatty() else PLAIN_WIDTH)
-    names = [name for name in args.architectures.split(",") if name] + args.config
-    command = shlex.join(["jaxseq", "compare", *sys.argv[2:]])
+    console = common["console"]
     with stoppable(console):
-        results = compare(
-            PRESETS[args.preset], names, args.out, seed=args.seed, seeds=args.seeds, overrides=_config.overrides(args),
-            command=command, console=console,
-        )  # fmt: skip
+        results = compare(preset, names, args.out, seed=args.seed, seeds=args.seeds, **common)
     from jaxseq.compare.summary import show
 
     show(results, console)

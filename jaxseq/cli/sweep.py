@@ -16,15 +16,10 @@ for all; about ten minutes for each with standard, four to five hours for all.
 """
 
 import argparse
-import logging
-import shlex
 import sys
 from pathlib import Path
 
-from jaxseq.cli import _config
-from jaxseq.errors import UserError
-
-PLAIN_WIDTH = 120  # columns where standard error is no terminal
+from jaxseq.cli import _architectures
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,26 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict:
-    from jaxseq.compare.presets import PRESETS  # none of this is loaded for --help
-
-    if args.preset not in PRESETS:
-        raise UserError(f"there is no preset {args.preset!r}; choose one of: {', '.join(PRESETS)}")
-    from rich.console import Console
-
-    from jaxseq import accelerators
-    from jaxseq.cli._interrupt import stoppable
+    preset, names, common = _architectures.begin(args)
+    from jaxseq.cli._interrupt import stoppable  # none of this is loaded for --help
     from jaxseq.sweep import markdown, sweep
 
-    accelerators.warn()
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax tells every file that it writes
-    console = Console(stderr=True, width=None if sys.stderr.isatty() else PLAIN_WIDTH)
-    names = [name for name in args.architectures.split(",") if name] + args.config
-    command = shlex.join(["jaxseq", "sweep", *sys.argv[2:]])
+    console = common["console"]
     with stoppable(console):
-        results = sweep(
-            PRESETS[args.preset], names, args.out, seeds=args.seeds, overrides=_config.overrides(args), command=command,
-            console=console,
-        )  # fmt: skip
+        results = sweep(preset, names, args.out, seeds=args.seeds, **common)
     print(markdown(results), file=sys.stderr if args.json else sys.stdout)
     console.print(f"\nwrote {Path(args.out) / 'sweep.json'} and sweep.md", highlight=False, soft_wrap=True)
     return results
