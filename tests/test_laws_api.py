@@ -93,6 +93,8 @@ def test_an_op_and_an_architecture_are_known_by_name():
     assert [s.kind for s in testing.subjects("short_conv")] == ["op"] * len(testing.subjects("short_conv"))
     (retnet,) = testing.subjects("retnet")
     assert (retnet.kind, retnet.name) == ("model", "retnet")
+    names = [(s.kind, s.name) for s in testing.subjects("gru")]  # an op and an architecture
+    assert {kind for kind, _ in names} == {"op", "model"} and len(set(names)) == len({name for _, name in names})
     with pytest.raises(UserError, match="no op and no architecture 'retnett'"):
         testing.check_laws("retnett")
 

@@ -36,7 +36,14 @@ LAWS = {
 
 def subjects(thing: Any) -> list[Subject]:
     """What the laws are put to. An op whose example sets options is put to them once more with those at their defaults."""
-    name, thing = (thing, _named(thing)) if isinstance(thing, str) else (None, thing)
+    if isinstance(thing, str):
+        named = _named(thing)
+        model = f"{thing} (model)" if len(named) > 1 else thing
+        return [subject for one in named for subject in _subjects(one, model)]
+    return _subjects(thing, None)
+
+
+def _subjects(thing: Any, name: str | None) -> list[Subject]:
     if hasattr(thing, "FORMS"):
         subject = OpSubject(thing)
         return [subject, OpSubject(thing, defaults=True)] if subject.has_options() else [subject]
@@ -45,13 +52,17 @@ def subjects(thing: Any) -> list[Subject]:
     return [subject]
 
 
-def _named(name: str) -> Any:
-    """The op, or the model of the architecture, of that name: narrow, two layers a segment. Raises UserError for other names."""
-    if name in registry.names("ops"):
-        return registry.load("ops", name)
+def _named(name: str) -> list[Any]:
+    """The op and the model of the architecture of that name (`gru` is both). Raises UserError where there is neither.
+
+    The model is narrow and has two layers a segment.
+    """
+    found = [registry.load("ops", name)] if name in registry.names("ops") else []
     if name in jaxseq.names():
         stack = re.sub(r"\d+\s*\*", "2*", jaxseq.config(name).model.stack)
-        return jaxseq.build(jaxseq.config(name, **{"model.stack": stack, "model.width": 32, "model.vocab": 11}))
+        found.append(jaxseq.build(jaxseq.config(name, **{"model.stack": stack, "model.width": 32, "model.vocab": 11})))
+    if found:
+        return found
     known = ", ".join((*registry.names("ops"), *jaxseq.names()))
     raise UserError(f"there is no op and no architecture {name!r}; choose one of: {known}")
 
@@ -73,7 +84,7 @@ def check_laws(thing: Any) -> dict[str, dict[str, float]]:
 
     `thing` is one of:
 
-    - the name of an op or of an architecture of this package: "retention", "retnet";
+    - the name of an op or of an architecture of this package: "retention", "retnet" (both, where both have it: "gru");
     - an op: a module, or any object with `FORMS = {"recurrent": …, "parallel": …, "chunkwise": …}` and
       `example(key, batch, time, dtype) -> jaxseq.ops._example.Example`; a form is called as
       `form(*xs, state=None, pos=None, **weights, **options) -> (y, state)`; optional: `summary`, `combine`, `apply`,
