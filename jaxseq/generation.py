@@ -48,8 +48,8 @@ class Carry(NamedTuple):
     done_B: jax.Array  # bool
 
 
-class Piece(NamedTuple):
-    """What a row has gained. `tokens` and `text` leave out stop ids and stop strings."""
+class NewTokens(NamedTuple):
+    """The new tokens of one row since the last step. `tokens` and `text` leave out stop ids and stop strings."""
 
     row: int  # index of the prompt
     tokens: list[int]
@@ -174,13 +174,13 @@ class _Row:
             kept = sum(start < cut for start in self.starts)
             del self.tokens[kept:], self.starts[kept:]
 
-    def take(self) -> Piece:
+    def take(self) -> NewTokens:
         """What can no longer change and has not been taken."""
         text, tokens = len(self.text), len(self.tokens)
         if not self.end and self.stop_strings:
             text -= held_back(self.text[self.sent_text :], self.stop_strings)
             tokens = sum(start < text for start in self.starts)
-        piece = Piece(self.number, self.tokens[self.sent_tokens : tokens], self.text[self.sent_text : text], self.end)
+        piece = NewTokens(self.number, self.tokens[self.sent_tokens : tokens], self.text[self.sent_text : text], self.end)
         self.sent_tokens, self.sent_text = tokens, text
         return piece
 
@@ -196,7 +196,7 @@ def stream(
     max_tokens: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
     seed: int = 0, seeds: Sequence[int] | None = None, stop: Iterable[int | str] = (), tokenizer: Any = None,
     form: forms.Form = "auto", rows: int | None = None,
-) -> Iterator[Piece]:  # fmt: skip
+) -> Iterator[NewTokens]:  # fmt: skip
     """Pieces of text as they come; the arguments are those of `generate`, which see. Raises UserError at once."""
     rows = max(1, min(len(prompts), ROWS)) if rows is None else rows
     stop_ids, stop_strings = _stops(model, stop, tokenizer)
@@ -341,7 +341,7 @@ def _start(model: LM, params, form, prompts: Sequence[np.ndarray], rows: int, co
     return Carry(state, jnp.array(token_B), jnp.arange(rows) >= len(prompts))
 
 
-def _continue(model: LM, params, greedy, carry, sampling, texts: list[_Row], max_tokens: int) -> Iterator[Piece]:
+def _continue(model: LM, params, greedy, carry, sampling, texts: list[_Row], max_tokens: int) -> Iterator[NewTokens]:
     done = np.array(carry.done_B)
     for start in range(0, max_tokens, BLOCK):
         stop = min(start + BLOCK, max_tokens)

@@ -132,7 +132,7 @@ def test_generate_answers_by_the_template_and_stops_at_every_end(tmp_path, capsy
 
     def stream(model, params, prompts, *, tokenizer, **options):
         seen.update(prompts=prompts, ends=tokenizer.ends)
-        yield generation.Piece(0, [1], "a", "stop")
+        yield generation.NewTokens(0, [1], "a", "stop")
 
     monkeypatch.setattr(generation, "stream", stream)
     words = ["generate", f"--workdir={tmp_path / 'run'}", "--prompt=Hi", "--json"]

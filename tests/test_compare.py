@@ -83,10 +83,10 @@ def test_fit_keeps_the_size_of_heads(name):
     config = config_of(name)
     segments = len(_stack.parse(config.model.stack))
     for width in (config.model.width // 2, config.model.width * 2):
-        fitted = head_sizes(fit.reshape(config, fit.Shape(width, (1,) * segments)), shared=True)
+        fitted = head_sizes(fit.reshape(config, fit.ModelSize(width, (1,) * segments)), shared=True)
         assert {label: fitted[label] for label in head_sizes(config)} == head_sizes(config)
     with pytest.raises(UserError, match="heads of the size"):
-        fit.reshape(config, fit.Shape(config.model.width + 2, (1,) * segments))
+        fit.reshape(config, fit.ModelSize(config.model.width + 2, (1,) * segments))
 
 
 @pytest.mark.parametrize("name", ("retnet", "llama", "mamba2"))
@@ -98,9 +98,9 @@ def test_fit_keeps_the_size_of_heads_at_a_budget(name):
 
 def test_fit_keeps_the_ratio_of_hidden_widths():
     config = config_of("mixtral")
-    half = fit.reshape(config, fit.Shape(64, (2,)))
+    half = fit.reshape(config, fit.ModelSize(64, (2,)))
     assert (half.model.moe.hidden, config.model.moe.hidden) == (88, 176)
-    half = fit.reshape(config_of("hyena"), fit.Shape(64, (2,)))
+    half = fit.reshape(config_of("hyena"), fit.ModelSize(64, (2,)))
     assert (half.model.mlp.hidden, half.model.hyena.hidden) == (128, 16)  # not of the filter's MLP
 
 

@@ -43,7 +43,7 @@ def build(stages, **fields):
 @pytest.mark.parametrize("kernel", [3, 13])
 def test_merged_block_is_the_branches(kernel, x64):
     """The merge law: batch norms with random statistics, GRN's bias and layer scale are all in the merged kernels."""
-    block = parts.Block(width=4, kernel=kernel, dtype=jnp.float64)
+    block = parts.UniRepLKNetBlock(width=4, kernel=kernel, dtype=jnp.float64)
     x_BYXD = jax.random.normal(jax.random.key(1), (1, 11, 9, 4), jnp.float64)  # less than the largest kernel
     shapes = nn.meta.unbox(jax.eval_shape(block.init, jax.random.key(0), x_BYXD))
     variables = randomised(jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes), kernel)
@@ -136,7 +136,10 @@ def test_training_changes_every_statistic_and_evaluation_none():
 
 
 def test_drop_path_keeps_the_mean():
-    block, x_BYXD = parts.Block(width=4, kernel=3, layer_scale=1.0), jax.random.normal(jax.random.key(1), (400, 2, 2, 4))
+    block, x_BYXD = (
+        parts.UniRepLKNetBlock(width=4, kernel=3, layer_scale=1.0),
+        jax.random.normal(jax.random.key(1), (400, 2, 2, 4)),
+    )
 
     @jax.jit
     def both(key):

@@ -22,7 +22,7 @@ from jaxseq.compare.excerpts import Excerpts, markov
 from jaxseq.compare.presets import Preset
 from jaxseq.compare.progress import Display
 from jaxseq.compare.runs import evaluated, run_of, seconds_at
-from jaxseq.compare.store import SCHEMA, Store
+from jaxseq.compare.store import SCHEMA, ResultsFile
 from jaxseq.compare.verdicts import verdicts
 from jaxseq.compare.words import short_count
 from jaxseq.config import to_dict
@@ -115,12 +115,12 @@ class Comparison:
         self.excerpts = Excerpts(self.corpus, self.preset.evaluation_tokens, self.preset.length)
         meshed = any(key.startswith("mesh.") for key in self.overrides)
         self.devices = jax.devices() if meshed else jax.local_devices()[:1]
-        self.subjects: dict[str, measure.Subject] = {}
+        self.subjects: dict[str, measure.MeasuredModel] = {}
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--out={out} cannot be made ({error.strerror}); name another folder") from None
-        self.store = Store(out)
+        self.store = ResultsFile(out)
         self.store.open(self.fresh(command))
 
     @property
@@ -360,10 +360,10 @@ class Comparison:
                 point["state_bytes"] = measure.state_bytes(self.subject(name).model, size)
             self.results["architectures"][name].setdefault(key, []).append(point)
 
-    def subject(self, name: str) -> measure.Subject:
+    def subject(self, name: str) -> measure.MeasuredModel:
         if name not in self.subjects:
             model, params, _ = load(self.workdir(name), devices=self.devices)
-            self.subjects[name] = measure.Subject(self.configs[name], model, params, self.devices, {})
+            self.subjects[name] = measure.MeasuredModel(self.configs[name], model, params, self.devices, {})
         return self.subjects[name]
 
     def workdir(self, name: str, seed: int | None = None) -> Path:

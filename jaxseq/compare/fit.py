@@ -33,7 +33,7 @@ SIZES = (*((grain, 1.0) for grain in GRAINS), *((GRAINS[0], factor) for factor i
 HEADS = ("heads", "kv_heads")  # what a mixer calls its numbers of heads
 
 
-class Shape(NamedTuple):
+class ModelSize(NamedTuple):
     """A model's width, how often each segment of its stack is repeated, and the factor on its hidden widths.
 
     exact: heads have the size that they have in the config; else the nearest that the width allows.
@@ -59,7 +59,7 @@ def fit(config: ConfigDict, parameters: int, tolerance: float = TOLERANCE) -> Co
     """
     aspect = config.model.width / sum(segment.repeats for segment in _stack.parse(config.model.stack))
     count(config, config.model.width)  # says what is wrong with the config itself
-    tried: dict[Shape, int] = {}
+    tried: dict[ModelSize, int] = {}
     for exact in (True, False):
         found = _sound(config, parameters, tolerance, exact, tried)
         if found is not None:
@@ -76,7 +76,7 @@ def fit(config: ConfigDict, parameters: int, tolerance: float = TOLERANCE) -> Co
     )
 
 
-def _sound(config: ConfigDict, parameters: int, tolerance: float, exact: bool, tried: dict[Shape, int]) -> Shape | None:
+def _sound(config: ConfigDict, parameters: int, tolerance: float, exact: bool, tried: dict[ModelSize, int]) -> ModelSize | None:
     """The first sound shape that comes near enough; all that were counted go to `tried`."""
     aspect = config.model.width / sum(segment.repeats for segment in _stack.parse(config.model.stack))
     counter = functools.cache(functools.partial(_count_or_none, config, exact=exact))
@@ -114,7 +114,7 @@ def possible_widths(config: ConfigDict, parameters: int, grain: int, exact: bool
 
 def candidates(
     config: ConfigDict, counter: Counter, widths: Sequence[int], factor: float, parameters: int, aspect: float
-) -> Iterator[Shape]:
+) -> Iterator[ModelSize]:
     """Shapes that are predicted to be near the budget, in order of their distance from `aspect`.
 
     Parameters grow as a parabola in the width, which is laid through three widths that the architecture can have, and
@@ -129,7 +129,7 @@ def candidates(
     for width in widths:
         fixed, *layers = sum(row * width ** (len(curve) - 1 - i) for i, row in enumerate(curve))
         for depth in range(1, int(parameters * (1 + MARGIN) / max(sum(layers), 1)) + 2):
-            shape = Shape(width, scaled(segments, depth), factor)
+            shape = ModelSize(width, scaled(segments, depth), factor)
             if shape.distance(aspect) > LIMIT:
                 continue
             predicted = total((fixed, layers), shape.repeats)
@@ -161,7 +161,7 @@ def scaled(segments: Sequence[_stack.Segment], depth: int) -> tuple[int, ...]:
     return tuple(1 if segment.fixed else max(1, round(segment.repeats * depth / most)) for segment in segments)
 
 
-def reshape(config: ConfigDict, shape: Shape) -> ConfigDict:
+def reshape(config: ConfigDict, shape: ModelSize) -> ConfigDict:
     """A locked copy of the config in this shape."""
     segments = _stack.parse(config.model.stack)
     out = config.copy_and_resolve_references()
@@ -197,7 +197,7 @@ def heads_at(config: ConfigDict, width: int, exact: bool) -> dict[str, dict[str,
     return found
 
 
-def hidden_widths(config: ConfigDict, shape: Shape) -> dict[str, float]:
+def hidden_widths(config: ConfigDict, shape: ModelSize) -> dict[str, float]:
     """Hidden widths that have to be set in this shape: those of the config in proportion to the width, and with a factor the
     others too."""
     found = {}
@@ -223,7 +223,7 @@ def count(config: ConfigDict, width: int, factor: float = 1.0, exact: bool = Tru
     """Parameters outside the segments, and of one repeat of each segment, at this width."""
     segments = len(_stack.parse(config.model.stack))
     fixed, layers = 0, [0] * segments
-    for path, box in _boxes(reshape(config, Shape(width, (1,) * segments, factor, exact))):
+    for path, box in _boxes(reshape(config, ModelSize(width, (1,) * segments, factor, exact))):
         if box.names[:1] == ("layers",):
             layers[int(path[0].key.rpartition("_")[2])] += math.prod(box.value.shape)
         else:

@@ -31,7 +31,7 @@ COMPILERS = 2  # programs compiled at a time
 COMPILE_EVENTS = ("/jax/core/compile/jaxpr_to_mlir_module_duration", "/jax/core/compile/backend_compile_duration")
 
 
-class Subject(NamedTuple):
+class MeasuredModel(NamedTuple):
     """A trained model, and the devices that its training was laid out on."""
 
     config: ConfigDict
@@ -67,10 +67,10 @@ def _seconds(call: Callable[[], Any], repeat: int) -> float:
     return (time.perf_counter() - start) / repeat
 
 
-def _for_all(subjects: Mapping[str, Subject], make: Callable[[Subject], Any], told: Told) -> Figures:
+def _for_all(subjects: Mapping[str, MeasuredModel], make: Callable[[MeasuredModel], Any], told: Told) -> Figures:
     """{name: make(subject)} or the exception that it raised; compiling leaves Python, so two run at a time."""
 
-    def attempt(subject: Subject) -> Any:
+    def attempt(subject: MeasuredModel) -> Any:
         try:
             return make(subject)
         except (jax.errors.JaxRuntimeError, MemoryError, UserError) as error:  # no memory, or longer than the model can read
@@ -84,7 +84,9 @@ def _for_all(subjects: Mapping[str, Subject], make: Callable[[Subject], Any], to
         return made
 
 
-def _timed(subjects: Mapping[str, Subject], make: Callable[[Subject], Callable[[], Any]], rounds: int, told: Told) -> Figures:
+def _timed(
+    subjects: Mapping[str, MeasuredModel], make: Callable[[MeasuredModel], Callable[[], Any]], rounds: int, told: Told
+) -> Figures:
     """Seconds of the calls that `make` gives, or the exceptions. Most of the time goes into compiling."""
     made = _for_all(subjects, make, lambda fraction, note: told(COMPILING * fraction, note))
     able = {name: call for name, call in made.items() if not isinstance(call, Exception)}
@@ -110,18 +112,18 @@ def _bytes(tree: Any) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def step_trainer(subject: Subject, rows: int, length: int) -> Trainer:
+def step_trainer(subject: MeasuredModel, rows: int, length: int) -> Trainer:
     config = subject.config.copy_and_resolve_references()
     with config.unlocked():
         config.train.batch, config.train.length, config.train.accumulate = rows, length, 1
     return prepare(config, subject.devices)
 
 
-def train_speed(subjects: Mapping[str, Subject], length: int, tokens: int, rounds: int, told: Told = silent) -> Figures:
+def train_speed(subjects: Mapping[str, MeasuredModel], length: int, tokens: int, rounds: int, told: Told = silent) -> Figures:
     """Tokens per second of whole training steps (gradients and update) of `tokens` tokens in rows of `length`."""
     rows = max(1, tokens // length)
 
-    def make(subject: Subject) -> Callable[[], None]:
+    def make(subject: MeasuredModel) -> Callable[[], None]:
         trainer = step_trainer(subject, rows, length)
         compiled = trainer.compile()
         if rows == 1:
@@ -149,12 +151,12 @@ def train_speed(subjects: Mapping[str, Subject], length: int, tokens: int, round
     return {name: value if isinstance(value, Exception) else rows * length / value for name, value in seconds.items()}
 
 
-def train_memory(subjects: Mapping[str, Subject], length: int, told: Told = silent) -> Figures:
+def train_memory(subjects: Mapping[str, MeasuredModel], length: int, told: Told = silent) -> Figures:
     """Bytes that the compiler plans for one training step on one row: temporaries, arguments, results; it is not run."""
     # What XLA's CPU compiler does after it has planned the memory takes half of its time and changes no byte.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
 
-    def make(subject: Subject) -> int:
+    def make(subject: MeasuredModel) -> int:
         if length not in subject.step_bytes:
             trainer = step_trainer(subject, 1, length)
             with trainer.scope():
@@ -191,10 +193,10 @@ def full_state(model: Any, context: int, steps: int) -> Any:
     return jax.tree.map(fill, jax.eval_shape(lambda: model.init_state(1, context)))
 
 
-def decode(subjects: Mapping[str, Subject], context: int, steps: int, rounds: int, told: Told = silent) -> Figures:
+def decode(subjects: Mapping[str, MeasuredModel], context: int, steps: int, rounds: int, told: Told = silent) -> Figures:
     """Seconds per token of greedy decoding of one row, `steps` tokens at a time, at a context of `context` tokens."""
 
-    def make(subject: Subject) -> Callable[[], None]:
+    def make(subject: MeasuredModel) -> Callable[[], None]:
         carry = full_state(subject.model, context, steps), jnp.zeros((1,), jnp.int32)
         room_B = subject.model.room(carry[0])
         if room_B is not None and int(room_B[0]) < steps:
@@ -217,11 +219,11 @@ def _prefill(model: Any, form: forms.Form, params: Any, tokens_BT: jax.Array) ->
     return model.apply({"params": params}, x_BTD[:, -1:], method="logits"), state
 
 
-def prefill(subjects: Mapping[str, Subject], length: int, rounds: int, told: Told = silent) -> Figures:
+def prefill(subjects: Mapping[str, MeasuredModel], length: int, rounds: int, told: Told = silent) -> Figures:
     """Seconds from a prompt of `length` tokens to the logits of the next token and the state behind the prompt."""
     tokens_BT = np.random.default_rng(0).integers(0, 256, (1, length)).astype(np.int32)
 
-    def make(subject: Subject) -> Callable[[], None]:
+    def make(subject: MeasuredModel) -> Callable[[], None]:
         form = forms.freeze(subject.config.train.form)
         tokens = jnp.asarray(tokens_BT % subject.model.vocab)
         jax.block_until_ready(_prefill(subject.model, form, subject.params, tokens))

@@ -12,8 +12,8 @@ IDENTITY = ("schema", "preset", "seed", "budget", "evaluation", "overrides", "da
 ELSEWHERE = ("path",)  # of `data`: the same text may lie elsewhere; its fingerprint tells
 
 
-class Store:
-    """`results` as plain data, and where it lives."""
+class ResultsFile:
+    """results.json: `results` is its content as plain data."""
 
     def __init__(self, out: Path):
         self.path = out / "results.json"

@@ -40,7 +40,7 @@ _NAME = re.compile(r"[0-9a-f]{32}")
 Found = tuple[dict, dict[str, np.ndarray], Callable[[], list[str]]]
 
 
-class Entry(NamedTuple):
+class CacheEntry(NamedTuple):
     """size: bytes on disk. used: seconds since 1970 when it was last used."""
 
     path: Path
@@ -162,12 +162,12 @@ def _forget_drafts(root: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def entries(root: Path) -> list[Entry]:
+def entries(root: Path) -> list[CacheEntry]:
     """The entries, of whatever version and damaged ones too, the least recently used first."""
     return sorted(_entries(root), key=lambda entry: entry.used)
 
 
-def _entries(root: Path) -> Iterator[Entry]:
+def _entries(root: Path) -> Iterator[CacheEntry]:
     if not root.is_dir():
         return
     for path in root.iterdir():
@@ -181,10 +181,10 @@ def _entries(root: Path) -> Iterator[Entry]:
                 told = json.loads(meta.read_text(encoding="utf-8"))
             told = told if isinstance(told, dict) else {}
             named = [str(told.get(name, "")) for name in ("source", "tokenizer")]
-            yield Entry(path, *named, int(told.get("tokens", 0)), size, used)
+            yield CacheEntry(path, *named, int(told.get("tokens", 0)), size, used)
 
 
-def shrink(root: Path, limit_gb: float, keep: Path | None = None) -> list[Entry]:
+def shrink(root: Path, limit_gb: float, keep: Path | None = None) -> list[CacheEntry]:
     """Remove the least recently used entries until all are within `limit_gb` (10^9 bytes); `keep` stays. Returns them."""
     found = entries(root)
     total, gone = sum(entry.size for entry in found), []
@@ -198,6 +198,6 @@ def shrink(root: Path, limit_gb: float, keep: Path | None = None) -> list[Entry]
     return gone
 
 
-def remove(entry: Entry) -> None:
+def remove(entry: CacheEntry) -> None:
     """Remove an entry. A process that has it open goes on reading it (on Windows: the entry stays)."""
     shutil.rmtree(entry.path, ignore_errors=True)

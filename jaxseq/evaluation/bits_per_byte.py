@@ -27,7 +27,7 @@ Between = Callable[[], None]
 CONTEXT = 1024
 
 
-class Document(NamedTuple):
+class EncodedDocument(NamedTuple):
     id: str
     ids: np.ndarray  # [T] int32, the tokenizer's start in front
     n_bytes: int
@@ -73,7 +73,7 @@ def evaluate(
     check(model, config)
     found = itertools.islice(corpus.documents(split), settings.documents or None)
     end = corpus.tokenizer.boundary
-    documents = [Document(str(name), np.asarray(ids, np.int32), int(n_bytes), end) for name, ids, n_bytes in found]
+    documents = [EncodedDocument(str(name), np.asarray(ids, np.int32), int(n_bytes), end) for name, ids, n_bytes in found]
     check(model, config, max((len(document.ids) for document in documents), default=0))
     batch = min(settings.batch, len(documents))
     anew = restart(model, config)
@@ -81,7 +81,7 @@ def evaluate(
     nats = np.zeros(len(documents))
     for group in groups(documents, batch):
         rows = [documents[index] for index in group]
-        rows += [Document("", rows[0].ids[:0], 0)] * (batch - len(rows))
+        rows += [EncodedDocument("", rows[0].ids[:0], 0)] * (batch - len(rows))
         nats[group] = score(rows)[: len(group)]
     tokens = sum(len(document.ids) for document in documents)
     n_bytes = sum(document.n_bytes for document in documents)
@@ -119,7 +119,7 @@ def check(model, config, longest: int = 0) -> None:
         )
 
 
-def groups(documents: list[Document], batch: int) -> Iterator[list[int]]:
+def groups(documents: list[EncodedDocument], batch: int) -> Iterator[list[int]]:
     """Indices of documents to score together: the longest first, so that the largest program is met at once."""
     order = sorted(range(len(documents)), key=lambda index: (-len(documents[index].ids), index))
     return (order[start : start + batch] for start in range(0, len(order), batch))
@@ -135,7 +135,7 @@ def restart(model, config) -> int | None:
     return settings.length * max(1, context // settings.length) if context else None
 
 
-def pieces(rows: list[Document], length: int, restart: int | None) -> Iterator[Piece]:
+def pieces(rows: list[EncodedDocument], length: int, restart: int | None) -> Iterator[Piece]:
     """Cuts documents into pieces of `length` tokens; `pos` counts the tokens since the last restart."""
     for start in range(0, max(len(row.ids) for row in rows), length):
         tokens = np.zeros((len(rows), length), np.int32)
@@ -172,7 +172,7 @@ class Scorer(NamedTuple):
     mesh: Mesh | None
     between: Between = nothing
 
-    def __call__(self, rows: list[Document]) -> np.ndarray:
+    def __call__(self, rows: list[EncodedDocument]) -> np.ndarray:
         """Nats [B] float64 of each row's document."""
         longest = min(max(len(row.ids) for row in rows), self.restart or math.inf)
         state = self.model.init_state(len(rows), slots(longest, self.length)) if self.carry_state else None

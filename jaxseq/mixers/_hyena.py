@@ -20,7 +20,7 @@ class HyenaState(NamedTuple):
     long: tuple  # one state for each long convolution
 
 
-class Hyena(Mixer):
+class GatedConvolutions(Mixer):
     """Projections x_0 … x_{N-1}, v of the input, each through a short convolution; then, for order N,
 
     safari: v <- h^i * (x_{N-i} v) for i = 1 … N-1, y = x_0 v; N - 1 long convolutions (the released code, StripedHyena).

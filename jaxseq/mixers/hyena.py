@@ -10,8 +10,8 @@ from jaxseq.mixers import _hyena
 from jaxseq.ops import long_conv
 
 
-class Hyena(_hyena.Hyena):
-    """The gates of `_hyena.Hyena` with implicit filters of `l_max` taps, cut off behind them.
+class Hyena(_hyena.GatedConvolutions):
+    """Hyena with implicit filters of `l_max` taps, cut off behind them.
 
     The state is the last l_max - 1 inputs of every long convolution: exact, and as large as it has to be. Filters are computed
     anew in every call, for a single token too; `jaxseq distill` turns a trained model into one with `hyena_modal`, whose state

@@ -15,8 +15,8 @@ from jaxseq.mixers._ssm import packed
 from jaxseq.ops import diagonal_ssm
 
 
-class HyenaModal(_hyena.Hyena):
-    """The gates of `_hyena.Hyena` with filters h_t = Re sum_n R_n p_n^t, and a state of `state_size` complex numbers a channel.
+class HyenaModal(_hyena.GatedConvolutions):
+    """Hyena whose filters are h_t = Re sum_n R_n p_n^t, with a state of `state_size` complex numbers a channel.
 
     `polar` poles are p = exp(-softplus(a) + i b), inside the unit circle whatever training does; others are plain complex
     numbers, as StripedHyena has them. At first their decays run from 1/2 to 1/500 a token and their angles are uniform; the

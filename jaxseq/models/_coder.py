@@ -15,7 +15,7 @@ from jaxseq.models._network import scan
 KeysValues = tuple[jax.Array, jax.Array]  # [B, S, H, K], [B, S, H, K]
 
 
-class Shape(NamedTuple):
+class Dimensions(NamedTuple):
     """What all layers of both stacks have in common."""
 
     width: int
@@ -58,10 +58,10 @@ def put(kept: jax.Array, new: jax.Array, slot_BT: jax.Array) -> jax.Array:
     return kept.at[jnp.arange(kept.shape[0])[:, None], slot_BT].set(new.astype(kept.dtype), mode="drop")
 
 
-class Layer(nn.Module):
+class CoderLayer(nn.Module):
     """x <- x + attention(norm(x)), then, in a decoder, x + attention to the encoder's output, then x + feed-forward."""
 
-    shape: Shape
+    shape: Dimensions
     decoder: bool
     sparse: bool
 
@@ -70,7 +70,7 @@ class Layer(nn.Module):
         norm = functools.partial(RMSNorm, s.norm_eps, s.dtype)
         # no 1 / sqrt(K) in the scores: it is in the queries' initial values
         attention = functools.partial(
-            _transformer.Attention, s.width, s.heads, s.head_size, scale=1.0, query_init_fn=fan_in(s.head_size**-0.5),
+            _transformer.MultiHeadAttention, s.width, s.heads, s.head_size, scale=1.0, query_init_fn=fan_in(s.head_size**-0.5),
             dropout=s.dropout, dtype=s.dtype,
         )  # fmt: skip
         self.norm_attention, self.attention = norm(), attention()
@@ -108,11 +108,11 @@ class Layer(nn.Module):
 class Unit(nn.Module):
     """The layers of one period."""
 
-    shape: Shape
+    shape: Dimensions
     decoder: bool
 
     def setup(self):
-        self.layer = [Layer(self.shape, self.decoder, self.shape.sparse(i)) for i in range(self.shape.period)]
+        self.layer = [CoderLayer(self.shape, self.decoder, self.shape.sparse(i)) for i in range(self.shape.period)]
 
     def __call__(self, x_BTD, sources, kept, look, train):
         """sources, kept: one a layer."""
@@ -130,7 +130,7 @@ class Unit(nn.Module):
 class Stack(nn.Module):
     """All layers, the bias that they share, the norm behind them."""
 
-    shape: Shape
+    shape: Dimensions
     layers: int
     decoder: bool
 

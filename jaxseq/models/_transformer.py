@@ -55,7 +55,7 @@ def attend(
     return jnp.einsum("bhts,bshv->bthv", weight_BHTS, v_BSHV, preferred_element_type=acc).astype(v_BSHV.dtype)
 
 
-class Attention(nn.Module):
+class MultiHeadAttention(nn.Module):
     """Multi-head attention: y = attend(x W_Q, k, v) W_O with k, v = `keys_values` of the sequence that is looked at."""
 
     width: int
@@ -108,7 +108,7 @@ class FeedForward(nn.Module):
         return Linear((self.width,), ("mlp", "embed"), 1, self.bias, self.init_fn, self.dtype, name="down")(h_BTF)
 
 
-class Layer(nn.Module):
+class TransformerLayer(nn.Module):
     """Attention, then a feed-forward, each in a residual whose norm stands in front of the branch or (BERT) behind the sum."""
 
     width: int
@@ -126,7 +126,7 @@ class Layer(nn.Module):
         norms = {name: LayerNorm(self.norm_eps, self.dtype, name=f"norm_{name}") for name in ("attention", "mlp")}
         fields = dict(bias=True, init_fn=self.init_fn, dtype=self.dtype)
         size = self.width // self.heads
-        attention = Attention(self.width, self.heads, size, dropout=self.dropout, name="attention", **fields)
+        attention = MultiHeadAttention(self.width, self.heads, size, dropout=self.dropout, name="attention", **fields)
         mlp = FeedForward(self.width, self.hidden, self.activation, name="mlp", **fields)
         branches = {
             "attention": lambda h_BTD: attention(h_BTD, *attention.keys_values(h_BTD), mask_BTS, train=train),

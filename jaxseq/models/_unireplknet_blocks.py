@@ -105,7 +105,7 @@ class LargeKernel(nn.Module):
         return y_BYXD
 
 
-class Block(nn.Module):
+class UniRepLKNetBlock(nn.Module):
     """x + drop_path(gamma * BN(GRN(gelu(SE(BN(conv(x))) W_up + b)) W_down)); merged, the batch norms and gamma are in the rest.
 
     Split at the two places where all positions meet, so that an image can pass in tiles: see `_unireplknet_tiles`.

@@ -37,7 +37,7 @@ def merge_conv(params: Mapping[str, Any], stats: Mapping[str, Any], kernel: int)
 
 
 def merge_block(params: Mapping[str, Any], stats: Mapping[str, Any], kernel: int) -> dict:
-    """Parameters of a `Block` with their running statistics -> parameters of one that is merged."""
+    """Parameters of a `UniRepLKNetBlock` with their running statistics -> parameters of one that is merged."""
     kernel_WWD, bias_D = merge_conv(params["conv"], stats.get("conv", {}), kernel)
     factor_D, summand_D = affine(params["norm"], stats["norm"])
     conv = {"kernel": kernel_WWD * factor_D, "bias": bias_D * factor_D + summand_D}

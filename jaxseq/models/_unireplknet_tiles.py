@@ -36,7 +36,7 @@ def tiled(model, variables: dict, images: Any, tile: int = 512, features: bool =
         x = _reduce(parts.Reduce(stage.width, dtype=model.dtype), params[f"reduce_{i}"], x, tile)
         for layer in range(stage.repeats):
             for j, kernel in enumerate(stage.group):
-                block = parts.Block(kernel=kernel, **dict(model.fields(stage)))
+                block = parts.UniRepLKNetBlock(kernel=kernel, **dict(model.fields(stage)))
                 own = jax.tree.map(lambda leaf, layer=layer: leaf[layer], params[f"stage_{i}"][f"block_{j}"])
                 x = _block(block, own, x, tile)
         maps.append(x)

@@ -79,7 +79,7 @@ class Encoder(Network):
         fields = self.norm_first, self.norm_eps, self.activation, std, self.dropout, self.dtype
         self.first_norm = norm()
         self.drop = nn.Dropout(self.dropout)
-        self.blocks = _transformer.Layer(self.width, self.heads, self.hidden, *fields)
+        self.blocks = _transformer.TransformerLayer(self.width, self.heads, self.hidden, *fields)
         if self.norm_first:
             self.final_norm = norm()
         if self.masked_head:

@@ -15,7 +15,7 @@ from jaxseq.errors import UserError
 from jaxseq.layers import constrain, normal, param
 from jaxseq.mixers import _activations
 from jaxseq.models import _transformer
-from jaxseq.models._coder import KeysValues, Look, Shape, Stack, put
+from jaxseq.models._coder import Dimensions, KeysValues, Look, Stack, put
 from jaxseq.models._network import BYTE_VOCAB, DTYPES, REMAT, Network, check
 from jaxseq.ops import _time
 
@@ -53,7 +53,7 @@ class EncoderDecoder(Network):
     vocab: int
     encoder_layers: int
     decoder_layers: int
-    shape: Shape
+    shape: Dimensions
     tied: bool = True
     scaled_head: bool = True
 
@@ -179,7 +179,7 @@ def build(config: ConfigDict) -> EncoderDecoder:
         "depth": sum(layers),
         "dtype": DTYPES[model["dtype"]],
     }
-    shape = Shape(**{name: own.get(name, model.get(name)) for name in Shape._fields})
+    shape = Dimensions(**{name: own.get(name, model.get(name)) for name in Dimensions._fields})
     return EncoderDecoder(model["vocab"] or BYTE_VOCAB, *layers, shape, model["tied"], model["scaled_head"])
 
 

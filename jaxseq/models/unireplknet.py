@@ -70,7 +70,7 @@ class Group(nn.Module):
     def __call__(self, x_BYXD, rates, train):
         for i, kernel in enumerate(self.kernels):
             rate = None if rates is None else rates[i]
-            x_BYXD = parts.Block(kernel=kernel, **dict(self.fields), name=f"block_{i}")(x_BYXD, rate, train)
+            x_BYXD = parts.UniRepLKNetBlock(kernel=kernel, **dict(self.fields), name=f"block_{i}")(x_BYXD, rate, train)
         return x_BYXD
 
 

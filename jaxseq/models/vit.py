@@ -67,7 +67,7 @@ class ViT(Network):
         self.class_D = param(self, "class", jax.nn.initializers.zeros, (self.width,), ("embed",), decay=False)
         self.position_SD = param(self, "position", normal(0.02), (length, self.width), (None, "embed"), decay=False)
         fields = True, self.norm_eps, self.activation, xavier_uniform(), self.dropout, self.dtype
-        self.blocks = _transformer.Layer(self.width, self.heads, self.hidden, *fields)
+        self.blocks = _transformer.TransformerLayer(self.width, self.heads, self.hidden, *fields)
         self.final_norm = LayerNorm(self.norm_eps, self.dtype)
         self.drop = nn.Dropout(self.dropout)
         if self.pooler:
