@@ -1,12 +1,12 @@
-"""Chat templates: equal to transformers' on five of their kinds (see tests/chat), and harmless whatever they are."""
+"""Chat templates: equal to transformers' on five of their kinds (see tests/files/chat), and harmless whatever they are."""
 
 import json
 import os
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
+from helpers.places import FILES
 
 import jaxseq
 from jaxseq import chat, cli, data, generation, train
@@ -14,14 +14,13 @@ from jaxseq.errors import UserError
 
 jinja2 = pytest.importorskip("jinja2")
 _chat_render = pytest.importorskip("jaxseq._chat_render")
-HERE = Path(__file__).parent
-MADE = json.loads((HERE / "chat" / "expected.json").read_text("utf-8"))
+MADE = json.loads((FILES / "chat" / "expected.json").read_text("utf-8"))
 USER = [{"role": "user", "content": "Hi"}]
 
 
 @pytest.mark.parametrize("name", MADE["expected"])
 def test_texts_are_those_of_transformers(name):
-    template = (HERE / "chat" / f"{name}.jinja").read_text("utf-8")
+    template = (FILES / "chat" / f"{name}.jinja").read_text("utf-8")
     made = _chat_render.environment().from_string(template)  # as its process does it: a process for each takes long
     for case, wanted in zip(MADE["cases"], MADE["expected"][name], strict=True):
         if isinstance(wanted, str):
@@ -34,7 +33,7 @@ def test_texts_are_those_of_transformers(name):
 
 
 def test_what_a_template_says_when_it_refuses():
-    template = (HERE / "chat" / "llama2.jinja").read_text("utf-8")
+    template = (FILES / "chat" / "llama2.jinja").read_text("utf-8")
     with pytest.raises(UserError, match="cannot be rendered: roles must alternate: user, assistant, user; change the messages"):
         chat.render(template, USER * 2, **MADE["special"])
 
@@ -72,7 +71,7 @@ def test_the_process_of_a_template_has_no_environment(monkeypatch):
 
 
 def folder(tmp_path, **files):
-    (tmp_path / "tokenizer.json").write_bytes((HERE / "tokenizers" / "llama3.json").read_bytes())
+    (tmp_path / "tokenizer.json").write_bytes((FILES / "tokenizers" / "llama3.json").read_bytes())
     for name, content in files.items():
         path = tmp_path / name.replace("__", ".")
         path.write_text(content if isinstance(content, str) else json.dumps(content))
@@ -98,7 +97,7 @@ def test_where_the_template_is_found(tmp_path):
 def test_special_tokens_of_the_template_are_tokens(tmp_path):
     tokenizer = folder(
         tmp_path,
-        chat_template__jinja=(HERE / "chat" / "llama3.jinja").read_text("utf-8"),
+        chat_template__jinja=(FILES / "chat" / "llama3.jinja").read_text("utf-8"),
         tokenizer_config__json={"bos_token": {"content": "<|begin_of_text|>"}, "eos_token": "<|eot_id|>"},
     )
     ids = chat.prompt(tokenizer, USER)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from _data import texts_of, write_jsonl
+from helpers.data import texts_of, write_jsonl
 
 import jaxseq
 from jaxseq import cli, distillation

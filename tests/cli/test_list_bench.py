@@ -1,0 +1,145 @@
+"""`jaxseq list` and `jaxseq bench`: what they print, that the README and the table of choices are true."""
+
+import json
+
+import jax
+import pytest
+from helpers.places import ROOT
+from helpers.published_sizes import PUBLISHED, allowed
+
+import jaxseq
+from jaxseq import bench, cli, forms, registry
+from jaxseq.cli import list as catalog
+
+README = ROOT / "README.md"
+
+
+def test_list_as_json(capsys):
+    assert cli.main(["list", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["architectures"]}
+    assert tuple(rows) == jaxseq.names()
+    for name, row in rows.items():
+        model = jaxseq.build(jaxseq.config(name))
+        state = jax.eval_shape(lambda model=model: model.init_state(1, 128))
+        assert row["state_bytes"]["128"] == sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+        assert row["parameters"] > 0 and row["title"] and row["mixers"]
+        assert all(set(forms) >= set(registry.load("ops", op).FORMS) for op, forms in row["forms"].items())
+        assert set(row["sizes"]) == set(getattr(registry.load("configs", name), "SIZES", {}))
+    assert rows["mamba"]["mixers"] == {"mamba": ["short_conv", "selective_scan"]}
+    assert rows["transformer"]["mixers"] == {"attention": ["attention"], "swiglu": []}
+    assert rows["transformer"]["state_bytes"]["32768"] > 200 * rows["transformer"]["state_bytes"]["128"]
+    assert rows["mamba"]["state_bytes"]["32768"] == rows["mamba"]["state_bytes"]["128"]
+    assert 1.3e9 < rows["retnet"]["sizes"]["1.3b"] < 1.5e9
+
+
+def test_published_sizes():
+    """From shapes alone."""
+    for name in jaxseq.names():
+        sizes = catalog.describe(name)["sizes"]
+        assert set(sizes) == set(PUBLISHED.get(name, {})), name
+        for size, count in sizes.items():
+            if (figure := PUBLISHED[name][size]) is not None:
+                wanted, tolerance = allowed(figure)
+                assert count == pytest.approx(wanted, rel=tolerance), f"{name}:{size}"
+
+
+def test_sources(capsys):
+    assert cli.main(["list", "--sources", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["sources"]
+    assert "Llama" in found["hf/llama"] and "RWKV-7" in found["blinkdl/rwkv7"]
+    assert cli.main(["list", "--sources"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(found)
+
+
+def test_list_writes_the_block(tmp_path, capsys):
+    file = tmp_path / "page.md"
+    file.write_text(f"before\n\n{catalog.BEGIN}\nold\n{catalog.END}\nafter\n")
+    assert cli.main(["list", f"--write={file}"]) == 0
+    text = file.read_text()
+    assert text.startswith("before\n\n") and text.endswith(f"{catalog.END}\nafter\n") and "old" not in text
+    table = text.split(catalog.BEGIN)[1].split(catalog.END)[0].strip().splitlines()
+    assert len(table) == 2 + len(jaxseq.names()) and len({line.count(" | ") for line in table}) == 1
+    file.write_text("no block")
+    assert cli.main(["list", f"--write={file}"]) == 2
+    assert catalog.BEGIN in capsys.readouterr().err
+
+
+def test_the_readme_is_true():
+    text, rows = README.read_text("utf-8"), catalog.table()  # from what is kept, if it was made by this very code
+    assert [row["name"] for row in rows] == list(jaxseq.names())
+    assert json.loads(json.dumps(catalog.describe("retnet"))) in rows
+    current = catalog.rewrite(text, catalog.markdown(rows), "README.md")
+    current = catalog.rewrite(current, catalog.markdown_sources(), "README.md", catalog.BEGIN_SOURCES)
+    assert text == current, "README.md is out of date; run jaxseq list --write=README.md"
+
+
+def test_calls_are_those_of_the_architectures():
+    calls = bench.calls()
+    assert {"attention", "retention", "selective_scan", "short_conv"} <= set(calls)
+    assert calls["selective_scan"].xs == (((256,), "float32"),) * 2 + (((16,), "float32"),) * 2
+    args = bench.arguments("selective_scan", calls["selective_scan"], 2, 8)
+    assert args.xs[0].shape == (2, 8, 256) and (args.xs[1] > 0).all() and (args.weights["a_DN"] < 0).all()
+    for op in registry.names("ops"):
+        call = calls.get(op) or bench.example_call(op, "float32")
+        function = bench.functions(registry.load("ops", op).FORMS["chunkwise"], dict(call.options))["training"]
+        grads = jax.eval_shape(function, bench.arguments(op, call, 2, 8))
+        assert [g.shape for g in grads[0]] == [(2, 8, *shape) for shape, _ in call.xs]
+
+
+def test_bench_prints_and_chooses(capsys):
+    words = ["bench", "--ops=token_shift", "--lengths=8,4", "--rounds=1"]
+    assert cli.main([*words, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [(r["time"], r["form"]) for r in result["records"]] == [
+        (t, form) for t in (4, 8) for form in ("recurrent", "parallel", "chunkwise")
+    ]
+    for record in result["records"]:
+        assert min(record[k] for k in ("forward", "training", "floor_forward", "floor_training")) > 0
+    assert result["choices"]["token_shift"][-1][0] == 8
+    assert result["platform"] == "cpu" and result["device"] and result["jax"] and result["date"]
+
+
+def test_a_form_is_left_out_for_memory_or_time(monkeypatch):
+    monkeypatch.setattr(bench, "MEMORY", -1)
+    call = bench.example_call("token_shift", "float32")
+    records = bench.measure("token_shift", call, 4, skip=["recurrent"], rounds=1)
+    assert [r["skipped"] for r in records] == ["too slow", "too much memory", "too much memory"]
+    assert bench.choose(records) == []
+
+
+def test_choose_and_merge():
+    def record(time, **training):
+        return [{"op": "x", "time": time, "form": f, "training": ms, "forward": ms} for f, ms in training.items()]
+
+    records = [*record(64, a=2, b=1), *record(256, a=2, b=1), *record(1024, a=1, b=2)]
+    assert bench.choose(records) == [[256, "b"], [1024, "a"]]
+    about = {"device": "d", "jax": "1", "date": "2026-01-01", "dtype": "float32"}
+    result = {"platform": "cpu", "shapes": {"x": {"tokens": 1}}, "records": records, "choices": {"x": bench.choose(records)}}
+    result |= about
+    old = {"measured": {"tpu": {"x": 1}}, "choices": {"tpu": {"x": [[64, "c"]]}, "cpu": {"y": [[64, "a"]], "x": []}}}
+    new = bench.merge(old, result)
+    assert new["choices"] == {"tpu": {"x": [[64, "c"]]}, "cpu": {"y": [[64, "a"]], "x": [[256, "b"], [1024, "a"]]}}
+    assert new["measured"]["tpu"] == {"x": 1} and new["measured"]["cpu"]["x"]["device"] == "d"
+    assert json.loads(bench._compact(json.dumps(new, indent=1))) == new
+
+
+def test_auto_takes_the_form_that_was_measured_to_train_fastest():
+    table = forms.table()
+    assert {"attention", "retention", "selective_scan", "short_conv", "token_shift"} <= set(table["choices"]["cpu"])
+    for op, rows in table["choices"]["cpu"].items():
+        assert [limit for limit, _ in rows] == sorted({limit for limit, _ in rows})
+        for limit, form in rows:
+            assert forms.automatic(op, limit, "cpu") == form and form in registry.load("ops", op).FORMS
+            assert forms.op(op, "auto", limit) is registry.load("ops", op).FORMS[form]
+        figures = table["measured"]["cpu"][op]["time, form, forward ms, training ms"]
+        for time in {t for t, *_ in figures}:
+            fastest = min((f for f in figures if f[0] == time), key=lambda f: f[3])[1]
+            assert forms.automatic(op, time, "cpu") == fastest
+
+
+@pytest.mark.parametrize(
+    ("words", "message"), [(["--ops=atention"], "attention"), (["--lengths=a"], "64,256"), (["--rounds=0"], "rounds")]
+)
+def test_bad_arguments_are_one_line(capsys, words, message):
+    assert cli.main(["bench", *words]) == 2
+    assert message in capsys.readouterr().err

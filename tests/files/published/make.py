@@ -1,0 +1,100 @@
+"""Writes the folders beside it as transformers' own `save_pretrained` does: tiny models of random weights, once whole and once
+in about four shards, with the inputs and outputs of the model in outputs.npz.
+
+Run with torch and transformers: python tests/files/published/make.py [NAME ...]
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers as tf
+
+HERE = Path(__file__).parent
+VOCAB = 48
+COMMON = {"vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 2}
+HEADS = {"num_attention_heads": 4, "intermediate_size": 24}
+ENDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+T5 = {"vocab_size": VOCAB, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_heads": 4}
+LLAMA = COMMON | HEADS | {"num_key_value_heads": 2, "rms_norm_eps": 1e-5}
+GPT2 = {"vocab_size": VOCAB, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 32, "bos_token_id": 1, "eos_token_id": 2}
+NEOX = COMMON | HEADS | {"rotary_pct": 0.5, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2}
+MAMBA = COMMON | ENDS | {"state_size": 4, "num_hidden_layers": 2}
+MAMBA2 = MAMBA | {"num_heads": 4, "head_dim": 8, "n_groups": 2, "chunk_size": 4}
+BERT = COMMON | HEADS | {"max_position_embeddings": 32}
+VIT = HEADS | {"hidden_size": 16, "num_hidden_layers": 2, "image_size": 8, "patch_size": 4}
+
+MODELS = {
+    "llama": ("LlamaForCausalLM", LLAMA | {"rope_theta": 500000.0}),
+    "llama_tied": ("LlamaForCausalLM", LLAMA | {"tie_word_embeddings": True, "attention_bias": True, "head_dim": 6}),
+    "gpt2": ("GPT2LMHeadModel", GPT2),
+    "gpt2_bare": ("GPT2Model", GPT2 | {"n_inner": 40}),
+    "gpt2_untied": ("GPT2LMHeadModel", GPT2 | {"tie_word_embeddings": False, "activation_function": "relu"}),
+    "gpt_neox": ("GPTNeoXForCausalLM", NEOX),
+    "gpt_neox_tied": ("GPTNeoXForCausalLM", NEOX | {"tie_word_embeddings": True, "use_parallel_residual": False}),
+    "mixtral": ("MixtralForCausalLM", LLAMA | {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 5}),
+    "mamba": ("MambaForCausalLM", MAMBA),
+    "mamba_untied": ("MambaForCausalLM", MAMBA | {"tie_word_embeddings": False, "expand": 3, "time_step_rank": 2}),
+    "mamba2": ("Mamba2ForCausalLM", MAMBA2),
+    "mamba2_tied": ("Mamba2ForCausalLM", MAMBA2 | {"tie_word_embeddings": True, "time_step_limit": (0.01, 0.2)}),
+    "falcon_mamba": ("FalconMambaForCausalLM", MAMBA),
+    "bert": ("BertModel", BERT),
+    "bert_masked": ("BertForMaskedLM", BERT),
+    "bert_pretraining": ("BertForPreTraining", BERT),
+    "bert_classifier": ("BertForSequenceClassification", BERT | {"num_labels": 3}),
+    "vit": ("ViTForImageClassification", VIT | {"num_labels": 5}),
+    "vit_bare": ("ViTModel", VIT),
+    "t5": ("T5ForConditionalGeneration", T5),
+    "t5_gated": ("T5ForConditionalGeneration", T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
+    "mt5": ("MT5ForConditionalGeneration", T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
+    "switch": ("SwitchTransformersForConditionalGeneration", T5 | {"num_experts": 2, "num_sparse_encoder_layers": 1,
+               "num_sparse_decoder_layers": 1, "num_decoder_layers": 2, "expert_capacity": 64}),
+}  # fmt: skip
+
+
+def build(name: str):
+    kind, fields = MODELS[name]
+    kind = getattr(tf, kind)
+    model = kind(kind.config_class(**fields)).eval()
+    with torch.no_grad():  # libraries start biases at 0 and scales at 1, which would hide an exchange of names
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def inputs(model) -> dict:
+    if "image_size" in model.config.to_dict():
+        return {"pixel_values": torch.randn(2, 3, 8, 8)}
+    tokens = torch.randint(3, VOCAB, (2, 9))
+    if model.config.is_encoder_decoder:
+        return {"input_ids": tokens, "decoder_input_ids": torch.randint(3, VOCAB, (2, 6))}
+    if model.config.model_type == "bert":
+        return {"input_ids": tokens, "token_type_ids": (torch.arange(9) > 4).long().expand(2, 9).contiguous()}
+    return {"input_ids": tokens}
+
+
+OUTPUTS = ("logits", "prediction_logits", "seq_relationship_logits", "last_hidden_state", "pooler_output")
+
+
+def make(name: str) -> None:
+    torch.manual_seed(sum(map(ord, name)))
+    model, folder = build(name), HERE / name
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    total = sum(parameter.nbytes for parameter in model.parameters())
+    model.save_pretrained(folder / "shards", max_shard_size=total // 3)
+    given = inputs(model)
+    with torch.no_grad():
+        found = model(**given)
+    arrays = {key: getattr(found, key).numpy() for key in OUTPUTS if getattr(found, key, None) is not None}
+    np.savez_compressed(folder / "outputs.npz", **{key: value.numpy() for key, value in given.items()}, **arrays)
+    index = json.loads((folder / "shards" / "model.safetensors.index.json").read_text())
+    print(name, len(set(index["weight_map"].values())), "shards", total, "bytes", {k: v.shape for k, v in arrays.items()})
+
+
+if __name__ == "__main__":
+    for wanted in sys.argv[1:] or MODELS:
+        make(wanted)

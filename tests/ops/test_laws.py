@@ -1,0 +1,12 @@
+"""Every op against every law. A new op file is picked up without an edit here."""
+
+import pytest
+from helpers.laws import cells, check, of_op
+
+from jaxseq import registry, testing
+
+
+@pytest.mark.parametrize("name, law", cells("ops", registry.names("ops"), testing.LAWS["op"]))
+def test_law(name, law, record_property):
+    for subject in of_op(name):
+        check(record_property, subject, law)

@@ -1,0 +1,23 @@
+"""Every notebook runs from top to bottom, and was committed with its outputs and without errors."""
+
+
+import nbclient
+import nbformat
+import pytest
+from helpers.places import ROOT
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def outputs(cells):
+    """What kinds of output each code cell has; how a stream is cut into messages is chance."""
+    return [sorted({out["output_type"] for out in cell.get("outputs", [])}) for cell in cells if cell.cell_type == "code"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs(path):
+    notebook = nbformat.read(path, as_version=4)
+    committed = outputs(notebook.cells)
+    assert any(committed), "commit the notebook with its outputs"
+    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3").execute()  # raises on the first error
+    assert outputs(notebook.cells) == committed

@@ -1,0 +1,24 @@
+"""Every law refuses every op that breaks it: a law which cannot fail proves nothing."""
+
+import pytest
+from helpers.laws import cells, of_op
+
+from jaxseq import registry, testing
+from jaxseq.testing.wrong import wrong_ops
+
+NAMES = registry.names("ops")
+
+
+def test_every_law_has_a_wrong_op():
+    some_op = registry.load("ops", NAMES[0])
+    assert {law for law, _ in wrong_ops(some_op)} == set(testing.LAWS["op"])
+
+
+@pytest.mark.parametrize("name, law", cells("ops", NAMES, testing.LAWS["op"]))
+def test_wrong_op_is_caught(name, law):
+    subject = of_op(name)[0]
+    wrong = [op for broken, op in wrong_ops(subject.op) if broken == law]
+    assert wrong
+    for op in wrong:
+        with pytest.raises(testing.LawBroken, match=f"law '{law}'"):
+            testing.check_law(subject.variant(op), law)
