@@ -60,10 +60,10 @@ def op(name: str, form: str, time: int) -> Callable:
         return forms[form]
     from jaxseq import kernels  # Pallas is imported only by those who ask for a kernel
 
-    twins = kernels.forms(name)
-    if form not in twins:
-        raise UserError(f"{name} has no form {form!r}; choose one of: {', '.join([*forms, *twins, 'auto'])}")
-    return twins[form]
+    pallas = kernels.forms(name)
+    if form not in pallas:
+        raise UserError(f"{name} has no form {form!r}; choose one of: {', '.join([*forms, *pallas, 'auto'])}")
+    return pallas[form]
 
 
 @contextlib.contextmanager

@@ -324,7 +324,7 @@ def slots(tokens: int) -> int:
 
 def _groups(model: LM, prompts, max_tokens: int, rows: int) -> list[tuple[int | None, list[int]]]:
     """(slots of full attention, prompt numbers) of each batch: rows that need buffers of the same size, in order."""
-    endless = jax.eval_shape(lambda: model.room(model.init_state(1, 1))) is None
+    endless = jax.eval_shape(lambda: model.remaining_capacity(model.init_state(1, 1))) is None
     groups: dict[int | None, list[int]] = {}
     for number, prompt in enumerate(prompts):
         groups.setdefault(None if endless else slots(len(prompt) + max_tokens), []).append(number)

@@ -227,7 +227,7 @@ class Mixer(nn.Module):
         return metadata(jax.eval_shape(init, x_BTD, pos_BT))
 
     @nn.nowrap
-    def room(self, state: Any) -> jax.Array | None:
+    def remaining_capacity(self, state: Any) -> jax.Array | None:
         """How many more tokens each row of the state can take without losing one it needs; None: any number."""
         return None
 

@@ -89,7 +89,8 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        print(f"jaxseq: the disk is full ({error.filename or 'while writing'}); free some room and run it again", file=sys.stderr)
+        full = f"the disk is full ({error.filename or 'while writing'}); free some space and run it again"
+        print(f"jaxseq: {full}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("jaxseq: stopped", file=sys.stderr)

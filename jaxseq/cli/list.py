@@ -24,7 +24,7 @@ from jaxseq.errors import UserError
 from jaxseq.models import _stack, build
 
 CONTEXTS = (128, 32768)  # tokens that the state has seen
-PLATFORMS = ("tpu", "gpu")  # for which there may be a Pallas twin
+PLATFORMS = ("tpu", "gpu")  # for which there may be a Pallas kernel
 SHIPPED = Path(__file__).with_name("_list.json")
 CODE = ("blocks", "configs", "kernels", "mixers", "models", "ops", "config.py", "forms.py", "layers.py")  # that rows come from
 BEGIN, END = "<!-- generated: jaxseq list --markdown -->", "<!-- end -->"
@@ -131,9 +131,9 @@ def ops_of(mixer) -> list[str]:
 
 
 def forms_of(op: str) -> list[str]:
-    """Names of the op's forms; its Pallas twins by platform, as "pallas (tpu)"."""
-    twins = [p for p in PLATFORMS if importlib.util.find_spec(f"jaxseq.kernels.{op}_{p}")]
-    return [*registry.load("ops", op).FORMS, *(f"pallas ({p})" for p in twins)]
+    """Names of the op's forms; its Pallas kernels by platform, as "pallas (tpu)"."""
+    kernels = [p for p in PLATFORMS if importlib.util.find_spec(f"jaxseq.kernels.{op}_{p}")]
+    return [*registry.load("ops", op).FORMS, *(f"pallas ({p})" for p in kernels)]
 
 
 def state_bytes(model, context: int) -> int:

@@ -12,7 +12,7 @@ from jaxseq.evaluation.markov import Markov, examples
 class Excerpts:
     """A corpus whose validation documents are cut: the longest most, so that `tokens` are left in all.
 
-    There are as many documents as have room for `length` tokens each, evenly spaced over the split. What is cut ends where
+    There are as many documents as there is text for `length` tokens each, evenly spaced over the split. What is cut ends where
     a piece of `length` tokens ends; its end counts as an end of text, for Markov models too.
 
     count, cut, tokens: documents taken, the most tokens that one has, all of them.

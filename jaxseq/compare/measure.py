@@ -198,8 +198,8 @@ def decode(subjects: Mapping[str, MeasuredModel], context: int, steps: int, roun
 
     def make(subject: MeasuredModel) -> Callable[[], None]:
         carry = full_state(subject.model, context, steps), jnp.zeros((1,), jnp.int32)
-        room_B = subject.model.room(carry[0])
-        if room_B is not None and int(room_B[0]) < steps:
+        capacity_B = subject.model.remaining_capacity(carry[0])
+        if capacity_B is not None and int(capacity_B[0]) < steps:
             raise UserError(f"token {context:,} has no place in this model: its table of positions ends before it")
         jax.block_until_ready(carry := _decode(subject.model, steps, subject.params, *carry))
 

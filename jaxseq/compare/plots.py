@@ -216,13 +216,13 @@ def _frame(axes: Axes, x: Axis, y: Axis, left: float) -> None:
 def _levels(axes: Axes, levels: Sequence[Level]) -> None:
     """Dashed lines, their names to the right of the axes, moved apart where they would touch."""
     bottom, top = axes.get_ylim()
-    room = 0.06 * (top - bottom)
+    gap = 0.06 * (top - bottom)
     lowest = -math.inf
     for level in sorted(levels, key=lambda level: level.y):
         if not bottom <= level.y <= top:
             continue
         axes.axhline(level.y, color=MUTED, linewidth=1, linestyle=(0, (3, 2.5)), zorder=1)
-        lowest = max(level.y, lowest + room)
+        lowest = max(level.y, lowest + gap)
         axes.annotate(
             level.label,
             (1, lowest),

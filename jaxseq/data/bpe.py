@@ -29,12 +29,12 @@ def train(texts: Iterable[str], vocab: int, out: str | Path) -> int:
         the vocabulary's size, which is less than `vocab` when the texts hold no more pairs to merge.
 
     Raises:
-        UserError: a vocabulary without room for the bytes; an `out` that cannot be written.
+        UserError: a vocabulary smaller than the bytes; an `out` that cannot be written.
     """
     import tokenizers
 
     if vocab < SMALLEST:
-        raise UserError(f"a vocabulary of {vocab} has no room for the bytes and the end of text; set it to {SMALLEST} or more")
+        raise UserError(f"a vocabulary of {vocab} cannot hold the bytes and the end of text; set it to {SMALLEST} or more")
     out = Path(out).expanduser()
     draft = out.with_name(f"{out.name}.{uuid.uuid4().hex}")
     try:

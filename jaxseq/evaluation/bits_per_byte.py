@@ -130,7 +130,7 @@ def restart(model, config) -> int | None:
     settings = config.eval
     if not settings.carry_state:
         return settings.length
-    grows = jax.eval_shape(lambda: model.room(model.init_state(1, 1))) is not None
+    grows = jax.eval_shape(lambda: model.remaining_capacity(model.init_state(1, 1))) is not None
     context = (config.train.length if grows else 0) if settings.context is None else settings.context
     return settings.length * max(1, context // settings.length) if context else None
 

@@ -1,4 +1,4 @@
-"""Pallas twins of ops, one file an op and platform: `OP_tpu.py`, `OP_gpu.py`. Each is one more form, `pallas`, of its op.
+"""Pallas kernels of ops, one file an op and platform: `OP_tpu.py`, `OP_gpu.py`. Each is one more form, `pallas`, of its op.
 
 They are opt-in: nothing takes them unless the form "pallas" is asked for.
 """

@@ -62,7 +62,7 @@ def _plan(rows: int, size_E: jax.Array):
 
 
 def _filled(x_ND, tile: int):
-    """With room for the last tile to hang over."""
+    """With `tile` zero rows at the end, so that the last tile never reads past it."""
     return jnp.pad(x_ND, ((0, tile), (0, 0)))
 
 

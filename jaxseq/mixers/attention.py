@@ -94,7 +94,7 @@ class Attention(Mixer):
         return attention.init_state(batch, self.window or context, kv_heads, key_size, size, self.dtype)
 
     @nn.nowrap
-    def room(self, state):
+    def remaining_capacity(self, state):
         return None if self.window else state.k_BSGK.shape[-3] - state.count_B
 
     @nn.compact

@@ -42,7 +42,7 @@ class EncoderDecoder(Network):
 
     Step by step, with the same result and the source encoded once (tokens in any portions, padding in them passes):
 
-        state = model.apply(variables, source, source_pos, context=64, method="start")  # room for 64 tokens
+        state = model.apply(variables, source, source_pos, context=64, method="start")  # capacity: 64 tokens
         logits, state = model.apply(variables, tokens, state, pos=None, method="decode")
 
     `encode(source, source_pos, train)` gives the encoder's output [B, S, D], zero under padding. Scores have no 1 / sqrt(K);
@@ -99,7 +99,7 @@ class EncoderDecoder(Network):
         return _time.select(segment_BS > 0, x_BSD)
 
     def start(self, source, source_pos=None, *, context: int) -> DecoderState:
-        """The state in front of the first token, with room for `context` of them."""
+        """The state in front of the first token, with slots for `context` of them."""
         source_pos, batch = _positions(source, source_pos), source.shape[0]
         pairs = self.decoder.keys_values(self.encode(source, source_pos))
         empty = lambda x: jnp.zeros((*x.shape[:2], context, *x.shape[3:]), x.dtype)  # noqa: E731
@@ -109,12 +109,12 @@ class EncoderDecoder(Network):
         return DecoderState(pairs, segments, jax.tree.map(empty, pairs), *kept_S, *(number((batch,)) for _ in range(3)))
 
     def decode(self, tokens, state: DecoderState, pos=None) -> tuple[jax.Array, DecoderState]:
-        """(logits [B, T, V], the state after the tokens). Raises UserError when the state has too little room (outside jit)."""
+        """(logits [B, T, V], the state after the tokens). Raises UserError when the state has too few slots (outside jit)."""
         if pos is None:
             pos = state.next_pos_B[:, None] + jnp.arange(tokens.shape[1], dtype=jnp.int32)
         valid_BT, context = _time.valid(pos), state.kept_pos_BS.shape[1]
         count_BT = jnp.cumsum(valid_BT, axis=1, dtype=jnp.int32)
-        _check_room(state.count_B + count_BT[:, -1], context) if tokens.shape[1] else None
+        _check_capacity(state.count_B + count_BT[:, -1], context) if tokens.shape[1] else None
         slot_BT = jnp.where(valid_BT, state.count_B[:, None] + count_BT - 1, context)
         segment_BT = _continued(pos, state.segment_B)
         kept_pos_BS = put(state.kept_pos_BS, pos, slot_BT)
@@ -156,7 +156,7 @@ def _continued(pos_BT: jax.Array, segment_B: jax.Array) -> jax.Array:
     return jnp.where((segment_B1 > 0) & (first_BT > 0), _time.segments(pos_BT) + segment_B1, first_BT)
 
 
-def _check_room(count_B: jax.Array, context: int) -> None:
+def _check_capacity(count_B: jax.Array, context: int) -> None:
     if not isinstance(count_B, jax.core.Tracer) and (short := int(np.max(np.asarray(count_B), initial=0)) - context) > 0:
         raise UserError(f'the state has {short} slots too few for these tokens; make it larger: method="start", context=N')
 

@@ -83,17 +83,17 @@ class LM(Network):
         return LMState(segments, jnp.zeros((batch,), jnp.int32))
 
     @nn.nowrap
-    def room(self, state: LMState) -> jax.Array | None:
+    def remaining_capacity(self, state: LMState) -> jax.Array | None:
         """How many more tokens each row can take [B]; None: any number."""
-        rooms = [
-            jnp.min(room, axis=0)
+        capacities = [
+            jnp.min(capacity, axis=0)
             for block, block_state in zip(self.blocks, state.segments, strict=True)
             for mixer, mixer_state in zip(block.mixers, block_state, strict=True)
-            if (room := mixer.room(mixer_state)) is not None
+            if (capacity := mixer.remaining_capacity(mixer_state)) is not None
         ]
         if self.positions == "learned":
-            rooms.append(self.max_positions - state.next_pos_B)
-        return jnp.min(jnp.stack(rooms), axis=0) if rooms else None
+            capacities.append(self.max_positions - state.next_pos_B)
+        return jnp.min(jnp.stack(capacities), axis=0) if capacities else None
 
     def setup(self):
         shape, axes = (self.vocab, self.width), ("vocab", "embed")
@@ -134,7 +134,7 @@ class LM(Network):
         chex.assert_rank(tokens, 2)
         form = forms.freeze(form)
         next_pos_B = jnp.zeros(tokens.shape[:1], jnp.int32) if state is None else state.next_pos_B
-        self._check_room(state, tokens, pos)
+        self._check_capacity(state, tokens, pos)
         if pos is None:
             return self._run(tokens, state, next_pos_B[:, None] + jnp.arange(tokens.shape[1], dtype=jnp.int32), form, train)
         chex.assert_equal_shape([tokens, pos])
@@ -164,17 +164,17 @@ class LM(Network):
             next_pos_B = jnp.where(valid_BT[:, 0], last_pos_B + 1, next_pos_B)
         return x_BTD, LMState(tuple(after), next_pos_B)
 
-    def _check_room(self, state, tokens, pos):
+    def _check_capacity(self, state, tokens, pos):
         self.check_positions(tokens, pos)
         if state is None or any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((state, pos))):
             return
-        room_B = self.room(state)
-        if room_B is None:
+        capacity_B = self.remaining_capacity(state)
+        if capacity_B is None:
             return
         pos = np.ones(tokens.shape, np.int32) if pos is None else np.asarray(pos)
         starts = (pos == _time.START).any(axis=1)
         need_B = np.where(starts, 0, (pos >= 0).sum(axis=1))
-        short = int((need_B - np.asarray(room_B)).max(initial=0))
+        short = int((need_B - np.asarray(capacity_B)).max(initial=0))
         if short > 0:
             raise UserError(
                 f"full attention's state, or the table of learned positions, has {short} slots too few for these tokens; "

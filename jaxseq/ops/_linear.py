@@ -19,10 +19,10 @@ class LinearState(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a stretch of input does to any state: h -> A h + h'."""
+    """What a segment of input does to any state: h -> A h + h'."""
 
-    A_BD: jax.Array  # product of the a; 0 if a document starts in the stretch
-    h_BD: jax.Array  # the state that the stretch leaves behind when it meets zero
+    A_BD: jax.Array  # product of the a; 0 if a document starts in the segment
+    h_BD: jax.Array  # the state that the segment leaves behind when it meets zero
 
 
 def init_state(batch: int, width: int, dtype=jnp.float32) -> LinearState:
@@ -30,7 +30,7 @@ def init_state(batch: int, width: int, dtype=jnp.float32) -> LinearState:
 
 
 def combine(first: Summary, second: Summary) -> Summary:
-    """The summary of two stretches, one after the other; associative."""
+    """The summary of two segments, one after the other; associative."""
     return Summary(second.A_BD * first.A_BD, second.A_BD * first.h_BD + second.h_BD)
 
 
@@ -100,7 +100,7 @@ def forms(affine: Callable) -> tuple[dict[str, Callable], Callable]:
         return _time.scan_chunks(parallel, state, (x_BTD, gate_BTD), pos_BT, chunk)
 
     def summary(x_BTD, gate_BTD, *, pos=None) -> Summary:
-        """Product of the a, and the state that the stretch alone leaves behind. T >= 1."""
+        """Product of the a, and the state that the segment alone leaves behind. T >= 1."""
         elements = _elements(*prepare(x_BTD, gate_BTD, None, pos)[:3])
         return jax.tree.map(lambda x: x[:, -1], jax.lax.associative_scan(combine, elements, axis=1))
 

@@ -8,7 +8,7 @@ FlashAttention (Dao et al. 2022, arXiv:2205.14135, algorithm 1), so that its mem
 
 State: the document's last S keys and values. Token n of the document, counted from 0 at START and not by padding, lies in
 slot n mod S; slots without a token are zero. S is the `context` given to `init_state`, or the window. Without a window,
-tokens past S would overwrite others that are still attended: the model's door refuses them. `state=None` without a window
+tokens past S would overwrite others that are still attended: `LM.__call__` refuses them. `state=None` without a window
 returns a state of S = T slots. Scores and sums are in the accumulation dtype.
 """
 

@@ -27,9 +27,9 @@ class DiagonalSSMState(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a stretch of input does to any state: x -> A x + x'."""
+    """What a segment of input does to any state: x -> A x + x'."""
 
-    A_BDM: jax.Array  # p to the number of tokens; 0 if a document starts in the stretch
+    A_BDM: jax.Array  # p to the number of tokens; 0 if a document starts in the segment
     x_BDM: jax.Array
 
 
@@ -99,7 +99,7 @@ FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
 def summary(u_BTD, *, p_DM, b_DM, c_DM, d_D, pos=None) -> Summary:
-    """p^T, and the state that the stretch alone leaves behind. T >= 1."""
+    """p^T, and the state that the segment alone leaves behind. T >= 1."""
     acc, pos_BT, (p_DM, b_DM, _) = _prepare(u_BTD, p_DM, b_DM, c_DM, d_D, None, pos)
     ones_BDM = _empty(u_BTD, p_DM, acc).x_BDM.at[..., : p_DM.shape[1] // 2].set(1)
     A_BDM = _lti.advance(DIAGONAL, p_DM, ones_BDM, jnp.sum(_time.valid(pos_BT), axis=1), u_BTD.shape[1])
@@ -108,7 +108,7 @@ def summary(u_BTD, *, p_DM, b_DM, c_DM, d_D, pos=None) -> Summary:
 
 
 def combine(first: Summary, second: Summary) -> Summary:
-    """The summary of two stretches, one after the other; associative."""
+    """The summary of two segments, one after the other; associative."""
     return Summary(complex_times(second.A_BDM, first.A_BDM), complex_times(second.A_BDM, first.x_BDM) + second.x_BDM)
 
 

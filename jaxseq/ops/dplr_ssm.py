@@ -8,7 +8,7 @@ The inverse is diagonal plus rank one (§C.1, Woodbury), so that a step costs O(
 whole: x is 2N real numbers then (real parts, imaginary parts), and A a real matrix of 2N x 2N, made by 2N such steps.
 
 The filter is c A^t b from powers, not the paper's Cauchy product, which wants c (I - A^T) for the T at hand (see `_lti`): the
-same filter, of any length. `c` is the plain one. No `summary`: what a stretch does to a state is a full matrix a channel and row.
+same filter, of any length. `c` is the plain one. No `summary`: what a segment does to a state is a full matrix a channel and row.
 
 State: x_BDM in the accumulation dtype, in which everything is computed.
 """

@@ -28,9 +28,9 @@ class RetentionState(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a stretch of input does to any state: S -> A S + S'."""
+    """What a segment of input does to any state: S -> A S + S'."""
 
-    A_BH: jax.Array  # total decay; 0 if a document starts in the stretch
+    A_BH: jax.Array  # total decay; 0 if a document starts in the segment
     S_BHKV: jax.Array  # the state it leaves behind when it meets zero
 
 
@@ -82,7 +82,7 @@ def recurrent(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, *, state=None, pos=None):
 
 
 def _inside(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, pos_BT):
-    """Outputs [B, T, H, V] that come from the stretch itself: (q k^T * D) v, D[t, s] = a_{s+1} ... a_t (eq. 5)."""
+    """Outputs [B, T, H, V] that come from the segment itself: (q k^T * D) v, D[t, s] = a_{s+1} ... a_t (eq. 5)."""
     time, seg_BT = pos_BT.shape[1], _time.segments(pos_BT)
     mask_BTS = (seg_BT[:, :, None] == seg_BT[:, None, :]) & jnp.tril(jnp.ones((time, time), bool))
     sums_BHTS = jax.vmap(jax.vmap(_decay.between))(jnp.moveaxis(log_a_BTH, 1, 2))
@@ -118,7 +118,7 @@ def summary(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, *, pos=None) -> Summary:
 
 
 def combine(first: Summary, second: Summary) -> Summary:
-    """The summary of two stretches, one after the other; associative."""
+    """The summary of two segments, one after the other; associative."""
     return Summary(second.A_BH * first.A_BH, second.A_BH[..., None, None] * first.S_BHKV + second.S_BHKV)
 
 

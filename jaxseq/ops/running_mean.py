@@ -23,9 +23,9 @@ class RunningMeanState(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a stretch of input does to any state: it adds to it, or begins anew."""
+    """What a segment of input does to any state: it adds to it, or begins anew."""
 
-    keep_B: jax.Array  # bool: no document starts in the stretch
+    keep_B: jax.Array  # bool: no document starts in the segment
     sum_BD: jax.Array
     count_B: jax.Array
 
@@ -84,7 +84,7 @@ def summary(x_BTD, *, pos=None) -> Summary:
 
 
 def combine(first: Summary, second: Summary) -> Summary:
-    """The summary of two stretches, one after the other; associative."""
+    """The summary of two segments, one after the other; associative."""
     sum_BD = second.sum_BD + _time.select(second.keep_B, first.sum_BD)
     count_B = second.count_B + jnp.where(second.keep_B, first.count_B, 0)
     return Summary(first.keep_B & second.keep_B, sum_BD, count_B)

@@ -24,9 +24,9 @@ class SelectiveScanState(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a stretch of input does to any state: h -> A h + h'."""
+    """What a segment of input does to any state: h -> A h + h'."""
 
-    A_BDN: jax.Array  # product of the decays; 0 if a document starts in the stretch
+    A_BDN: jax.Array  # product of the decays; 0 if a document starts in the segment
     h_BDN: jax.Array  # the state it leaves behind when it meets zero
 
 
@@ -68,7 +68,7 @@ def _steps(x_BCD, dt_BCD, b_BCN, c_BCN, *, a_ND, state: jax.Array, pos):
 
 
 def recurrent(x_BTD, dt_BTD, b_BTN, c_BTN, *, a_DN, d_D, state=None, pos=None, chunk: int = 16):
-    """The definition, one token after another; the backward pass keeps every `chunk`-th state and those of one stretch.
+    """The definition, one token after another; the backward pass keeps every `chunk`-th state and those of one segment.
 
     On two CPU cores this is the fastest form: with float32, B16 T256 D128 N16, forward and with gradients, it took 8 and 53 ms,
     a plain scan over time 17 and 215, the associative scan of `parallel` 421 and 1334. States are computed again from those
@@ -92,7 +92,7 @@ def _elements(x_BTD, dt_BTD, b_BTN, a_DN, pos_BT, acc) -> Summary:
 
 
 def combine(first: Summary, second: Summary) -> Summary:
-    """The summary of two stretches, one after the other; associative."""
+    """The summary of two segments, one after the other; associative."""
     return Summary(second.A_BDN * first.A_BDN, second.A_BDN * first.h_BDN + second.h_BDN)
 
 
@@ -101,7 +101,7 @@ def apply(summary: Summary, state: SelectiveScanState) -> SelectiveScanState:
 
 
 def summary(x_BTD, dt_BTD, b_BTN, c_BTN, *, a_DN, d_D, pos=None) -> Summary:
-    """Total decay exp(A sum dt), and the state that the stretch alone leaves behind. T >= 1."""
+    """Total decay exp(A sum dt), and the state that the segment alone leaves behind. T >= 1."""
     acc, pos_BT, _ = _prepare(x_BTD, dt_BTD, b_BTN, c_BTN, a_DN, d_D, None, pos)
     _, state = recurrent(x_BTD, dt_BTD, b_BTN, c_BTN, a_DN=a_DN, d_D=d_D, pos=pos)
     dt_BTD = _time.select(_time.valid(pos_BT), dt_BTD).astype(acc)

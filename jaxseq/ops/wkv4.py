@@ -32,10 +32,10 @@ class WKV4State(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a stretch of input does to any state: decay it by e^log_A (or forget it), then add its own."""
+    """What a segment of input does to any state: decay it by e^log_A (or forget it), then add its own."""
 
     log_A_BD: jax.Array
-    forget_BD: jax.Array  # bool: a document starts in the stretch
+    forget_BD: jax.Array  # bool: a document starts in the segment
     p_BD: jax.Array
     q_BD: jax.Array
     o_BD: jax.Array
@@ -88,7 +88,7 @@ def recurrent(k_BTD, v_BTD, *, w_D, u_D, state=None, pos=None):
 
 
 def combine(first: Summary, second: Summary) -> Summary:
-    """The summary of two stretches, one after the other; associative."""
+    """The summary of two segments, one after the other; associative."""
     o1 = jnp.where(second.forget_BD, EMPTY, first.o_BD + second.log_A_BD)
     p, q, o = _add(first.p_BD, first.q_BD, o1, second.p_BD, second.q_BD, second.o_BD)
     return Summary(first.log_A_BD + second.log_A_BD, first.forget_BD | second.forget_BD, p, q, o)
@@ -114,7 +114,7 @@ def _scan(k_BTD, v_BTD, w_D, pos_BT, acc) -> Summary:
 
 
 def summary(k_BTD, v_BTD, *, w_D, u_D, pos=None) -> Summary:
-    """What the stretch does to any state. T >= 1."""
+    """What the segment does to any state. T >= 1."""
     acc, w_D, _, pos_BT, _ = _prepare(k_BTD, v_BTD, w_D, u_D, None, pos)
     k_BTD, v_BTD = _time.clean(pos_BT, k_BTD, v_BTD)
     return jax.tree.map(lambda x: x[:, -1], _scan(k_BTD, v_BTD, w_D, pos_BT, acc))

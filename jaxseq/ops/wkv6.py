@@ -22,9 +22,9 @@ class WKV6State(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a stretch of input does to any state: S -> diag(A) S + S'."""
+    """What a segment of input does to any state: S -> diag(A) S + S'."""
 
-    A_BHK: jax.Array  # total decay; 0 if a document starts in the stretch
+    A_BHK: jax.Array  # total decay; 0 if a document starts in the segment
     S_BHKV: jax.Array
 
 
@@ -68,14 +68,14 @@ def _summary(k_BTHK, v_BTHV, decays: _decay.Decays, pos_BT) -> Summary:
 
 
 def summary(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, *, u_HK, pos=None) -> Summary:
-    """What the stretch does to any state. T >= 1."""
+    """What the segment does to any state. T >= 1."""
     acc, pos_BT, _ = _prepare(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK, None, pos)
     k_BTHK, v_BTHV, log_w_BTHK = (x.astype(acc) for x in _time.clean(pos_BT, k_BTHK, v_BTHV, log_w_BTHK))
     return _summary(k_BTHK, v_BTHV, _decay.decays(log_w_BTHK, pos_BT, acc), pos_BT)
 
 
 def combine(first: Summary, second: Summary) -> Summary:
-    """The summary of two stretches, one after the other; associative."""
+    """The summary of two segments, one after the other; associative."""
     return Summary(second.A_BHK * first.A_BHK, second.A_BHK[..., None] * first.S_BHKV + second.S_BHKV)
 
 

@@ -23,9 +23,9 @@ class WKV7State(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a stretch of input does to any state: S -> A S + S'."""
+    """What a segment of input does to any state: S -> A S + S'."""
 
-    A_BHKK: jax.Array  # zero if a document starts in the stretch
+    A_BHKK: jax.Array  # zero if a document starts in the segment
     S_BHKV: jax.Array
 
 
@@ -128,7 +128,7 @@ def _summary(k, v, b, chunk: _Chunk, pos_BT) -> Summary:
 
 
 def combine(first: Summary, second: Summary) -> Summary:
-    """The summary of two stretches, one after the other; associative."""
+    """The summary of two segments, one after the other; associative."""
     return Summary(second.A_BHKK @ first.A_BHKK, second.A_BHKK @ first.S_BHKV + second.S_BHKV)
 
 
@@ -137,7 +137,7 @@ def apply(summary: Summary, state: WKV7State) -> WKV7State:
 
 
 def summary(r_BTHK, log_w_BTHK, k_BTHK, v_BTHV, a_BTHK, b_BTHK, *, pos=None) -> Summary:
-    """What the stretch does to any state; one triangular system of size T. T >= 1."""
+    """What the segment does to any state; one triangular system of size T. T >= 1."""
     acc, pos_BT, _ = _prepare(r_BTHK, log_w_BTHK, k_BTHK, v_BTHV, a_BTHK, b_BTHK, None, pos)
     xs = _time.clean(pos_BT, log_w_BTHK, k_BTHK, v_BTHV, a_BTHK, b_BTHK)
     log_w, k, v, a, b = (x.astype(acc) for x in xs)

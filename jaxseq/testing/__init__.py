@@ -30,7 +30,7 @@ _OF_STREAMS = (
 LAWS = {
     "op": _by_name(*_OF_STREAMS, structure.loops, structure.summary, structure.example, hard.stress),
     "mixer": _by_name(*_OF_STREAMS, hygiene.parameters),
-    "model": _by_name(*_OF_STREAMS, hygiene.parameters, hygiene.remat, hygiene.layers, hygiene.door),
+    "model": _by_name(*_OF_STREAMS, hygiene.parameters, hygiene.remat, hygiene.layers, hygiene.ragged),
 }
 
 
@@ -116,8 +116,8 @@ def laws_table(reports: Mapping[str, Mapping[str, float]], kinds: Mapping[str, I
     def cell(row, law):
         if law in row:
             return "BROKEN" if row[law] != row[law] else "0" if row[law] == 0 else f"{row[law]:.0e}"
-        owed = min((kind for kind in of_kind if set(row) <= kind), key=len, default=frozenset())
-        return "MISSING" if law in owed else ""
+        required = min((kind for kind in of_kind if set(row) <= kind), key=len, default=frozenset())
+        return "MISSING" if law in required else ""
 
     width = max(map(len, reports), default=0)
     lines = [" " * width + "".join(f"{law:>11}" for law in laws)]

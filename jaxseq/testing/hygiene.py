@@ -1,4 +1,4 @@
-"""Laws of a network's make: its parameters and their groups, its layers, its rematerialisation, its door."""
+"""Laws of a network's make: its parameters and their groups, its layers, its rematerialisation, ragged batches."""
 
 import math
 
@@ -100,9 +100,9 @@ def layers(subject: ModelSubject) -> float:
     return check.largest
 
 
-def door(subject: ModelSubject) -> float:
+def ragged(subject: ModelSubject) -> float:
     """Padding may stand anywhere in `pos`: left padding is right padding; next_pos counts the real tokens only."""
-    check, case = Check(subject, "door"), subject.case(np.float64)
+    check, case = Check(subject, "ragged"), subject.case(np.float64)
     tokens = case.part(0, PIECE)[0]
     real, start = PIECE - 3, subject.next_position
     rows = start + np.arange(PIECE, dtype=np.int32)

@@ -101,7 +101,7 @@ class MixerSubject(NetworkSubject):
 
 class ModelSubject(NetworkSubject):
     kind = "model"
-    forms_without_pos = ("recurrent",)  # its door makes positions before any form is asked
+    forms_without_pos = ("recurrent",)  # LM.__call__ makes positions before any form is called
 
     def applied(self, form, dtype, xs, weights, state, pos, **options):
         return with_dtype(self.module, dtype).apply({"params": weights}, xs[0], state, pos, form, **options)

@@ -39,7 +39,7 @@ def loops(subject: OpSubject) -> float:
 
 
 def summary(subject: OpSubject) -> float:
-    """apply(summary(x), s) is recurrent(x, s)'s state, and combine joins stretches, associatively."""
+    """apply(summary(x), s) is recurrent(x, s)'s state, and combine joins segments, associatively."""
     check, case, op = Check(subject, "summary"), subject.case(np.float64), subject.op
     if not hasattr(op, "summary"):
         for name in ("combine", "apply"):
@@ -48,10 +48,10 @@ def summary(subject: OpSubject) -> float:
         return 0.0
     pos = positions(subject, 3 * PIECE)
 
-    def stretch(start, stop):
+    def segment(start, stop):
         return subject.summary(case.part(start, stop), case.weights, pos[:, start:stop])
 
-    first, second, third = (stretch(i * PIECE, (i + 1) * PIECE) for i in range(3))
+    first, second, third = (segment(i * PIECE, (i + 1) * PIECE) for i in range(3))
     state = case.state
     for i, piece in enumerate((first, second, third)):
         part = slice(i * PIECE, (i + 1) * PIECE)
@@ -60,7 +60,7 @@ def summary(subject: OpSubject) -> float:
         check.close(subject.compare_states(state, wanted), "summary", PIECE, "applied summaries and states")
     left, right = (op.combine(op.combine(first, second), third), op.combine(first, op.combine(second, third)))
     check.close(compare.worst(left, right), "summary", PIECE, "the two orders of combine")
-    whole = stretch(0, 3 * PIECE)
+    whole = segment(0, 3 * PIECE)
     check.same(compare.spec(left), compare.spec(whole), "summary", 3 * PIECE, "the spec of combined summaries")
     check.close(compare.worst(left, whole), "summary", 3 * PIECE, "combined summaries and the whole's")
     check.close(

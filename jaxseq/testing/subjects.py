@@ -231,7 +231,7 @@ class OpSubject(Subject):
         key, key_other = jax.random.split(key)
         xs, weights, self.options, state = self.op.example(key, BATCH, time, dtype)
         other = self.op.example(key_other, BATCH, self.whole, dtype).xs
-        # Padding passes the state through: a padded stretch leaves the empty state, of a size for `time` tokens.
+        # Padding passes the state through: a padded segment leaves the empty state, of a size for `time` tokens.
         pos_BT = jnp.full((BATCH, time), PAD)
         empty = self.call("recurrent", dtype, xs, weights, None, pos_BT)[1]
         if self.defaults:

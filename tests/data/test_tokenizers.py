@@ -145,7 +145,7 @@ def test_bpe_of_text_without_spaces(tmp_path):
 
 
 def test_bpe_that_cannot_be_trained(tmp_path):
-    with pytest.raises(UserError, match="a vocabulary of 256 has no room .*; set it to 257 or more"):
+    with pytest.raises(UserError, match="a vocabulary of 256 cannot hold .*; set it to 257 or more"):
         bpe.train(["text"], 256, tmp_path / "x.json")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot be written \(.*\); give another --out"):

@@ -1,4 +1,4 @@
-"""Arguments of the wrong shape are refused at the door of every op, in every form."""
+"""Arguments of the wrong shape are refused by every op, in every form."""
 
 import jax
 import numpy as np

@@ -92,7 +92,7 @@ class Classification(_task.Task):
         if "classes" not in self.config.model:
             raise UserError(f"model.kind={self.config.model.kind} has no classifier; choose one that has, such as encoder")
         if self.config.train.length < 2:
-            raise UserError(f"train.length={self.config.train.length} leaves no room for a text; set at least 3")
+            raise UserError(f"train.length={self.config.train.length} has no token left for the text; set at least 3")
         self.tokenizer = data.tokenizer(self.config.data)
         more = int(self.config.model.get("masked_head", False) and self.tokenizer.find("[MASK]", "<mask>") is None)
         self.config = _task.with_vocab(self.config, self.tokenizer, more)

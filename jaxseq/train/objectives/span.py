@@ -4,7 +4,7 @@
     source  Thank you <X> me to your party <Y> week . <end>       targets  <X> for inviting <Y> last <end>
 
 Of a row's n tokens round(train.corruption n) are cut out in round(that / train.mean_span) spans; how long each span and each
-stretch between is, is uniform over all ways to divide. A row is one text, boundaries and all. Sentinels <X>, <Y>, … are the
+gap between them is, is uniform over all ways to divide. A row is one text, boundaries and all. Sentinels <X>, <Y>, … are the
 tokenizer's <extra_id_0>, …, else SENTINELS ids behind its last, counted from the end as T5's are.
 """
 
@@ -55,14 +55,14 @@ def _divided(total: int, parts: int, random: np.random.Generator) -> np.ndarray:
 def corrupt(
     tokens_T: np.ndarray, rate: float, mean_span: float, sentinels: np.ndarray, end: int, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(source, targets) of different lengths, each with `end` behind it. The text begins with a stretch that stays."""
+    """(source, targets) of different lengths, each with `end` behind it. The text begins with tokens that stay."""
     cut, spans = counts(len(tokens_T), rate, mean_span)
     lengths = np.stack([_divided(len(tokens_T) - cut, spans, random), _divided(cut, spans, random)], axis=1).reshape(-1)
-    stretches = np.split(tokens_T, np.cumsum(lengths)[:-1])
+    parts = np.split(tokens_T, np.cumsum(lengths)[:-1])
     source, targets = [], []
-    for i, (stays, goes) in enumerate(zip(stretches[::2], stretches[1::2], strict=True)):
-        source += [stays, sentinels[i : i + 1]]
-        targets += [sentinels[i : i + 1], goes]
+    for i, (kept, removed) in enumerate(zip(parts[::2], parts[1::2], strict=True)):
+        source += [kept, sentinels[i : i + 1]]
+        targets += [sentinels[i : i + 1], removed]
     return np.append(np.concatenate(source), end).astype(np.int32), np.append(np.concatenate(targets), end).astype(np.int32)
 
 
