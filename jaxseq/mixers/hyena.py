@@ -14,7 +14,7 @@ class Hyena(_hyena.GatedConvolutions):
     """Hyena with implicit filters of `l_max` taps, cut off behind them.
 
     The state is the last l_max - 1 inputs of every long convolution: exact, and as large as it has to be. Filters are computed
-    anew in every call, for a single token too; `jaxseq distill` turns a trained model into one with `hyena_modal`, whose state
+    anew in every call, for a single token too; `jaxseq modal` turns a trained model into one with `hyena_modal`, whose state
     and step are small. `l_max` belongs to the weights: position is measured as a fraction of it, so that another l_max is
     another filter.
     """

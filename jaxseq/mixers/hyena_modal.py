@@ -1,4 +1,4 @@
-"""Hyena with filters that are sums of exponentials: StripedHyena's, and what distillation makes of a trained Hyena.
+"""Hyena with filters that are sums of exponentials: StripedHyena's, and the modal form of a trained Hyena (`jaxseq modal`).
 
 Massaroli et al. 2023, "Laughing Hyena Distillery" (arXiv:2310.18780, §3).
 """

@@ -1,4 +1,4 @@
-"""Distillation: filters that are sums of exponentials are found, others come close, and the modal model runs."""
+"""Modal form: filters that are sums of exponentials are found, others come close, and the modal model runs."""
 
 import json
 
@@ -9,7 +9,7 @@ import pytest
 from helpers.data import texts_of, write_jsonl
 
 import jaxseq
-from jaxseq import cli, distillation
+from jaxseq import cli, modal
 from jaxseq.train import load, save_params
 
 
@@ -22,26 +22,26 @@ def test_a_modal_filter_is_found():
     rng = np.random.default_rng(0)
     poles = rng.uniform(0.3, 0.8, (3, 3)) * np.exp(1j * rng.uniform(0.2, 3, (3, 3)))
     h_CW = filters(poles, rng.normal(size=(3, 3)) + 1j * rng.normal(size=(3, 3)), 96)
-    found = distillation.fit(h_CW, modes=3, steps=0)
+    found = modal.fit(h_CW, modes=3, steps=0)
     assert found.error_C.max() < 1e-6
-    got = np.sort_complex(np.asarray(distillation.poles(found.poles_CN2)))
+    got = np.sort_complex(np.asarray(modal.poles(found.poles_CN2)))
     np.testing.assert_allclose(got, np.sort_complex(poles), atol=1e-5)
-    rebuilt_CW = filters(np.asarray(distillation.poles(found.poles_CN2)), found.residues_CN2 @ [1, 1j], 96)
+    rebuilt_CW = filters(np.asarray(modal.poles(found.poles_CN2)), found.residues_CN2 @ [1, 1j], 96)
     assert np.linalg.norm(rebuilt_CW - h_CW) / np.linalg.norm(h_CW) < 1e-5
 
 
 def test_refinement_and_more_modes_come_closer():
     rng, t = np.random.default_rng(1), np.arange(64) / 64
     h_CW = np.sin(rng.uniform(1, 30, (4, 1)) * t + rng.normal(size=(4, 1))) * np.exp(-4 * t) + np.exp(-(((t - 0.3) / 0.1) ** 2))
-    small, large = (distillation.fit(h_CW, modes, steps=100) for modes in (2, 6))
+    small, large = (modal.fit(h_CW, modes, steps=100) for modes in (2, 6))
     assert (small.error_C <= small.start_error_C).all() and small.error_C.mean() < small.start_error_C.mean()
     assert (large.error_C < small.error_C).all() and large.error_C.max() < 0.05
-    assert all((abs(distillation.poles(found.poles_CN2)) < 1).all() for found in (small, large))
+    assert all((abs(modal.poles(found.poles_CN2)) < 1).all() for found in (small, large))
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    path = tmp_path_factory.mktemp("distill") / "run"
+    path = tmp_path_factory.mktemp("modal") / "run"
     texts = write_jsonl(path.parent / "texts.jsonl", texts_of(range(20, 60)))
     data = {"data.source": "jsonl", "data.path": texts, "data.cache": str(path.parent), "train.length": 24}
     model = {"stack": "2*(hyena:a)", "width": 8, "hyena:a.order": 3, "hyena:a.l_max": 32, "hyena:a.hidden": 8}
@@ -52,7 +52,7 @@ def workdir(tmp_path_factory):
 
 
 def test_command(workdir, tmp_path, capsys):
-    words = ["distill", f"--workdir={workdir}", f"--out={tmp_path / 'modal'}", "--state=12,2", "--steps=20", "--rows=2", "--json"]
+    words = ["modal", f"--workdir={workdir}", f"--out={tmp_path / 'modal'}", "--state=12,2", "--steps=20", "--rows=2", "--json"]
     assert cli.main(words) == 0
     result = json.loads(capsys.readouterr().out)
     few, many = result["sizes"]
@@ -71,7 +71,7 @@ def test_command(workdir, tmp_path, capsys):
     [(["--state=8,x"], "--state=8,x"), (["--state=0"], "positive"), (["--rows=0"], "--rows=0"), (["--steps=-1"], "--steps=-1")],
 )
 def test_errors_are_one_line(workdir, tmp_path, capsys, words, message):
-    assert cli.main(["distill", f"--workdir={workdir}", f"--out={tmp_path / 'out'}", *words]) == 2
+    assert cli.main(["modal", f"--workdir={workdir}", f"--out={tmp_path / 'out'}", *words]) == 2
     error = capsys.readouterr().err.strip()
     assert message in error and "\n" not in error
 
@@ -79,11 +79,17 @@ def test_errors_are_one_line(workdir, tmp_path, capsys, words, message):
 def test_config():
     stack = "2*(hyena mlp hyena) + (hyena:b mamba)"
     config = jaxseq.config("hyena", **{"model.stack": stack, "model.hyena.order": 3, "model.hyena:b.convention": "paper"})
-    model = distillation.modal_config(config, 4).model
+    model = modal.modal_config(config, 4).model
     assert model.stack == "2*(hyena_modal mlp hyena_modal) + (hyena_modal:b mamba)"
     assert (model.hyena_modal.order, model.hyena_modal.state_size, model["hyena_modal:b"].convention) == (3, 4, "paper")
 
 
-def test_nothing_to_distill():
+def test_a_model_without_hyena_is_refused():
     with pytest.raises(jaxseq.UserError, match="no hyena"):
-        distillation.modal_config(jaxseq.config("mamba"), 8)
+        modal.modal_config(jaxseq.config("mamba"), 8)
+
+
+def test_the_old_name_of_the_command_says_the_new_one(workdir, tmp_path, capsys):
+    assert cli.main(["distill", f"--workdir={workdir}", f"--out={tmp_path / 'out'}", "--state=0"]) == 2
+    note, error = capsys.readouterr().err.splitlines()
+    assert "`jaxseq modal`" in note and "--state=0" in error

@@ -149,14 +149,14 @@ def _fit(p_CN, residue_CN, error_C, start_C) -> Fit:
     return Fit(_inverse(p_CN), np.stack([residue_CN.real, residue_CN.imag], axis=-1), error_C, start_C)
 
 
-class Distilled(NamedTuple):
+class ModalModel(NamedTuple):
     model: nn.Module
     params: Any
     config: ConfigDict
     errors: dict[str, np.ndarray]  # ||h - ĥ|| / ||h|| of each hyena in the stack: [layers, convolutions, D]
 
 
-def distill(config: ConfigDict, params: Any, modes: int, steps: int = 500) -> Distilled:
+def convert(config: ConfigDict, params: Any, modes: int, steps: int = 500) -> ModalModel:
     """The model of `config` with each `hyena` made a `hyena_modal` of `modes` complex numbers a channel.
 
     Raises UserError for a model without Hyena.
@@ -173,7 +173,7 @@ def distill(config: ConfigDict, params: Any, modes: int, steps: int = 500) -> Di
                 values, errors[f"blocks_{i}/{after}"] = _convert(mixer, values, modes, steps)
             block |= {after: values} | ({} if norm is None else {f"norm_{after}": norm})
         params[f"blocks_{i}"] = block
-    return Distilled(jaxseq.build(ours), params, ours, errors)
+    return ModalModel(jaxseq.build(ours), params, ours, errors)
 
 
 def _modal(label: str) -> str:
@@ -185,7 +185,7 @@ def modal_config(config: ConfigDict, modes: int) -> ConfigDict:
     data = to_dict(config)
     labels = [label for label in _stack.labels(config.model.stack) if _modal(label) != label] if "stack" in config.model else []
     if not labels:
-        raise UserError("this model has no hyena to distill; its mixers have no such filters, or are modal already")
+        raise UserError("this model has no hyena to bring into modal form; its mixers have no such filters, or are modal already")
     data["model"]["stack"] = re.sub(r"(?<!\w)hyena(?!\w)", "hyena_modal", config.model.stack)
     for label in labels:
         section = data["model"].pop(label)
@@ -201,9 +201,9 @@ def _convert(mixer: Hyena, values: Mapping, modes: int, steps: int) -> tuple[dic
     h_LODW = np.moveaxis(h_LOWD, 2, 3)
     found = fit(h_LODW.reshape(-1, h_LODW.shape[3]), modes, steps)
     shape, dtype = h_LODW.shape[:3], jax.tree.leaves(values["filter"])[0].dtype
-    modal = {"poles": found.poles_CN2, "residues": found.residues_CN2}
-    modal = {name: jnp.asarray(x.reshape(*shape, modes, 2), dtype) for name, x in modal.items()}
-    return {name: x for name, x in values.items() if name != "filter"} | modal, found.error_C.reshape(shape)
+    ours = {"poles": found.poles_CN2, "residues": found.residues_CN2}
+    ours = {name: jnp.asarray(x.reshape(*shape, modes, 2), dtype) for name, x in ours.items()}
+    return {name: x for name, x in values.items() if name != "filter"} | ours, found.error_C.reshape(shape)
 
 
 def log_probabilities(model: nn.Module, params: Any, tokens_BT: np.ndarray, form: str = "parallel") -> np.ndarray:
