@@ -1,7 +1,8 @@
-"""Twenty steps of training from the same weights in transformers and here: `pip install torch transformers` beside the tests;
-without them this is skipped."""
+"""Twenty steps of training from the same weights in transformers or torchscale and here: `pip install torch transformers
+torchscale` beside the tests; without them this is skipped."""
 
 import json
+import types
 
 import jax
 import numpy as np
@@ -26,22 +27,46 @@ KINDS = {
     "blinkdl/rwkv4": ("Rwkv", SIZE | {"attention_hidden_size": 32, "intermediate_size": 64, "context_length": LENGTH}),
 }
 HEADS = {"GPT2": "GPT2LMHeadModel"}  # the others are called …ForCausalLM
-OF_RWKV = (  # transformers' names, BlinkDL's
-    ("rwkv.", ""), ("embeddings.", "emb."), (".pre_ln.", ".ln0."), ("attention.", "att."), ("feed_forward.", "ffn."),
-    ("time_mix_key", "time_mix_k"), ("time_mix_value", "time_mix_v"), ("time_mix_receptance", "time_mix_r"),
-)  # fmt: skip
-
-
-def renamed(name: str) -> str:
-    for theirs, ours in OF_RWKV:
-        name = name.replace(theirs, ours)
-    return name
+RENAMED = {  # names in memory -> names in files, where they differ
+    "hf/gpt_neox": (("lm_head.", "embed_out."),),
+    "blinkdl/rwkv4": (
+        ("rwkv.", ""), ("embeddings.", "emb."), (".pre_ln.", ".ln0."), ("attention.", "att."), ("feed_forward.", "ffn."),
+        ("time_mix_key", "time_mix_k"), ("time_mix_value", "time_mix_v"), ("time_mix_receptance", "time_mix_r"),
+    ),
+}  # fmt: skip
+RETNET = {
+    "vocab_size": VOCAB, "decoder_embed_dim": 32, "decoder_value_embed_dim": 64, "decoder_ffn_embed_dim": 48,
+    "decoder_layers": 2, "decoder_retention_heads": 2,
+}  # fmt: skip
 
 
 def tensors(source: str, theirs) -> dict[str, "torch.nn.Parameter"]:
     """Their parameters by the names that the conversion knows."""
-    found = dict(theirs.named_parameters())
-    return {renamed(name): p for name, p in found.items()} if source.startswith("blinkdl") else found
+    found = {}
+    for name, parameter in theirs.named_parameters():
+        for memory, file in RENAMED.get(source, ()):
+            name = name.replace(memory, file)
+        found[name] = parameter
+    return found
+
+
+class TorchscaleRetNet(torch.nn.Module):
+    """torchscale's decoder, called as transformers' models are."""
+
+    def __init__(self):
+        from torchscale.architecture.config import RetNetConfig
+        from torchscale.architecture.retnet import RetNetDecoder
+
+        super().__init__()
+        self.config = RetNetConfig(**RETNET)
+        self.config.to_dict = lambda: {k: v for k, v in vars(self.config).items() if not callable(v)}
+        self.decoder = RetNetDecoder(self.config, embed_tokens=torch.nn.Embedding(VOCAB, RETNET["decoder_embed_dim"]))
+
+    def named_parameters(self, *args, **kwargs):
+        return self.decoder.named_parameters(*args, **kwargs)
+
+    def forward(self, input_ids, use_cache):
+        return types.SimpleNamespace(logits=self.decoder(input_ids)[0])
 
 
 def rows() -> np.ndarray:
@@ -93,12 +118,19 @@ def theirs_losses(source: str, theirs, decay: dict[str, float], multiple: dict[s
     return losses
 
 
-@pytest.mark.parametrize("source", KINDS)
-def test_twenty_steps_follow_the_reference(source):
-    torch.manual_seed(0)
+def reference(source: str) -> "torch.nn.Module":
+    if source == "torchscale/retnet":
+        pytest.importorskip("torchscale")
+        return TorchscaleRetNet()
     name, fields = KINDS[source]
     kind = getattr(transformers, HEADS.get(name, f"{name}ForCausalLM"))
-    theirs = kind(getattr(transformers, f"{name}Config")(**fields)).train()
+    return kind(getattr(transformers, f"{name}Config")(**fields))
+
+
+@pytest.mark.parametrize("source", [*KINDS, "torchscale/retnet"])
+def test_twenty_steps_follow_the_reference(source):
+    torch.manual_seed(0)
+    theirs = reference(source).train()
     for module in theirs.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
