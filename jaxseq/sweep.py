@@ -1,7 +1,7 @@
 """One sweep of the learning rate for every architecture, on documents that no comparison reports.
 
 Every architecture is fitted to the preset's size and trained with the same schedule, decay of weights, rows and steps at
-each rate of one grid of powers of two. If the best rate is the lowest or the highest tried, the grid goes on in that
+three rates of one grid of powers of two. If the best rate is the lowest or the highest tried, the grid goes on in that
 direction until a worse one stands on either side: the best is bracketed. A run whose loss is not finite is worse than all.
 
 The documents are the training documents of the comparison: every n-th of them tunes, the others train. Those that
@@ -49,7 +49,7 @@ def rate(k: int) -> float:
     return float(f"{CENTRE * 2.0**k:.6g}")
 
 
-GRID = tuple(map(rate, range(-2, 3)))
+GRID = tuple(map(rate, range(-1, 2)))  # tried by all
 
 
 class Trial(NamedTuple):

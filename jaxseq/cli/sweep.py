@@ -1,15 +1,15 @@
 """Find the learning rate of every architecture: one grid, one schedule, documents that no comparison reports.
 
-Each architecture is fitted to the preset's size, as `jaxseq compare` does, and trained once for each rate of the grid
-(7.5e-4 to 1.2e-2, a factor of 2 apart). Where the best is the lowest or the highest, the grid goes on until a worse one stands
+Each architecture is fitted to the preset's size, as `jaxseq compare` does, and trained once at 1.5e-3, 3e-3 and 6e-3.
+Where the best is the lowest or the highest, the next rate of the grid (a factor of 2 apart) is tried, until a worse one stands
 on either side. Every 20th of the training documents tunes; those that `jaxseq compare` reports are not read.
 
 DIR/sweep.json and DIR/sweep.md hold the table, rewritten after every run: a run that diverged is told so, a best rate without a
 worse one on either side is marked. Interrupted, the same command goes on. A rate is for the width that it was found at; at
 another width it is multiplied by found width / other width.
 
-How long: five to seven trainings an architecture. On two free cores about two minutes for each with the quick preset, an hour
-for all; about ten minutes for each with standard, four to five hours for all.
+How long: three to five trainings an architecture. On two free cores one to two minutes for each with the quick preset, 40
+minutes for all; about seven minutes for each with standard, three hours for all.
 
   jaxseq sweep --preset=quick --architectures=transformer,mamba     a few minutes
   jaxseq sweep --architectures=all --out=runs/sweep                 the whole table
