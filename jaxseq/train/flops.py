@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import ClosedJaxpr, Jaxpr, Var
 
 # One operation for each element of the output.
 ELEMENTWISE = frozenset(
@@ -91,11 +91,22 @@ REDUCING = frozenset(
 
 def count(function: Callable, *args, **kwargs) -> int:
     """Operations of one call `function(*args)`; arguments may be ShapeDtypeStructs."""
-    return _jaxpr(jax.make_jaxpr(function)(*args, **kwargs).jaxpr)
+    return count_jaxpr(jax.make_jaxpr(function)(*args, **kwargs))
+
+
+def count_jaxpr(closed: ClosedJaxpr) -> int:
+    """Operations of what has been traced."""
+    return _jaxpr(closed.jaxpr)
 
 
 def _jaxpr(jaxpr: Jaxpr) -> int:
-    return sum(_equation(eqn) for eqn in jaxpr.eqns)
+    """Of the equations whose results are used: what is traced and dropped is not run (flax's scan leaves such equations)."""
+    used, total = {var for var in jaxpr.outvars if isinstance(var, Var)}, 0
+    for eqn in reversed(jaxpr.eqns):
+        if eqn.effects or not used.isdisjoint(eqn.outvars):
+            total += _equation(eqn)
+            used.update(var for var in eqn.invars if isinstance(var, Var))
+    return total
 
 
 def _equation(eqn) -> int:

@@ -222,6 +222,8 @@ class _Loop:
                 "tokens_per_second": rate,
                 "flops_per_token": self.own.flops_per_token,
                 "flops_utilisation": rate * self.own.flops_per_token / self.peak,
+                "hardware_flops_per_token": self.own.hardware_flops_per_token,
+                "hardware_flops_utilisation": rate * self.own.hardware_flops_per_token / self.peak,
                 **memory(),
             }
         )

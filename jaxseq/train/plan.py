@@ -16,9 +16,10 @@ MEMORY_FIELDS = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """parameters: of the model. splits: {"train": {"documents", "tokens"}, "validation": {…, "scored"}}. tokenizer, vocab:
-    None where there is no text. tokens: of all steps together, with repetition; flops: for them. memory_bytes: of the
-    compiled step, on each device; available_bytes: that it can have there, None where that is not known. lowers: the
-    config's fields that would lower it. mesh: {axis: size}. repeated: validation documents that are in the training data.
+    None where there is no text. tokens: of all steps together, with repetition; flops: the model's for them; hardware_flops:
+    those that are executed, with recomputation. memory_bytes: of the compiled step, on each device; available_bytes: that it
+    can have there, None where that is not known. lowers: the config's fields that would lower it. mesh: {axis: size}.
+    repeated: validation documents that are in the training data.
     """
 
     parameters: int
@@ -28,6 +29,7 @@ class Plan:
     steps: int
     tokens: int
     flops: float
+    hardware_flops: float
     memory_bytes: int
     available_bytes: int | None
     lowers: tuple[str, ...]
@@ -51,7 +53,8 @@ class Plan:
             f"data: {train['documents']:,} documents, {train['tokens']:,} tokens to train; "
             f"{held['documents']:,} documents, {held['tokens']:,} tokens to validate{scored}",
             f"tokenizer: {text}",
-            f"training: {self.steps:,} steps, {self.tokens:,} tokens, {passes}; {self.flops:.3g} FLOPs",
+            f"training: {self.steps:,} steps, {self.tokens:,} tokens, {passes}; {self.flops:.3g} FLOPs of the model, "
+            f"{self.hardware_flops:.3g} executed",
             f"memory: {size_of(self.memory_bytes)} on each device for the compiled step{lower}",
             f"mesh: {sizes} on {self.devices}",
         ]
@@ -67,9 +70,10 @@ class Plan:
 
 
 def make(
-    task, trainer: Trainer, compiled: jax.stages.Compiled, tokens: int, flops_per_token: float, available_bytes: int | None
-) -> Plan:
-    """See Plan. tokens: of all steps together."""
+    task, trainer: Trainer, compiled: jax.stages.Compiled, tokens: int, flops_per_token: tuple[float, float],
+    available_bytes: int | None,
+) -> Plan:  # fmt: skip
+    """See Plan. tokens: of all steps together; flops_per_token: the model's, and those that are executed."""
     config = trainer.config
     tokenizer = getattr(task, "tokenizer", None)
     kinds = Counter(device.device_kind for device in trainer.mesh.devices.flat)
@@ -80,7 +84,8 @@ def make(
         vocab=None if tokenizer is None else config.model.vocab,
         steps=config.train.steps,
         tokens=tokens,
-        flops=float(flops_per_token * tokens),
+        flops=float(flops_per_token[0] * tokens),
+        hardware_flops=float(flops_per_token[1] * tokens),
         memory_bytes=memory_of(compiled),
         available_bytes=available_bytes,
         lowers=tuple(lowering(config)),

@@ -45,9 +45,11 @@ class Run:
     def prepare(self) -> None:
         """Compiles the step, and knows then what the run will take."""
         self.flops_per_token = self.trainer.flops_per_token()
+        self.hardware_flops_per_token = self.trainer.hardware_flops_per_token()
         self.compiled = self.trainer.compile()
         tokens = self.config.train.steps * self.tokens_per_step
-        self.plan = plan.make(self.task, self.trainer, self.compiled, tokens, self.flops_per_token, self.available)
+        per_token = self.flops_per_token, self.hardware_flops_per_token
+        self.plan = plan.make(self.task, self.trainer, self.compiled, tokens, per_token, self.available)
 
     def start(self, checkpoints: Checkpoints) -> TrainState:
         """The state to go on from: the latest checkpoint, else the weights of train.init, else random ones."""

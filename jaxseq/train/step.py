@@ -148,30 +148,40 @@ class Trainer:
         shardings = {name: meshes.batch_sharding(self.mesh, leaf.shape) for name, leaf in shapes.items()}
         return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shardings[name]) for name, x in shapes.items()}
 
-    def compile(self) -> jax.stages.Compiled:
-        """The step compiled ahead of time; its `input_shardings` say where every array lies. It donates the state."""
+    @functools.cached_property
+    def traced(self) -> jax.stages.Traced:
+        """The step as it is compiled and counted. It donates the state."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
         jitted = jax.jit(self.step, donate_argnums=0, out_shardings=(shardings, None))
         with self.scope():
-            return jitted.lower(self.abstract, self.abstract_batch()).compile()
+            return jitted.trace(self.abstract, self.abstract_batch())
+
+    def compile(self) -> jax.stages.Compiled:
+        """The step compiled ahead of time; its `input_shardings` say where every array lies."""
+        with self.scope():
+            return self.traced.lower().compile()
 
     def flops_per_token(self) -> float:
-        """Operations of the forward and backward pass, without recomputation, for each token of the batch.
+        """Model FLOPs a token: three times the forward pass in the chunkwise form, whatever train.form and model.remat are.
 
-        Counted on one micro-batch of a twin model with model.remat = 'none' (what recomputes does no more learning),
-        so the utilisation is of model FLOPs in the sense of PaLM (Chowdhery et al. 2022, arXiv:2204.02311, appendix
-        B).
+        The backward pass of a matrix product is two products. Recomputation and what another form computes beside it do no
+        more learning, so the utilisation is of model FLOPs in the sense of PaLM (Chowdhery et al. 2022, arXiv:2204.02311,
+        appendix B). Masked scores count, as the products that they are masked in do.
         """
-        config = self.config.copy_and_resolve_references()
-        with config.unlocked():
-            if "remat" in config.model:
-                config.model.remat = "none"
-        twin = dataclasses.replace(self, model=jaxseq.build(config))
+
+        def forward(params, collections, batch):
+            variables = {"params": params, **collections}
+            return self.objective.loss(self.model, variables, batch, self.key, form="chunkwise", train=True)[0]
+
         rows = self.config.train.batch // self.config.train.accumulate
         batch = {name: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype) for name, leaf in self.abstract_batch().items()}
         with self.scope():
-            operations = flops.count(twin.sums, self.abstract.params, self.abstract.collections, batch, self.key)
-        return operations * self.config.train.accumulate / self.objective.tokens(self.config)
+            operations = flops.count(forward, self.abstract.params, self.abstract.collections, batch)
+        return 3 * operations * self.config.train.accumulate / self.objective.tokens(self.config)
+
+    def hardware_flops_per_token(self) -> float:
+        """FLOPs a token of the whole step as it runs: in its form, with recomputation and the optimiser's update."""
+        return flops.count_jaxpr(self.traced.jaxpr) / self.objective.tokens(self.config)
 
 
 def _parted(variables: dict) -> tuple[Any, dict]:

@@ -1,14 +1,16 @@
-"""The FLOP counter against numbers worked out by hand."""
+"""The FLOP counter, and what a training step is said to take, against numbers worked out by hand. Nothing here is computed."""
 
 import inspect
+import math
 
 import jax
 import jax.numpy as jnp
 import pytest
 from jax.experimental import pallas as pl
 
+import jaxseq
 from jaxseq.testing.loops import longest_loop
-from jaxseq.train import flops
+from jaxseq.train import flops, prepare
 
 X = jnp.ones((4, 8, 16))
 SQUARE = jnp.ones((16, 16))
@@ -41,6 +43,7 @@ doubled.defvjp(lambda x: (doubled(x), x), lambda x, ct: (ct * x,))
         (jnp.fft.rfft, (jnp.ones((3, 64)),), 3 * 2.5 * 64 * 6),
         (lambda x: x.transpose().reshape(-1), (X,), 0),
         (lambda x: jnp.sum(x), (X,), X.size),
+        (lambda x, w: (x @ w, x)[1] + 1.0, (X, SQUARE), X.size),
     ],
 )
 def test_count(function, args, expected):
@@ -88,3 +91,79 @@ def test_a_pallas_kernel_counts_once_for_each_core_and_is_one_step():
 
     assert flops.count(kernel, X) == 2 * X.size
     assert longest_loop(lambda x: jax.lax.fori_loop(0, 3, lambda _, c: kernel(c), x), X) == 3
+
+
+ROWS, TIME, WIDTH, VOCAB = 2, 512, 1024, 2048
+HIDDEN, HEADS, VALUE, CHUNK = 3072, 8, 256, 64  # of SwiGLU; of retention, whose keys have WIDTH / HEADS channels
+INNER, STATES, RANK, TAPS = 2 * WIDTH, 16, 64, 4  # of Mamba
+
+
+def combined(tokens: int) -> int:
+    """Pairs that an associative scan combines: neighbours, the scan of the pairs, and then the tokens between."""
+    return 0 if tokens < 2 else tokens // 2 + combined(tokens // 2) + (tokens - 1) // 2
+
+
+# Multiply-adds of the matrix products of a token, and the operations of its scan, forward.
+PRODUCTS = {
+    "attention": 4 * WIDTH**2 + 2 * TIME * WIDTH,
+    "swiglu": 3 * WIDTH * HIDDEN,
+    "retention": 2 * WIDTH**2 + 3 * WIDTH * HEADS * VALUE
+    + HEADS * (CHUNK * (WIDTH // HEADS + VALUE) + 2 * (WIDTH // HEADS) * VALUE),
+    "mamba": WIDTH * 2 * INNER + TAPS * INNER + INNER * (RANK + 2 * STATES) + RANK * INNER + INNER * WIDTH + INNER * STATES,
+}  # fmt: skip
+SCAN = {
+    "retention": 3 * HEADS * (WIDTH // HEADS) * VALUE * combined(TIME // CHUNK) // TIME,
+    # Of every state: exp(dt A) and (dt x) B, three operations a pair, the two additions by which jax puts the halves of A and
+    # of h together (2 C - 2 elements over all levels), and A h + h' in front of the output.
+    "mamba": INNER * STATES * (3 + (3 * combined(CHUNK) + 2 * (2 * CHUNK - 2)) / CHUNK + 2),
+}
+FIELDS = {
+    "attention": {"attention.heads": HEADS, "attention.kv_heads": HEADS},
+    "swiglu": {"swiglu.hidden": HIDDEN},
+    "retention": {"retention.heads": HEADS},
+    "mamba": {},
+}
+
+
+def trainer(mixer: str, layers: int = 1, **options):
+    fields = {"stack": f"{layers}*({mixer})", "width": WIDTH, "vocab": VOCAB, "dropout": 0.0} | FIELDS[mixer]
+    sizes = {"train.batch": ROWS, "train.length": TIME, "train.form": "chunkwise"}
+    config = jaxseq.config("transformer", **{f"model.{name}": value for name, value in fields.items()} | sizes | options)
+    return prepare(config, jax.devices()[:1])
+
+
+@pytest.mark.parametrize("mixer", PRODUCTS)
+def test_model_flops_are_three_times_those_of_the_forward_pass(mixer):
+    """What is left are norms, gates, rotations and the softmax: some operations a channel, a head's position, a score."""
+    forward = 2 * (PRODUCTS[mixer] + VOCAB * WIDTH) + SCAN.get(mixer, 0)
+    rest = {"attention": 12 * HEADS * TIME, "retention": 12 * HEADS * CHUNK, "mamba": 3 * INNER * STATES + 30 * INNER}
+    counted = trainer(mixer).flops_per_token()
+    assert 3 * forward <= counted <= 3 * (forward + rest.get(mixer, 0) + 10 * VOCAB + 60 * WIDTH + 3 * HIDDEN)
+
+
+def test_neither_form_nor_recomputation_changes_model_flops(monkeypatch):
+    """Nor is a second model built to count them. What is executed differs."""
+    choices = [{"train.form": form} for form in ("recurrent", "parallel", "chunkwise", "auto")] + [{"model.remat": "full"}]
+    trainers = [trainer("retention", **choice) for choice in choices]
+    monkeypatch.setattr(jaxseq, "build", None)
+    assert len({one.flops_per_token() for one in trainers}) == 1
+    recurrent, parallel, chunkwise, _, remat = (one.hardware_flops_per_token() for one in trainers)
+    assert len({recurrent, parallel, chunkwise}) == 3 and chunkwise < min(parallel, remat)
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_executed_flops_hold_recomputation(remat):
+    """A block that is computed again does so but for the last of its three products, whose result no gradient asks for."""
+    layers, updates = 2, 30  # operations on each parameter: clipping, Adam and the norms that are told
+    one = trainer("swiglu", layers, **{"model.remat": remat})
+    again = {"none": 0, "full": 2 * WIDTH * HIDDEN}[remat]
+    wanted = 2 * (3 * (layers * PRODUCTS["swiglu"] + VOCAB * WIDTH) + layers * again)
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(one.abstract.params))
+    rest = updates * parameters / (ROWS * TIME) + 100 * layers * (WIDTH + HIDDEN) + 30 * VOCAB
+    assert wanted <= one.hardware_flops_per_token() <= wanted + rest
+
+
+def test_micro_batches_count_together():
+    whole, parts = (trainer("swiglu", **{"train.accumulate": count}) for count in (1, 2))
+    assert parts.flops_per_token() == pytest.approx(whole.flops_per_token(), rel=1e-6)
+    assert parts.hardware_flops_per_token() == pytest.approx(whole.hardware_flops_per_token(), rel=0.01)

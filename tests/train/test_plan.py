@@ -47,6 +47,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path, capsys):
     assert 0 < found["splits"]["validation"]["scored"] <= 900 < found["splits"]["validation"]["tokens"]
     assert (found["tokenizer"], found["vocab"], found["steps"], found["tokens"]) == ("byte", 257, 40, 40 * 8 * 64)
     assert found["flops"] > 6 * found["parameters"] * found["tokens"] / 3
+    assert 0.9 < found["hardware_flops"] / found["flops"] < 1.5  # next to no products: three times the rest is a little too much
     assert found["memory_bytes"] > 12 * found["parameters"] and found["mesh"]["data"] == 1
     lines = err.strip().splitlines()[-6:]
     assert lines[0].startswith("model: ") and "eval.tokens" in lines[1] and lines[5].startswith("mesh: data=1 on 1 x ")
@@ -60,8 +61,8 @@ def made(**changes):
     splits = {"train": {"documents": 2, "tokens": 9}, "validation": {"documents": 1, "tokens": 5, "scored": 5}}
     values = {
         "parameters": 1000, "splits": splits, "tokenizer": None, "vocab": None, "steps": 1, "tokens": 9, "flops": 1e6,
-        "memory_bytes": 3_000_000, "available_bytes": 10**9, "lowers": ("model.remat=full",), "mesh": {"data": 1, "fsdp": 2},
-        "devices": "2 x cpu", "repeated": 0,
+        "hardware_flops": 2e6, "memory_bytes": 3_000_000, "available_bytes": 10**9, "lowers": ("model.remat=full",),
+        "mesh": {"data": 1, "fsdp": 2}, "devices": "2 x cpu", "repeated": 0,
     }  # fmt: skip
     return plan.Plan(**values | changes).lines()
 
