@@ -19,7 +19,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FieldReference, config_dict
 
-from jaxseq import ranges, registry
+from jaxseq import ranges, registry, schemas
 from jaxseq.blocks._block import Block
 from jaxseq.errors import UserError
 from jaxseq.layers import Mixer
@@ -152,9 +152,10 @@ def fitted(cfg: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
 
 
 def from_dict(data: Mapping[str, Any], **overrides: Any) -> ConfigDict:
-    """A locked config from plain data (a workdir's config.json): nothing in it is evaluated."""
+    """A locked config from plain data of any schema (a workdir's config.json): nothing in it is evaluated."""
     if not isinstance(data, Mapping):
         raise UserError(f"config.json holds no sections but {str(data)[:40]!r}; is it a jaxseq config?")
+    data = schemas.migrate(data)
     kind = data.get("model", {}).get("kind", "lm") if isinstance(data.get("model", {}), Mapping) else "lm"
     cfg = base(kind)
     with cfg.unlocked():
@@ -171,8 +172,8 @@ def from_dict(data: Mapping[str, Any], **overrides: Any) -> ConfigDict:
 
 
 def to_dict(cfg: ConfigDict) -> dict:
-    """Plain data, ready for json.dumps."""
-    return json.loads(cfg.copy_and_resolve_references().to_json())
+    """Plain data, ready for json.dumps, with the number of its schema."""
+    return {"schema": schemas.SCHEMA} | json.loads(cfg.copy_and_resolve_references().to_json())
 
 
 def _load(name: str) -> types.ModuleType:

@@ -17,7 +17,7 @@ def fields() -> dict[str, tuple[str, object]]:
     """{section.field, all mixers being one section: (a config that has it, its dotted name there)}"""
     found = {}
     for name in registry.names("configs"):
-        for section, values in to_dict(jaxseq.config(name)).items():
+        for section, values in jaxseq.config(name).to_dict().items():
             for key, value in values.items():
                 inner = {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
                 for dotted in inner:

@@ -1,6 +1,8 @@
 """`--config=NAME[:SIZE] --config.section.field=value` for every command that takes a config."""
 
 import argparse
+import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +33,12 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
     return pairs
 
 
-def load(args: argparse.Namespace) -> ConfigDict:
-    """The config that the arguments name, locked."""
+def load(args: argparse.Namespace, defaults: Mapping[str, Any] = types.MappingProxyType({})) -> ConfigDict:
+    """The config that the arguments name, locked. defaults: values of fields that the arguments leave open."""
     if not args.config:
         raise UserError(f"jaxseq {args.command} needs --config=NAME; `jaxseq list` shows the names")
     name = _paths.local(args.config, "--config")
     if "/" in name and not name.endswith(".py") and ".py:" not in name and not (Path(name) / "config.json").is_file():
         stem = Path(name).name
         raise UserError(f"--config={name} is no .py file and no workdir; built-in configs go by name alone: --config={stem}")
-    return config(name, **overrides(args))
+    return config(name, **dict(defaults) | overrides(args))

@@ -10,8 +10,10 @@ import signal
 import sys
 from pathlib import Path
 
+from jaxseq import schemas
 from jaxseq.cli import _config
 from jaxseq.config import from_dict, to_dict
+from jaxseq.plain_files import read_object
 
 STOPPED = 128  # plus the signal: what a shell calls a command that a signal ended
 
@@ -34,7 +36,26 @@ def chosen(args):
 
             return from_dict(to_dict(saved_config(args.workdir)), **_config.overrides(args))
         args.config = "transformer"
-    return _config.load(args)
+    return _config.load(args, older_defaults(args))
+
+
+def older_defaults(args) -> dict:
+    """What the run that DIR holds goes on with, where an older version began it and today's defaults are others."""
+    path = Path(args.workdir) / "config.json"
+    if not path.is_file() or (since := schemas.begun(read_object(path))) == schemas.SCHEMA:
+        return {}
+    from jaxseq.train.checkpoints import steps
+    from jaxseq.train.workdirs import flat, saved_config
+
+    if not steps(args.workdir):
+        return {}
+    config = _config.load(args)
+    own = schemas.own_defaults(flat(to_dict(saved_config(args.workdir))), flat(to_dict(config)), since)
+    own = {field: value for field, value in own.items() if field not in _config.overrides(args)}
+    if own:
+        told = ", ".join(f"{field}={value}" for field, value in own.items())
+        print(f"{args.workdir} was begun by an older version and goes on with its defaults: {told}", file=sys.stderr)
+    return own
 
 
 def run(args):

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from jaxseq import schemas
 from jaxseq.config import from_dict, to_dict
 from jaxseq.data import tokenizer_files
 from jaxseq.errors import UserError
@@ -156,10 +157,12 @@ def check_config(workdir: str | os.PathLike, config, trained: bool) -> None:
 
 
 def write_config(workdir: str | os.PathLike, config) -> None:
-    """Writes DIR/config.json in one move."""
+    """Writes DIR/config.json in one move. It goes on to tell the schema of the version that began the run."""
     if jax.process_index():
         return
     path = Path(workdir) / "config.json"
+    begun = schemas.begun(read_object(path)) if path.exists() else schemas.SCHEMA
+    data = to_dict(config) | ({schemas.BEGUN: begun} if begun != schemas.SCHEMA else {})
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json_text(to_dict(config), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    draft.write_text(json_text(data, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     draft.replace(path)

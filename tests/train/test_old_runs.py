@@ -1,9 +1,8 @@
 """Runs of earlier versions stay usable: two workdirs as version 0.1.0 wrote them evaluate, generate and go on as they did then.
 
 Each was trained for 8 steps on the built-in addresses and stopped after step 4, its last checkpoint here:
-`jaxseq train --config=NAME "--config.model.stack=2*(… …)" --config.model.width=32 --config.train.steps=8
---config.train.batch=4 --config.train.length=64 --config.train.checkpoint_every=4`. The .json beside it holds what that version
-went on to print.
+`jaxseq train --config=NAME` with the fields of GIVEN and STACKS. The .json beside it holds what that version went on to print,
+defaults_0.json what its built-in configs were.
 """
 
 import json
@@ -12,11 +11,18 @@ import tarfile
 import pytest
 from helpers.places import FILES
 
-from jaxseq import cli
-from jaxseq.config import from_dict
-from jaxseq.train import metrics, train
+from jaxseq import cli, schemas
+from jaxseq.train import metrics
 
 FOLDER = FILES / "old_runs"
+GIVEN = {
+    "model.width": 32, "train.steps": 8, "train.batch": 4, "train.length": 64, "train.warmup": 2, "train.checkpoint_every": 4,
+    "train.log_every": 1, "eval.batch": 4, "eval.documents": 1,
+}  # fmt: skip
+STACKS = {
+    "retnet": {"model.stack": "2*(retention mlp)", "model.retention.heads": 2},
+    "transformer": {"model.stack": "2*(attention swiglu)"},
+}
 RUNS = sorted(path.name.removesuffix(".tar.xz") for path in FOLDER.glob("*.tar.xz"))
 
 
@@ -26,7 +32,7 @@ def run(request, tmp_path_factory):
     workdir = tmp_path_factory.mktemp(request.param)
     with tarfile.open(FOLDER / f"{request.param}.tar.xz") as archive:
         archive.extractall(workdir, filter="data")
-    return workdir, json.loads((FOLDER / f"{request.param}.json").read_text("utf-8"))
+    return workdir, json.loads((FOLDER / f"{request.param}.json").read_text("utf-8")) | {"config": request.param}
 
 
 def result(capsys, *words):
@@ -46,9 +52,14 @@ def test_an_old_run_generates_what_it_did(run, sampling, capsys):
     assert result(capsys, *words)["tokens"] == [old["tokens"][sampling]]
 
 
-def test_an_old_run_goes_on_with_the_losses_it_had(run):
-    """Last of this module: it adds checkpoints to the workdir."""
+def test_an_old_run_goes_on_with_the_losses_it_had(run, capsys):
+    """By the name of its config, whose defaults are others today. Last of this module: it adds checkpoints to the workdir."""
     workdir, old = run
-    train(from_dict(json.loads((workdir / "config.json").read_text("utf-8"))), workdir)
+    words = [f"--config.{field}={value}" for field, value in (GIVEN | STACKS[old["config"]]).items()]
+    again = ["train", f"--workdir={workdir}", f"--config={old['config']}", *words]
+    result(capsys, *again)
     losses = {str(row["step"]): row["loss"] for row in metrics.read(workdir)}
     assert losses == pytest.approx(old["losses"], rel=1e-5)
+    written = json.loads((workdir / "config.json").read_text("utf-8"))
+    assert (written["schema"], written["begun"]) == (schemas.SCHEMA, 0)
+    assert result(capsys, *again)["step"] == result(capsys, *again[:2])["step"] == 8  # nothing is left to do
