@@ -1,13 +1,17 @@
-"""Before JAX starts: the CPU, full precision, and one compilation cache for all runs and workers."""
+"""Before JAX starts: the CPU, full precision, quick compilation, and one compilation cache for all runs and workers."""
 
 import gc
 import os
 
+from helpers.compiler import flags
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+os.environ["XLA_FLAGS"] = flags(os.environ.get("XLA_FLAGS", ""))
 
 import jax
 import pytest
+import slow
 
 from jaxseq.compat import enable_x64
 
@@ -66,3 +70,5 @@ def pytest_terminal_summary(terminalreporter):
         if rows:
             terminalreporter.section({"law": "laws", "stress": "hard inputs"}[table])
             terminalreporter.write_line(laws_table(rows, kinds[table]))
+    if terminalreporter.config.option.markexpr == "not slow":
+        terminalreporter.write_line(f"slow tests (tests/slow.py): {slow.summary()}")

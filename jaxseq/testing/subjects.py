@@ -64,7 +64,7 @@ class Subject:
     name: str
     forms: tuple[str, ...] = FORMS
     exact_caches = False
-    quick = True  # compiled without the optimisations that users' programs get
+    compiler_options: dict[str, Any] | None = None  # None: `quick`, without the optimisations that users' programs get
     whole = 33  # odd, and holds several chunks and a rest
     next_position = PREFIX  # what the first token after the state would be, for rows that go on
 
@@ -170,7 +170,7 @@ class Subject:
     def _jit(self, purpose, function, form, dtype):
         key = purpose, form, np.dtype(dtype).name
         if key not in self._compiled:
-            options = quick() if self.quick else None
+            options = quick() if self.compiler_options is None else self.compiler_options
             self._compiled[key] = jax.jit(functools.partial(function, form, dtype), compiler_options=options)
         return self._compiled[key]
 

@@ -6,6 +6,9 @@ import pytest
 
 from jaxseq import testing
 
+# Options of mixers that have laws of their own beside the defaults: no architecture of the ordinary run has them.
+MIXER_OPTIONS = {"mamba selected_norm": {"selected_norm": "scaled"}}  # by the mixer's name and a word more
+
 
 def cells(package: str, names: tuple[str, ...], laws) -> list:
     """Every name with every law; one worker runs all laws of a name."""

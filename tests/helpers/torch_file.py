@@ -73,5 +73,3 @@ def state_dict(path, arrays):
     flat = {str(i): np.ascontiguousarray(a).reshape(-1) for i, a in enumerate(arrays.values())}
     content = {name: tensor(key, flat[key], a.shape) for key, (name, a) in zip(flat, arrays.items(), strict=True)}
     return save(path, content, flat)
-
-

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import jaxseq
+from helpers.compiler import flags
 from jaxseq.config import to_dict
 
 WORDS = [
@@ -83,11 +84,10 @@ def tiny(documents: Path, **overrides):
 
 def launch(config, workdir: Path, devices: int = 1, code: str = RUN, **more) -> subprocess.Popen:
     """Starts `code` on a config (and `more` beside it) and a workdir in a new Python that sees `devices` CPU devices."""
-    # Tiny programs: what they do faster when optimised is far less than what optimising them costs.
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    xla = flags(f"--xla_force_host_platform_device_count={devices}")
     return subprocess.Popen(
         [sys.executable, "-c", code, json.dumps(to_dict(config) | more), str(workdir)],
-        env=CACHE | os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        env=CACHE | os.environ | {"XLA_FLAGS": xla, "JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,12 +1,25 @@
-"""Every language model of configs/ against every law, at two layers a segment. A new config is picked up without an edit here."""
+"""Language models of configs/ against every law, at two layers a segment. A new config is picked up without an edit here.
 
+Ops and mixers are held to the laws by themselves (tests/ops, tests/mixers). A model adds how they are put together, and the
+ordinary run has each way of that once: `REPRESENTED` names the architectures that add none; their laws run in `pytest -m slow`.
+"""
+
+import dataclasses
 import functools
 
 import pytest
-from helpers.laws import cells, check
+from helpers.laws import MIXER_OPTIONS, cells, check
 
 import jaxseq
-from jaxseq import testing
+from jaxseq import registry, testing
+
+REPRESENTED = (
+    *("gru", "h3", "hyena", "jamba", "llama", "lstm", "mamba2", "minlstm", "mixtral"),
+    *("retnet", "rwkv4", "rwkv5", "rwkv6", "s4d", "samba", "sru", "transformer", "unireplknet"),
+)
+# Fields that say how large a part is, where it starts, or what it computes in: no other way of putting things together.
+NO_PART = {"name", "parent", "mixers", "blocks", "repeats", "layers", "dtype", "residual_dtype", "width", "hidden", "dt_rank"}
+NO_PART |= {"additions", "initial", "embedding_init", "embedding_std", "head_init", "head_scale", "init_std", "mix_power"}
 
 
 @functools.cache
@@ -14,7 +27,47 @@ def subjects(name: str):
     return [subject for subject in testing.subjects(name) if subject.kind == "model"]
 
 
-@pytest.mark.parametrize("name, law", cells("configs", jaxseq.names(), testing.LAWS["model"]))
+def parts(name: str) -> set[tuple]:
+    """What a model is put together from, sizes and initial values left out: blocks, streams, segments, and every option of model,
+    blocks and mixers that is not at its default."""
+    (subject,) = subjects(name)
+    model = subject.module
+    found = {("segments", len(model.blocks) > 1)} | _options(model)
+    for block in model.blocks:
+        found |= {("block", type(block).__name__, len(block.mixers) > 1)} | _options(block)
+        for mixer in block.mixers:
+            found |= {("streams", *mixer.streams)} | _options(mixer)
+    return found
+
+
+def _options(module) -> set[tuple]:
+    """Words and switches by value; a number, by whether there is one where the default has none."""
+    found = set()
+    for field in dataclasses.fields(module):
+        if field.name not in NO_PART and field.default is not dataclasses.MISSING:
+            value, default = (x if isinstance(x, bool | str) else bool(x) for x in (getattr(module, field.name), field.default))
+            found |= {(type(module).__name__, field.name, value)} if value != default else set()
+    return found
+
+
+def of_mixers() -> set[tuple]:
+    """The options that the laws of mixers have besides the defaults (tests/mixers/test_laws.py)."""
+    mixers = (registry.load_class("mixers", name.split()[0])(**options) for name, options in MIXER_OPTIONS.items())
+    return set().union(*map(_options, mixers))
+
+
+def test_what_is_left_to_slow_tests_is_made_of_parts_that_the_others_have():
+    kept = of_mixers().union(*(parts(name) for name in jaxseq.names() if name not in REPRESENTED))
+    assert set(REPRESENTED) < set(jaxseq.names())
+    assert {name: alone for name in REPRESENTED if (alone := parts(name) - kept)} == {}
+
+
+def marked(cell):
+    represented = cell.values[0] in REPRESENTED
+    return pytest.param(*cell.values, id=cell.id, marks=[*cell.marks, *([pytest.mark.slow] if represented else [])])
+
+
+@pytest.mark.parametrize("name, law", map(marked, cells("configs", jaxseq.names(), testing.LAWS["model"])))
 def test_law(name, law, record_property):
     for subject in subjects(name):
         check(record_property, subject, law)

@@ -1,9 +1,17 @@
-"""A subject of each kind compiled as users' programs are: the other tests of the laws leave most optimisations out."""
+"""A subject of each kind compiled as users' programs are: the other tests leave most optimisations out."""
 
+import functools
+
+import jax
+import numpy as np
 import pytest
+from helpers.compiler import users
+from jax.experimental.pallas import tpu as pltpu
 
 import jaxseq
-from jaxseq import registry, testing
+from jaxseq import kernels, registry, testing
+from jaxseq.ops import attention
+from jaxseq.testing import compare
 
 
 def op():
@@ -22,5 +30,19 @@ def model():
 @pytest.mark.parametrize("make", [op, mixer, model])
 def test_gradients_of_all_forms(make):
     subject = make()
-    subject.quick = False
+    subject.compiler_options = users()
     testing.check_law(subject, "gradient")
+
+
+def test_gradients_of_a_kernel():
+    kernel = functools.partial(kernels.forms("attention", "tpu")["pallas"], block_q=16, block_k=16)
+    xs = np.random.default_rng(0).normal(size=(3, 1, 20, 1, 8)).astype(np.float32)
+    pos = np.arange(20, dtype=np.int32)[None]
+
+    def gradients(form):
+        loss = lambda *xs: (form(*xs, pos=pos)[0] ** 2).sum()  # noqa: E731
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)), compiler_options=users())(*xs)
+
+    with pltpu.force_tpu_interpret_mode():
+        got = gradients(kernel)
+    assert compare.worst(got, gradients(attention.recurrent))[0] < 3e-6

@@ -1,0 +1,22 @@
+"""How the tests compile: their programs run for microseconds, so that optimising them costs more than it saves.
+
+One test of each kind of thing is compiled as users' programs are (tests/testing/test_laws_optimised.py).
+"""
+
+from importlib.metadata import version
+
+USERS = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}  # XLA's defaults
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+# XLA ends a process whose flags it does not know; it dropped the second between JAX 0.10 and 0.12.
+OLD = tuple(map(int, version("jax").split(".")[:2])) < (0, 11)
+KNOWN = [name for name in QUICK if name != "xla_cpu_use_fusion_emitters" or OLD]
+
+
+def flags(given: str) -> str:
+    """XLA_FLAGS with the quick ones, but for those that `given` sets itself. JAX reads them when it first computes."""
+    return " ".join([given, *(f"--{name}={str(QUICK[name]).lower()}" for name in KNOWN if name not in given)]).strip()
+
+
+def users() -> dict:
+    """Compiler options of one jitted function that undo `flags`."""
+    return {name: USERS[name] for name in KNOWN}
