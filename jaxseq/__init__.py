@@ -2,9 +2,19 @@
 
 One dimension key for the whole project; arrays carry it as a suffix (`q_BTHK`), einsum uses the same letters:
 
-    B batch    T time (of queries)    S time of keys, slots of a state    C tokens of a chunk    X chunks
-    H heads    G key/value heads      R query heads a key head            K key size    V value size (of a model: vocabulary)
-    D width    N state size           F hidden width, frequencies         W taps        L layers
+    B batch
+    T time (of queries)                S time of keys, slots of a state
+    C tokens of a chunk                Z chunks; U chunks, where Z are those that see them
+    H heads                            G key/value heads; R query heads a key head, rank of a low-rank map
+    K key size                         V value size (of a model: vocabulary, classes)
+    D width, channels                  F hidden width, frequencies
+    N state size; tokens of all rows   M real numbers of a state (2 N of N complex ones); masked tokens
+    W taps of a filter                 O long convolutions of a Hyena operator
+    P parts of one projection          E experts; A experts chosen for a token
+    Y rows, X columns of an image      L layers
+    I inputs of a map; queries of a tile of a kernel        J outputs of a map; keys of a tile of a kernel
+
+A digit is an axis of that size (`start_BT1`).
 """
 
 from typing import Any

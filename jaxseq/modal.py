@@ -34,42 +34,42 @@ SLOWEST = 1e-4  # least decay a token of a starting pole; slower ones would bare
 
 
 class Fit(NamedTuple):
-    """Filters of C channels as modes, and how far they are from those given."""
+    """Filters of D channels as modes, and how far they are from those given."""
 
-    poles_CN2: np.ndarray  # (a, b) of exp(-softplus(a) + i b)
-    residues_CN2: np.ndarray  # real and imaginary parts
-    error_C: np.ndarray  # ||h - ĥ|| / ||h||
-    start_error_C: np.ndarray  # before the refinement
+    poles_DN2: np.ndarray  # (a, b) of exp(-softplus(a) + i b)
+    residues_DN2: np.ndarray  # real and imaginary parts
+    error_D: np.ndarray  # ||h - ĥ|| / ||h||
+    start_error_D: np.ndarray  # before the refinement
 
 
-def poles(poles_CN2) -> jax.Array:
+def poles(poles_DN2) -> jax.Array:
     """The complex numbers that (a, b) stand for."""
-    return jnp.exp(jax.lax.complex(-nn.softplus(poles_CN2[..., 0]), poles_CN2[..., 1]))
+    return jnp.exp(jax.lax.complex(-nn.softplus(poles_DN2[..., 0]), poles_DN2[..., 1]))
 
 
-def _modes(p_CN: np.ndarray, taps: int) -> np.ndarray:
-    """Real and imaginary parts of p^t as the columns of a real matrix [C, W, 2N]: times (Re R, Im R) it gives the filter."""
-    p_CWN = np.where(p_CN == 0, 1e-300, p_CN)[:, None] ** np.arange(taps)[:, None]
-    return np.concatenate([p_CWN.real, -p_CWN.imag], axis=2)
+def _modes(p_DN: np.ndarray, taps: int) -> np.ndarray:
+    """Real and imaginary parts of p^t as the columns of a real matrix [D, W, 2N]: times (Re R, Im R) it gives the filter."""
+    p_DWN = np.where(p_DN == 0, 1e-300, p_DN)[:, None] ** np.arange(taps)[:, None]
+    return np.concatenate([p_DWN.real, -p_DWN.imag], axis=2)
 
 
-def _solve(h_CW: np.ndarray, p_CN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Least-squares residues [C, N] of given poles, and the relative errors."""
-    modes_CWM = _modes(p_CN, h_CW.shape[1])
-    weights_CM = np.stack([np.linalg.lstsq(m, h, rcond=1e-10)[0] for m, h in zip(modes_CWM, h_CW, strict=True)])
-    rest_CW = h_CW - np.einsum("cwm,cm->cw", modes_CWM, weights_CM)
-    re, im = np.split(weights_CM, 2, axis=1)
-    return re + 1j * im, np.linalg.norm(rest_CW, axis=1) / np.maximum(np.linalg.norm(h_CW, axis=1), 1e-30)
+def _solve(h_DW: np.ndarray, p_DN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Least-squares residues [D, N] of given poles, and the relative errors."""
+    modes_DWM = _modes(p_DN, h_DW.shape[1])
+    weights_DM = np.stack([np.linalg.lstsq(m, h, rcond=1e-10)[0] for m, h in zip(modes_DWM, h_DW, strict=True)])
+    rest_DW = h_DW - np.einsum("dwm,dm->dw", modes_DWM, weights_DM)
+    re, im = np.split(weights_DM, 2, axis=1)
+    return re + 1j * im, np.linalg.norm(rest_DW, axis=1) / np.maximum(np.linalg.norm(h_DW, axis=1), 1e-30)
 
 
-def realise(h_CW: np.ndarray, modes: int) -> np.ndarray:
-    """Poles [C, N] by balanced truncation to 2N real states: conjugate pairs count once, of real poles those that carry most."""
-    taps, columns = h_CW.shape[1], min(h_CW.shape[1], max(COLUMNS, 4 * modes))
-    padded_CW = np.pad(h_CW, ((0, 0), (0, columns)))  # the filter is zero behind its end
-    hankel_CWK = np.lib.stride_tricks.sliding_window_view(padded_CW, columns, axis=1)[:, : taps + 1]
+def realise(h_DW: np.ndarray, modes: int) -> np.ndarray:
+    """Poles [D, N] by balanced truncation to 2N real states: conjugate pairs count once, of real poles those that carry most."""
+    taps, columns = h_DW.shape[1], min(h_DW.shape[1], max(COLUMNS, 4 * modes))
+    padded_DW = np.pad(h_DW, ((0, 0), (0, columns)))  # the filter is zero behind its end
+    hankel_DWW = np.lib.stride_tricks.sliding_window_view(padded_DW, columns, axis=1)[:, : taps + 1]
     found = []
-    for h_W, hankel_WK in zip(h_CW, hankel_CWK, strict=True):
-        left_WR, value_R = _left(hankel_WK, 2 * modes)
+    for h_W, hankel_WW in zip(h_DW, hankel_DWW, strict=True):
+        left_WR, value_R = _left(hankel_WW, 2 * modes)
         rank = max(1, min(2 * modes, int((value_R > 1e-12 * value_R[0]).sum())))
         left_WR = left_WR[:, :rank] * np.sqrt(value_R[:rank])
         p = np.linalg.eigvals(np.linalg.lstsq(left_WR[:-1], left_WR[1:], rcond=None)[0])
@@ -95,24 +95,24 @@ def _left(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
     return basis @ left, values
 
 
-def _inverse(p_CN: np.ndarray) -> np.ndarray:
+def _inverse(p_DN: np.ndarray) -> np.ndarray:
     """(a, b) of poles inside the unit circle."""
-    rate = np.maximum(-np.log(np.maximum(np.abs(p_CN), 1e-30)), SLOWEST)
-    return np.stack([rate + np.log(-np.expm1(-rate)), np.angle(p_CN)], axis=-1)
+    rate = np.maximum(-np.log(np.maximum(np.abs(p_DN), 1e-30)), SLOWEST)
+    return np.stack([rate + np.log(-np.expm1(-rate)), np.angle(p_DN)], axis=-1)
 
 
 @functools.partial(jax.jit, static_argnames="steps")
-def _refine(h_CW, poles_CN2, residues_CN2, steps: int, lr: float):
+def _refine(h_DW, poles_DN2, residues_DN2, steps: int, lr: float):
     """Adam on the channels' relative squared errors, each on its own; the rate falls to zero along a cosine."""
-    scale_C = jnp.maximum(jnp.sum(h_CW**2, axis=1), 1e-30)
+    scale_D = jnp.maximum(jnp.sum(h_DW**2, axis=1), 1e-30)
 
     def loss(parameters):
-        (rate_CN, angle_CN), residues_CN2 = jnp.moveaxis(parameters[0], -1, 0), parameters[1]
-        p_CM = jnp.exp(-nn.softplus(rate_CN)[..., None, :]) * jnp.stack([jnp.cos(angle_CN), jnp.sin(angle_CN)], axis=-2)
-        start_CM = jnp.moveaxis(residues_CN2, -1, -2)
-        modes, size = rate_CN.shape[-1], (len(h_CW), -1)
-        rows_WCM, _ = _lti.powers(_lti.DIAGONAL, p_CM.reshape(size), start_CM.reshape(size), h_CW.shape[1])
-        return jnp.sum(jnp.sum((h_CW - jnp.sum(rows_WCM[..., :modes], axis=-1).T) ** 2, axis=1) / scale_C)
+        (rate_DN, angle_DN), residues_DN2 = jnp.moveaxis(parameters[0], -1, 0), parameters[1]
+        p_DM = jnp.exp(-nn.softplus(rate_DN)[..., None, :]) * jnp.stack([jnp.cos(angle_DN), jnp.sin(angle_DN)], axis=-2)
+        start_DM = jnp.moveaxis(residues_DN2, -1, -2)
+        modes, size = rate_DN.shape[-1], (len(h_DW), -1)
+        rows_WDM, _ = _lti.powers(_lti.DIAGONAL, p_DM.reshape(size), start_DM.reshape(size), h_DW.shape[1])
+        return jnp.sum(jnp.sum((h_DW - jnp.sum(rows_WDM[..., :modes], axis=-1).T) ** 2, axis=1) / scale_D)
 
     adam = optax.adam(optax.cosine_decay_schedule(lr, steps))
 
@@ -121,32 +121,32 @@ def _refine(h_CW, poles_CN2, residues_CN2, steps: int, lr: float):
         updates, state = adam.update(jax.grad(loss)(parameters), state)
         return (optax.apply_updates(parameters, updates), state), None
 
-    start = poles_CN2, residues_CN2
+    start = poles_DN2, residues_DN2
     return jax.lax.scan(step, (start, adam.init(start)), None, length=steps)[0][0]
 
 
-def fit(h_CW: np.ndarray, modes: int, steps: int = 500, lr: float = 3e-3) -> Fit:
-    """Filters [C, W] as `modes` complex exponentials a channel. `steps` of Adam; 0: the realisation alone."""
+def fit(h_DW: np.ndarray, modes: int, steps: int = 500, lr: float = 3e-3) -> Fit:
+    """Filters [D, W] as `modes` complex exponentials a channel. `steps` of Adam; 0: the realisation alone."""
     if modes < 1:
         raise UserError(f"a state of {modes} modes holds nothing; take 1 or more")
-    h_CW = np.asarray(h_CW, np.float64)
-    p_CN = realise(h_CW, modes)
-    residue_CN, start_C = _solve(h_CW, p_CN)
+    h_DW = np.asarray(h_DW, np.float64)
+    p_DN = realise(h_DW, modes)
+    residue_DN, start_D = _solve(h_DW, p_DN)
     if not steps:
-        return _fit(p_CN, residue_CN, start_C, start_C)
-    size_C11 = np.linalg.norm(h_CW, axis=1)[:, None, None].clip(1e-30)  # unit filters, so that one rate suits all
-    residues_CN2 = np.stack([residue_CN.real, residue_CN.imag], axis=-1) / size_C11
-    arguments = (h_CW / size_C11[..., 0], _inverse(p_CN), residues_CN2)
-    refined_CN2, _ = _refine(*(jnp.asarray(x, jnp.float32) for x in arguments), steps, lr)
-    better_CN = np.asarray(poles(np.asarray(refined_CN2)), np.complex128)
-    better_residue_CN, error_C = _solve(h_CW, better_CN)
-    better_C1 = (error_C < start_C)[:, None]
-    residue_CN = np.where(better_C1, better_residue_CN, residue_CN)
-    return _fit(np.where(better_C1, better_CN, p_CN), residue_CN, np.minimum(error_C, start_C), start_C)
+        return _fit(p_DN, residue_DN, start_D, start_D)
+    size_D11 = np.linalg.norm(h_DW, axis=1)[:, None, None].clip(1e-30)  # unit filters, so that one rate suits all
+    residues_DN2 = np.stack([residue_DN.real, residue_DN.imag], axis=-1) / size_D11
+    arguments = (h_DW / size_D11[..., 0], _inverse(p_DN), residues_DN2)
+    refined_DN2, _ = _refine(*(jnp.asarray(x, jnp.float32) for x in arguments), steps, lr)
+    better_DN = np.asarray(poles(np.asarray(refined_DN2)), np.complex128)
+    better_residue_DN, error_D = _solve(h_DW, better_DN)
+    better_D1 = (error_D < start_D)[:, None]
+    residue_DN = np.where(better_D1, better_residue_DN, residue_DN)
+    return _fit(np.where(better_D1, better_DN, p_DN), residue_DN, np.minimum(error_D, start_D), start_D)
 
 
-def _fit(p_CN, residue_CN, error_C, start_C) -> Fit:
-    return Fit(_inverse(p_CN), np.stack([residue_CN.real, residue_CN.imag], axis=-1), error_C, start_C)
+def _fit(p_DN, residue_DN, error_D, start_D) -> Fit:
+    return Fit(_inverse(p_DN), np.stack([residue_DN.real, residue_DN.imag], axis=-1), error_D, start_D)
 
 
 class ModalModel(NamedTuple):
@@ -201,9 +201,9 @@ def _convert(mixer: Hyena, values: Mapping, modes: int, steps: int) -> tuple[dic
     h_LODW = np.moveaxis(h_LOWD, 2, 3)
     found = fit(h_LODW.reshape(-1, h_LODW.shape[3]), modes, steps)
     shape, dtype = h_LODW.shape[:3], jax.tree.leaves(values["filter"])[0].dtype
-    ours = {"poles": found.poles_CN2, "residues": found.residues_CN2}
+    ours = {"poles": found.poles_DN2, "residues": found.residues_DN2}
     ours = {name: jnp.asarray(x.reshape(*shape, modes, 2), dtype) for name, x in ours.items()}
-    return {name: x for name, x in values.items() if name != "filter"} | ours, found.error_C.reshape(shape)
+    return {name: x for name, x in values.items() if name != "filter"} | ours, found.error_D.reshape(shape)
 
 
 def log_probabilities(model: nn.Module, params: Any, tokens_BT: np.ndarray, form: str = "parallel") -> np.ndarray:

@@ -14,29 +14,29 @@ from jaxseq.train import load, save_params
 
 
 def filters(poles, residues, taps):
-    """[C, W] from complex [C, N]."""
+    """[D, W] from complex [D, N]."""
     return np.einsum("cn,cnw->cw", residues, poles[..., None] ** np.arange(taps)).real
 
 
 def test_a_modal_filter_is_found():
     rng = np.random.default_rng(0)
     poles = rng.uniform(0.3, 0.8, (3, 3)) * np.exp(1j * rng.uniform(0.2, 3, (3, 3)))
-    h_CW = filters(poles, rng.normal(size=(3, 3)) + 1j * rng.normal(size=(3, 3)), 96)
-    found = modal.fit(h_CW, modes=3, steps=0)
-    assert found.error_C.max() < 1e-6
-    got = np.sort_complex(np.asarray(modal.poles(found.poles_CN2)))
+    h_DW = filters(poles, rng.normal(size=(3, 3)) + 1j * rng.normal(size=(3, 3)), 96)
+    found = modal.fit(h_DW, modes=3, steps=0)
+    assert found.error_D.max() < 1e-6
+    got = np.sort_complex(np.asarray(modal.poles(found.poles_DN2)))
     np.testing.assert_allclose(got, np.sort_complex(poles), atol=1e-5)
-    rebuilt_CW = filters(np.asarray(modal.poles(found.poles_CN2)), found.residues_CN2 @ [1, 1j], 96)
-    assert np.linalg.norm(rebuilt_CW - h_CW) / np.linalg.norm(h_CW) < 1e-5
+    rebuilt_DW = filters(np.asarray(modal.poles(found.poles_DN2)), found.residues_DN2 @ [1, 1j], 96)
+    assert np.linalg.norm(rebuilt_DW - h_DW) / np.linalg.norm(h_DW) < 1e-5
 
 
 def test_refinement_and_more_modes_come_closer():
     rng, t = np.random.default_rng(1), np.arange(64) / 64
-    h_CW = np.sin(rng.uniform(1, 30, (4, 1)) * t + rng.normal(size=(4, 1))) * np.exp(-4 * t) + np.exp(-(((t - 0.3) / 0.1) ** 2))
-    small, large = (modal.fit(h_CW, modes, steps=100) for modes in (2, 6))
-    assert (small.error_C <= small.start_error_C).all() and small.error_C.mean() < small.start_error_C.mean()
-    assert (large.error_C < small.error_C).all() and large.error_C.max() < 0.05
-    assert all((abs(modal.poles(found.poles_CN2)) < 1).all() for found in (small, large))
+    h_DW = np.sin(rng.uniform(1, 30, (4, 1)) * t + rng.normal(size=(4, 1))) * np.exp(-4 * t) + np.exp(-(((t - 0.3) / 0.1) ** 2))
+    small, large = (modal.fit(h_DW, modes, steps=100) for modes in (2, 6))
+    assert (small.error_D <= small.start_error_D).all() and small.error_D.mean() < small.start_error_D.mean()
+    assert (large.error_D < small.error_D).all() and large.error_D.max() < 0.05
+    assert all((abs(modal.poles(found.poles_DN2)) < 1).all() for found in (small, large))
 
 
 @pytest.fixture(scope="module")

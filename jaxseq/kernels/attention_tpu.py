@@ -111,21 +111,21 @@ def _plan(scale, window, slots, block_q, block_k, queries, keys) -> _Plan:
 def _ranges(plan, span_B2T, number_B1S):
     """First and last block of keys for each block of queries [B * T / I], then of queries for each block of keys."""
     batch = span_B2T.shape[0]
-    low_BI = jnp.min(span_B2T[:, 0].reshape(batch, -1, plan.block_q), axis=2)
-    high_BI = jnp.max(span_B2T[:, 1].reshape(batch, -1, plan.block_q), axis=2)
-    number_BJC = number_B1S.reshape(batch, -1, plan.block_k)
-    newest_BJ = jnp.max(number_BJC, axis=2)
-    oldest_BJ = jnp.min(jnp.where(number_BJC < 0, NEVER, number_BJC), axis=2)
-    need_BIJ = (newest_BJ[:, None] >= low_BI[:, :, None]) & (oldest_BJ[:, None] <= high_BI[:, :, None])
+    low_BZ = jnp.min(span_B2T[:, 0].reshape(batch, -1, plan.block_q), axis=2)
+    high_BZ = jnp.max(span_B2T[:, 1].reshape(batch, -1, plan.block_q), axis=2)
+    number_BUC = number_B1S.reshape(batch, -1, plan.block_k)
+    newest_BU = jnp.max(number_BUC, axis=2)
+    oldest_BU = jnp.min(jnp.where(number_BUC < 0, NEVER, number_BUC), axis=2)
+    need_BZU = (newest_BU[:, None] >= low_BZ[:, :, None]) & (oldest_BU[:, None] <= high_BZ[:, :, None])
 
-    def ends(need_BXY):
-        last = need_BXY.shape[2] - 1
-        some_BX = jnp.any(need_BXY, axis=2)
-        first_BX = jnp.where(some_BX, jnp.argmax(need_BXY, axis=2), 1)  # nothing to do: 1 > 0, and 0 can be fetched
-        last_BX = jnp.where(some_BX, last - jnp.argmax(need_BXY[:, :, ::-1], axis=2), 0)
-        return first_BX.astype(jnp.int32).ravel(), last_BX.astype(jnp.int32).ravel()
+    def ends(need_BZU):
+        last = need_BZU.shape[2] - 1
+        some_BZ = jnp.any(need_BZU, axis=2)
+        first_BZ = jnp.where(some_BZ, jnp.argmax(need_BZU, axis=2), 1)  # nothing to do: 1 > 0, and 0 can be fetched
+        last_BZ = jnp.where(some_BZ, last - jnp.argmax(need_BZU[:, :, ::-1], axis=2), 0)
+        return first_BZ.astype(jnp.int32).ravel(), last_BZ.astype(jnp.int32).ravel()
 
-    return ends(need_BIJ), ends(jnp.swapaxes(need_BIJ, 1, 2))
+    return ends(need_BZU), ends(jnp.swapaxes(need_BZU, 1, 2))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

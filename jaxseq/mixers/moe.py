@@ -81,20 +81,20 @@ class MoE(Mixer):
         if train and self.jitter:
             x_BTD *= jax.random.uniform(self.make_rng("dropout"), x_BTD.shape, acc, 1 - self.jitter, 1 + self.jitter)
         logits_BTE = Linear((self.experts,), ("embed", None), init_fn=_init.inward(self), dtype=acc, name="router")(x_BTD)
-        chosen_BTR, expert_BTR = jax.lax.top_k(logits_BTE, self.top_k)
+        chosen_BTA, expert_BTA = jax.lax.top_k(logits_BTE, self.top_k)
         log_z_BT = jax.nn.logsumexp(logits_BTE, axis=-1)
         if not self.is_initializing():  # init makes parameters alone
-            self.sow("intermediates", "choice", expert_BTR)
-            self._sow(logits_BTE, log_z_BT, expert_BTR, _time.valid(pos_BT))
+            self.sow("intermediates", "choice", expert_BTA)
+            self._sow(logits_BTE, log_z_BT, expert_BTA, _time.valid(pos_BT))
         if self.normalize:
-            return expert_BTR, jax.nn.softmax(chosen_BTR, axis=-1)
-        return expert_BTR, jnp.exp(chosen_BTR - log_z_BT[..., None])
+            return expert_BTA, jax.nn.softmax(chosen_BTA, axis=-1)
+        return expert_BTA, jnp.exp(chosen_BTA - log_z_BT[..., None])
 
-    def _sow(self, logits_BTE, log_z_BT, expert_BTR, valid_BT):
+    def _sow(self, logits_BTE, log_z_BT, expert_BTA, valid_BT):
         tokens = jnp.maximum(jnp.sum(valid_BT), 1)
         mean = lambda x: jnp.sum(_time.select(valid_BT, x), axis=(0, 1)) / tokens  # noqa: E731
         if self.balance_loss:
-            share_E = mean(jnp.mean(jax.nn.one_hot(expert_BTR, self.experts, dtype=logits_BTE.dtype), axis=2))
+            share_E = mean(jnp.mean(jax.nn.one_hot(expert_BTA, self.experts, dtype=logits_BTE.dtype), axis=2))
             probability_E = mean(jnp.exp(logits_BTE - log_z_BT[..., None]))
             self.sow("losses", "balance", self.balance_loss * self.experts * jnp.sum(share_E * probability_E))
         if self.z_loss:
@@ -103,16 +103,16 @@ class MoE(Mixer):
     @nn.compact
     def mix(self, x_BTD, state, pos_BT, form, layer, train):
         weights, activation = self._weights(), _activations.find(self.activation)
-        expert_BTR, weight_BTR = self._route(x_BTD, pos_BT, train)
+        expert_BTA, weight_BTA = self._route(x_BTD, pos_BT, train)
         if train and self.capacity_factor is not None:
             places = math.ceil(self.capacity_factor * x_BTD.shape[1] * self.top_k / self.experts)
             valid_BT = _time.valid(pos_BT)
-            return capacity(x_BTD, expert_BTR, weight_BTR, weights, valid_BT, activation=activation, places=max(places, 1)), ()
+            return capacity(x_BTD, expert_BTA, weight_BTA, weights, valid_BT, activation=activation, places=max(places, 1)), ()
         tokens, up, down = ("batch", "time", None), ("expert", None, "mlp"), ("expert", "mlp", None)
         over_experts, _, over_mlp = mesh_axes(up, weights[-2].shape)
         function = functools.partial(dropless, activation=activation, experts=over_experts, split=over_experts + over_mlp)
         axes = (tokens, tokens, tokens, (*[up] * (len(weights) - 1), down))
-        return on_mesh(function, axes, tokens)(x_BTD, expert_BTR, weight_BTR, weights), ()
+        return on_mesh(function, axes, tokens)(x_BTD, expert_BTA, weight_BTA, weights), ()
 
 
 def _feed_forward(product, x, weights, activation):
@@ -122,32 +122,32 @@ def _feed_forward(product, x, weights, activation):
     return product(h, down)
 
 
-def dropless(x_BTD, expert_BTR, weight_BTR, weights, *, activation, experts=(), split=()):
+def dropless(x_BTD, expert_BTA, weight_BTA, weights, *, activation, experts=(), split=()):
     """Rows sorted by expert, one product a matrix, and back. `weights` may be a device's part of the experts and of F.
 
     experts: mesh axes that the experts are split over; split: all that the weights are, over which the parts are summed.
     Each device then computes what its own experts say about the tokens that it holds.
     """
-    batch, time, choices = expert_BTR.shape
+    batch, time, choices = expert_BTA.shape
     own, width, rows = weights[0].shape[0], x_BTD.shape[2], batch * time * choices
     first = jax.lax.axis_index(experts) * own if experts else 0
-    expert_N = expert_BTR.reshape(rows) - first
+    expert_N = expert_BTA.reshape(rows) - first
     expert_N = jnp.where((expert_N >= 0) & (expert_N < own), expert_N, own)  # those of other devices come last
     order_N = jnp.argsort(expert_N, stable=True)
     back_N = jnp.argsort(order_N)
     size_E = jnp.bincount(expert_N, length=own + 1)[:own].astype(jnp.int32)
     x_ND = permute(jnp.repeat(x_BTD.reshape(batch * time, width), choices, axis=0), order_N, back_N)
     y_ND = _feed_forward(lambda x, w: grouped(x, w, size_E), x_ND, weights, activation)
-    y_BTRD = permute(y_ND, back_N, order_N).reshape(batch, time, choices, width)
-    y_BTD = jnp.einsum("btrd,btr->btd", y_BTRD.astype(weight_BTR.dtype), weight_BTR)
+    y_BTAD = permute(y_ND, back_N, order_N).reshape(batch, time, choices, width)
+    y_BTD = jnp.einsum("btad,bta->btd", y_BTAD.astype(weight_BTA.dtype), weight_BTA)
     return (jax.lax.psum(y_BTD, split) if split else y_BTD).astype(x_BTD.dtype)
 
 
-def capacity(x_BTD, expert_BTR, weight_BTR, weights, valid_BT, *, activation, places: int):
+def capacity(x_BTD, expert_BTA, weight_BTA, weights, valid_BT, *, activation, places: int):
     """Each expert has `places` in each row, for the first tokens that choose it; the others' choice counts nothing."""
-    batch, time, choices = expert_BTR.shape
+    batch, time, choices = expert_BTA.shape
     experts, size = weights[0].shape[0], x_BTD.shape[2]
-    expert_BN = expert_BTR.reshape(batch, time * choices)
+    expert_BN = expert_BTA.reshape(batch, time * choices)
     real_BN = jnp.repeat(valid_BT, choices, axis=1)
     mine_BNE = jax.nn.one_hot(expert_BN, experts, dtype=jnp.int32) * real_BN[..., None]
     place_BN = jnp.sum((jnp.cumsum(mine_BNE, axis=1) - 1) * mine_BNE, axis=2)
@@ -160,5 +160,5 @@ def capacity(x_BTD, expert_BTR, weight_BTR, weights, valid_BT, *, activation, pl
     x_BECD = constrain(x_BSD.reshape(batch, experts, places, size), ("batch", "expert", None, None))
     y_BECD = _feed_forward(lambda x, w: jnp.einsum("becd,edf->becf", x, w), x_BECD, weights, activation)
     y_BSD = jnp.pad(y_BECD.reshape(batch, experts * places, size), ((0, 0), (0, 1), (0, 0)))
-    y_BTRD = jnp.take_along_axis(y_BSD, slot_BN[..., None], axis=1).reshape(batch, time, choices, size)
-    return jnp.einsum("btrd,btr->btd", y_BTRD.astype(weight_BTR.dtype), weight_BTR).astype(x_BTD.dtype)
+    y_BTAD = jnp.take_along_axis(y_BSD, slot_BN[..., None], axis=1).reshape(batch, time, choices, size)
+    return jnp.einsum("btad,bta->btd", y_BTAD.astype(weight_BTA.dtype), weight_BTA).astype(x_BTD.dtype)

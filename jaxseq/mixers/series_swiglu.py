@@ -42,10 +42,10 @@ class SeriesSwiGLU(Mixer):
         def up(name):
             return Linear((self.features,), ("embed", "mlp"), init_fn=init, dtype=self.dtype, name=name)(x_BTD)
 
-        a_LF = param(self, "scale", jax.nn.initializers.ones, shape, (None, "mlp"), decay=False).astype(self.dtype)
-        b_LF = param(self, "shift", spread_init, shape, (None, "mlp"), decay=False).astype(self.dtype)
+        a_PF = param(self, "scale", jax.nn.initializers.ones, shape, (None, "mlp"), decay=False).astype(self.dtype)
+        b_PF = param(self, "shift", spread_init, shape, (None, "mlp"), decay=False).astype(self.dtype)
         gate_BTF = up("gate")
-        series_BTF = sum(nn.silu(a_LF[i] * gate_BTF + b_LF[i]) for i in range(self.terms))
+        series_BTF = sum(nn.silu(a_PF[i] * gate_BTF + b_PF[i]) for i in range(self.terms))
         outward = _init.outward(self)
         shrunk = lambda key, shape, dtype: outward(key, shape, dtype) / self.terms  # noqa: E731
         y_BTF = series_BTF * up("up")

@@ -16,10 +16,10 @@ PLAIN = (3, 5)  # kernels that stand alone
 SAME = "SAME"
 
 
-def convolve(x_BYXI, kernel_WWIO, stride=1, padding=SAME, dilation=1, groups=1) -> jax.Array:
+def convolve(x_BYXI, kernel_WWID, stride=1, padding=SAME, dilation=1, groups=1) -> jax.Array:
     """A convolution over rows and columns."""
     return jax.lax.conv_general_dilated(
-        x_BYXI, kernel_WWIO.astype(x_BYXI.dtype), (stride, stride), padding, rhs_dilation=(dilation, dilation),
+        x_BYXI, kernel_WWID.astype(x_BYXI.dtype), (stride, stride), padding, rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups,
     )  # fmt: skip
 
@@ -173,8 +173,8 @@ class Reduce(nn.Module):
     @nn.compact
     def __call__(self, x_BYXI: jax.Array, padding=((1, 1), (1, 1))) -> jax.Array:
         shape = (3, 3, x_BYXI.shape[-1], self.width)
-        kernel_WWIO = param(self, "kernel", INIT, shape, (None, None, None, "embed"))
-        bias_O = param(self, "bias", nn.initializers.zeros, (self.width,), ("embed",), decay=False)
-        y_BYXO = convolve(x_BYXI.astype(self.dtype), kernel_WWIO, 2, padding) + bias_O.astype(self.dtype)
-        y_BYXO = LayerNorm(1e-6, self.dtype, name="norm")(y_BYXO)
-        return nn.gelu(y_BYXO, approximate=False) if self.gelu else y_BYXO
+        kernel_WWID = param(self, "kernel", INIT, shape, (None, None, None, "embed"))
+        bias_D = param(self, "bias", nn.initializers.zeros, (self.width,), ("embed",), decay=False)
+        y_BYXD = convolve(x_BYXI.astype(self.dtype), kernel_WWID, 2, padding) + bias_D.astype(self.dtype)
+        y_BYXD = LayerNorm(1e-6, self.dtype, name="norm")(y_BYXD)
+        return nn.gelu(y_BYXD, approximate=False) if self.gelu else y_BYXD

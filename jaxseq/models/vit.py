@@ -22,11 +22,11 @@ class ViTOutput(NamedTuple):
     pooled: jax.Array | None = None  # [B, D], tanh of a projection of the class token; None without a pooler
 
 
-def patches(images_BYXC: jax.Array, side: int) -> jax.Array:
+def patches(images_BYXI: jax.Array, side: int) -> jax.Array:
     """[B, N, side, side, C]: the image's squares of `side` pixels, row by row."""
-    rows, columns = (size // side for size in images_BYXC.shape[1:3])
-    x = images_BYXC.reshape(images_BYXC.shape[0], rows, side, columns, side, images_BYXC.shape[3])
-    return x.swapaxes(2, 3).reshape(images_BYXC.shape[0], rows * columns, side, side, images_BYXC.shape[3])
+    rows, columns = (size // side for size in images_BYXI.shape[1:3])
+    x = images_BYXI.reshape(images_BYXI.shape[0], rows, side, columns, side, images_BYXI.shape[3])
+    return x.swapaxes(2, 3).reshape(images_BYXI.shape[0], rows * columns, side, side, images_BYXI.shape[3])
 
 
 class ViT(Network):

@@ -24,16 +24,16 @@ BLOCK = 16
 RADIX = 4
 
 
-def across(left_BSD: jax.Array, k_JD: jax.Array, time: int) -> jax.Array:
-    """What S inputs give to the `time` tokens right after them: y_t = sum_s k_{S + t - s} left_s, taps past J being zero."""
-    past, taps = left_BSD.shape[-2], k_JD.shape[0]
+def across(left_BSD: jax.Array, k_WD: jax.Array, time: int) -> jax.Array:
+    """What S inputs give to the `time` tokens right after them: y_t = sum_s k_{S + t - s} left_s, taps past W being zero."""
+    past, taps = left_BSD.shape[-2], k_WD.shape[0]
     reach, length = min(past, taps - 1), min(time, taps - 1)
     if min(reach, length) <= 0:
         return jnp.zeros((*left_BSD.shape[:-2], time, left_BSD.shape[-1]), left_BSD.dtype)
     # Lag 0 is not read. In the FFT its tap, often the largest, would only add to the rounding of the others.
-    k_JD = k_JD[1 : reach + length]
+    k_WD = k_WD[1 : reach + length]
     size = _circle(reach + length - 1)
-    spectrum = jnp.fft.rfft(left_BSD[..., past - reach :, :], n=size, axis=-2) * jnp.fft.rfft(k_JD, n=size, axis=0)
+    spectrum = jnp.fft.rfft(left_BSD[..., past - reach :, :], n=size, axis=-2) * jnp.fft.rfft(k_WD, n=size, axis=0)
     y_BTD = jnp.fft.irfft(spectrum, n=size, axis=-2)[..., reach - 1 : reach + length - 1, :]
     return jnp.pad(y_BTD, [(0, 0)] * (y_BTD.ndim - 2) + [(0, time - length), (0, 0)])
 
@@ -49,56 +49,56 @@ def _cut(x: jax.Array, size: int, fill=0) -> jax.Array:
     return x.reshape(x.shape[0], -1, size, *x.shape[2:])
 
 
-def _direct(u_BTD, k_JD, seg_BT):
+def _direct(u_BTD, k_WD, seg_BT):
     """Inside blocks of BLOCK tokens: one shifted product a tap."""
     time = u_BTD.shape[1]
     block = min(BLOCK, time)
-    u_BXCD, seg_BXC = _cut(u_BTD, block), _cut(seg_BT, block, -1)
-    past_BXCD = jnp.pad(u_BXCD, ((0, 0), (0, 0), (block - 1, 0), (0, 0)))
-    past_BXC = jnp.pad(seg_BXC, ((0, 0), (0, 0), (block - 1, 0)), constant_values=-2)  # of no document
-    y_BXCD = jnp.zeros_like(u_BXCD)
-    for j in range(min(block, k_JD.shape[0])):
+    u_BZCD, seg_BZC = _cut(u_BTD, block), _cut(seg_BT, block, -1)
+    past_BZCD = jnp.pad(u_BZCD, ((0, 0), (0, 0), (block - 1, 0), (0, 0)))
+    past_BZC = jnp.pad(seg_BZC, ((0, 0), (0, 0), (block - 1, 0)), constant_values=-2)  # of no document
+    y_BZCD = jnp.zeros_like(u_BZCD)
+    for j in range(min(block, k_WD.shape[0])):
         reach = slice(block - 1 - j, 2 * block - 1 - j)
-        y_BXCD += k_JD[j] * _time.select(past_BXC[:, :, reach] == seg_BXC, past_BXCD[:, :, reach])
-    return y_BXCD.reshape(u_BXCD.shape[0], -1, u_BXCD.shape[3])[:, :time]
+        y_BZCD += k_WD[j] * _time.select(past_BZC[:, :, reach] == seg_BZC, past_BZCD[:, :, reach])
+    return y_BZCD.reshape(u_BZCD.shape[0], -1, u_BZCD.shape[3])[:, :time]
 
 
-def causal(u_BTD: jax.Array, k_JD: jax.Array, seg_BT: jax.Array) -> jax.Array:
-    """The convolution of each channel with its filter of J taps, J >= 1, inside the documents that `seg_BT` numbers.
+def causal(u_BTD: jax.Array, k_WD: jax.Array, seg_BT: jax.Array) -> jax.Array:
+    """The convolution of each channel with its filter of W taps, W >= 1, inside the documents that `seg_BT` numbers.
 
     Padding must be zero already, and everything in the accumulation dtype. T >= 1.
     """
-    y_BTD, size = _direct(u_BTD, k_JD, seg_BT), BLOCK
+    y_BTD, size = _direct(u_BTD, k_WD, seg_BT), BLOCK
     while size < u_BTD.shape[1]:
-        y_BTD += _between(u_BTD, k_JD, seg_BT, size)
+        y_BTD += _between(u_BTD, k_WD, seg_BT, size)
         size *= RADIX
     return y_BTD
 
 
-def _between(u_BTD, k_JD, seg_BT, size: int):
-    """What parts of `size` tokens give to later ones, RADIX parts at a time; P parts of L tokens."""
-    time, taps = u_BTD.shape[1], k_JD.shape[0]
+def _between(u_BTD, k_WD, seg_BT, size: int):
+    """What parts of `size` tokens give to later ones, RADIX parts at a time; P parts of C tokens."""
+    time, taps = u_BTD.shape[1], k_WD.shape[0]
     parts, near = min(RADIX, -(-time // size)), min(size, taps - 1)  # no tap reaches further over a border than `near`
     if near == 0:
         return jnp.zeros_like(u_BTD)
-    u_BXPLD, seg_BXPL = (
+    u_BZPCD, seg_BZPC = (
         x.reshape(*x.shape[:2], parts, size, *x.shape[3:])
         for x in (_cut(u_BTD, parts * size), _cut(seg_BT, parts * size, -1))
     )
-    own_BXP = seg_BXPL[..., -1]  # the document that may go on
-    last_BXPND = _time.select(seg_BXPL[:, :, :-1, size - near :] == own_BXP[:, :, :-1, None], u_BXPLD[:, :, :-1, size - near :])
+    own_BZP = seg_BZPC[..., -1]  # the document that may go on
+    last_BZPSD = _time.select(seg_BZPC[:, :, :-1, size - near :] == own_BZP[:, :, :-1, None], u_BZPCD[:, :, :-1, size - near :])
     circle = _circle(2 * near)
-    u_BXPFD = jnp.fft.rfft(last_BXPND, n=circle, axis=-2)
+    u_BZPFD = jnp.fft.rfft(last_BZPSD, n=circle, axis=-2)
     starts = range(1, taps, size)  # of the lags between neighbours, between parts one further apart, …; lag 0 is not read
-    filters = [jnp.fft.rfft(k_JD[start : start + 2 * near - 1], n=circle, axis=0) for start in starts[: parts - 1]]
+    filters = [jnp.fft.rfft(k_WD[start : start + 2 * near - 1], n=circle, axis=0) for start in starts[: parts - 1]]
     sums = []
     for i in range(1, parts):
         terms = (
-            _time.select(own_BXP[:, :, i - d] == own_BXP[:, :, i - 1], u_BXPFD[:, :, i - d]) * filter_FD
+            _time.select(own_BZP[:, :, i - d] == own_BZP[:, :, i - 1], u_BZPFD[:, :, i - d]) * filter_FD
             for d, filter_FD in enumerate(filters[:i], start=1)
         )
         sums.append(functools.reduce(jnp.add, terms))
-    y_BXPND = jnp.fft.irfft(jnp.stack(sums, axis=2), n=circle, axis=-2)[..., near - 1 : 2 * near - 1, :]
-    y_BXPND = _time.select(seg_BXPL[:, :, 1:, :near] == own_BXP[:, :, :-1, None], y_BXPND)
-    y_BXPLD = jnp.pad(y_BXPND, ((0, 0), (0, 0), (1, 0), (0, size - near), (0, 0)))
-    return y_BXPLD.reshape(u_BTD.shape[0], -1, u_BTD.shape[2])[:, :time]
+    y_BZPSD = jnp.fft.irfft(jnp.stack(sums, axis=2), n=circle, axis=-2)[..., near - 1 : 2 * near - 1, :]
+    y_BZPSD = _time.select(seg_BZPC[:, :, 1:, :near] == own_BZP[:, :, :-1, None], y_BZPSD)
+    y_BZPCD = jnp.pad(y_BZPSD, ((0, 0), (0, 0), (1, 0), (0, size - near), (0, 0)))
+    return y_BZPCD.reshape(u_BTD.shape[0], -1, u_BTD.shape[2])[:, :time]

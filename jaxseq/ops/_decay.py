@@ -63,15 +63,15 @@ def between(log_T: jax.Array) -> jax.Array:
     size = 1 << ((time - 1).bit_length() + 1) // 2
     if time <= max(size, 4):
         return _between(log_T)
-    log_XC = jnp.pad(log_T, ((0, -time % size),) + ((0, 0),) * (log_T.ndim - 1)).reshape(-1, size, *log_T.shape[1:])
-    upto_XC, near_XCC, total_X = jax.vmap(upto)(log_XC), jax.vmap(_between)(log_XC), jnp.sum(log_XC, axis=1)
-    blocks_XY = jnp.concatenate([jnp.zeros_like(total_X)[None], _between(total_X)[:-1]])  # Y < Z < X
-    then_XYC = blocks_XY[:, :, None] + jax.vmap(after)(log_XC)[None]
-    own_XY = jnp.eye(len(log_XC), dtype=bool)[:, None, :, None]
-    sums_XCYC = jnp.where(
-        _time.expand(own_XY, near_XCC[:, :, None]), near_XCC[:, :, None], upto_XC[:, :, None, None] + then_XYC[:, None]
+    log_ZC = jnp.pad(log_T, ((0, -time % size),) + ((0, 0),) * (log_T.ndim - 1)).reshape(-1, size, *log_T.shape[1:])
+    upto_ZC, near_ZCC, total_Z = jax.vmap(upto)(log_ZC), jax.vmap(_between)(log_ZC), jnp.sum(log_ZC, axis=1)
+    blocks_ZU = jnp.concatenate([jnp.zeros_like(total_Z)[None], _between(total_Z)[:-1]])  # of the chunks between
+    then_ZUC = blocks_ZU[:, :, None] + jax.vmap(after)(log_ZC)[None]
+    own_ZU = jnp.eye(len(log_ZC), dtype=bool)[:, None, :, None]
+    sums_ZCUC = jnp.where(
+        _time.expand(own_ZU, near_ZCC[:, :, None]), near_ZCC[:, :, None], upto_ZC[:, :, None, None] + then_ZUC[:, None]
     )
-    return sums_XCYC.reshape(len(log_XC) * size, len(log_XC) * size, *log_T.shape[1:])[:time, :time]
+    return sums_ZCUC.reshape(len(log_ZC) * size, len(log_ZC) * size, *log_T.shape[1:])[:time, :time]
 
 
 class Decays(NamedTuple):
@@ -134,7 +134,7 @@ def before(seg_BT):
 
 
 def chunk_parallel(totals, combine, state, apply):
-    """States in front of each chunk [X, ...] and after the last, from the chunks' summaries, by an associative scan."""
+    """States in front of each chunk [Z, ...] and after the last, from the chunks' summaries, by an associative scan."""
     prefix = jax.lax.associative_scan(combine, totals)
     after = jax.vmap(lambda total: apply(total, state))(prefix)
     front = jax.tree.map(lambda s, a: jnp.concatenate([s[None], a[:-1]]), state, after)

@@ -73,12 +73,12 @@ def total(algebra: Algebra, A, b_DM, u_BTD, pos_BT) -> jax.Array:
     baby = 1 << ((time - 1).bit_length() + 1) // 2
     write_CDM, A = powers(algebra, A, b_DM, baby)
     v_BTD = jnp.pad(_backwards(u_BTD, pos_BT), ((0, 0), (0, -time % baby), (0, 0)))
-    v_BXCD = v_BTD.reshape(v_BTD.shape[0], -1, baby, v_BTD.shape[2])
-    x_XBDM = jnp.einsum("bxcd,cdm->xbdm", v_BXCD, write_CDM)
-    while len(x_XBDM) > 1:  # neighbours in pairs: newer + A^C older
-        x_XBDM = jnp.pad(x_XBDM, ((0, len(x_XBDM) % 2), (0, 0), (0, 0), (0, 0)))
-        x_XBDM, A = x_XBDM[0::2] + algebra.times(A, x_XBDM[1::2]), algebra.square(A)
-    return x_XBDM[0]
+    v_BZCD = v_BTD.reshape(v_BTD.shape[0], -1, baby, v_BTD.shape[2])
+    x_ZBDM = jnp.einsum("bzcd,cdm->zbdm", v_BZCD, write_CDM)
+    while len(x_ZBDM) > 1:  # neighbours in pairs: newer + A^C older
+        x_ZBDM = jnp.pad(x_ZBDM, ((0, len(x_ZBDM) % 2), (0, 0), (0, 0), (0, 0)))
+        x_ZBDM, A = x_ZBDM[0::2] + algebra.times(A, x_ZBDM[1::2]), algebra.square(A)
+    return x_ZBDM[0]
 
 
 def after(algebra: Algebra, A, b_DM, u_BTD, x_BDM, pos_BT) -> jax.Array:
@@ -99,13 +99,13 @@ def parallel(algebra: Algebra, A, b_DM, c_DM, u_BTD, x_BDM, pos_BT):
     giant = -(-time // baby)
     read_CDM, _ = powers(algebra, algebra.transpose(A), c_DM, baby)  # c A^j
     _, jump = powers(algebra, A, b_DM, baby)
-    in_XDM, _ = powers(algebra, jump, b_DM, giant)  # A^{iC} b
-    filter_TD = jnp.einsum("cdm,xdm->xcd", read_CDM, in_XDM).reshape(-1, u_BTD.shape[2])[:time]
+    in_ZDM, _ = powers(algebra, jump, b_DM, giant)  # A^{iC} b
+    filter_TD = jnp.einsum("cdm,zdm->zcd", read_CDM, in_ZDM).reshape(-1, u_BTD.shape[2])[:time]
     y_BTD = _convolution.causal(u_BTD, filter_TD, seg_BT)
     if x_BDM is not None:
-        in_XBDM, _ = powers(algebra, jump, algebra.times(A, x_BDM), giant)
-        from_state_BXCD = jnp.einsum("cdm,xbdm->bxcd", read_CDM, in_XBDM)
-        y_BTD += _time.select(seg_BT == 0, from_state_BXCD.reshape(u_BTD.shape[0], -1, u_BTD.shape[2])[:, :time])
+        in_ZBDM, _ = powers(algebra, jump, algebra.times(A, x_BDM), giant)
+        from_state_BZCD = jnp.einsum("cdm,zbdm->bzcd", read_CDM, in_ZBDM)
+        y_BTD += _time.select(seg_BT == 0, from_state_BZCD.reshape(u_BTD.shape[0], -1, u_BTD.shape[2])[:, :time])
     return y_BTD, after(algebra, A, b_DM, u_BTD, x_BDM, pos_BT)
 
 

@@ -184,7 +184,7 @@ def parallel(q_BTHK, k_BTGK, v_BTGV, *, state=None, pos=None, window=None, scale
 
 
 def _online_softmax(q_BCHK, n_BC, seg_BC, chunks: Keys, window, scale, acc):
-    """One block of queries against blocks of keys [X, B, C, ...] -> [B, G, R, C, V], never holding more than C x C scores."""
+    """One block of queries against blocks of keys [Z, B, C, ...] -> [B, G, R, C, V], never holding more than C x C scores."""
     batch, time, heads, _ = q_BCHK.shape
     kv_heads, value_size = chunks.v_BSGV.shape[3:]
 
@@ -215,8 +215,8 @@ def chunkwise(q_BTHK, k_BTGK, v_BTGV, *, state=None, pos=None, window=None, scal
     acc, time = _time.accumulation_dtype(q_BTHK, v_BTGV), q_BTHK.shape[1]
     n_BT, seg_BT, keys = gather_keys(state, k_BTGK, v_BTGV, pos_BT)
     # split_chunks fills up with -1 where the position goes: as a key's index that is "nobody may look".
-    n_XBC, *rest = _time.split_chunks(chunk, keys.n_BS, keys.k_BSGK, keys.v_BSGV, keys.seg_BS)
-    chunks = Keys(rest[0], rest[1], n_XBC, rest[2])
+    n_ZBC, *rest = _time.split_chunks(chunk, keys.n_BS, keys.k_BSGK, keys.v_BSGV, keys.seg_BS)
+    chunks = Keys(rest[0], rest[1], n_ZBC, rest[2])
 
     def block(inputs):
         n_BC, seg_BC, q_BCHK = inputs

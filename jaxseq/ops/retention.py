@@ -152,14 +152,14 @@ def chunkwise(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, *, state=None, pos=None, chunk:
     acc = _time.accumulation_dtype(q_BTGK, v_BTHV)
     state = _empty(q_BTGK, v_BTHV) if state is None else state
     xs = _time.clean(pos_BT, q_BTGK, k_BTGK, v_BTHV, log_a_BTH)
-    pos_XBC, q, k, v, log_a = _time.split_chunks(chunk, pos_BT, *xs)  # X = T / C chunks in front
+    pos_ZBC, q, k, v, log_a = _time.split_chunks(chunk, pos_BT, *xs)  # Z = T / C chunks in front
 
-    log_a = jax.vmap(lambda log_a, pos: _log_decay(log_a, pos, acc))(log_a, pos_XBC)
-    totals = jax.lax.associative_scan(combine, jax.vmap(_summary)(k, v, log_a, pos_XBC))
+    log_a = jax.vmap(lambda log_a, pos: _log_decay(log_a, pos, acc))(log_a, pos_ZBC)
+    totals = jax.lax.associative_scan(combine, jax.vmap(_summary)(k, v, log_a, pos_ZBC))
     after = jax.vmap(lambda total: apply(total, state).S_BHKV)(totals)
     before = jnp.concatenate([state.S_BHKV[None], after[:-1]])
     inside = jax.checkpoint(jax.vmap(_inside))  # C x C weights computed again are cheaper than kept
-    y = inside(q, k, v, log_a, pos_XBC) + jax.vmap(_from_state)(q, before, log_a, pos_XBC)
+    y = inside(q, k, v, log_a, pos_ZBC) + jax.vmap(_from_state)(q, before, log_a, pos_ZBC)
     y_BTHV = _time.select(_time.valid(pos_BT), _time.join_chunks(y, time))
     return y_BTHV.astype(q_BTGK.dtype), RetentionState(after[-1])
 

@@ -102,9 +102,9 @@ def parallel(x_BTD, *, state=None, pos=None):
     if time == 0:
         return x_BTD, state
     (clean_BTD,) = _time.clean(pos_BT, x_BTD.astype(acc))
-    pos_XBC, x_XBCD = _time.split_chunks(min(64, time), pos_BT, clean_BTD)
-    front, state = _decay.chunk_parallel(jax.vmap(_summary)(x_XBCD, pos_XBC), combine, state, apply)
-    y_BTD = _time.join_chunks(jax.vmap(_inside)(x_XBCD, front, pos_XBC), time)
+    pos_ZBC, x_ZBCD = _time.split_chunks(min(64, time), pos_BT, clean_BTD)
+    front, state = _decay.chunk_parallel(jax.vmap(_summary)(x_ZBCD, pos_ZBC), combine, state, apply)
+    y_BTD = _time.join_chunks(jax.vmap(_inside)(x_ZBCD, front, pos_ZBC), time)
     return _time.select(_time.valid(pos_BT), y_BTD).astype(x_BTD.dtype), state
 
 

@@ -90,10 +90,10 @@ def parallel(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, *, u_HK, state=None, pos=None):
     if time == 0:
         return v_BTHV.astype(r_BTHK.dtype), state
     xs = (x.astype(acc) for x in _time.clean(pos_BT, r_BTHK, k_BTHK, v_BTHV, log_w_BTHK))
-    pos_XBC, r, k, v, log_w = _time.split_chunks(min(64, time), pos_BT, *xs)
-    decays = jax.vmap(lambda log_w, pos: _decay.decays(log_w, pos, acc))(log_w, pos_XBC)
-    front, state = _decay.chunk_parallel(jax.vmap(_summary)(k, v, decays, pos_XBC), combine, state, apply)
-    y = jax.vmap(_inside, in_axes=(0, 0, 0, None, 0, 0, 0))(r, k, v, u_HK.astype(acc), decays, front.S_BHKV, pos_XBC)
+    pos_ZBC, r, k, v, log_w = _time.split_chunks(min(64, time), pos_BT, *xs)
+    decays = jax.vmap(lambda log_w, pos: _decay.decays(log_w, pos, acc))(log_w, pos_ZBC)
+    front, state = _decay.chunk_parallel(jax.vmap(_summary)(k, v, decays, pos_ZBC), combine, state, apply)
+    y = jax.vmap(_inside, in_axes=(0, 0, 0, None, 0, 0, 0))(r, k, v, u_HK.astype(acc), decays, front.S_BHKV, pos_ZBC)
     return _time.select(_time.valid(pos_BT), _time.join_chunks(y, time)).astype(r_BTHK.dtype), state
 
 

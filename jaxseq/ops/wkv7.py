@@ -91,7 +91,7 @@ class _Chunk(NamedTuple):
 
 
 def _products(function, x, ys, decays, mask_BTS):
-    """`function`, one of `_decay`'s products, of x with each y: [Y, B, H, T, S]."""
+    """`function`, one of `_decay`'s products, of x with each y: [len(y), B, H, T, S]."""
     return jax.vmap(lambda y: function(x, y, decays, mask_BTS))(jnp.stack(ys))
 
 
@@ -157,10 +157,10 @@ def parallel(r_BTHK, log_w_BTHK, k_BTHK, v_BTHV, a_BTHK, b_BTHK, *, state=None, 
         y_BTHV = _outputs(r, k, v, b, chunk, state.S_BHKV, pos_BT)
         state = apply(_summary(k, v, b, chunk, pos_BT), state)
         return _time.select(_time.valid(pos_BT), y_BTHV).astype(r_BTHK.dtype), state
-    pos_XBC, r, log_w, k, v, a, b = _time.split_chunks(CHUNK, pos_BT, *xs)
-    chunks = jax.vmap(_solve)(log_w, k, v, a, b, pos_XBC)
-    front, state = _decay.chunk_parallel(jax.vmap(_summary)(k, v, b, chunks, pos_XBC), combine, state, apply)
-    y = jax.vmap(_outputs)(r, k, v, b, chunks, front.S_BHKV, pos_XBC)
+    pos_ZBC, r, log_w, k, v, a, b = _time.split_chunks(CHUNK, pos_BT, *xs)
+    chunks = jax.vmap(_solve)(log_w, k, v, a, b, pos_ZBC)
+    front, state = _decay.chunk_parallel(jax.vmap(_summary)(k, v, b, chunks, pos_ZBC), combine, state, apply)
+    y = jax.vmap(_outputs)(r, k, v, b, chunks, front.S_BHKV, pos_ZBC)
     return _time.select(_time.valid(pos_BT), _time.join_chunks(y, time)).astype(r_BTHK.dtype), state
 
 

@@ -27,13 +27,13 @@ def loss(model, variables, batch, rng, *, form, train) -> tuple[jax.Array, dict[
     """
     inputs = (batch["images"],) if "images" in batch else (batch["tokens"], batch["pos"])
     out, extra, changed = _task.apply(model, variables, *inputs, rng=rng, train=train)
-    logits_BN = getattr(out, "classes", out)
-    nats_B, log_z_B = token_nats(logits_BN, batch["labels"])
+    logits_BV = getattr(out, "classes", out)
+    nats_B, log_z_B = token_nats(logits_BV, batch["labels"])
     weighted = functools.partial(_task.masked_sum, batch["weights"])
     examples = jnp.sum(batch["weights"])
     smoothing_B = batch["smoothing"]
-    total = weighted((1 - smoothing_B) * nats_B + smoothing_B * (log_z_B - jnp.mean(logits_BN, axis=-1, dtype=log_z_B.dtype)))
-    right_B = jnp.argmax(logits_BN, axis=-1) == batch["labels"]
+    total = weighted((1 - smoothing_B) * nats_B + smoothing_B * (log_z_B - jnp.mean(logits_BV, axis=-1, dtype=log_z_B.dtype)))
+    right_B = jnp.argmax(logits_BV, axis=-1) == batch["labels"]
     sums = {"tokens": examples, "nats": weighted(nats_B), "accuracy": weighted(right_B.astype(jnp.float32))}
     return total + extra * examples, sums, changed
 
