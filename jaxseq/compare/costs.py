@@ -39,20 +39,74 @@ def possessive(who: str) -> str:
     return who + ("'" if who.endswith("s") else "'s")
 
 
+class Wording(NamedTuple):
+    """What is said of two architectures at the longest length x that both reached, as templates.
+
+    {larger}, {smaller}: those with the larger and the smaller value; {first}, {second}: the reference and the other;
+    {high}, {low}, {ratio}: the values and high / low; {since}: the length from which they are in this order; {state}: a
+    clause on the sizes of their states.
+    """
+
+    metric: Metric
+    value: Callable[[float], str]
+    differ: str
+    alike: str  # below `noise` times as large
+    later: str = ""  # added to `differ` where the order was another one at shorter lengths
+    noise: float = NOISE
+    headline: str = ""
+    headline_alike: str = ""
+    crossing: float = NOISE  # how far apart they must be to be in order
+
+
+DECODING = Wording(
+    DECODE,
+    duration,
+    "decoding one token at context {x} takes {larger} {ratio} times as long as {smaller} ({high} against {low}){state}",
+    "decoding one token at context {x} takes {first} and {second} about as long ({high} against {low}){state}",
+    "; {smaller} is the faster from context {since} on",
+    headline="{larger} takes {ratio} times as long as {smaller} for a token at context {x}",
+    headline_alike="{larger} and {smaller} take about as long a token at context {x} ({low})",
+)
+READING = Wording(
+    PREFILL,
+    duration,
+    "reading a prompt of {x} tokens takes {larger} {ratio} times as long as {smaller} ({high} against {low})",
+    "reading a prompt of {x} tokens takes {first} and {second} about as long ({high} against {low})",
+)
+TRAINING = Wording(
+    TRAIN_SPEED,
+    significant,
+    "at length {x}, {larger} trains {ratio} times as fast as {smaller} ({high} against {low} tokens a second)",
+    "at length {x}, {first} and {second} train about as fast ({high} against {low} tokens a second)",
+    ", and it is the faster from length {since} on",
+)
+MEMORY = Wording(
+    TRAIN_MEMORY,
+    size,
+    "a training step on one row of {x} tokens needs {ratio} times as much memory with {larger} as with {smaller} "
+    "({high} against {low})",
+    "a training step on one row of {x} tokens needs about the same memory with {first} and {second} ({high})",
+    "; {smaller} needs less from length {since} on",
+    noise=1.01,
+    headline="{larger} needs {ratio} times the memory of {smaller} to train on {x} tokens",
+    headline_alike="{larger} needs {ratio} times the memory of {smaller} to train on {x} tokens",
+    crossing=1.0,
+)
+
+
 def verdicts(architectures: Mapping[str, Any], called: Mapping[str, str]) -> dict[str, Any]:
     """{"speed", "memory", "decoding": sentences, "headlines": {"decoding", "memory": sentence | None}}."""
-    decoding = against(architectures, DECODE, lambda a, b: decode_sentence(architectures, called, a, b))
-    speed = run_speed(architectures, called) + against(
-        architectures, TRAIN_SPEED, lambda a, b: train_speed_sentence(architectures, called, a, b)
-    )
-    memory = against(architectures, TRAIN_MEMORY, lambda a, b: memory_sentence(architectures, called, a, b))
+    speed = run_speed(architectures, called) + sentences(architectures, called, TRAINING)
+    memory = sentences(architectures, called, MEMORY)
     crossing = against(architectures, STATE, lambda a, b: state_crossover(architectures, called, a, b))
-    prefill = against(architectures, PREFILL, lambda a, b: prefill_sentence(architectures, called, a, b))
-    headlines = {
-        "decoding": extreme(architectures, called, DECODE, decode_headline),
-        "memory": extreme(architectures, called, TRAIN_MEMORY, memory_headline),
-    }
-    return {"speed": speed, "memory": memory, "decoding": decoding + crossing + prefill, "headlines": headlines}
+    decoding = sentences(architectures, called, DECODING) + crossing + sentences(architectures, called, READING)
+    headlines = {"decoding": headline(architectures, called, DECODING), "memory": headline(architectures, called, MEMORY)}
+    return {"speed": speed, "memory": memory, "decoding": decoding, "headlines": headlines}
+
+
+def sentences(architectures: Mapping[str, Any], called: Mapping[str, str], wording: Wording) -> list[str]:
+    """One for each architecture that the reference can be held against."""
+    return against(architectures, wording.metric, lambda a, b: compared(architectures, called, wording, a, b))
 
 
 def reference(architectures: Mapping[str, Any], metric: Metric) -> str | None:
@@ -101,25 +155,31 @@ def ordered(a: str, b: str, value_a: float, value_b: float) -> tuple[str, str, f
     return (a, b, value_a, value_b) if value_a >= value_b else (b, a, value_b, value_a)
 
 
-def decode_sentence(architectures: Mapping[str, Any], called: Mapping[str, str], a: str, b: str) -> str | None:
-    """ "Decoding one token at context C takes A 9.3 times as long as B; its state is 512 times as large." """
-    found = at_longest(architectures, DECODE, a, b)
+def compared(architectures: Mapping[str, Any], called: Mapping[str, str], wording: Wording, a: str, b: str) -> str | None:
+    """The sentence on a and b; None where no length was measured of both."""
+    found = at_longest(architectures, wording.metric, a, b)
     if found is None:
         return None
-    slow, fast, high, low = ordered(a, b, *found[1:])
-    token = f"decoding one token at context {count(found[0])}"
-    numbers = f"({duration(high)} against {duration(low)})"
-    text = f"{token} takes {called[slow]} {times(high / low)} times as long as {called[fast]} {numbers}"
-    if high < NOISE * low:
-        text = f"{token} takes {called[a]} and {called[b]} about as long {numbers}"
-    states = [state_at(architectures[name], found[0]) for name in (slow, fast)]
-    if all(states):
-        text += "; " + state_clause(slow, fast, *states, called, high >= NOISE * low)
-    first = crossover(series(architectures[fast], DECODE), series(architectures[slow], DECODE), NOISE)
-    shared = series(architectures[a], DECODE).keys() & series(architectures[b], DECODE).keys()
-    if first is not None and first > min(shared):
-        text += f"; {called[fast]} is the faster from context {count(first)} on"
+    larger, smaller, high, low = ordered(a, b, *found[1:])
+    differ = high >= wording.noise * low
+    values = said(called, wording, larger, smaller, found[0], high, low) | {"first": called[a], "second": called[b], "state": ""}
+    states = [state_at(architectures[name], found[0]) for name in (larger, smaller)]
+    if "{state}" in wording.differ and all(states):
+        values["state"] = "; " + state_clause(larger, smaller, *states, called, differ)
+    text = (wording.differ if differ else wording.alike).format(**values)
+    below, above = (series(architectures[name], wording.metric) for name in (smaller, larger))
+    since = crossover(below, above, wording.crossing)
+    if differ and wording.later and since is not None and since > min(below.keys() & above.keys()):
+        text += wording.later.format(since=count(since), **values)
     return sentence(text)
+
+
+def said(
+    called: Mapping[str, str], wording: Wording, larger: str, smaller: str, x: int, high: float, low: float
+) -> dict[str, str]:
+    """The values of a template."""
+    numbers = {"x": count(x), "high": wording.value(high), "low": wording.value(low), "ratio": times(high / low)}
+    return numbers | {"larger": called[larger], "smaller": called[smaller]}
 
 
 def state_at(entry: Mapping[str, Any], context: int) -> float | None:
@@ -149,18 +209,6 @@ def state_crossover(architectures: Mapping[str, Any], called: Mapping[str, str],
     return sentence(f"{possessive(called[small])} state is smaller than {possessive(called[large])} {where}")
 
 
-def prefill_sentence(architectures: Mapping[str, Any], called: Mapping[str, str], a: str, b: str) -> str | None:
-    found = at_longest(architectures, PREFILL, a, b)
-    if found is None:
-        return None
-    slow, fast, high, low = ordered(a, b, *found[1:])
-    numbers = f"({duration(high)} against {duration(low)})"
-    prompt = f"reading a prompt of {count(found[0])} tokens takes"
-    if high < NOISE * low:
-        return sentence(f"{prompt} {called[a]} and {called[b]} about as long {numbers}")
-    return sentence(f"{prompt} {called[slow]} {times(high / low)} times as long as {called[fast]} {numbers}")
-
-
 def run_speed(architectures: Mapping[str, Any], called: Mapping[str, str]) -> list[str]:
     """How fast the runs themselves were, compilation left out."""
     rates = {name: finite(entry.get("tokens_per_second")) for name, entry in architectures.items()}
@@ -179,67 +227,16 @@ def run_speed(architectures: Mapping[str, Any], called: Mapping[str, str]) -> li
     return [sentence(f"in this run {who}: {numbers}, {times(rates[fast] / rates[slow])} times as fast")]
 
 
-def train_speed_sentence(architectures: Mapping[str, Any], called: Mapping[str, str], a: str, b: str) -> str | None:
-    found = at_longest(architectures, TRAIN_SPEED, a, b)
-    if found is None:
-        return None
-    fast, slow, high, low = ordered(a, b, *found[1:])
-    numbers = f"({significant(high)} against {significant(low)} tokens a second)"
-    if high < NOISE * low:
-        return sentence(f"at length {count(found[0])}, {called[a]} and {called[b]} train about as fast {numbers}")
-    text = f"at length {count(found[0])}, {called[fast]} trains {times(high / low)} times as fast as {called[slow]} {numbers}"
-    rates = series(architectures[fast], TRAIN_SPEED), series(architectures[slow], TRAIN_SPEED)
-    first = crossover(rates[1], rates[0], NOISE)
-    if first is not None and first > min(rates[0].keys() & rates[1].keys()):
-        text += f", and it is the faster from length {count(first)} on"
-    return sentence(text)
-
-
-def memory_sentence(architectures: Mapping[str, Any], called: Mapping[str, str], a: str, b: str) -> str | None:
-    found = at_longest(architectures, TRAIN_MEMORY, a, b)
-    if found is None:
-        return None
-    large, small, high, low = ordered(a, b, *found[1:])
-    step = f"a training step on one row of {count(found[0])} tokens"
-    if high < 1.01 * low:
-        return sentence(f"{step} needs about the same memory with {called[a]} and {called[b]} ({size(high)})")
-    text = f"{step} needs {times(high / low)} times as much memory with {called[large]} as with {called[small]}"
-    text += f" ({size(high)} against {size(low)})"
-    needs = series(architectures[small], TRAIN_MEMORY), series(architectures[large], TRAIN_MEMORY)
-    first = crossover(*needs)
-    if first is not None and first > min(needs[0].keys() & needs[1].keys()):
-        text += f"; {called[small]} needs less from length {count(first)} on"
-    return sentence(text)
-
-
-def extreme(
-    architectures: Mapping[str, Any],
-    called: Mapping[str, str],
-    metric: Metric,
-    say: Callable[[Mapping[str, str], str, str, int, float, float], str],
-) -> str | None:
+def headline(architectures: Mapping[str, Any], called: Mapping[str, str], wording: Wording) -> str | None:
     """The reference against the one that needs least at the longest length that both reached."""
+    metric = wording.metric
     anchor = reference(architectures, metric)
-    found = {
-        name: at_longest(architectures, metric, anchor, name)
-        for name in architectures
-        if name != anchor and series(architectures[name], metric)
-    }
-    found = {name: values for name, values in found.items() if values}
+    others = [name for name in architectures if name != anchor and series(architectures[name], metric)]
+    found = {name: values for name in others if (values := at_longest(architectures, metric, anchor, name))}
     if not found:
         return None
     longest = max(values[0] for values in found.values())
     best = min((name for name in found if found[name][0] == longest), key=lambda name: found[name][2])
-    return sentence(
-        say(called, *ordered(anchor, best, *found[best][1:])[:2], longest, max(found[best][1:]), min(found[best][1:]))
-    )
-
-
-def decode_headline(called: Mapping[str, str], slow: str, fast: str, context: int, high: float, low: float) -> str:
-    if high < NOISE * low:
-        return f"{called[slow]} and {called[fast]} take about as long a token at context {count(context)} ({duration(low)})"
-    return f"{called[slow]} takes {times(high / low)} times as long as {called[fast]} for a token at context {count(context)}"
-
-
-def memory_headline(called: Mapping[str, str], large: str, small: str, length: int, high: float, low: float) -> str:
-    return f"{called[large]} needs {times(high / low)} times the memory of {called[small]} to train on {count(length)} tokens"
+    larger, smaller, high, low = ordered(anchor, best, *found[best][1:])
+    template = wording.headline if high >= NOISE * low else wording.headline_alike
+    return sentence(template.format(**said(called, wording, larger, smaller, longest, high, low)))
