@@ -5,12 +5,11 @@ architecture that fails is told so and left out of the parts that follow; run ag
 """
 
 import contextlib
-import datetime
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from rich.console import Console
@@ -19,10 +18,11 @@ import jaxseq
 from jaxseq import data
 from jaxseq.compare import entries, fit, machine, measure
 from jaxseq.compare.excerpts import Excerpts, markov
+from jaxseq.compare.parts import Measurement, Part, parts
 from jaxseq.compare.presets import Preset
 from jaxseq.compare.progress import Display
-from jaxseq.compare.runs import evaluated, run_of, seconds_at
-from jaxseq.compare.store import SCHEMA, ResultsFile
+from jaxseq.compare.runs import run_of, seconds_at
+from jaxseq.compare.store import ResultsFile, fresh
 from jaxseq.compare.verdicts import verdicts
 from jaxseq.compare.words import short_count
 from jaxseq.config import to_dict
@@ -37,7 +37,6 @@ MARKOV_ORDERS = (1, 2, 3)
 PROMPTS, PROMPT_TOKENS = 2, 48
 TEMPERATURE = 0.8
 EVALUATION_ROWS = 16
-STEPS = 3  # timings of a training step: it is long, and so steady
 
 
 class Interrupted(Exception):
@@ -46,17 +45,6 @@ class Interrupted(Exception):
     def __init__(self, signal: int = 0):
         super().__init__()
         self.signal = signal
-
-
-class Part(NamedTuple):
-    """`run(names)` computes something for the architectures that `lacks` it."""
-
-    title: str
-    weight: float  # how long it takes for one architecture, in no unit
-    names: tuple[str, ...]
-    lacks: Callable[[dict], bool]
-    run: Callable[[list[str]], None]
-    where: str = ""  # named in front of the reason when it fails
 
 
 def compare(
@@ -121,57 +109,18 @@ class Comparison:
         except OSError as error:
             raise UserError(f"--out={out} cannot be made ({error.strerror}); name another folder") from None
         self.store = ResultsFile(out)
-        self.store.open(self.fresh(command))
+        self.store.open(fresh(self, command))
 
     @property
     def results(self) -> dict[str, Any]:
         return self.store.results
-
-    def fresh(self, command: str) -> dict[str, Any]:
-        """The results before the first part."""
-        preset, excerpts = self.preset, self.excerpts
-        return {
-            "schema": SCHEMA,
-            "preset": preset.name,
-            "created": datetime.datetime.now(datetime.UTC).astimezone().isoformat(timespec="seconds"),
-            "command": command,
-            "seed": self.seed,
-            "seeds": list(self.seeds),
-            "overrides": {key: str(value) for key, value in self.overrides.items() if key != "data.path"},
-            "data": {
-                "source": self.data.source,
-                "path": self.data.path,
-                "tokenizer": self.data.tokenizer,
-                "train_documents": len(self.corpus.train),
-                "validation_documents": len(self.corpus.validation),
-                "train_bytes": self.corpus.train_bytes,
-                "validation_bytes": self.corpus.validation_bytes,
-                "fingerprint": self.corpus.fingerprint,
-                **({"lossy": self.corpus.lossy} if self.corpus.lossy else {}),
-            },
-            "budget": {
-                "parameters": preset.parameters,
-                "tokens": preset.steps * preset.batch * preset.length,
-                "batch": preset.batch,
-                "length": preset.length,
-                "steps": preset.steps,
-            },
-            "evaluation": {
-                "documents": excerpts.count,
-                "longest": excerpts.cut,
-                "tokens": excerpts.tokens,
-                "context": preset.length,
-            },
-            "architectures": {},
-            "seconds": {},
-        }
 
     # What is done for each architecture. Every part leaves plain data in its entry.
 
     def run(self, display: Display) -> None:
         self.display = display
         self.start()
-        todo = [(part, names) for part in self.parts() if (names := self.waiting(part))]
+        todo = [(part, names) for part in parts(self) if (names := self.waiting(part))]
         display.plan(sum(part.weight * len(names) for part, names in todo))
         for name in {name for _, names in todo for name in names}:
             self.results["architectures"][name]["status"] = "partial"
@@ -256,39 +205,6 @@ class Comparison:
         }
         self.display.say(f"{name}: {entry['parameters']:,} parameters, {config.model.stack} of width {config.model.width}")
 
-    def parts(self) -> Iterator[Part]:
-        """All parts in their order; weights are about the seconds that each takes on two cores."""
-        every, preset = tuple(self.configs), self.preset
-        training = 10 + 4e-5 * preset.tokens * (preset.parameters / 1e5) ** 0.5
-        for name in every:
-            for seed in self.seeds:
-                where = "" if seed == self.seed else f"seed {seed}: "
-                what = f"{name}: {where}"
-                lacks = lambda e, seed=seed: "train_seconds" not in run_of(e, seed)  # noqa: E731
-                run = lambda names, seed=seed: self.train(names, seed)  # noqa: E731
-                yield Part(f"{what}training", training, (name,), lacks, run, where)
-                for step in entries.evaluation_steps(preset):
-                    lacks = lambda e, seed=seed, step=step: step not in evaluated(run_of(e, seed))  # noqa: E731
-                    run = lambda names, seed=seed, step=step: self.evaluate(names, seed, step)  # noqa: E731
-                    yield Part(f"{what}evaluation at step {step}", 2, (name,), lacks, run, where)
-            yield Part(f"{name}: samples", 3, (name,), lambda e: "samples" not in e, self.sample)
-        tokens, rounds, told = preset.speed_tokens, preset.rounds, self.display.update
-        series = (
-            ("train_speed", "length", preset.speed_lengths, "tokens_per_second", 5, "training speed at length",
-             lambda s, n: measure.train_speed(s, n, tokens, STEPS, told)),
-            ("train_memory", "length", preset.memory_lengths, "bytes", 3, "training memory at length",
-             lambda s, n: measure.train_memory(s, n, told)),
-            ("decode", "context", preset.decode_contexts, "seconds_per_token", 1, "decoding at context",
-             lambda s, n: measure.decode(s, n, preset.decode_steps, rounds, told)),
-            ("prefill", "length", preset.prefill_lengths, "seconds", 2, "prefill of length",
-             lambda s, n: measure.prefill(s, n, rounds, told)),
-        )  # fmt: skip
-        for key, by, sizes, value, weight, words, figures in series:
-            for size in sizes:
-                lacks = lambda e, key=key, by=by, size=size: size not in [p[by] for p in e.get(key, ())]  # noqa: E731
-                run = lambda names, k=key, b=by, n=size, v=value, f=figures: self.series(names, k, b, n, v, f)  # noqa: E731
-                yield Part(f"{words} {size}", weight, every, lacks, run)
-
     def train(self, names: list[str], seed: int) -> None:
         (name,) = names
         config = entries.seeded(self.configs[name], seed, self.overrides)
@@ -349,10 +265,11 @@ class Comparison:
             for prompt, ids in zip(prompts, found, strict=True)
         ]
 
-    def series(self, names: list[str], key: str, by: str, size: int, value: str, figures: Callable) -> None:
-        """One point of a series for all these architectures at once."""
-        found = figures({name: self.subject(name) for name in names}, size)
-        for name, figure in found.items():
+    def add_points(self, names: list[str], measurement: Measurement, size: int) -> None:
+        """The point of a series at one size for all these architectures at once."""
+        key, by, value = measurement.metric
+        models = {name: self.subject(name) for name in names}
+        for name, figure in measurement.figures(models, size, self.preset, self.display.update).items():
             point = {by: size, value: figure}
             if isinstance(figure, Exception):
                 point = {by: size, value: None, "failed": " ".join(str(figure).split())[:400] or type(figure).__name__}

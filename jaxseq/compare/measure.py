@@ -41,21 +41,22 @@ class MeasuredModel(NamedTuple):
     step_bytes: dict[int, int]  # length -> bytes of a training step on one row, as far as one was compiled
 
 
+Models = Mapping[str, MeasuredModel]
 Figures = dict[str, Any]  # name -> a number, or the exception that stood in its way
-Told = Callable[[float, str], None]  # what fraction of a measurement is done, and what
+OnProgress = Callable[[float, str], None]  # (fraction of a measurement that is done, what is being done)
 
 
 def silent(fraction: float, note: str) -> None:
     pass
 
 
-def in_turns(calls: Mapping[str, Callable[[], Any]], rounds: int, told: Told = silent) -> dict[str, float]:
+def in_turns(calls: Mapping[str, Callable[[], Any]], rounds: int, on_progress: OnProgress = silent) -> dict[str, float]:
     """Median seconds of one call of each; a call returns when its work is done. One call before is not counted."""
     repeats = {name: max(1, math.ceil(FASTEST / max(_seconds(call, 1), 1e-6))) for name, call in calls.items()}
     laps: dict[str, list[float]] = {name: [] for name in calls}
     for lap in range(rounds):
         for name, call in calls.items():
-            told(lap / rounds, f"timing {name}")
+            on_progress(lap / rounds, f"timing {name}")
             laps[name].append(_seconds(call, repeats[name]))
     return {name: statistics.median(found) for name, found in laps.items()}
 
@@ -67,7 +68,7 @@ def _seconds(call: Callable[[], Any], repeat: int) -> float:
     return (time.perf_counter() - start) / repeat
 
 
-def _for_all(subjects: Mapping[str, MeasuredModel], make: Callable[[MeasuredModel], Any], told: Told) -> Figures:
+def _for_all(subjects: Models, make: Callable[[MeasuredModel], Any], on_progress: OnProgress) -> Figures:
     """{name: make(subject)} or the exception that it raised; compiling leaves Python, so two run at a time."""
 
     def attempt(subject: MeasuredModel) -> Any:
@@ -80,17 +81,15 @@ def _for_all(subjects: Mapping[str, MeasuredModel], make: Callable[[MeasuredMode
         made = {}
         for name, found in zip(subjects, pool.map(attempt, subjects.values()), strict=True):
             made[name] = found
-            told(len(made) / len(subjects), f"compiled {name}")
+            on_progress(len(made) / len(subjects), f"compiled {name}")
         return made
 
 
-def _timed(
-    subjects: Mapping[str, MeasuredModel], make: Callable[[MeasuredModel], Callable[[], Any]], rounds: int, told: Told
-) -> Figures:
+def _timed(subjects: Models, make: Callable[[MeasuredModel], Callable[[], Any]], rounds: int, on_progress: OnProgress) -> Figures:
     """Seconds of the calls that `make` gives, or the exceptions. Most of the time goes into compiling."""
-    made = _for_all(subjects, make, lambda fraction, note: told(COMPILING * fraction, note))
+    made = _for_all(subjects, make, lambda fraction, note: on_progress(COMPILING * fraction, note))
     able = {name: call for name, call in made.items() if not isinstance(call, Exception)}
-    seconds = in_turns(able, rounds, lambda fraction, note: told(COMPILING + (1 - COMPILING) * fraction, note))
+    seconds = in_turns(able, rounds, lambda fraction, note: on_progress(COMPILING + (1 - COMPILING) * fraction, note))
     return {name: seconds.get(name, call) for name, call in made.items()}
 
 
@@ -119,7 +118,7 @@ def step_trainer(subject: MeasuredModel, rows: int, length: int) -> Trainer:
     return prepare(config, subject.devices)
 
 
-def train_speed(subjects: Mapping[str, MeasuredModel], length: int, tokens: int, rounds: int, told: Told = silent) -> Figures:
+def train_speed(subjects: Models, length: int, tokens: int, rounds: int, on_progress: OnProgress = silent) -> Figures:
     """Tokens per second of whole training steps (gradients and update) of `tokens` tokens in rows of `length`."""
     rows = max(1, tokens // length)
 
@@ -147,11 +146,11 @@ def train_speed(subjects: Mapping[str, MeasuredModel], length: int, tokens: int,
         call()
         return call
 
-    seconds = _timed(subjects, make, rounds, told)
+    seconds = _timed(subjects, make, rounds, on_progress)
     return {name: value if isinstance(value, Exception) else rows * length / value for name, value in seconds.items()}
 
 
-def train_memory(subjects: Mapping[str, MeasuredModel], length: int, told: Told = silent) -> Figures:
+def train_memory(subjects: Models, length: int, on_progress: OnProgress = silent) -> Figures:
     """Bytes that the compiler plans for one training step on one row: temporaries, arguments, results; it is not run."""
     # What XLA's CPU compiler does after it has planned the memory takes half of its time and changes no byte.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
@@ -164,7 +163,7 @@ def train_memory(subjects: Mapping[str, MeasuredModel], length: int, told: Told 
             subject.step_bytes[length] = _planned(lowered.compile(options))
         return subject.step_bytes[length]
 
-    return _for_all(subjects, make, told)
+    return _for_all(subjects, make, on_progress)
 
 
 def _planned(compiled: jax.stages.Compiled) -> int:
@@ -193,7 +192,7 @@ def full_state(model: Any, context: int, steps: int) -> Any:
     return jax.tree.map(fill, jax.eval_shape(lambda: model.init_state(1, context)))
 
 
-def decode(subjects: Mapping[str, MeasuredModel], context: int, steps: int, rounds: int, told: Told = silent) -> Figures:
+def decode(subjects: Models, context: int, steps: int, rounds: int, on_progress: OnProgress = silent) -> Figures:
     """Seconds per token of greedy decoding of one row, `steps` tokens at a time, at a context of `context` tokens."""
 
     def make(subject: MeasuredModel) -> Callable[[], None]:
@@ -209,7 +208,7 @@ def decode(subjects: Mapping[str, MeasuredModel], context: int, steps: int, roun
 
         return call
 
-    seconds = _timed(subjects, make, rounds, told)
+    seconds = _timed(subjects, make, rounds, on_progress)
     return {name: value if isinstance(value, Exception) else value / steps for name, value in seconds.items()}
 
 
@@ -219,7 +218,7 @@ def _prefill(model: Any, form: forms.Form, params: Any, tokens_BT: jax.Array) ->
     return model.apply({"params": params}, x_BTD[:, -1:], method="logits"), state
 
 
-def prefill(subjects: Mapping[str, MeasuredModel], length: int, rounds: int, told: Told = silent) -> Figures:
+def prefill(subjects: Models, length: int, rounds: int, on_progress: OnProgress = silent) -> Figures:
     """Seconds from a prompt of `length` tokens to the logits of the next token and the state behind the prompt."""
     tokens_BT = np.random.default_rng(0).integers(0, 256, (1, length)).astype(np.int32)
 
@@ -229,7 +228,7 @@ def prefill(subjects: Mapping[str, MeasuredModel], length: int, rounds: int, tol
         jax.block_until_ready(_prefill(subject.model, form, subject.params, tokens))
         return lambda: jax.block_until_ready(_prefill(subject.model, form, subject.params, tokens))
 
-    return _timed(subjects, make, rounds, told)
+    return _timed(subjects, make, rounds, on_progress)
 
 
 def compiling() -> Callable[[], float]:

@@ -1,11 +1,15 @@
 """results.json: one file, rewritten in one move after every finished part, so that an interrupted comparison goes on."""
 
+import datetime
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxseq.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxseq.compare.engine import Comparison
 
 SCHEMA = 1
 IDENTITY = ("schema", "preset", "seed", "budget", "evaluation", "overrides", "data")  # must agree to go on
@@ -49,6 +53,46 @@ class ResultsFile:
         draft = self.path.with_name(f".results.{os.getpid()}")
         draft.write_text(json.dumps(self.results, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         draft.replace(self.path)
+
+
+def fresh(comparison: "Comparison", command: str) -> dict[str, Any]:
+    """The results before the first part."""
+    preset, excerpts, corpus, data = comparison.preset, comparison.excerpts, comparison.corpus, comparison.data
+    return {
+        "schema": SCHEMA,
+        "preset": preset.name,
+        "created": datetime.datetime.now(datetime.UTC).astimezone().isoformat(timespec="seconds"),
+        "command": command,
+        "seed": comparison.seed,
+        "seeds": list(comparison.seeds),
+        "overrides": {key: str(value) for key, value in comparison.overrides.items() if key != "data.path"},
+        "data": {
+            "source": data.source,
+            "path": data.path,
+            "tokenizer": data.tokenizer,
+            "train_documents": len(corpus.train),
+            "validation_documents": len(corpus.validation),
+            "train_bytes": corpus.train_bytes,
+            "validation_bytes": corpus.validation_bytes,
+            "fingerprint": corpus.fingerprint,
+            **({"lossy": corpus.lossy} if corpus.lossy else {}),
+        },
+        "budget": {
+            "parameters": preset.parameters,
+            "tokens": preset.steps * preset.batch * preset.length,
+            "batch": preset.batch,
+            "length": preset.length,
+            "steps": preset.steps,
+        },
+        "evaluation": {
+            "documents": excerpts.count,
+            "longest": excerpts.cut,
+            "tokens": excerpts.tokens,
+            "context": preset.length,
+        },
+        "architectures": {},
+        "seconds": {},
+    }
 
 
 def _differing(name: str, there: Any, here: Any) -> list[str]:
