@@ -1,5 +1,6 @@
 """The causal language model: embedding, scanned segments of blocks, final norm, head."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -206,39 +207,29 @@ def build(config: ConfigDict) -> LM:
         for segment in segments
     )
     root = float(model.width) ** 0.5
-    embedding_std = model.embedding_gain / root if model.embedding_std is None else model.embedding_std
-    return LM(
-        vocab=model.vocab or BYTE_VOCAB, width=model.width, repeats=tuple(s.repeats for s in segments), blocks=blocks,
-        tied=model.tied, norm=model.norm, norm_eps=model.norm_eps, embedding_std=embedding_std,
-        embedding_init=model.embedding_init, head_init=model.head_init,
-        embedding_scale=model.embedding_scale * (root if model.scaled_embedding else 1.0),
-        embedding_norm=model.embedding_norm, positions=model.positions,
-        max_positions=model.max_positions, head_scale=model.head_scale, logit_penalty=model.logit_penalty, remat=model.remat,
-        dtype=dtype, residual_dtype=jnp.promote_types(DTYPES[model.residual_dtype], dtype),
-    )  # fmt: skip
+    fields = {field: model[field] for field in OPTIONS} | {
+        "vocab": model.vocab or BYTE_VOCAB,
+        "width": model.width,
+        "embedding_std": model.embedding_gain / root if model.embedding_std is None else model.embedding_std,
+        "embedding_scale": model.embedding_scale * (root if model.scaled_embedding else 1.0),
+        "dtype": dtype,
+        "residual_dtype": jnp.promote_types(DTYPES[model.residual_dtype], dtype),
+    }
+    return LM(repeats=tuple(s.repeats for s in segments), blocks=blocks, **fields)
 
 
+# Fields of LM that config.model has under the same name, with the same default.
+OPTIONS = {field.name: field.default for field in dataclasses.fields(LM) if isinstance(field.default, bool | int | float | str)}
 DEFAULTS = {
     "stack": "4*(attention swiglu)",
     "block": "residual",
     "width": 128,
     "vocab": config_dict.placeholder(int),  # empty: the tokenizer's, 257 for bytes
-    "tied": True,
-    "norm": "rmsnorm",
-    "norm_eps": 1e-5,
+    **OPTIONS,
     "embedding_std": config_dict.placeholder(float),  # empty: embedding_gain / sqrt(width), as blocks start with 1 / sqrt(inputs)
     "embedding_gain": 1.0,
-    "embedding_init": "normal",
-    "embedding_scale": 1.0,
     "scaled_embedding": False,  # times sqrt(width), whatever the width
-    "embedding_norm": False,
-    "positions": "none",
-    "max_positions": 2048,
-    "head_scale": 1.0,
-    "head_init": "normal",
-    "logit_penalty": 0.0,
     "dtype": "float32",  # of the computation; parameters are float32
     "residual_dtype": "float32",
-    "remat": "none",
     "dropout": 0.0,
 }
