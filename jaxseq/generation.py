@@ -1,14 +1,14 @@
 """Text from a language model: prefill in any form, then token after token in the recurrent form, in one compiled loop.
 
-At equal `rows` a row's tokens depend on its own prompt, its own seed and the settings, never on the other prompts. For that
-every array that a row takes part in has a shape that the row and `rows` alone decide: batches always have `rows` rows (the
-last one is filled up with idle rows), the prompt is fed in pieces of fixed lengths, rows whose full attention needs buffers of
-another size run in another batch, and a row's random keys are fold_in(key(its seed), number of the token). What remains is
-that the backend computes one row of a matrix product alike whatever stands in the other rows. So it does on CPU, where the
-tests hold it to the bit; a backend that autotunes its kernels between two processes may flip a token whose logits are tied to
-within rounding, and so may another number of rows. Logits are compared in the accumulation dtype (at least float32).
+At equal `rows` a row's tokens depend on its own prompt, its own seed and the settings, never on the other prompts: no array
+shape depends on the other rows. Batches always have `rows` rows (the last one is filled up with idle rows), the prompt is fed
+in pieces of fixed lengths, and rows whose full attention needs buffers of another size run in another batch. The random key
+of a token is fold_in(key(seed of the row), number of the token). It is then up to the backend to compute a row of a matrix
+product the same way whatever the other rows are. The CPU does, and tests hold it to the bit. A backend that tunes its kernels
+for each process may choose the other of two tokens whose logits differ by rounding alone, and so may another number of rows.
+Logits are compared in the accumulation dtype (at least float32).
 
-Order of the filters: temperature, then top-k, then top-p on what is left, renormalised.
+Temperature, top-k and top-p: `jaxseq.sampling`.
 """
 
 import functools
@@ -22,9 +22,11 @@ import numpy as np
 
 from jaxseq import forms
 from jaxseq._narrow import narrowed
+from jaxseq._streamed_text import NewTokens, Row
 from jaxseq.errors import UserError
 from jaxseq.models.lm import LM, LMState
 from jaxseq.ops._time import PAD
+from jaxseq.sampling import Sampling, sample
 
 BLOCK = 16  # tokens between two looks of the host: stop strings, callbacks
 PIECES = (256, 32)  # lengths in which a prompt is fed; memory is linear in the first, waste is below the last
@@ -32,57 +34,10 @@ ROWS = 4  # of a batch, at most, unless the caller says how many
 SLOTS = 128  # full attention's buffers are multiples of it, of a 16th of a power of two where that is more: few programs
 
 
-class Sampling(NamedTuple):
-    """How a token is chosen; arrays, so that other values do not compile again."""
-
-    temperature: jax.Array  # > 0
-    top_k: jax.Array  # int32; 0: all
-    top_p: jax.Array  # in (0, 1]; 1: all
-    seed_B: jax.Array  # uint32
-    stop_V: jax.Array  # bool: ids that end a row
-
-
 class Carry(NamedTuple):
     state: LMState
     token_B: jax.Array  # the newest token of each row, which the state has not seen
     done_B: jax.Array  # bool
-
-
-class NewTokens(NamedTuple):
-    """The new tokens of one row since the last step. `tokens` and `text` leave out stop ids and stop strings."""
-
-    row: int  # index of the prompt
-    tokens: list[int]
-    text: str  # of complete characters, without one that is cut at the end; "" without a tokenizer
-    end: str  # "": there is more to come; "stop": a stop id or string; "length": max_tokens
-
-
-def keep_top(logits_BV: jax.Array, top_k: jax.Array | int = 0, top_p: jax.Array | float = 1.0) -> jax.Array:
-    """logits_BV, -inf outside the top_k largest and, of those, outside the nucleus.
-
-    The nucleus is the smallest set of the likeliest tokens whose probability, renormalised after top-k, reaches top_p
-    (Holtzman et al. 2020, arXiv:1904.09751, §3.1). Of equal logits the lower id is the likelier. 0 and 1 keep all.
-    """
-    return jax.lax.cond((jnp.asarray(top_k) > 0) | (jnp.asarray(top_p) < 1), _keep_top, lambda x, *_: x, logits_BV, top_k, top_p)
-
-
-def _keep_top(logits_BV: jax.Array, top_k: jax.Array | int, top_p: jax.Array | float) -> jax.Array:
-    order_BV = jnp.argsort(-logits_BV, axis=-1, stable=True)
-    sorted_BV = jnp.take_along_axis(logits_BV, order_BV, axis=-1)
-    size = logits_BV.shape[-1]
-    sorted_BV = jnp.where(jnp.arange(size) < jnp.where(top_k > 0, top_k, size), sorted_BV, -jnp.inf)
-    p_BV = jax.nn.softmax(sorted_BV, axis=-1)
-    before_BV = jnp.cumsum(p_BV, axis=-1) - p_BV
-    kept_BV = jnp.where((before_BV < top_p) | (top_p >= 1), sorted_BV, -jnp.inf)
-    return jnp.take_along_axis(kept_BV, jnp.argsort(order_BV, axis=-1), axis=-1)
-
-
-def sample(logits_BV: jax.Array, keys_B: jax.Array, sampling: Sampling) -> jax.Array:
-    """One id [B] int32 a row, by the Gumbel-max trick: row i uses nothing but its logits and its key."""
-    logits_BV = (logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)) / sampling.temperature
-    logits_BV = keep_top(logits_BV, sampling.top_k, sampling.top_p)
-    noise_BV = jax.vmap(lambda key: jax.random.gumbel(key, logits_BV.shape[1:], logits_BV.dtype))(keys_B)
-    return jnp.argmax(logits_BV + noise_BV, axis=-1).astype(jnp.int32)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "form"), donate_argnames="state")
@@ -138,59 +93,6 @@ def pieces(prompts: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarr
             yield tokens, pos
 
 
-class _Row:
-    """The host's side of a row: its text so far, held back where it may turn out to be a stop string."""
-
-    def __init__(self, number: int, tokenizer: Any, stop_ids: set[int], stop_strings: Sequence[str], prompt: Sequence[int] = ()):
-        self.number, self.stop_ids, self.stop_strings = number, stop_ids, stop_strings
-        self.stream = tokenizer.stream(prompt) if tokenizer else None
-        self.tokens: list[int] = []
-        self.starts: list[int] = []  # where in the text each token begins
-        self.text, self.end = "", ""
-        self.sent_tokens = self.sent_text = 0
-
-    def push(self, token: int) -> None:
-        if token in self.stop_ids:
-            return self.finish("stop")
-        self.tokens.append(token)
-        self.starts.append(len(self.text))
-        if self.stream:
-            self._extend(self.stream.push(token))
-
-    def finish(self, end: str) -> None:
-        """No more tokens. A character that the length cut is left out; one that the model left incomplete is shown so."""
-        if self.stream:
-            text = self.stream.finish()
-            self._extend(text.rstrip("\ufffd") if end == "length" else text)
-        self.end = self.end or end
-
-    def _extend(self, text: str) -> None:
-        """Append; the stop string that is complete first ends the text in front of it, the longest if there are several."""
-        self.text += text
-        found = [(self.text.find(stop, self.sent_text), stop) for stop in self.stop_strings]
-        if hits := [(start + len(stop), start) for start, stop in found if start >= 0]:
-            cut = min(hits)[1]
-            self.text, self.end = self.text[:cut], "stop"
-            kept = sum(start < cut for start in self.starts)
-            del self.tokens[kept:], self.starts[kept:]
-
-    def take(self) -> NewTokens:
-        """What can no longer change and has not been taken."""
-        text, tokens = len(self.text), len(self.tokens)
-        if not self.end and self.stop_strings:
-            text -= held_back(self.text[self.sent_text :], self.stop_strings)
-            tokens = sum(start < text for start in self.starts)
-        piece = NewTokens(self.number, self.tokens[self.sent_tokens : tokens], self.text[self.sent_text : text], self.end)
-        self.sent_tokens, self.sent_text = tokens, text
-        return piece
-
-
-def held_back(text: str, stops: Sequence[str]) -> int:
-    """Length of the longest end of `text` with which one of the stop strings could begin."""
-    longest = min(len(text), max(map(len, stops)) - 1)
-    return next((n for n in range(longest, 0, -1) if any(stop.startswith(text[-n:]) for stop in stops)), 0)
-
-
 def stream(
     model: LM, params: Any, prompts: Sequence[Sequence[int]], *,
     max_tokens: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
@@ -213,7 +115,7 @@ def stream(
         for context, numbers in _groups(model, prompts, max_tokens, rows):
             group = [np.asarray(prompts[i], np.int32) for i in numbers]
             seed_B = np.array([seeds[i] % 2**32 for i in numbers] + [0] * (rows - len(numbers)), np.uint32)
-            texts = [_Row(i, tokenizer, stop_ids, stop_strings, prompts[i]) for i in numbers]
+            texts = [Row(i, tokenizer, stop_ids, stop_strings, prompts[i]) for i in numbers]
             sampling = Sampling(*temperatures, seed_B, stop_V)
             carry = _start(model, params, form, group, rows, context)
             yield from _continue(model, params, temperature == 0, carry, sampling, texts, max_tokens)
@@ -232,7 +134,7 @@ def generate(
     Args:
         max_tokens: new tokens a row at most.
         temperature: 0 takes the likeliest token (the lowest id of equals); else logits are divided by it.
-        top_k, top_p: applied after it in this order; see `keep_top`. 0 and 1 switch them off.
+        top_k, top_p: applied after it in this order; see `jaxseq.sampling.keep_top`. 0 and 1 switch them off.
         seed, seeds: row i draws from its own seed, `seeds[i]`, by default seed + i. Alone with that seed, at equal `rows`, it
             gets the same ids.
         stop: ids, and strings (these need `tokenizer`); the output ends in front of the first to appear. A token that a stop
@@ -341,7 +243,7 @@ def _start(model: LM, params, form, prompts: Sequence[np.ndarray], rows: int, co
     return Carry(state, jnp.array(token_B), jnp.arange(rows) >= len(prompts))
 
 
-def _continue(model: LM, params, greedy, carry, sampling, texts: list[_Row], max_tokens: int) -> Iterator[NewTokens]:
+def _continue(model: LM, params, greedy, carry, sampling, texts: list[Row], max_tokens: int) -> Iterator[NewTokens]:
     done = np.array(carry.done_B)
     for start in range(0, max_tokens, BLOCK):
         stop = min(start + BLOCK, max_tokens)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxseq
-from jaxseq import generation
+from jaxseq import _streamed_text, generation, sampling
 from jaxseq._narrow import narrowed
 from jaxseq.data import ByteTokenizer
 from jaxseq.models.lm import LM
@@ -86,7 +86,7 @@ def primitives(jaxpr, inside=()):
 
 
 def test_nothing_is_sorted_unless_top_k_or_top_p_asks():
-    jaxpr = jax.make_jaxpr(generation.keep_top)(jnp.zeros((1, 8)), jnp.int32(0), jnp.float32(1)).jaxpr
+    jaxpr = jax.make_jaxpr(sampling.keep_top)(jnp.zeros((1, 8)), jnp.int32(0), jnp.float32(1)).jaxpr
     sorts = [inside for name, inside in primitives(jaxpr) if name == "sort"]
     assert sorts and all("cond" in inside for inside in sorts)
 
@@ -177,8 +177,8 @@ def test_stop_ids_and_strings_end_a_row():
     assert pieces[-1].end == "stop"
 
 
-def feed(text: bytes, *stops: str, every: int = 1) -> tuple[list[str], generation._Row]:
-    row, out = generation._Row(0, TOKENIZER, {256}, stops), []
+def feed(text: bytes, *stops: str, every: int = 1) -> tuple[list[str], _streamed_text.Row]:
+    row, out = _streamed_text.Row(0, TOKENIZER, {256}, stops), []
     for i, token in enumerate(text):
         if not row.end:
             row.push(token)
@@ -200,14 +200,14 @@ def test_stop_strings_across_tokens():
         assert "".join(feed(accented, "\u2713", every=every)[0]) == "caf\u00e9 "
         assert "".join(feed(accented[:4], "x", every=every)[0]) == "caf"  # a character cut at the end is left out
         assert "".join(feed(b"caf\xc3 noir", "x", every=every)[0]) == "caf\ufffd noir"  # inside, it is what it is
-    assert generation.held_back("ab\n", ["\n\nQ", "zz"]) == 1
+    assert _streamed_text.held_back("ab\n", ["\n\nQ", "zz"]) == 1
 
 
 def test_keep_top_in_the_documented_order():
     logits = jnp.log(jnp.array([[0.1, 0.4, 0.2, 0.3]]))
 
     def kept(**options):
-        return np.flatnonzero(np.isfinite(generation.keep_top(logits, **options)[0])).tolist()
+        return np.flatnonzero(np.isfinite(sampling.keep_top(logits, **options)[0])).tolist()
 
     assert kept() == [0, 1, 2, 3]
     assert kept(top_k=2) == [1, 3]
@@ -215,7 +215,7 @@ def test_keep_top_in_the_documented_order():
     assert kept(top_p=0.75) == [1, 2, 3]
     assert kept(top_k=2, top_p=0.55) == [1]  # 0.4 / 0.7 = 0.57: renormalised after top-k
     assert kept(top_p=1e-9) == [1]
-    ties = generation.keep_top(jnp.zeros((1, 4)), top_k=2)
+    ties = sampling.keep_top(jnp.zeros((1, 4)), top_k=2)
     assert np.isfinite(ties[0]).tolist() == [True, True, False, False]
 
 
@@ -224,8 +224,8 @@ def test_samples_follow_the_distribution():
     keys = jax.random.split(jax.random.key(0), len(logits))
 
     def shares(temperature, top_k=0, top_p=1.0):
-        sampling = generation.Sampling(np.float32(temperature), np.int32(top_k), np.float32(top_p), None, None)
-        return np.bincount(generation.sample(logits, keys, sampling), minlength=4) / len(logits)
+        how = sampling.Sampling(np.float32(temperature), np.int32(top_k), np.float32(top_p), None, None)
+        return np.bincount(sampling.sample(logits, keys, how), minlength=4) / len(logits)
 
     np.testing.assert_allclose(shares(1), [0.1, 0.4, 0.2, 0.3], atol=0.015)
     np.testing.assert_allclose(shares(0.5), np.array([1, 16, 4, 9]) / 30, atol=0.015)

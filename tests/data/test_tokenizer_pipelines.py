@@ -10,7 +10,7 @@ from helpers.data import data_config
 from helpers.places import FILES
 
 import jaxseq
-from jaxseq import data, generation
+from jaxseq import _streamed_text, data
 from jaxseq.data import packing
 from jaxseq.errors import UserError
 
@@ -224,7 +224,7 @@ def test_ends_are_those_of_the_generation_config(tmp_path):
 
 def written(tokenizer, prompt, ids, *stops, end="length"):
     """What `jaxseq.generate` makes of the ids of a continuation."""
-    row = generation._Row(0, tokenizer, set(tokenizer.ends), stops, prompt)
+    row = _streamed_text.Row(0, tokenizer, set(tokenizer.ends), stops, prompt)
     for token in ids:
         if not row.end:
             row.push(token)

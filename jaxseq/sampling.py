@@ -1,0 +1,44 @@
+"""How the next token is chosen: temperature, then top-k, then top-p on what is left, renormalised."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Sampling(NamedTuple):
+    """How a token is chosen; arrays, so that other values do not compile again."""
+
+    temperature: jax.Array  # > 0
+    top_k: jax.Array  # int32; 0: all
+    top_p: jax.Array  # in (0, 1]; 1: all
+    seed_B: jax.Array  # uint32
+    stop_V: jax.Array  # bool: ids that end a row
+
+
+def keep_top(logits_BV: jax.Array, top_k: jax.Array | int = 0, top_p: jax.Array | float = 1.0) -> jax.Array:
+    """logits_BV, -inf outside the top_k largest and, of those, outside the nucleus.
+
+    The nucleus is the smallest set of the likeliest tokens whose probability, renormalised after top-k, reaches top_p
+    (Holtzman et al. 2020, arXiv:1904.09751, §3.1). Of equal logits the lower id is the likelier. 0 and 1 keep all.
+    """
+    return jax.lax.cond((jnp.asarray(top_k) > 0) | (jnp.asarray(top_p) < 1), _keep_top, lambda x, *_: x, logits_BV, top_k, top_p)
+
+
+def _keep_top(logits_BV: jax.Array, top_k: jax.Array | int, top_p: jax.Array | float) -> jax.Array:
+    order_BV = jnp.argsort(-logits_BV, axis=-1, stable=True)
+    sorted_BV = jnp.take_along_axis(logits_BV, order_BV, axis=-1)
+    size = logits_BV.shape[-1]
+    sorted_BV = jnp.where(jnp.arange(size) < jnp.where(top_k > 0, top_k, size), sorted_BV, -jnp.inf)
+    p_BV = jax.nn.softmax(sorted_BV, axis=-1)
+    before_BV = jnp.cumsum(p_BV, axis=-1) - p_BV
+    kept_BV = jnp.where((before_BV < top_p) | (top_p >= 1), sorted_BV, -jnp.inf)
+    return jnp.take_along_axis(kept_BV, jnp.argsort(order_BV, axis=-1), axis=-1)
+
+
+def sample(logits_BV: jax.Array, keys_B: jax.Array, sampling: Sampling) -> jax.Array:
+    """One id [B] int32 a row, by the Gumbel-max trick: row i uses nothing but its logits and its key."""
+    logits_BV = (logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)) / sampling.temperature
+    logits_BV = keep_top(logits_BV, sampling.top_k, sampling.top_p)
+    noise_BV = jax.vmap(lambda key: jax.random.gumbel(key, logits_BV.shape[1:], logits_BV.dtype))(keys_B)
+    return jnp.argmax(logits_BV + noise_BV, axis=-1).astype(jnp.int32)
