@@ -5,11 +5,11 @@ Nothing in a file is executed: pickles are read by an unpickler that admits tens
 
 import contextlib
 import difflib
+import functools
 import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import flax.linen as nn
@@ -18,8 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxseq import models, registry
-from jaxseq.convert import _fields, _files, _table, _tokenizer
+from jaxseq import registry
+from jaxseq.convert import _fields, _files, _table, _tensors, _tokenizer
+from jaxseq.convert._source import Source
+from jaxseq.convert._source import source as _source_of
 from jaxseq.errors import UserError
 from jaxseq.plain_files import json_text
 
@@ -32,11 +34,12 @@ def source_names() -> tuple[str, ...]:
     return tuple(name.replace("_", "/", 1) for name in registry.names("convert.sources"))
 
 
-def _module(source: str) -> ModuleType:
-    name = source.replace("/", "_")
-    if name not in registry.names("convert.sources"):
-        raise UserError(f"there is no source {source!r}; choose one of: {', '.join(source_names())}")
-    return registry.load("convert.sources", name)
+@functools.cache
+def _source(name: str) -> Source:
+    file = name.replace("/", "_")
+    if file not in registry.names("convert.sources"):
+        raise UserError(f"there is no source {name!r}; choose one of: {', '.join(source_names())}")
+    return _source_of(registry.load("convert.sources", file))
 
 
 def abstract(model: nn.Module, mesh: Mesh | None = None) -> Any:
@@ -51,10 +54,6 @@ def abstract(model: nn.Module, mesh: Mesh | None = None) -> Any:
     return shapes.get("params", {}) if set(shapes) <= {"params"} else shapes
 
 
-def _model(module: ModuleType, theirs: Mapping) -> nn.Module:
-    return module.module(theirs) if hasattr(module, "module") else models.build(module.config(theirs))
-
-
 def from_state_dict(
     source: str, config: Mapping, tensors: Mapping[str, Any], dtype: Any = None, mesh: Mesh | None = None
 ) -> tuple[nn.Module, Any]:
@@ -66,15 +65,14 @@ def from_state_dict(
     Raises UserError for an unknown source, a config that we cannot honour, and tensors that are missing, unexpected or
     mis-shaped, all listed by name.
     """
-    module, tensors = _module(source), _files.plain(_files.unwrapped(tensors))
+    found, tensors = _source(source), _tensors.plain(_files.unwrapped(tensors))
     with _readable(source):
-        theirs = _completed(module, dict(config), tensors)
-        model = _model(module, theirs)
-        entries = module.entries(theirs)
-        aliases = module.aliases(theirs) if hasattr(module, "aliases") else {}
+        theirs = _completed(found, dict(config), tensors)
+        model = found.build(theirs)
+        entries, aliases = found.entries(theirs), found.aliases(theirs)
         shapes = abstract(model, mesh)
-    if hasattr(module, "rename"):
-        tensors = _files.Renamed(tensors, module.rename(set(tensors)))
+    if found.rename:
+        tensors = _tensors.Renamed(tensors, found.rename(set(tensors)))
     if dtype is not None:
         shapes = jax.tree.map(lambda leaf: leaf.update(dtype=_cast(leaf.dtype, dtype)), shapes)
     return model, _table.load(entries, tensors, shapes, _put, aliases)
@@ -105,16 +103,14 @@ def _readable(source: str):
 def to_state_dict(source: str, model: nn.Module, params: Any) -> dict[str, np.ndarray]:
     """Their names and arrays; `from_state_dict` of them gives `params` back to the bit. Raises UserError when the model is not
     one that the source can hold."""
-    module = _module(source)
-    return dict(_table.dump(module.entries(describe(source, model)), params))
+    return dict(_table.dump(_source(source).entries(describe(source, model)), params))
 
 
 def describe(source: str, model: nn.Module) -> dict:
     """The source's config of our model. Raises UserError when it holds no such model."""
-    module = _module(source)
-    theirs = module.describe(model)
+    theirs = _source(source).describe(model)
     if theirs is None:
-        raise UserError(f"{source} cannot hold this model; it holds: {registry.doc(module).splitlines()[0]}")
+        raise UserError(f"{source} cannot hold this model; it holds: {_source(source).title}")
     return theirs
 
 
@@ -124,23 +120,22 @@ def open_source(path: str | Path, source: str | None = None) -> tuple[str, dict,
     Raises UserError when nothing readable is there, and when the format does not tell the source: it lists the candidates.
     """
     if source is not None:
-        _module(source)  # raises for one that there is not, before anything is said of the files
+        _source(source)  # raises for one that there is not, before anything is said of the files
     theirs, tensors = _files.read(path)
     names = set(tensors)
     _whole_weights(path, theirs, names)
-    found = [s for s in source_names() if _recognises(_module(s), theirs, names)]
+    found = [s for s in source_names() if _source(s).recognises(theirs, names)]
     if source is None:
         if len(found) != 1:
             raise UserError(f"{path} {_unknown(theirs, names, found)}")
         source = found[0]
     elif found and source not in found:
         log.warning("%s looks like %s and is read as %s; compare its outputs with its own library's", path, found[0], source)
-    module = _module(source)
-    if not theirs and hasattr(module, "infer"):
+    if not theirs:
         shapes = {name: tuple(tensors.shape(name)) for name in tensors}
         with _readable(source):
-            theirs = module.infer(shapes)
-    return source, _completed(module, theirs, tensors), tensors
+            theirs = _source(source).infer(shapes)
+    return source, _completed(_source(source), theirs, tensors), tensors
 
 
 def _whole_weights(path: str | Path, theirs: Mapping, names: set[str]) -> None:
@@ -164,7 +159,7 @@ def _unknown(theirs: Mapping, names: set[str], found: list[str]) -> str:
     kind = theirs.get("model_type")
     what = f"is of model_type={_fields.shown(kind)}, which no source reads" if kind else "is of no known source (no model_type)"
     own = _patterns(names)
-    shared = {s: len(own & _patterns(_table_names(s, theirs, names))) for s in source_names() if hasattr(_module(s), "config")}
+    shared = {s: len(own & _patterns(_table_names(s, theirs, names))) for s in source_names() if _source(s).config}
     best = max(shared, key=shared.get, default=None)
     if best and 2 * shared[best] >= len(own):
         near = f"the nearest is {best}, which has {shared[best]} of the {len(own)} kinds of tensors here"
@@ -176,10 +171,10 @@ def _unknown(theirs: Mapping, names: set[str], found: list[str]) -> str:
 
 def _table_names(source: str, theirs: Mapping, names: set[str]) -> set[str]:
     """The tensors that a source would expect with this config; none if it cannot read it."""
-    module = _module(source)
+    found = _source(source)
     try:
-        theirs = _completed(module, dict(theirs), dict.fromkeys(names))
-        return {name for entry in module.entries(theirs) for _, row in entry.rows() for name in row}
+        theirs = _completed(found, dict(theirs), dict.fromkeys(names))
+        return {name for entry in found.entries(theirs) for _, row in entry.rows() for name in row}
     except Exception:  # whatever stands in a config that is not the source's own
         return set()
 
@@ -188,14 +183,10 @@ def _patterns(names: set[str]) -> set[str]:
     return {re.sub(r"\d+", "N", name) for name in names}
 
 
-def _completed(module: ModuleType, theirs: dict, tensors: Mapping[str, Any]) -> dict:
+def _completed(source: Source, theirs: dict, tensors: Mapping[str, Any]) -> dict:
     """With what only the tensors tell."""
     _fields.check(theirs)
-    return module.complete(theirs, tensors) if hasattr(module, "complete") else theirs
-
-
-def _recognises(module: ModuleType, theirs: dict, names: set[str]) -> bool:
-    return hasattr(module, "recognises") and bool(module.recognises(theirs, names))
+    return source.complete(theirs, tensors)
 
 
 def from_pretrained(path: str | Path, source: str | None = None, dtype: Any = None, mesh: Mesh | None = None):
@@ -213,11 +204,10 @@ def open_model(path: str | Path, source: str | None = None, dtype: Any = None, m
     Raises UserError for a source of single layers, which have no config.
     """
     source, theirs, tensors = open_source(path, source)
-    module = _module(source)
-    if not hasattr(module, "config"):
+    if not _source(source).config:
         raise UserError(f"{source} is a single layer and no model; open it with jaxseq.convert.from_state_dict")
     model, params = from_state_dict(source, theirs, tensors, dtype, mesh)  # which says what is wrong with the config
-    return source, theirs, module.config(theirs), model, params
+    return source, theirs, _source(source).config(theirs), model, params
 
 
 def tokenizer(path: str | Path, source: str, theirs: Mapping, file: str | None = None) -> dict[str, bytes]:
@@ -225,7 +215,7 @@ def tokenizer(path: str | Path, source: str, theirs: Mapping, file: str | None =
 
     theirs: their config, as `open_model` and `open_source` give it. See `jaxseq.convert._tokenizer`.
     """
-    return _tokenizer.found(path, _module(source), theirs, file)
+    return _tokenizer.found(path, _source(source), theirs, file)
 
 
 def save_pretrained(path: str | Path, model: nn.Module, params: Any, source: str | None = None) -> str:
@@ -234,16 +224,15 @@ def save_pretrained(path: str | Path, model: nn.Module, params: Any, source: str
     source: default: the only one that can hold the model. Raises UserError when there is none, or several.
     """
     if source is None:
-        found = [s for s in source_names() if s.startswith(_WRITABLE) and _module(s).describe(model) is not None]
+        found = [s for s in source_names() if s.startswith(_WRITABLE) and _source(s).describe(model) is not None]
         if len(found) != 1:
             what = "several sources hold this model" if found else "no source holds this model"
             raise UserError(f"{what}; name one of: {', '.join(found or source_names())}")
         source = found[0]
-    module = _module(source)
     theirs = describe(source, model)
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    _files.write(folder, _table.dump(module.entries(theirs), params))
+    _files.write(folder, _table.dump(_source(source).entries(theirs), params))
     write_config(folder / "config.json", theirs)
     return source
 

@@ -5,7 +5,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from jaxseq.convert._files import SUFFIXES, Tensors, one
+from jaxseq.convert._formats import SUFFIXES, one
+from jaxseq.convert._tensors import Tensors
 from jaxseq.errors import UserError
 from jaxseq.plain_files import read_object, regular
 

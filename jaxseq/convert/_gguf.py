@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxseq.convert._files import Tensors
+from jaxseq.convert._tensors import Tensors
 from jaxseq.errors import UserError
 
 ARRAY, STRING = 9, 8  # types of a value

@@ -175,7 +175,7 @@ def _complete(entries: Iterable[Entry], wanted: Mapping[str, Any]) -> None:
 
 
 def _check(entries: Sequence[Entry], tensors: Any, wanted: Mapping[str, Any], aliases: Mapping[str, str]) -> None:
-    """tensors: `_files.Tensors`. All is known from names, shapes and dtypes; no number is read."""
+    """tensors: `_tensors.Tensors`. All is known from names, shapes and dtypes; no number is read."""
     known, missing, misshaped, packed = set(aliases), [], [], []
     count = sum(len(entry.theirs) * (1 if entry.layers is None else len(entry.layers)) for entry in entries)
     if count > 10 * len(tensors) + 10_000:  # to list them all would take for ever

@@ -3,10 +3,10 @@
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from jaxseq import data
+from jaxseq.convert._source import Source
 from jaxseq.data import tokenizer_files as files
 from jaxseq.errors import UserError
 from jaxseq.plain_files import json_text
@@ -18,7 +18,7 @@ UNREAD = ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 VOCABULARIES = "rwkv_vocab*.txt"
 
 
-def found(path: str | Path, module: ModuleType, theirs: Mapping, file: str | None = None) -> dict[str, bytes]:
+def found(path: str | Path, source: Source, theirs: Mapping, file: str | None = None) -> dict[str, bytes]:
     """{name: contents} of the files that a workdir gets, with "tokenizer.json" or "tokenizer.txt" among them if there is a
     tokenizer.
 
@@ -29,7 +29,7 @@ def found(path: str | Path, module: ModuleType, theirs: Mapping, file: str | Non
     folder = path if path.is_dir() else path.parent
     out = {name: files.contents(folder / name, str(folder / name), files.LARGEST_BESIDE)
            for name in files.BESIDE if (folder / name).is_file()}  # fmt: skip
-    out = {name: text.encode() for name, text in _made(module, theirs).items()} | out
+    out = {name: text.encode() for name, text in _made(source, theirs).items()} | out
     chosen = None if file in files.BUILT_IN else Path(file).expanduser() if file else _beside(folder)
     if file and chosen and not chosen.is_file():
         raise UserError(f"there is no tokenizer {file}; give a tokenizers JSON file, an RWKV vocabulary, or byte")
@@ -55,11 +55,10 @@ def _beside(folder: Path) -> Path | None:
     return vocabularies[0] if len(vocabularies) == 1 else None
 
 
-def _made(module: ModuleType, theirs: Mapping) -> dict[str, str]:
+def _made(source: Source, theirs: Mapping) -> dict[str, str]:
     """Files made of the metadata in the checkpoint itself."""
-    text = module.tokenizer(theirs) if hasattr(module, "tokenizer") else None
-    made = {"tokenizer.json": text} if text else {}
-    return made | (module.beside(theirs) if hasattr(module, "beside") else {})
+    text = source.tokenizer(theirs)
+    return ({"tokenizer.json": text} if text else {}) | source.beside(theirs)
 
 
 def unread(path: str | Path) -> str:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from jaxseq.convert._files import Tensors
+from jaxseq.convert._tensors import Tensors
 from jaxseq.errors import UserError
 
 LONGEST_PICKLE = 32 << 20  # bytes; names and shapes of a large model take less than 1 MiB

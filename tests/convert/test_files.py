@@ -196,7 +196,7 @@ def test_published_sizes_by_shapes(name, source):
     """The table of names covers every parameter of a large model, and its config comes back; nothing is allocated."""
     model = jaxseq.build(jaxseq.config(name))
     theirs = convert.describe(source, model)
-    module = convert._module(source)
+    module = convert._source(source)
     again = jaxseq.build(module.config(theirs))
     leaves = _table.flatten(convert.abstract(model))
     assert convert.describe(source, again) == theirs and _table.flatten(convert.abstract(again)) == leaves

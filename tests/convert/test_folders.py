@@ -258,5 +258,5 @@ REFUSED = [
 def test_refusals_name_the_field_and_its_value(source, name, change, message):
     config = _files.read(LLAMA.parent / name)[0] if name else {}
     with pytest.raises(UserError, match=message) as caught:
-        convert._module(source).config(config | change)
+        convert._source(source).config(config | change)
     assert "differs" not in str(caught.value)

@@ -20,7 +20,7 @@ from helpers.torch_file import save, state_dict, tensor
 
 import jaxseq
 from jaxseq import UserError, convert
-from jaxseq.convert import _files, _gguf, _torch
+from jaxseq.convert import _files, _formats, _gguf, _torch
 from jaxseq.plain_files import json_text, read_json
 from jaxseq.train.workdirs import saved_config, write_config
 
@@ -206,7 +206,7 @@ def test_npz(data, tmp_path):
 
 
 def test_npz_that_grows_a_thousand_times(tmp_path, monkeypatch):
-    monkeypatch.setattr(_files, "NPZ_BYTES", 1 << 20)
+    monkeypatch.setattr(_formats, "NPZ_BYTES", 1 << 20)
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros(1 << 19, np.float32))
     refused(tmp_path / "a.npz", "at most 1,048,576 are read")
 

@@ -32,8 +32,8 @@ def test_round_trip(name):
 def test_sources_tell_themselves_apart():
     for name, source in SOURCES.items():
         model, _ = imported(source, name)
-        assert [s for s in SOURCES.values() if convert._module(s).describe(model)] == [source]
-        assert [s for s in SOURCES.values() if convert._module(s).recognises(oracle(name)["config"], set())] == [source]
+        assert [s for s in SOURCES.values() if convert._source(s).describe(model)] == [source]
+        assert [s for s in SOURCES.values() if convert._source(s).recognises(oracle(name)["config"], set())] == [source]
 
 
 def ssm(name: str, **more) -> tuple[dict, dict]:

@@ -97,7 +97,7 @@ def test_written_back_with_the_same_names_and_bits(name, tmp_path, monkeypatch):
     config, tensors = _files.read(tmp_path / "shards")
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) >= 3
     jax.tree.map(np.testing.assert_array_equal, dict(tensors), found)
-    module = convert._module(source)
+    module = convert._source(source)
     assert jaxseq.build(module.config(convert._completed(module, config, tensors))) == model
 
 

@@ -48,7 +48,7 @@ def check_logits(source: str, name: str, tokens: str, form: str, outputs: tuple[
 def saved(source: str, name: str, twice: tuple[str, ...] = ()) -> dict:
     """The oracle's tensors under the names that they have in files."""
     kept = {key: value for key, value in oracle(name)["param"].items() if key not in twice}
-    rename = getattr(convert._module(source), "rename", lambda names: dict.fromkeys(names))
+    rename = convert._source(source).rename or dict.fromkeys
     return {new: kept[old or new] for new, old in rename(set(kept)).items()}
 
 

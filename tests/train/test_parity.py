@@ -80,9 +80,9 @@ def configured(source: str, theirs) -> tuple:
     fields = theirs.config.to_dict()
     arrays = {name: p.detach().numpy().copy() for name, p in tensors(source, theirs).items()}
     if source.startswith("blinkdl"):
-        fields = convert._module(source).infer({name: x.shape for name, x in arrays.items()})
+        fields = convert._source(source).infer({name: x.shape for name, x in arrays.items()})
     fields = json.loads(json.dumps(fields, default=str))
-    config = convert._module(source).config(fields)
+    config = convert._source(source).config(fields)
     model, params = from_state_dict(source, fields, arrays)
     with config.unlocked():
         config.model.logit_penalty = 0.0  # RWKV's, which transformers leaves out

@@ -1,0 +1,114 @@
+"""One file of tensors: safetensors, torch's, numpy's .npz."""
+
+import math
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from jaxseq.convert import _torch
+from jaxseq.convert._tensors import Tensors
+from jaxseq.errors import UserError
+from jaxseq.plain_files import regular
+
+NPZ_BYTES = 2 << 30  # of all arrays together, which are small models'
+SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".gguf", ".npz")
+
+
+def one(path: Path) -> Tensors:
+    """The tensors of one file, by its suffix."""
+    if path.suffix == ".safetensors":
+        return safetensors(path)
+    if path.suffix in (".pth", ".pt", ".bin", ".ckpt"):
+        return _torch.open(regular(path))
+    if path.suffix == ".npz":
+        return npz(regular(path))
+    raise UserError(f"{path} is none of {', '.join(SUFFIXES)}; convert it to safetensors")
+
+
+_SAFETENSORS_DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32", "I16": "int16",
+    "I8": "int8", "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64", "BOOL": "bool",
+}  # fmt: skip
+
+
+class SafeTensors(Tensors):
+    """Of {name: (file, shape, dtype)}. Each read opens its file anew: pages of a mapping that stays open count as memory."""
+
+    def shape(self, name):
+        return self.parts[name][1]
+
+    def dtype(self, name):
+        return self.parts[name][2]
+
+    def __getitem__(self, name):
+        path, _, dtype = self.parts[name]
+        if dtype not in _SAFETENSORS_DTYPES.values():
+            raise UserError(f"{name} of {path} is {dtype}, which are no weights without their scales; save it in bfloat16")
+        with _open(path) as file:
+            return file.get_tensor(name)
+
+
+def _open(path: Path):
+    import safetensors
+
+    try:
+        return safetensors.safe_open(regular(path), "np")
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"{path} is no whole safetensors file ({error}); fetch it again") from error
+
+
+def safetensors(path: Path) -> SafeTensors:
+    parts = {}
+    with _open(path) as file:
+        for name in file.keys():  # noqa: SIM118 (it is no mapping)
+            tensor = file.get_slice(name)
+            dtype = tensor.get_dtype()
+            parts[name] = path, tuple(tensor.get_shape()), _SAFETENSORS_DTYPES.get(dtype, dtype)
+    return SafeTensors(parts)
+
+
+class Npz(Tensors):
+    """Of {name: (file, member, shape, dtype)}."""
+
+    def shape(self, name):
+        return self.parts[name][2]
+
+    def dtype(self, name):
+        return self.parts[name][3].name
+
+    def __getitem__(self, name):
+        path, member, shape, _ = self.parts[name]
+        with zipfile.ZipFile(path) as archive, archive.open(member) as file:
+            return np.lib.format.read_array(file, allow_pickle=False).reshape(shape)
+
+
+def npz(path: Path) -> Npz:
+    """The arrays of an .npz file, whose sizes are known before any is read."""
+    parts, total = {}, 0
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                with archive.open(info) as file:
+                    shape, dtype = _npy_header(file)
+                    size, given = math.prod(shape) * dtype.itemsize, info.file_size - file.tell()
+                if size != given:
+                    raise ValueError(f"{info.filename} claims {size:,} bytes and has {given:,}")
+                total += size
+                parts[info.filename.removesuffix(".npy")] = path, info.filename, shape, dtype
+    except (ValueError, OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, SyntaxError) as error:
+        raise UserError(f"{path} is no .npz file of plain arrays ({error}); save it again without objects") from error
+    if total > NPZ_BYTES:
+        raise UserError(f"{path} holds {total:,} bytes of arrays, and at most {NPZ_BYTES:,} are read; save it as safetensors")
+    return Npz(parts)
+
+
+def _npy_header(file) -> tuple[tuple[int, ...], np.dtype]:
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"version {version} of its arrays")
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(file)
+    if dtype.hasobject or any(n < 0 for n in shape):
+        raise ValueError("objects, or a negative length")
+    return shape, dtype

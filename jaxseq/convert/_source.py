@@ -1,0 +1,36 @@
+"""A source: one file of `jaxseq/convert/sources`, whose functions are the fields below. Those with a default may be left out."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+from flax import linen as nn
+
+from jaxseq import models, registry
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What is called `theirs` is their config, a dict. See `jaxseq.convert.sources`."""
+
+    title: str  # the first line of the file
+    describe: Callable[[nn.Module], dict | None]  # their config of one of our modules
+    entries: Callable[[dict], list]  # the table of names
+    config: Callable[[Mapping], Any] | None = None  # our config; None: a source of single layers
+    module: Callable[[Mapping], nn.Module] | None = None  # one of these
+    recognises: Callable[[dict, set[str]], bool] = lambda theirs, names: False
+    aliases: Callable[[dict], dict] = lambda theirs: {}
+    infer: Callable[[dict], dict] = lambda shapes: {}
+    complete: Callable[[dict, Mapping], dict] = lambda theirs, tensors: theirs
+    rename: Callable[[set[str]], dict] | None = None
+    tokenizer: Callable[[Mapping], str | None] = lambda theirs: None
+    beside: Callable[[Mapping], dict] = lambda theirs: {}
+
+    def build(self, theirs: Mapping) -> nn.Module:
+        return self.module(theirs) if self.module else models.build(self.config(theirs))
+
+
+def source(module: ModuleType) -> Source:
+    functions = {field.name: getattr(module, field.name) for field in dataclasses.fields(Source) if hasattr(module, field.name)}
+    return Source(title=registry.doc(module).splitlines()[0], **functions)

@@ -1,0 +1,54 @@
+"""The tensors of a checkpoint as a lazy mapping {name: array}, with `shape(name)` and `dtype(name)`, which read no numbers."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+
+class Tensors(Mapping):
+    """{name: array}; a subclass has `parts`, {name: whatever finds it}, `shape`, `dtype` and `__getitem__`."""
+
+    def __init__(self, parts: Mapping[str, Any]):
+        self.parts = dict(parts)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.parts)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.parts  # a mapping's own would read the tensor
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return np.shape(self[name])
+
+    def dtype(self, name: str) -> str:
+        """numpy's name of it, or the file's own where numpy has none."""
+        return np.asarray(self[name]).dtype.name
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.parts[name]
+
+
+def plain(tensors: Mapping[str, Any]) -> Tensors:
+    """Arrays in memory with the methods of files."""
+    return tensors if isinstance(tensors, Tensors) else Tensors(tensors)
+
+
+class Renamed(Tensors):
+    """Another mapping under other names: `names` is {new: old}."""
+
+    def __init__(self, tensors: Mapping[str, Any], names: Mapping[str, str]):
+        super().__init__(names)
+        self.tensors = plain(tensors)
+
+    def shape(self, name):
+        return self.tensors.shape(self.parts[name])
+
+    def dtype(self, name):
+        return self.tensors.dtype(self.parts[name])
+
+    def __getitem__(self, name):
+        return self.tensors[self.parts[name]]
