@@ -212,6 +212,7 @@ class Mixer(nn.Module):
     # what a field `hidden` is, for who fits a model to a size: channels grow with the width and may vary a little, a recurrence
     # grows with the width, other stays
     hidden_role: ClassVar[str] = "channels"
+    in_place: ClassVar[bool] = False  # for one token in the recurrent form `mix` takes, and gives, a `Layered` state
     streams: ClassVar[tuple[str, ...]] = ()  # those that `mix` reads and gives on; zero in front of the first layer
 
     @nn.nowrap

@@ -1,6 +1,7 @@
 """Softmax attention with rotary or linear positions, grouped queries and an optional sliding window."""
 
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +52,7 @@ class Attention(Mixer):
     to the residual stream (Radford et al. 2019, §2.3).
     """
 
+    in_place: ClassVar[bool] = True
     heads: int = 4
     kv_heads: int | None = None  # default: heads
     head_size: int | None = None  # default: width / heads

@@ -17,6 +17,7 @@ from jaxseq.layers import FORMS, NORMS, Streams, constrain, of_std, param
 from jaxseq.models import _positions, _stack
 from jaxseq.models._network import BYTE_VOCAB, DTYPES, REMAT, Network, check, scan
 from jaxseq.ops import _time
+from jaxseq.ops._layered import Layered
 
 
 class LMState(NamedTuple):
@@ -26,6 +27,12 @@ class LMState(NamedTuple):
 
 def _gather(x: jax.Array, order_BT: jax.Array) -> jax.Array:
     return jnp.take_along_axis(x, _time.expand(order_BT, x), axis=1)
+
+
+def _in_place(block: nn.Module, form: forms.Form) -> tuple[int, ...]:
+    """The mixers whose states one token reads and writes in place, in the stack of all layers: scanned over, they are copied."""
+    chosen = (forms.of_label(form, mixer.name) for mixer in block.mixers)
+    return tuple(j for j, f in enumerate(chosen) if block.mixers[j].in_place and f in ("recurrent", "auto"))
 
 
 class LM(Network):
@@ -149,13 +156,22 @@ class LM(Network):
         after, layer = [], 0
 
         def call(block, carry, x):
-            *carry, state = block(*carry, x[0], pos_BT, form, x[1], train)
-            return tuple(carry), state
+            *carry, stacks = carry
+            before, i, layer = x
+            before = before and tuple(Layered(stacks[j], i) if j in stacks else s for j, s in enumerate(before))
+            *carry, state = block(*carry, before, pos_BT, form, layer, train)
+            stacks = {j: state[j].stack for j in stacks}
+            return (*carry, stacks), tuple(() if j in stacks else s for j, s in enumerate(state))
 
-        for i, (repeats, block) in enumerate(zip(self.repeats, self.blocks, strict=True)):
-            before = None if state is None else state.segments[i]
-            carry, s = scan(block, repeats, carry, (before, layer + jnp.arange(repeats)), call, self.remat)
-            after.append(s)
+        for n, (repeats, block) in enumerate(zip(self.repeats, self.blocks, strict=True)):
+            before, in_place = None if state is None else state.segments[n], ()
+            if state is not None and tokens_BT.shape[1] == 1 and not train:
+                in_place = _in_place(block, form)
+            stacks = {j: before[j] for j in in_place}
+            scanned = before and tuple(() if j in stacks else s for j, s in enumerate(before))
+            xs = scanned, jnp.arange(repeats), layer + jnp.arange(repeats)
+            (*carry, stacks), s = scan(block, repeats, (*carry, stacks), xs, call, self.remat)
+            after.append(tuple(stacks.get(j, own) for j, own in enumerate(s)))
             layer += repeats
         x_BTD = _time.select(valid_BT, self.final_norm(carry[0]))
         next_pos_B = jnp.zeros(tokens_BT.shape[:1], jnp.int32) if state is None else state.next_pos_B

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from jaxseq.ops import _time
 from jaxseq.ops._example import Example, stresses
+from jaxseq.ops._layered import Layered
 
 
 class AttentionState(NamedTuple):
@@ -87,10 +88,9 @@ def next_state(state: AttentionState, k_BTGK, v_BTGV, pos_BT) -> AttentionState:
     return AttentionState(fill(state.k_BSGK, k_BTGK), fill(state.v_BSGV, v_BTGV), count_B)
 
 
-def _slots(state: AttentionState):
+def _slots(count_B, size: int):
     """Token index of each slot [B, S], negative where the slot is empty."""
-    size = state.k_BSGK.shape[1]
-    last_B1 = state.count_B[:, None] - 1
+    last_B1 = count_B[:, None] - 1
     return last_B1 - (last_B1 - jnp.arange(size)) % size if size else jnp.zeros((last_B1.shape[0], 0), jnp.int32)
 
 
@@ -111,7 +111,7 @@ def gather_keys(state: AttentionState | None, k_BTGK, v_BTGV, pos_BT) -> tuple[j
     own = Keys(k_BTGK, v_BTGV, jnp.where(_time.valid(pos_BT), n_BT, -1), seg_BT)
     if state is None:
         return n_BT, seg_BT, own
-    n_BS = _slots(state)
+    n_BS = _slots(state.count_B, state.k_BSGK.shape[1])
     old = Keys(state.k_BSGK.astype(k_BTGK.dtype), state.v_BSGV.astype(v_BTGV.dtype), n_BS, jnp.zeros_like(n_BS))
     return n_BT, seg_BT, jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), old, own)
 
@@ -142,8 +142,14 @@ def _finish(y_BGRTV, pos_BT, dtype):
     return _time.select(_time.valid(pos_BT), y_BTHV).astype(dtype)
 
 
-def recurrent(q_BTHK, k_BTGK, v_BTGV, *, state=None, pos=None, window=None, scale=None):
-    """One token after another: write it into its slot, then look at the whole buffer."""
+def recurrent(q_BTHK, k_BTGK, v_BTGV, *, state=None, pos=None, window=None, scale=None, chunk: int = 1024):
+    """One token after another: write it into its slot, then look at the buffer.
+
+    A single token is written in place and looks at blocks of `chunk` slots, those that hold a token it may see. Its `state`
+    may be a `Layered` stack; then that is what comes back.
+    """
+    if q_BTHK.shape[1] == 1 and state is not None:
+        return _one_token(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale, chunk)
     scale, q_BTHK, k_BTGK, v_BTGV, pos_BT = _prepare(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale)
     state = _empty(k_BTGK, v_BTGV, _size(state, window, q_BTHK.shape[1])) if state is None else state
     if q_BTHK.shape[1] == 0:
@@ -152,12 +158,10 @@ def recurrent(q_BTHK, k_BTGK, v_BTGV, *, state=None, pos=None, window=None, scal
 
     def step(state, q_BHK, k_BGK, v_BGV):
         state = _write(state, k_BGK, v_BGV)
-        n_BS = _slots(state)
+        n_BS = _slots(state.count_B, state.k_BSGK.shape[1])
         keys = Keys(state.k_BSGK, state.v_BSGV, n_BS, jnp.zeros_like(n_BS))
         n_B1 = state.count_B[:, None] - 1
-        scores = _scores(q_BHK[:, None], keys, _mask(n_B1, jnp.zeros_like(n_B1), keys, window), scale, acc)
-        y_BGRTV = _weighted(jax.nn.softmax(scores, axis=-1), state.v_BSGV, acc)
-        return state, y_BGRTV.reshape(*q_BHK.shape[:2], -1).astype(q_BHK.dtype)
+        return state, _look(q_BHK[:, None], n_B1, keys, window, scale, acc)[:, 0].astype(q_BHK.dtype)
 
     return _time.scan_time(step, state, (q_BTHK, k_BTGK, v_BTGV), pos_BT)
 
@@ -167,6 +171,75 @@ def _write(state: AttentionState, k_BGK, v_BGV) -> AttentionState:
     k_BSGK = state.k_BSGK.at[row_B, slot_B].set(k_BGK.astype(state.k_BSGK.dtype))
     v_BSGV = state.v_BSGV.at[row_B, slot_B].set(v_BGV.astype(state.v_BSGV.dtype))
     return AttentionState(k_BSGK, v_BSGV, state.count_B + 1)
+
+
+def _look(q_BTHK, n_BT, keys: Keys, window, scale, acc):
+    """[B, T, H, V]: queries with index n_BT in the document of all keys."""
+    scores = _scores(q_BTHK, keys, _mask(n_BT, jnp.zeros_like(n_BT), keys, window), scale, acc)
+    y_BGRTV = _weighted(jax.nn.softmax(scores, axis=-1), keys.v_BSGV, acc)
+    return jnp.moveaxis(y_BGRTV, 3, 1).reshape(*q_BTHK.shape[:3], -1)
+
+
+def _one_token(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale, chunk):
+    """The recurrent form of one token. Of a large state nothing is copied but the blocks that are looked at."""
+    layered = isinstance(state, Layered)
+    stack, layer = state if layered else (jax.tree.map(lambda x: x[None], state), jnp.int32(0))
+    alike = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), stack)
+    scale, q_BTHK, k_BTGK, v_BTGV, pos_BT = _prepare(q_BTHK, k_BTGK, v_BTGV, alike, pos, window, scale)
+    acc, size, pos_B = _time.accumulation_dtype(q_BTHK, v_BTGV), stack.k_BSGK.shape[2], pos_BT[:, 0]
+    starts_B, real_B, row_B = pos_B == _time.START, pos_B >= 0, jnp.arange(pos_B.shape[0])
+    before_B = jnp.where(starts_B, 0, stack.count_B[layer])
+    count_B, slot_B = before_B + real_B, before_B % size
+
+    def write(x_LBSGK, new_BGK):
+        # A document's first token forgets the row: its slots become zero. Without such a token nothing is read or written.
+        clear = lambda x: x.at[layer].set(_time.select(~starts_B, x[layer]))  # noqa: E731
+        x_LBSGK = jax.lax.cond(jnp.any(starts_B), clear, lambda x: x, x_LBSGK)
+        new_BGK = jnp.where(_time.expand(real_B, new_BGK), new_BGK.astype(x_LBSGK.dtype), x_LBSGK[layer, row_B, slot_B])
+        return x_LBSGK.at[layer, row_B, slot_B].set(new_BGK)
+
+    stack = AttentionState(
+        write(stack.k_BSGK, k_BTGK[:, 0]), write(stack.v_BSGV, v_BTGV[:, 0]), stack.count_B.at[layer].set(count_B)
+    )
+    seen_B = jnp.maximum(count_B, 1)  # a padded row without tokens looks at a slot of zeros: no softmax over nothing
+    n_B1, n_BS = seen_B[:, None] - 1, _slots(seen_B, size)
+    if size <= chunk:
+        keys = Keys(stack.k_BSGK[layer], stack.v_BSGV[layer], n_BS, jnp.zeros_like(n_BS))
+        y_BTHV = _look(q_BTHK, n_B1, keys, window, scale, acc)
+    else:
+        y_BTHV = _look_in_blocks(q_BTHK, n_B1, stack, layer, n_BS, window, scale, acc, chunk)
+    y_BTHV = _time.select(real_B, y_BTHV).astype(q_BTHK.dtype)
+    return y_BTHV, Layered(stack, layer) if layered else jax.tree.map(lambda x: x[0], stack)
+
+
+def _look_in_blocks(q_BTHK, n_BT, stack: AttentionState, layer, n_BS, window, scale, acc, chunk):
+    """`_look` at one layer of the stack, `chunk` slots at a time. The last block ends with the buffer and masks what was seen."""
+    batch, size = n_BS.shape
+
+    def first(i):
+        return jnp.minimum(i * chunk, size - chunk)
+
+    def index(i):
+        n_BC = jax.lax.dynamic_slice_in_dim(n_BS, first(i), chunk, axis=1)
+        return jnp.where(first(i) + jnp.arange(chunk) >= i * chunk, n_BC, -1)
+
+    def keys(i):
+        def cut(x_LBSGK):
+            shape = (1, batch, chunk, *x_LBSGK.shape[3:])
+            zero = jnp.zeros_like(i)
+            return jax.lax.dynamic_slice(x_LBSGK, (layer.astype(i.dtype), zero, first(i), zero, zero), shape)[0]
+
+        n_BC = index(i)
+        return Keys(cut(stack.k_BSGK), cut(stack.v_BSGV), n_BC, jnp.zeros_like(n_BC))
+
+    def visible(i):
+        n_BC = index(i)
+        return jnp.any(_mask(n_BT, jnp.zeros_like(n_BT), Keys(None, None, n_BC, jnp.zeros_like(n_BC)), window))
+
+    seg_BT, blocks = jnp.zeros_like(n_BT), jnp.arange(-(-size // chunk), dtype=jnp.int32)
+    kv_heads, value_size = stack.v_BSGV.shape[3:]
+    y_BGRTV = _online_softmax(q_BTHK, n_BT, seg_BT, blocks, visible, keys, (kv_heads, value_size), window, scale, acc)
+    return jnp.moveaxis(y_BGRTV, 3, 1).reshape(*q_BTHK.shape[:3], -1)
 
 
 def parallel(q_BTHK, k_BTGK, v_BTGV, *, state=None, pos=None, window=None, scale=None):
@@ -183,13 +256,17 @@ def parallel(q_BTHK, k_BTGK, v_BTGV, *, state=None, pos=None, window=None, scale
     return y_BTHV, next_state(before, k_BTGK, v_BTGV, pos_BT)
 
 
-def _online_softmax(q_BCHK, n_BC, seg_BC, chunks: Keys, window, scale, acc):
-    """One block of queries against blocks of keys [Z, B, C, ...] -> [B, G, R, C, V], never holding more than C x C scores."""
-    batch, time, heads, _ = q_BCHK.shape
-    kv_heads, value_size = chunks.v_BSGV.shape[3:]
+def _online_softmax(q_BCHK, n_BC, seg_BC, blocks, visible, keys_of, sizes, window, scale, acc):
+    """One block of queries against `blocks` of keys -> [B, G, R, C, V], never holding the scores of more than one of them.
 
-    def attend(carry, keys):
+    keys_of(block) -> Keys; visible(block): whether any query sees any of them, otherwise they cost nothing. sizes: G, V.
+    """
+    batch, time, heads, _ = q_BCHK.shape
+    kv_heads, value_size = sizes
+
+    def attend(carry, block):
         top, total, y_BGRCV = carry
+        keys = keys_of(block)
         scores = _scores(q_BCHK, keys, _mask(n_BC, seg_BC, keys, window), scale, acc)
         new_top = jax.lax.stop_gradient(jnp.maximum(top, jnp.max(scores, axis=-1)))  # the result does not depend on it
         shift = jnp.where(jnp.isneginf(new_top), 0, new_top)  # nothing seen yet: exp(-inf - 0) = 0 and no NaN
@@ -197,13 +274,12 @@ def _online_softmax(q_BCHK, n_BC, seg_BC, chunks: Keys, window, scale, acc):
         total = keep * total + jnp.sum(p_BGRCS, axis=-1)
         return new_top, total, keep[..., None] * y_BGRCV + _weighted(p_BGRCS, keys.v_BSGV, acc)
 
-    def body(carry, keys):
-        visible = jnp.any(_mask(n_BC, seg_BC, keys, window))  # blocks in the future or out of the window cost nothing
-        return jax.lax.cond(visible, attend, lambda carry, _: carry, carry, keys), None
+    def body(carry, block):
+        return jax.lax.cond(visible(block), attend, lambda carry, _: carry, carry, block), None
 
     shape = (batch, kv_heads, heads // kv_heads, time)
     start = jnp.full(shape, -jnp.inf, acc), jnp.zeros(shape, acc), jnp.zeros((*shape, value_size), acc)
-    (_, total, y_BGRCV), _ = jax.lax.scan(jax.checkpoint(body, prevent_cse=False), start, chunks)
+    (_, total, y_BGRCV), _ = jax.lax.scan(jax.checkpoint(body, prevent_cse=False), start, blocks)
     return y_BGRCV / jnp.where(total > 0, total, 1)[..., None]
 
 
@@ -220,7 +296,10 @@ def chunkwise(q_BTHK, k_BTGK, v_BTGV, *, state=None, pos=None, window=None, scal
 
     def block(inputs):
         n_BC, seg_BC, q_BCHK = inputs
-        return jnp.moveaxis(_online_softmax(q_BCHK, n_BC, seg_BC, chunks, window, scale, acc), 3, 1)
+        visible = lambda keys: jnp.any(_mask(n_BC, seg_BC, keys, window))  # noqa: E731
+        sizes = v_BTGV.shape[2:]
+        y = _online_softmax(q_BCHK, n_BC, seg_BC, chunks, visible, lambda keys: keys, sizes, window, scale, acc)
+        return jnp.moveaxis(y, 3, 1)
 
     y = jax.lax.map(jax.checkpoint(block, prevent_cse=False), _time.split_chunks(chunk, n_BT, seg_BT, q_BTHK))
     y_BTGRV = _time.join_chunks(y, time)
