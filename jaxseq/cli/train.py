@@ -25,6 +25,10 @@ def add_arguments(parser):
         "--dry-run", action="store_true",
         help="say what would be done, with the memory of the step compiled here, and leave DIR as it is",
     )  # fmt: skip
+    parser.add_argument(
+        "--debug", action="store_true",
+        help="run the layers one after another, unscanned, and tell the norms of each layer's activations and gradients",
+    )  # fmt: skip
 
 
 def chosen(args):
@@ -92,7 +96,7 @@ def run(args):
             announce(plan)
             return plan.to_json()
         with ProgressLine(console) as progress:
-            record = train(config, args.workdir, progress=progress, announce=announce)
+            record = train(config, args.workdir, progress=progress, announce=announce, debug=args.debug)
     except NonFiniteError as error:
         print(f"jaxseq: {error}", file=sys.stderr)
         raise SystemExit(1) from None

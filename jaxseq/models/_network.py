@@ -1,6 +1,8 @@
 """What all networks have in common: parameters as plain arrays or boxed with metadata, scanned layers, fields of a config."""
 
-from collections.abc import Callable, Container
+import contextlib
+import contextvars
+from collections.abc import Callable, Container, Iterator
 from typing import Any, ClassVar
 
 import jax
@@ -19,6 +21,19 @@ REMAT = {
     "full": jax.checkpoint_policies.nothing_saveable,  # keep each layer's input, compute the rest again
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep the outputs of matrix products
 }
+
+
+_unscanned = contextvars.ContextVar("unscanned", default=False)
+
+
+@contextlib.contextmanager
+def unscanned() -> Iterator[None]:
+    """What is traced within it has its layers one after another instead of in a loop; parameters and results are the same."""
+    token = _unscanned.set(True)
+    try:
+        yield
+    finally:
+        _unscanned.reset(token)
 
 
 class Network(nn.Module):
@@ -83,6 +98,7 @@ def scan(layer: nn.Module, repeats: int, carry: Any, xs: Any, call: Callable, re
         in_axes=0,
         out_axes=0,
         length=repeats,
+        unroll=repeats if _unscanned.get() else 1,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
     return scanned(layer, carry, xs)

@@ -1,46 +1,46 @@
-"""After a step that was not finite: which array was the first to go bad."""
+"""After a step that was not finite: which array of which layer was the first to go bad."""
 
-from typing import Any
+from collections.abc import Iterable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxseq.train.checkpoints import path_name
+from jaxseq.train.probe import Place, Probe
 from jaxseq.train.step import Trainer, TrainState
-
-
-def bad_leaves(tree: Any) -> list[str]:
-    """Paths of the leaves that hold a number that is not finite."""
-    finite = jax.jit(lambda tree: jax.tree.map(lambda leaf: jnp.all(jnp.isfinite(leaf)), tree))(tree)
-    flags = jax.tree_util.tree_flatten_with_path(jax.device_get(finite))[0]
-    return [path_name(path) for path, flag in flags if not flag]
 
 
 def diagnose(trainer: Trainer, state: TrainState, batch: dict[str, jax.Array]) -> str:
     """What went bad first when `state` (as it was before the step) met `batch`, by running the step again in pieces.
 
-    The order is that of the computation: parameters, loss, gradients, and then the optimiser's update.
+    The order is that of the computation: parameters, the modules' outputs, loss, gradients (from the last layer to the first),
+    and then the optimiser's update.
     """
+    probe = Probe(trainer)
+    if bad := _bad(probe.leaves(state.params)):
+        return f"parameter {_some(bad)} was already bad"
+    for name, collection in state.collections.items():
+        if bad := _bad(probe.leaves(collection)):
+            return f"{name} {_some(bad)} was already bad"
+    outputs = _bad(probe.outputs(state, batch))
     with trainer.scope():
-        if bad := bad_leaves(state.params):
-            return f"parameter {_some(bad)} was already bad"
-        if bad := bad_leaves(state.collections):
-            return f"{_some(bad)} was already bad"
-        grads, metrics, _ = jax.jit(trainer.gradients)(state.params, batch, state.step, state.collections)
-        loss = float(np.asarray(metrics["loss"]))
-        bad = bad_leaves(grads)
-        if not np.isfinite(loss):
-            return (
-                f"the loss is {loss} from finite parameters, and gradient {_some(bad)} with it" if bad else f"the loss is {loss}"
-            )
-        if bad:
-            return f"gradient {_some(bad)}, under a finite loss of {loss:.4g}"
+        grads, metrics, _ = probe.gradients(state.params, batch, state.step, state.collections)
+    loss = float(np.asarray(metrics["loss"]))
+    bad = sorted(_bad(probe.leaves(grads)), key=probe.when, reverse=True)
+    if not np.isfinite(loss) or outputs:
+        where = f"the output of {_some(outputs)} is the first that is bad" if outputs else "every module's output is finite"
+        return f"the loss is {loss} from finite parameters: {where}"
+    if bad:
+        return f"gradient of {_some(bad)}, under a finite loss of {loss:.4g}"
+    with trainer.scope():
         updates, _ = jax.jit(trainer.optimizer.update)(grads, state.optimizer, state.params)
-        if bad := bad_leaves(updates):
-            return f"the update of {_some(bad)}, under finite gradients"
-        return "a norm over all gradients or updates overflowed, under finite leaves"
+    if bad := _bad(probe.leaves(updates)):
+        return f"the update of {_some(bad)}, under finite gradients"
+    return "a norm over all gradients or updates overflowed, under finite leaves"
 
 
-def _some(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} (and {len(names) - 1} more)"
+def _bad(places: Iterable[Place]) -> list[Place]:
+    return [place for place in places if not place.finite]
+
+
+def _some(places: list[Place]) -> str:
+    return f"{places[0]}" if len(places) == 1 else f"{places[0]} (and {len(places) - 1} more)"

@@ -14,12 +14,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxseq.errors import UserError
-from jaxseq.train import flops, plan, tokenizers, workdirs
+from jaxseq.train import flops, plan, probe, tokenizers, workdirs
 from jaxseq.train import mesh as meshes
 from jaxseq.train.checkpoints import Checkpoints
 from jaxseq.train.diagnose import diagnose
 from jaxseq.train.failures import NonFiniteError, is_disk_full
 from jaxseq.train.metrics import MetricsWriter, memory
+from jaxseq.train.probe import Probe
 from jaxseq.train.run import Run
 from jaxseq.train.step import TrainState
 from jaxseq.train.stopping import Stopped, terminated
@@ -39,6 +40,7 @@ def train(
     announce: Callable[[plan.Plan], None] | None = None,
     stop: Callable[[], bool] | None = None,
     devices: Sequence[jax.Device] | None = None,
+    debug: bool = False,
 ) -> dict[str, Any]:
     """Trains `config` in `workdir` up to step config.train.steps, resuming whatever is there, and returns the last
     record.
@@ -50,6 +52,8 @@ def train(
         returns early. The record is then that of the step it saved, with `stopped`, what has been done in words, and
         `signal`, the number of the one received, 0 for none.
       devices: all devices by default.
+      debug: layers run one after another, unscanned; of every recorded step the norms of each layer's activations and
+        gradients are logged and stand in its record ("activation_rms/blocks_0/attention/1"). It runs such a step twice.
 
     Before the first step there is nothing to save: signals do then what they did before the call.
 
@@ -57,7 +61,7 @@ def train(
     numbers go bad (the last good checkpoint stays), OSError with ENOSPC when the disk is full (so does it then).
     """
     try:
-        return _train(Run(config, workdir, devices), progress or nothing, announce or nothing, stop or (lambda: False))
+        return _train(Run(config, workdir, devices, debug), progress or nothing, announce or nothing, stop or (lambda: False))
     except UserError:
         raise
     except Exception as error:
@@ -104,6 +108,7 @@ class _Loop:
         self.peak = flops.machine_peak(self.config.model.dtype, self.trainer.mesh.size)
         self.clock = Clock(self.step)
         self.pending: tuple[int, dict, dict] | None = None
+        self.probe = Probe(run.trainer) if run.trainer.debug else None
         self.current: dict[str, Any] = {"step": self.step}
         self.halted = False
 
@@ -118,7 +123,9 @@ class _Loop:
                 self.halted = True
                 break
             batch = meshes.put_batch(next(self.own.batches), self.trainer.mesh, settings.batch)
+            norms = self.norms(self.step + 1, batch)
             self.state, values = self.own.compiled(self.state, batch)
+            values |= norms
             self.step += 1
             self.flush()
             self.pending = (self.step, values, batch)
@@ -152,14 +159,27 @@ class _Loop:
             kept = "there is no checkpoint yet" if good is None else f"the checkpoint of step {good} is kept"
             reason = diagnose(self.trainer, self.state, batch)
             raise NonFiniteError(f"not finite at step {number}: {reason}; {kept}; lower train.lr or set train.clip")
-        settings = self.config.train
-        written = number in (1, self.last) or due(number, settings.log_every) or due(number, settings.eval_every)
+        written = self.written(number)
         if written or self.halted:  # where a run happens to be stopped is told, and leaves no trace
             self.current = self.record(number, values)
             if written:
                 self.writer.write(self.current)
             if tell:
                 self.tell()
+
+    def written(self, number: int) -> bool:
+        """Whether this step gets a record."""
+        settings = self.config.train
+        return number in (1, self.last) or due(number, settings.log_every) or due(number, settings.eval_every)
+
+    def norms(self, number: int, batch: dict[str, jax.Array]) -> dict[str, float]:
+        """In debugging the norms of every layer in a step that is recorded, logged a line a layer."""
+        if self.probe is None or not self.written(number):
+            return {}
+        norms = self.probe.norms(self.state, batch)
+        for line in probe.lines(norms):
+            log.info("step %d, %s", number, line)
+        return norms
 
     def tell(self) -> None:
         if "loss" not in self.current:  # an earlier process's record, lost

@@ -21,14 +21,14 @@ log = logging.getLogger(__name__)
 class Run:
     """One process's share of a run: what is fixed before its first step, and where it starts."""
 
-    def __init__(self, config, workdir: str | os.PathLike, devices: Sequence[jax.Device] | None):
+    def __init__(self, config, workdir: str | os.PathLike, devices: Sequence[jax.Device] | None, debug: bool = False):
         workdirs.check_path(workdir)
         loggers.check(config.train.logger)
         objective = registry.load("train.objectives", config.train.objective)
         self.task = objective.task(tokenizers.settled(config, workdir))
         self.config = config = self.task.config
         self.workdir = Path(workdir)
-        self.trainer: Trainer = prepare(config, devices)
+        self.trainer: Trainer = prepare(config, devices, debug)
         self.task.check(self.trainer.model)
         workdirs.check_config(workdir, config, trained=bool(steps(workdir)))
         if config.train.init and not steps(workdir):

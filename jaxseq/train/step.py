@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxseq
 from jaxseq import layers, registry
+from jaxseq.models._network import unscanned
 from jaxseq.train import flops, optimizer
 from jaxseq.train import mesh as meshes
 
@@ -45,6 +46,7 @@ class Trainer:
     optimizer: optax.GradientTransformation
     schedule: Callable[[jax.Array], jax.Array]
     abstract: TrainState  # ShapeDtypeStructs with shardings
+    debug: bool = False  # layers are traced one after another, unscanned
 
     @property
     def key(self) -> jax.Array:
@@ -58,6 +60,7 @@ class Trainer:
             jax.set_mesh(self.mesh),
             nn.logical_axis_rules(meshes.activation_rules(self.mesh, {"vocab": getattr(self.model, "vocab", 0)})),
             jax.default_matmul_precision(None if precision == "default" else precision),
+            unscanned() if self.debug else contextlib.nullcontext(),
         ):
             yield
 
@@ -196,8 +199,11 @@ def _split_rows(array: jax.Array, count: int, mesh: Mesh) -> jax.Array:
     return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, PartitionSpec(None, *spec)))
 
 
-def prepare(config, devices: Sequence[jax.Device] | None = None) -> Trainer:
-    """Checks `config` and lays the run out over `devices` (default: all). Touches no data and allocates no weights."""
+def prepare(config, devices: Sequence[jax.Device] | None = None, debug: bool = False) -> Trainer:
+    """Checks `config` and lays the run out over `devices` (default: all). Touches no data and allocates no weights.
+
+    debug: see Trainer.
+    """
     optimizer.check(config.train)
     objective = registry.load("train.objectives", config.train.objective)
     mesh = meshes.make_mesh(config.mesh, devices)
@@ -223,7 +229,7 @@ def prepare(config, devices: Sequence[jax.Device] | None = None) -> Trainer:
         moments,
         abstract_params(others, mesh),
     )
-    return Trainer(config, model, mesh, objective, transform, optimizer.schedule(config.train), abstract)
+    return Trainer(config, model, mesh, objective, transform, optimizer.schedule(config.train), abstract, debug)
 
 
 def abstract_params(boxes: Any, mesh: Mesh) -> Any:
