@@ -1,9 +1,10 @@
 """Recurrences that are affine channel by channel, h_t = a_t h_{t-1} + b_t: what minLSTM and RG-LRU share.
 
-An op brings a function from its two inputs [B, T, D] to a_t and b_t and gets its forms; resets and padding are added here: a
+An op brings `affine`, a function from its two inputs x_BTD and gate_BTD to a_BTD and b_BTD; the forms below do the rest. A
 document's first token has a = 0, padding a = 1 and b = 0. All is computed in the accumulation dtype.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -63,45 +64,45 @@ def _associative(a_BTD, b_BTD, h_BD, pos_BT):
     return A_BTD * h_BD[:, None] + h_BTD
 
 
-def forms(affine: Callable) -> tuple[dict[str, Callable], Callable]:
-    """(the forms, `summary`) of the op with a_BTD, b_BTD = affine(x_BTD, gate_BTD)."""
+def prepare(affine: Callable, x_BTD, gate_BTD, state, pos):
+    """a_t, b_t, positions and state."""
+    chex.assert_rank(x_BTD, 3)
+    chex.assert_equal_shape([x_BTD, gate_BTD])
+    pos_BT = _time.positions(pos, x_BTD)
+    chex.assert_shape(pos_BT, x_BTD.shape[:2])
+    acc = _time.accumulation_dtype(x_BTD, gate_BTD)
+    state = init_state(x_BTD.shape[0], x_BTD.shape[2], acc) if state is None else state
+    chex.assert_shape(state.h_BD, (x_BTD.shape[0], x_BTD.shape[2]))
+    return *affine(*(x.astype(acc) for x in _time.clean(pos_BT, x_BTD, gate_BTD))), pos_BT, state
 
-    def prepare(x_BTD, gate_BTD, state, pos):
-        """a_t, b_t, positions and state."""
-        chex.assert_rank(x_BTD, 3)
-        chex.assert_equal_shape([x_BTD, gate_BTD])
-        pos_BT = _time.positions(pos, x_BTD)
-        chex.assert_shape(pos_BT, x_BTD.shape[:2])
-        acc = _time.accumulation_dtype(x_BTD, gate_BTD)
-        state = init_state(x_BTD.shape[0], x_BTD.shape[2], acc) if state is None else state
-        chex.assert_shape(state.h_BD, (x_BTD.shape[0], x_BTD.shape[2]))
-        return *affine(*(x.astype(acc) for x in _time.clean(pos_BT, x_BTD, gate_BTD))), pos_BT, state
 
-    def run(scan, x_BTD, gate_BTD, state, pos):
-        a_BTD, b_BTD, pos_BT, state = prepare(x_BTD, gate_BTD, state, pos)
-        if x_BTD.shape[1] == 0:
-            return x_BTD, state
-        h_BTD = scan(a_BTD, b_BTD, state.h_BD, pos_BT)
-        return _time.select(_time.valid(pos_BT), h_BTD).astype(x_BTD.dtype), LinearState(h_BTD[:, -1])
+def _run(scan: Callable, affine: Callable, x_BTD, gate_BTD, state, pos):
+    a_BTD, b_BTD, pos_BT, state = prepare(affine, x_BTD, gate_BTD, state, pos)
+    if x_BTD.shape[1] == 0:
+        return x_BTD, state
+    h_BTD = scan(a_BTD, b_BTD, state.h_BD, pos_BT)
+    return _time.select(_time.valid(pos_BT), h_BTD).astype(x_BTD.dtype), LinearState(h_BTD[:, -1])
 
-    def recurrent(x_BTD, gate_BTD, *, state=None, pos=None):
-        """One token after another."""
-        return run(_steps, x_BTD, gate_BTD, state, pos)
 
-    def parallel(x_BTD, gate_BTD, *, state=None, pos=None):
-        """`jax.lax.associative_scan` over time: log T steps."""
-        return run(_associative, x_BTD, gate_BTD, state, pos)
+def recurrent(affine: Callable, x_BTD, gate_BTD, state, pos):
+    """One token after another."""
+    return _run(_steps, affine, x_BTD, gate_BTD, state, pos)
 
-    def chunkwise(x_BTD, gate_BTD, *, state=None, pos=None, chunk: int = 256):
-        """An associative scan inside each chunk, the state carried between."""
-        _, _, pos_BT, state = prepare(x_BTD, gate_BTD, state, pos)
-        if x_BTD.shape[1] == 0:
-            return x_BTD, state
-        return _time.scan_chunks(parallel, state, (x_BTD, gate_BTD), pos_BT, chunk)
 
-    def summary(x_BTD, gate_BTD, *, pos=None) -> Summary:
-        """Product of the a, and the state that the segment alone leaves behind. T >= 1."""
-        elements = _elements(*prepare(x_BTD, gate_BTD, None, pos)[:3])
-        return jax.tree.map(lambda x: x[:, -1], jax.lax.associative_scan(combine, elements, axis=1))
+def parallel(affine: Callable, x_BTD, gate_BTD, state, pos):
+    """`jax.lax.associative_scan` over time: log T steps."""
+    return _run(_associative, affine, x_BTD, gate_BTD, state, pos)
 
-    return {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}, summary
+
+def chunkwise(affine: Callable, x_BTD, gate_BTD, state, pos, chunk: int):
+    """An associative scan inside each chunk, the state carried between."""
+    _, _, pos_BT, state = prepare(affine, x_BTD, gate_BTD, state, pos)
+    if x_BTD.shape[1] == 0:
+        return x_BTD, state
+    return _time.scan_chunks(functools.partial(parallel, affine), state, (x_BTD, gate_BTD), pos_BT, chunk)
+
+
+def summary(affine: Callable, x_BTD, gate_BTD, pos) -> Summary:
+    """Product of the a, and the state that the segment alone leaves behind. T >= 1."""
+    elements = _elements(*prepare(affine, x_BTD, gate_BTD, None, pos)[:3])
+    return jax.tree.map(lambda x: x[:, -1], jax.lax.associative_scan(combine, elements, axis=1))

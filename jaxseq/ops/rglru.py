@@ -22,8 +22,27 @@ def _affine(x_BTD, log_a_BTD):
     return jnp.exp(log_a_BTD), x_BTD
 
 
-FORMS, summary = _linear.forms(_affine)
-recurrent, parallel, chunkwise = FORMS.values()
+def recurrent(x_BTD, log_a_BTD, *, state=None, pos=None):
+    """One token after another."""
+    return _linear.recurrent(_affine, x_BTD, log_a_BTD, state, pos)
+
+
+def parallel(x_BTD, log_a_BTD, *, state=None, pos=None):
+    """An associative scan over time."""
+    return _linear.parallel(_affine, x_BTD, log_a_BTD, state, pos)
+
+
+def chunkwise(x_BTD, log_a_BTD, *, state=None, pos=None, chunk: int = 256):
+    """An associative scan inside each chunk, the state carried between."""
+    return _linear.chunkwise(_affine, x_BTD, log_a_BTD, state, pos, chunk)
+
+
+def summary(x_BTD, log_a_BTD, *, pos=None) -> Summary:
+    """Product of the decays, and the state that the segment alone leaves behind. T >= 1."""
+    return _linear.summary(_affine, x_BTD, log_a_BTD, pos)
+
+
+FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
 def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
