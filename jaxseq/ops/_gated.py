@@ -30,7 +30,7 @@ def _(primals, tangents):
 
 
 def preparation(names: tuple[str, ...], init_state: Callable) -> Callable:
-    """What `_newton.forms` calls first."""
+    """The `prepare` of `_newton.Op`."""
 
     def prepare(u_BTHPK, *, w_HKPJ, b_HPK, state=None, pos=None):
         """(u,), (w, b), the first state's parts side by side [B, H, K, N], positions; clean and in the accumulation dtype."""

@@ -9,8 +9,8 @@ two M x M matrices a token, M being the size of a head's state, or of a channel'
 the first k states are exact; where the recurrence is chaotic it may need T of them.
 
 An iteration is the last when every state satisfies its step to `TOLERANCE` roundings of its own size (relative to 1 + |s|),
-which is about what a step of the recurrent form makes, and it still corrects them. A row that is not there after `iterations`
-becomes NaN, and nothing else runs in its place; where values are known, outside jit, that is a UserError.
+which is about what a step of the recurrent form makes, and it still corrects them. A row that has not converged after
+`iterations` becomes NaN; there is no fallback. Where values are known, outside jit, that is a UserError.
 
 Gradients are those of the states, not of the iteration: the adjoint l_t = g_t + J_{t+1}^T l_{t+1} is the same scan backwards
 with the true Jacobian, and one pull-back of f at all tokens takes l to inputs, weights and initial state. What is kept for
@@ -169,41 +169,49 @@ def _checked(y, name: str):
     return y
 
 
-def forms(name: str, f: Recurrence, prepare: Callable, unpack: Callable) -> dict[str, Callable]:
-    """The forms of the op `name`.
+class Op(NamedTuple):
+    """What an op brings to the forms below.
 
     prepare(*xs, state, pos, **weights) -> clean (xs, weights, first s, pos_BT) in the accumulation dtype; unpack(s) -> state.
     """
 
-    def recurrent(*xs, state=None, pos=None, **weights):
-        """One token after another."""
-        inputs, w, first, pos_BT = prepare(*xs, state=state, pos=pos, **weights)
+    name: str
+    recurrence: Recurrence
+    prepare: Callable
+    unpack: Callable
 
-        def step(s, *x):
-            after = f.step(s, x, w)
-            return after, f.output(s, after, x, w).astype(xs[0].dtype)
 
-        y, s = _time.scan_time(step, first, inputs, pos_BT)
-        return y, unpack(s)
+def recurrent(op: Op, *xs, state, pos, **weights):
+    """One token after another."""
+    f = op.recurrence
+    inputs, w, first, pos_BT = op.prepare(*xs, state=state, pos=pos, **weights)
 
-    def parallel(*xs, state=None, pos=None, **weights):
-        """Newton's method on the whole sequence, with the whole Jacobian of each head."""
-        inputs, w, first, pos_BT = prepare(*xs, state=state, pos=pos, **weights)
-        s = solve(f, first, inputs, w, pos_BT)[0] if xs[0].shape[1] else jnp.zeros_like(first)[:, None][:, :0]
-        before = _before(first, s, pos_BT)
-        y = _time.select(_time.valid(pos_BT), f.output(before, s, inputs, w)).astype(xs[0].dtype)
-        return _checked(y, name), unpack(jnp.concatenate([first[:, None], s], axis=1)[:, -1])
+    def step(s, *x):
+        after = f.step(s, x, w)
+        return after, f.output(s, after, x, w).astype(xs[0].dtype)
 
-    def chunkwise(*xs, state=None, pos=None, chunk: int = 64, **weights):
-        """Newton's method inside each chunk, the state carried between; only the states are kept for the backward pass.
+    y, s = _time.scan_time(step, first, inputs, pos_BT)
+    return y, op.unpack(s)
 
-        A chunk of fewer than ITERATIONS tokens converges even where the recurrence is chaotic, as long as nothing overflows.
-        """
-        inputs, _, first, pos_BT = prepare(*xs, state=state, pos=pos, **weights)
-        if xs[0].shape[1] == 0:
-            return parallel(*xs, state=state, pos=pos, **weights)
-        form = functools.partial(parallel, **weights)
-        y, state = _time.scan_chunks(form, unpack(first), _time.clean(pos_BT, *xs), pos_BT, chunk, remat=False)
-        return _checked(y, name), state
 
-    return {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
+def parallel(op: Op, *xs, state, pos, **weights):
+    """Newton's method on the whole sequence, with the whole Jacobian of each head."""
+    f = op.recurrence
+    inputs, w, first, pos_BT = op.prepare(*xs, state=state, pos=pos, **weights)
+    s = solve(f, first, inputs, w, pos_BT)[0] if xs[0].shape[1] else jnp.zeros_like(first)[:, None][:, :0]
+    before = _before(first, s, pos_BT)
+    y = _time.select(_time.valid(pos_BT), f.output(before, s, inputs, w)).astype(xs[0].dtype)
+    return _checked(y, op.name), op.unpack(jnp.concatenate([first[:, None], s], axis=1)[:, -1])
+
+
+def chunkwise(op: Op, *xs, state, pos, chunk: int, **weights):
+    """Newton's method inside each chunk, the state carried between; only the states are kept for the backward pass.
+
+    A chunk of fewer than ITERATIONS tokens converges even where the recurrence is chaotic, as long as nothing overflows.
+    """
+    inputs, _, first, pos_BT = op.prepare(*xs, state=state, pos=pos, **weights)
+    if xs[0].shape[1] == 0:
+        return parallel(op, *xs, state=state, pos=pos, **weights)
+    form = functools.partial(parallel, op, **weights)
+    y, state = _time.scan_chunks(form, op.unpack(first), _time.clean(pos_BT, *xs), pos_BT, chunk, remat=False)
+    return _checked(y, op.name), state

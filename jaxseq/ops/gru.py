@@ -73,8 +73,25 @@ def _unpack(s) -> GRUState:
     return GRUState(s[..., 0])
 
 
-FORMS = _newton.forms("gru", RECURRENCE, prepare, _unpack)
-recurrent, parallel, chunkwise = FORMS.values()
+OP = _newton.Op("gru", RECURRENCE, prepare, _unpack)
+
+
+def recurrent(u_BTHPK, *, w_HKPJ, b_HPK, state=None, pos=None):
+    """One token after another."""
+    return _newton.recurrent(OP, u_BTHPK, w_HKPJ=w_HKPJ, b_HPK=b_HPK, state=state, pos=pos)
+
+
+def parallel(u_BTHPK, *, w_HKPJ, b_HPK, state=None, pos=None):
+    """Newton's method on the whole sequence."""
+    return _newton.parallel(OP, u_BTHPK, w_HKPJ=w_HKPJ, b_HPK=b_HPK, state=state, pos=pos)
+
+
+def chunkwise(u_BTHPK, *, w_HKPJ, b_HPK, state=None, pos=None, chunk: int = 64):
+    """Newton's method inside each chunk, the state carried between."""
+    return _newton.chunkwise(OP, u_BTHPK, w_HKPJ=w_HKPJ, b_HPK=b_HPK, state=state, pos=pos, chunk=chunk)
+
+
+FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
 def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:

@@ -76,8 +76,25 @@ def _unpack(s) -> SRUState:
     return SRUState(s[..., 0])
 
 
-FORMS = _newton.forms("sru", RECURRENCE, prepare, _unpack)
-recurrent, parallel, chunkwise = FORMS.values()
+OP = _newton.Op("sru", RECURRENCE, prepare, _unpack)
+
+
+def recurrent(u_BTD, f_BTD, r_BTD, x_BTD, *, v_f_D, v_r_D, state=None, pos=None):
+    """One token after another."""
+    return _newton.recurrent(OP, u_BTD, f_BTD, r_BTD, x_BTD, v_f_D=v_f_D, v_r_D=v_r_D, state=state, pos=pos)
+
+
+def parallel(u_BTD, f_BTD, r_BTD, x_BTD, *, v_f_D, v_r_D, state=None, pos=None):
+    """Newton's method on the whole sequence."""
+    return _newton.parallel(OP, u_BTD, f_BTD, r_BTD, x_BTD, v_f_D=v_f_D, v_r_D=v_r_D, state=state, pos=pos)
+
+
+def chunkwise(u_BTD, f_BTD, r_BTD, x_BTD, *, v_f_D, v_r_D, state=None, pos=None, chunk: int = 64):
+    """Newton's method inside each chunk, the state carried between."""
+    return _newton.chunkwise(OP, u_BTD, f_BTD, r_BTD, x_BTD, v_f_D=v_f_D, v_r_D=v_r_D, state=state, pos=pos, chunk=chunk)
+
+
+FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
 def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
