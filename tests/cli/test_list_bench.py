@@ -33,9 +33,10 @@ def test_list_as_json(capsys):
 
 
 def test_published_sizes():
-    """From shapes alone."""
+    """From shapes alone; as they are kept, if that was made by this very code."""
+    rows = {row["name"]: row for row in catalog.table()}
     for name in jaxseq.names():
-        sizes = catalog.describe(name)["sizes"]
+        sizes = rows[name]["sizes"]
         assert set(sizes) == set(PUBLISHED.get(name, {})), name
         for size, count in sizes.items():
             if (figure := PUBLISHED[name][size]) is not None:

@@ -62,7 +62,12 @@ def write_documents(folder: Path, count: int = 40) -> Path:
 
 def tiny(documents: Path, **overrides):
     """A config that trains in a second: `tiny(folder, **{"train.steps": 3})`."""
-    values = {
+    return jaxseq.config("transformer", **MODEL | small(documents) | overrides)
+
+
+def small(documents: Path) -> dict:
+    """Fields of a short run on a folder of documents, for any language model."""
+    return {
         "data.source": "folder",
         "data.path": str(documents),
         "data.validation_every": 10,
@@ -79,7 +84,6 @@ def tiny(documents: Path, **overrides):
         "eval.length": 64,
         "eval.documents": 2,
     }
-    return jaxseq.config("transformer", **MODEL | values | overrides)
 
 
 def launch(config, workdir: Path, devices: int = 1, code: str = RUN, **more) -> subprocess.Popen:
