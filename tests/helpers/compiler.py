@@ -8,13 +8,19 @@ from importlib.metadata import version
 USERS = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}  # XLA's defaults
 QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 # XLA ends a process whose flags it does not know; it dropped the second between JAX 0.10 and 0.12.
-OLD = tuple(map(int, version("jax").split(".")[:2])) < (0, 11)
-KNOWN = [name for name in QUICK if name != "xla_cpu_use_fusion_emitters" or OLD]
+JAX = tuple(map(int, version("jax").split(".")[:2]))
+KNOWN = [name for name in QUICK if name != "xla_cpu_use_fusion_emitters" or JAX < (0, 11)]
 
 
 def flags(given: str) -> str:
     """XLA_FLAGS with the quick ones, but for those that `given` sets itself. JAX reads them when it first computes."""
     return " ".join([given, *(f"--{name}={str(QUICK[name]).lower()}" for name in KNOWN if name not in given)]).strip()
+
+
+def devices(count: int) -> str:
+    """XLA_FLAGS for so many CPU devices, which wait for one another for as long as a busy machine may let them wait."""
+    patience = " --xla_cpu_collective_call_terminate_timeout_seconds=1200" if JAX >= (0, 10) else ""
+    return flags(f"--xla_force_host_platform_device_count={count}{patience}")
 
 
 def users() -> dict:

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import jaxseq
-from helpers.compiler import flags
+from helpers import compiler
 from jaxseq.config import to_dict
 
 WORDS = [
@@ -88,10 +88,9 @@ def small(documents: Path) -> dict:
 
 def launch(config, workdir: Path, devices: int = 1, code: str = RUN, **more) -> subprocess.Popen:
     """Starts `code` on a config (and `more` beside it) and a workdir in a new Python that sees `devices` CPU devices."""
-    xla = flags(f"--xla_force_host_platform_device_count={devices}")
     return subprocess.Popen(
         [sys.executable, "-c", code, json.dumps(to_dict(config) | more), str(workdir)],
-        env=CACHE | os.environ | {"XLA_FLAGS": xla, "JAX_PLATFORMS": "cpu"},
+        env=CACHE | os.environ | {"XLA_FLAGS": compiler.devices(devices), "JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
