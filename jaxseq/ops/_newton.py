@@ -41,8 +41,8 @@ class Recurrence(NamedTuple):
 
     step: Callable  # (s, xs, weights) -> the next s
     output: Callable  # (s, the next s, xs, weights) -> y
-    jacobian: Callable  # (s, xs, weights) -> the step's derivative, next by last: [..., K, P, K, P], or by channel [..., K, P, P]
-    by_channel: bool  # channels do not meet
+    # (s, xs, weights) -> the step's derivative, next by last: [..., K, P, K, P]; None: channels of one number that do not meet
+    jacobian: Callable | None
     bound: Callable  # (first s, xs) -> how large |s| can be at any token, [B, T, ...]: Newton's overshoots are cut there
 
 
@@ -71,10 +71,17 @@ def _steps(f: Recurrence, first, s, xs, weights, pos_BT):
     return before, _time.select(_time.valid(pos_BT), f.step(before, xs, weights), before)
 
 
+def derivative(f: Recurrence, s, xs, weights):
+    """[..., K, P, K, P], or [..., K, 1, 1] of channels that do not meet: then one forward pass with ones gives all of it."""
+    if f.jacobian is not None:
+        return f.jacobian(s, xs, weights)
+    return jax.jvp(lambda s: f.step(s, xs, weights), (s,), (jnp.ones_like(s),))[1][..., None]
+
+
 def _jacobian(f: Recurrence, before, xs, weights, pos_BT):
-    """[B, T, ..., M, M] with M = K P, or P by channel; zero where a document starts, the identity under padding."""
-    J = f.jacobian(before, xs, weights)
-    if not f.by_channel:
+    """[B, T, ..., M, M] with M = K P, or [B, T, ..., K, 1, 1]; zero where a document starts, the identity under padding."""
+    J = derivative(f, before, xs, weights)
+    if f.jacobian is not None:
         M = before.shape[-2] * before.shape[-1]
         J = J.reshape(*before.shape[:-2], M, M)
     J = _time.select(pos_BT != _time.START, J)
@@ -82,7 +89,7 @@ def _jacobian(f: Recurrence, before, xs, weights, pos_BT):
 
 
 def _correction(f: Recurrence, J, r, reverse=False):
-    flat = r if f.by_channel else r.reshape(*r.shape[:-2], -1)
+    flat = r if f.jacobian is None else r.reshape(*r.shape[:-2], -1)
     d = _linear(J, flat, reverse).reshape(r.shape)
     return jnp.where(jnp.isfinite(d), d, 0)  # a product of Jacobians that overflowed says nothing
 

@@ -65,7 +65,7 @@ def _bound(first, xs):
     return jnp.maximum(jnp.abs(first[:, None]), 1)
 
 
-RECURRENCE = _newton.Recurrence(_step, _output, _jacobian, False, _bound)
+RECURRENCE = _newton.Recurrence(_step, _output, _jacobian, _bound)
 prepare = _gated.preparation(GATES, init_state)
 
 

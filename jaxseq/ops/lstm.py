@@ -80,7 +80,7 @@ def _bound(first, xs):
     return jnp.stack([h, c], axis=-1)
 
 
-RECURRENCE = _newton.Recurrence(_step, _output, _jacobian, False, _bound)
+RECURRENCE = _newton.Recurrence(_step, _output, _jacobian, _bound)
 prepare = _gated.preparation(GATES, init_state)
 
 

@@ -36,13 +36,6 @@ def _step(s, xs, weights):
     return f * s + rest * u[..., None]
 
 
-def _jacobian(s, xs, weights):
-    """[..., D, 1, 1]"""
-    u, v_f = xs[0], weights[0]
-    f, rest = _gated.sigmoids(xs[1] + v_f * s[..., 0])
-    return (f + (s[..., 0] - u) * f * rest * v_f)[..., None, None]
-
-
 def _output(s, after, xs, weights):
     _, _, r, x = xs
     r, rest = _gated.sigmoids(r + weights[1] * s[..., 0])
@@ -54,7 +47,7 @@ def _bound(first, xs):
     return jnp.maximum(jnp.abs(first[:, None]), jnp.max(jnp.abs(xs[0]), axis=1, keepdims=True)[..., None])
 
 
-RECURRENCE = _newton.Recurrence(_step, _output, _jacobian, True, _bound)
+RECURRENCE = _newton.Recurrence(_step, _output, None, _bound)
 
 
 def prepare(u_BTD, f_BTD, r_BTD, x_BTD, *, v_f_D, v_r_D, state=None, pos=None):

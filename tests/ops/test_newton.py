@@ -1,12 +1,14 @@
 """Newton's method over associative scans: its Jacobians, its iterations, its honesty."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxseq import UserError, registry
-from jaxseq.ops import _newton, lstm, sru
+from jaxseq.ops import _newton, gru, lstm, sru
 from jaxseq.testing import compare
 from jaxseq.testing.loops import longest_loop
 
@@ -31,8 +33,24 @@ def test_jacobians_are_those_of_the_step(x64, name):
     op, xs, weights, _, s, _ = case(name, 3)
     f, step = op.RECURRENCE, lambda s, xs: op.RECURRENCE.step(s, xs, weights)
     wanted = jax.jit(jax.vmap(jax.vmap(jax.jacobian(step))))(s, xs)  # [B, T, (H,) K, P, (H,) K, P]
-    meeting = "...kpkq->...kpq" if f.by_channel else "bthkphjq->bthkpjq"  # channels or heads do not meet
-    assert compare.error(jax.jit(f.jacobian)(s, xs, weights), np.einsum(meeting, wanted)) < 1e-12
+    meeting = "...kpkq->...kpq" if f.jacobian is None else "bthkphjq->bthkpjq"  # channels or heads do not meet
+    found = jax.jit(functools.partial(_newton.derivative, f))(s, xs, weights)
+    assert compare.error(found, np.einsum(meeting, wanted)) < 1e-12
+
+
+@pytest.mark.parametrize("op, times", [(lstm, 3), (gru, 3)])
+def test_a_written_jacobian_takes_far_fewer_operations_than_a_derived_one(op, times):
+    """One head of 16 channels. SRU, whose channels do not meet, has none: one forward pass gives all of its Jacobian."""
+    gates = {lstm: 4, gru: 3}[op]
+    u, w, b = jnp.ones((1, 2, 1, gates, 16)), jnp.ones((1, 16, gates, 16)), jnp.ones((1, gates, 16))
+    xs, weights, first, _ = op.prepare(u, w_HKPJ=w, b_HPK=b)
+    s = jnp.broadcast_to(first[:, None], (1, 2, *first.shape[1:]))
+    derived = jax.vmap(jax.vmap(jax.jacfwd(lambda s, xs: op.RECURRENCE.step(s, xs, weights))))
+
+    def operations(function, *arguments) -> float:
+        return jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"]
+
+    assert operations(derived, s, xs) > times * operations(op.RECURRENCE.jacobian, s, xs, weights)
 
 
 @pytest.mark.parametrize("name", OPS)
