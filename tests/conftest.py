@@ -54,11 +54,17 @@ def x64():
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Subjects x laws and ops x hard inputs, as far as they were run."""
+    """Subjects x laws, ops x hard inputs and models x hard inputs, as far as they were run."""
+    from helpers.laws import KERNELS
+
     from jaxseq.ops._example import STRESSES
     from jaxseq.testing import LAWS, laws_table
+    from jaxseq.testing.stress_models import CASES
 
-    kinds = {"law": LAWS, "stress": {"cases": STRESSES, "all cases": ("long", "bfloat16")}}
+    columns = {column: [f"{column} {case}" for case in CASES] for column in ("hard", "long", "bfloat16")}
+    laws = LAWS | {f"{kind} of kernels": names for kind, names in KERNELS.items()}
+    kinds = {"law": laws, "stress": {"cases": STRESSES, "all cases": ("long", "bfloat16")}, "stress of models": columns}
+    titles = {"law": "laws", "stress": "hard inputs", "stress of models": "hard inputs, whole models"}
     reports: dict[str, dict[str, dict[str, float]]] = {table: {} for table in kinds}
     for outcome in ("passed", "failed"):
         for report in terminalreporter.stats.get(outcome, []):
@@ -68,7 +74,7 @@ def pytest_terminal_summary(terminalreporter):
                     reports[key].setdefault(subject, {})[column] = error
     for table, rows in reports.items():
         if rows:
-            terminalreporter.section({"law": "laws", "stress": "hard inputs"}[table])
+            terminalreporter.section(titles[table])
             terminalreporter.write_line(laws_table(rows, kinds[table]))
     if terminalreporter.config.option.markexpr == "not slow":
         terminalreporter.write_line(f"slow tests (tests/slow.py): {slow.summary()}")

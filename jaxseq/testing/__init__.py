@@ -116,7 +116,8 @@ def laws_table(reports: Mapping[str, Mapping[str, float]], kinds: Mapping[str, I
     def cell(row, law):
         if law in row:
             return "BROKEN" if row[law] != row[law] else "0" if row[law] == 0 else f"{row[law]:.0e}"
-        required = min((kind for kind in of_kind if set(row) <= kind), key=len, default=frozenset())
+        together = frozenset().union(*(kind for kind in of_kind if kind & set(row)))  # of a row that has several kinds
+        required = min((kind for kind in of_kind if set(row) <= kind), key=len, default=together)
         return "MISSING" if law in required else ""
 
     width = max(map(len, reports), default=0)

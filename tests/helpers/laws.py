@@ -16,6 +16,11 @@ def cells(package: str, names: tuple[str, ...], laws) -> list:
     return [pytest.param(name, law, marks=group(name), id=f"{name}-{law}") for name in names for law in laws]
 
 
+# The laws of ops that a kernel is held to, those that take the simulator minutes apart. Not `loops`: a kernel's steps are those
+# of its grid; `summary` and `example` are about no form, and the cases of `stress` are too long.
+KERNELS = {"quick": ("unit", "padding", "causality", "spec"), "long": ("split", "none", "reset", "gradient", "dtype")}
+
+
 @functools.cache
 def of_op(name: str):
     return [subject for subject in testing.subjects(name) if subject.kind == "op"]

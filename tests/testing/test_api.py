@@ -109,3 +109,10 @@ def test_what_an_op_raises_itself_is_told_with_law_form_and_length():
         testing.check_laws(op(FORMS={"recurrent": recurrent, "parallel": broken}))
     told = " ".join(raised.value.__notes__)
     assert "form 'parallel', T=" in told and "running_sum was held to the law 'split'" in told
+
+
+def test_a_row_of_several_kinds_of_columns_misses_what_is_left_out_of_each():
+    kinds = {"quick": ("one", "two"), "slow": ("three", "four")}
+    rows = {"whole": dict.fromkeys(("one", "two", "three", "four"), 0.0), "part": {"one": 0.0, "two": 0.0, "three": 0.0}}
+    assert testing.laws_table(rows, kinds).count("MISSING") == 1
+    assert "MISSING" not in testing.laws_table(rows | {"part": {"one": 0.0, "two": 0.0}}, kinds)
