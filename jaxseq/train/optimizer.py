@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxseq import layers
@@ -47,7 +48,9 @@ def check(train) -> None:
     for name, low, high in (("beta1", 0, 1), ("beta2", 0, 1), ("final_lr", 0, 1 + 1e-9)):
         if not low <= train[name] < high:
             raise UserError(f"train.{name}={train[name]} is outside [{low}, {high:.0f}); give a fraction")
-    for name in ("eps", "weight_decay", "clip"):
+    if not np.float32(train.eps) > 0:
+        raise UserError(f"train.eps={train.eps} divides by zero where a gradient is 0; give a small positive number, as 1e-8")
+    for name in ("weight_decay", "clip"):
         if not train[name] >= 0:
             raise UserError(f"train.{name}={train[name]} is negative; give 0 or more")
 
@@ -81,11 +84,14 @@ def _is_box(leaf) -> bool:
     return isinstance(leaf, layers.Parameter)
 
 
-def optimizer(train, boxes) -> optax.GradientTransformation:
+def optimizer(train, boxes) -> optax.GradientTransformationExtraArgs:
     """Clip by global norm, Adam, decoupled weight decay, then the learning rate.
 
     `boxes` mirrors the parameters (`model.boxed()["params"]`): a box's `decay` says whether its parameter is decayed, and
     its `lr` multiplies the rate (and with it the decay, as for parameter groups elsewhere). clip = 0 clips nothing.
+
+    `update` takes two more arguments, both optional: norm, the global norm of the gradients where it is known, and ok [],
+    False to return the state as it came; the update is then of no use.
     """
     decayed = jax.tree.map(lambda box: box.decay, boxes, is_leaf=_is_box)
     multiple = jax.tree.map(lambda box: box.lr, boxes, is_leaf=_is_box)
@@ -94,9 +100,58 @@ def optimizer(train, boxes) -> optax.GradientTransformation:
         return jax.tree.map(lambda update, factor: update * factor, updates, multiple), state
 
     return optax.chain(
-        optax.clip_by_global_norm(train.clip) if train.clip else optax.identity(),
-        optax.scale_by_adam(train.beta1, train.beta2, train.eps),
+        _clip(train.clip) if train.clip else optax.identity(),
+        _adam(train.beta1, train.beta2, train.eps),
         optax.add_decayed_weights(train.weight_decay, decayed),
         optax.GradientTransformation(lambda params: optax.EmptyState(), scale),
-        optax.scale_by_learning_rate(schedule(train)),
+        _learning_rate(schedule(train)),
     )
+
+
+def _clip(limit: float) -> optax.GradientTransformationExtraArgs:
+    """g * min(1, limit / norm): `optax.clip_by_global_norm`, with one factor for all and a norm that may be known already.
+
+    One factor, because XLA fuses a product with a scalar into what reads it, and makes a second set of gradients of a
+    choice between two arrays.
+    """
+
+    def update(updates, state, params=None, *, norm=None, **_):
+        norm = optax.tree.norm(updates) if norm is None else norm
+        factor = jnp.where(norm < limit, 1.0, limit / norm)
+        return jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def _adam(beta1: float, beta2: float, eps: float) -> optax.GradientTransformationExtraArgs:
+    """`optax.scale_by_adam` (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1), and its state, with moments that stay where ok
+    is False.
+
+    The update is computed from the moments as they are kept, and the barrier forbids computing it from the old ones: no
+    one reads these once the new ones are there, which are therefore written over them. Otherwise a step holds both.
+    """
+
+    def update(updates, state, params=None, *, ok=True, **_):
+        count = jnp.where(ok, optax.safe_increment(state.count), state.count)
+        mu = jax.tree.map(lambda g, m: jnp.where(ok, (1 - beta1) * g + beta1 * m, m), updates, state.mu)
+        nu = jax.tree.map(lambda g, v: jnp.where(ok, (1 - beta2) * g**2 + beta2 * v, v), updates, state.nu)
+        mu, nu = jax.lax.optimization_barrier((mu, nu))
+        first, second = 1 - beta1**count, 1 - beta2**count
+
+        def direction(m, v):
+            return m / first.astype(m.dtype) / (jnp.sqrt(v / second.astype(v.dtype)) + eps)
+
+        return jax.tree.map(direction, mu, nu), state._replace(count=count, mu=mu, nu=nu)
+
+    return optax.GradientTransformationExtraArgs(optax.scale_by_adam(beta1, beta2, eps).init, update)
+
+
+def _learning_rate(rate: Callable[[jax.Array], jax.Array]) -> optax.GradientTransformationExtraArgs:
+    """`optax.scale_by_learning_rate`, and its state, with a count that stays where ok is False."""
+
+    def update(updates, state, params=None, *, ok=True, **_):
+        count = jnp.where(ok, optax.safe_increment(state.count), state.count)
+        factor = -rate(state.count)
+        return jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), updates), state._replace(count=count)
+
+    return optax.GradientTransformationExtraArgs(optax.scale_by_schedule(rate).init, update)

@@ -127,22 +127,23 @@ class Trainer:
         return grads, {"loss": means.pop("total"), "tokens": tokens, **means}, collections
 
     def step(self, state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
-        """One update. Where anything is not finite, the state is returned as it came, with ok = False."""
+        """One update. Where the loss or a gradient is not finite, the state is returned as it came, with ok = False.
+
+        All that is donated is written over in place: beside the state, a step holds one set of gradients. An update that is
+        not finite under finite gradients (a learning rate that overflows) is found when the moments have taken them in:
+        then the parameters alone are as they were.
+        """
         grads, metrics, collections = self.gradients(state.params, batch, state.step, state.collections)
         grad_norm = optax.tree.norm(grads)
-        updates, moments = self.optimizer.update(grads, state.optimizer, state.params)
+        learning_rate = self.schedule(state.step)
+        ok = state.ok & jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm) & jnp.isfinite(learning_rate)
+        updates, moments = self.optimizer.update(grads, state.optimizer, state.params, ok=ok, norm=grad_norm)
         update_norm = optax.tree.norm(updates)
-        ok = state.ok & jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm) & jnp.isfinite(update_norm)
-        params = optax.apply_updates(state.params, updates)
-        new = (state.step + 1, params, moments, collections)
-        old = (state.step, state.params, state.optimizer, state.collections)
-        step, params, moments, collections = jax.tree.map(functools.partial(jnp.where, ok), new, old)
-        metrics |= {
-            "grad_norm": grad_norm,
-            "update_norm": update_norm,
-            "learning_rate": self.schedule(state.step),
-            "ok": ok,
-        }
+        ok &= jnp.isfinite(update_norm)
+        new = (state.step + 1, optax.apply_updates(state.params, updates), collections)
+        old = (state.step, state.params, state.collections)
+        step, params, collections = jax.tree.map(functools.partial(jnp.where, ok), new, old)
+        metrics |= {"grad_norm": grad_norm, "update_norm": update_norm, "learning_rate": learning_rate, "ok": ok}
         return TrainState(step, ok, params, moments, collections), metrics
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:

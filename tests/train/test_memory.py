@@ -1,4 +1,4 @@
-"""What saving costs in memory while training goes on."""
+"""What a step takes in memory beside its state, and what saving costs while training goes on."""
 
 import functools
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from helpers.compiler import users
 from helpers.train_tiny import tiny
 
 from jaxseq.train import prepare
@@ -36,3 +37,21 @@ def test_saving_takes_at_most_the_state_once_more(tmp_path):
         jax.block_until_ready(state)
         checkpoints.wait()
     assert status("VmHWM") - before < 1.1 * size
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_step_writes_over_its_state_and_holds_two_sets_of_gradients_at_most(tmp_path, accumulate):
+    """Rows so few and short that activations are nothing beside the parameters. Two with accumulation: the sum and the next."""
+    config = tiny(tmp_path, **{
+        "model.stack": "4*(attention swiglu)", "model.width": 128, "train.batch": 2, "train.length": 2, "train.clip": 1.0,
+        "train.weight_decay": 0.1, "train.accumulate": accumulate,
+    })  # fmt: skip
+    trainer = prepare(config, jax.devices()[:1])
+    params, state = (
+        sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+        for tree in (trainer.abstract.params, trainer.abstract)
+    )
+    with trainer.scope():
+        found = trainer.traced.lower().compile(users()).memory_analysis()
+    assert 3 * params < state <= found.alias_size_in_bytes + 64
+    assert params < found.temp_size_in_bytes < 2.3 * params

@@ -1,8 +1,10 @@
 """The optimiser: schedules, parameter groups, and what it refuses."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from helpers.train_tiny import tiny
 
@@ -10,6 +12,14 @@ from jaxseq.errors import UserError
 from jaxseq.layers import Parameter
 from jaxseq.train import optimizer
 from jaxseq.train.step import prepare
+
+
+class Train(dict):
+    __getattr__ = dict.__getitem__
+
+
+TRAIN = Train(schedule="linear", steps=10, warmup=2, decay_fraction=0.1, final_lr=0.1, lr=0.1, beta1=0.9, beta2=0.99,
+              eps=1e-8, weight_decay=0.1, clip=1.0)  # fmt: skip
 
 
 def rates(config):
@@ -54,16 +64,39 @@ def test_each_leaf_is_in_the_group_its_metadata_names(tmp_path):
 
 
 def test_learning_rate_multiplier_scales_the_update():
-    class Train(dict):
-        __getattr__ = dict.__getitem__
-
-    train = Train(schedule="constant", steps=10, warmup=0, decay_fraction=0.1, final_lr=0.1, lr=0.1, beta1=0.9, beta2=0.99,
-                  eps=1e-8, weight_decay=0.0, clip=0.0)  # fmt: skip
+    train = Train(TRAIN | {"schedule": "constant", "warmup": 0, "weight_decay": 0.0, "clip": 0.0})
     transform = optimizer.optimizer(train, {"a": Parameter(None, (None,)), "b": Parameter(None, (None,), decay=False, lr=0.25)})
     params = {"a": jnp.ones(3), "b": jnp.ones(3)}
     updates, _ = transform.update(jax.tree.map(jnp.ones_like, params), transform.init(params), params)
     np.testing.assert_allclose(updates["a"], -0.1, rtol=1e-5)
     np.testing.assert_allclose(updates["b"], -0.025, rtol=1e-5)
+
+
+def test_updates_and_state_are_those_of_optax():
+    """The same tree of states, too: checkpoints of either are those of the other."""
+    params = {"a": jnp.linspace(-1, 1, 12).reshape(3, 4), "b": jnp.ones(5)}
+    ours = optimizer.optimizer(TRAIN, {"a": Parameter(None, (None, None)), "b": Parameter(None, (None,))})
+    theirs = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.scale_by_adam(0.9, 0.99, 1e-8),
+        optax.add_decayed_weights(0.1, {"a": True, "b": True}), optax.identity(),
+        optax.scale_by_learning_rate(optimizer.schedule(TRAIN)),
+    )  # fmt: skip
+    one, other = ours.init(params), theirs.init(params)
+    for scale in (3.0, 0.1, 1e-4, 0.0):  # above and below the limit
+        grads = {name: scale * jnp.sin(7 * leaf + scale) for name, leaf in params.items()}
+        update, one = jax.jit(ours.update)(grads, one, params)
+        expected, other = jax.jit(theirs.update)(grads, other, params)
+        chex.assert_trees_all_close((update, one), (expected, other), rtol=1e-6, atol=1e-7)
+
+
+def test_a_refused_update_keeps_moments_and_counts():
+    params = {"a": jnp.ones(3)}
+    transform = optimizer.optimizer(TRAIN, {"a": Parameter(None, (None,))})
+    _, before = transform.update({"a": jnp.array([1.0, -2.0, 0.5])}, transform.init(params), params)
+    _, after = transform.update({"a": jnp.array([jnp.nan, jnp.inf, 1.0])}, before, params, ok=jnp.array(False))
+    chex.assert_trees_all_equal(after, before)
+    _, after = transform.update({"a": jnp.ones(3)}, before, params, ok=jnp.array(True))
+    assert all(jnp.any(new != old) for new, old in zip(jax.tree.leaves(after), jax.tree.leaves(before), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -75,6 +108,7 @@ def test_learning_rate_multiplier_scales_the_update():
         ("lr", 0.0, "train.lr=0.0"),
         ("beta2", 1.0, "train.beta2=1.0"),
         ("clip", -1.0, "train.clip=-1.0"),
+        ("eps", 0.0, "train.eps=0.0"),
         ("objective", "next_tokn", "next_token"),
         ("batch", 7, "train.batch=7"),
         ("accumulate", 3, "train.accumulate=3"),

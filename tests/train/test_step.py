@@ -67,6 +67,22 @@ def test_a_bad_step_leaves_the_state_as_it_was_and_so_do_all_later_ones(plain):
     assert "from finite parameters: every module's output is finite" in diagnose(trainer, state, bad)
 
 
+def test_an_update_that_overflows_leaves_the_parameters_and_is_diagnosed(plain):
+    """Gradients are finite here, and have entered the moments by then."""
+    trainer, compiled = plain
+    state, batch = trainer.init(), batch_of(trainer.config)
+    low = jax.tree.map(lambda leaf: jnp.full_like(leaf, 1e-40), state.optimizer[1].nu)
+    high = jax.tree.map(lambda leaf: jnp.full_like(leaf, 3e38), state.optimizer[1].mu)
+    adam = state.optimizer[1]._replace(mu=high, nu=low)
+    state = state._replace(optimizer=(state.optimizer[0], adam, *state.optimizer[2:]))
+    before = jax.device_get(state.params)
+    state, metrics = compiled(state, batch)
+    assert not metrics["ok"] and not state.ok and int(state.step) == 0
+    assert np.isfinite(metrics["grad_norm"]) and not np.isfinite(metrics["update_norm"])
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.params), before)
+    assert "under finite gradients" in diagnose(trainer, state, batch)
+
+
 def test_dropout_is_a_function_of_seed_and_step(tmp_path):
     trainer = prepare(tiny(tmp_path, **{"model.dropout": 0.5}), jax.devices()[:1])
     state, batch = trainer.init(), batch_of(trainer.config)
