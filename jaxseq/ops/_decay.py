@@ -1,4 +1,4 @@
-"""Decays that multiply over time: what retention and WKV-5, -6 and -7 share.
+"""Decays that multiply over time: what retention, the delta rules and WKV-5, -6 and -7 share.
 
 A token's query and an earlier token's key weigh e^{sum of the log-decays between them}. Every such sum here adds up just the
 tokens that it spans. A difference of two long cumulative sums would be simpler, but it loses what is small beside them: one
@@ -107,8 +107,29 @@ def decays(log_w_BTHK, pos_BT, acc) -> Decays:
     )
 
 
-def products(x_BTHK, y_BTHK, decays: Decays, mask_BTS):
+class HeadDecays(NamedTuple):
+    """Decays inside a chunk whose tokens decay a head's channels alike."""
+
+    upto_BTHK: jax.Array  # as above, K = 1
+    after_BTHK: jax.Array
+    between_BHTS: jax.Array  # after s up to and with t; 0 where s > t
+
+
+def head_decays(log_w_BTH, pos_BT, acc) -> HeadDecays:
+    """`decays` of one number a head."""
+    log_w_BTH = _time.select(pos_BT > _time.START, log_w_BTH.astype(acc))
+    sums_BHTS = jax.vmap(jax.vmap(between))(jnp.moveaxis(log_w_BTH, 1, 2))
+    return HeadDecays(
+        upto_BTHK=jnp.exp(jax.vmap(upto)(log_w_BTH))[..., None],
+        after_BTHK=jnp.exp(jax.vmap(after)(log_w_BTH))[..., None],
+        between_BHTS=jnp.exp(jnp.where(jnp.tri(sums_BHTS.shape[2], dtype=bool), sums_BHTS, -jnp.inf)),
+    )
+
+
+def products(x_BTHK, y_BTHK, decays: Decays | HeadDecays, mask_BTS):
     """sum_K x_t y_s decay(s < i <= t) where the mask holds, which may be for s <= t alone, else 0: [B, H, T, S]."""
+    if isinstance(decays, HeadDecays):
+        return jnp.where(mask_BTS[:, None], jnp.einsum("bthk,bshk->bhts", x_BTHK, y_BTHK) * decays.between_BHTS, 0)
     rows, start, time = [], 0, x_BTHK.shape[1]
     for near, into, then in zip(decays.near_BTSHK, decays.into_BTHK, decays.then_BSHK, strict=True):
         stop = start + into.shape[1]

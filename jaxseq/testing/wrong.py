@@ -13,6 +13,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 
+from jaxseq.ops import _delta
 from jaxseq.ops._time import PAD, START, positions, select
 from jaxseq.testing.compare import is_float
 
@@ -180,10 +181,10 @@ def _inexact(op) -> list[Any]:
         return jax.lax.reduce_precision(y, 8, 14) if y.shape[1] > 64 else y, state
 
     def by_powers(*xs, **kwargs):
-        with mock.patch.object(op, "unit_triangular_inverse", power_product):
+        with mock.patch.object(_delta, "unit_triangular_inverse", power_product):
             return op.FORMS["parallel"](*xs, **kwargs)
 
-    forms = [cancels, by_powers] if hasattr(op, "unit_triangular_inverse") else [cancels]
+    forms = [cancels, by_powers] if getattr(op, "combine", None) is _delta.combine else [cancels]
     return [_like(op, form.__name__, FORMS={"recurrent": op.FORMS["recurrent"], "parallel": form}) for form in forms]
 
 

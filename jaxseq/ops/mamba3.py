@@ -1,0 +1,182 @@
+"""Mamba-3's recurrence, single input and output: a trapezoidal step and a state that turns (Lahoti et al. 2026, "Mamba-3", §3).
+
+    S_t = a_t R_t (S_{t-1} + (1 - m_t) dt_t k_{t-1}^T v_{t-1}) + m_t dt_t k_t^T v_t         S [K, V] per head
+    y_t = q_t S_t
+
+There q = C, k = B, v = x, a_t = exp(dt_t A) and m = lambda, the share of the new end point: m = 1 is Mamba-2's step, m = 1/2 the
+trapezoidal rule. R_t turns pairs of key channels (i, i + P) by theta_t, P angles a head, channels past 2P stay: a diagonal of
+complex numbers, which the paper writes as a rotary embedding of B and C by the sum of all angles so far. Here the state itself
+is turned, so that an angle is a sum over the tokens of one chunk, however long the sequence is. log_a = log a_t <= 0.
+
+q and k may have fewer heads G than v: each then serves the H / G heads of a group. State: S_BHKV in the accumulation dtype, and
+the last k and v in the inputs' dtype. No `summary`: the state does not move affinely, as k^T v of the last token enters it.
+"""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxseq.ops import _decay, _delta, _time
+from jaxseq.ops._example import Example, stresses
+
+CHUNK = 64
+
+
+class Mamba3State(NamedTuple):
+    S_BHKV: jax.Array
+    k_BGK: jax.Array  # of the last token
+    v_BHV: jax.Array
+
+
+class _Total(NamedTuple):
+    """What a chunk does to any state: S -> A R S + S'."""
+
+    A_BH: jax.Array
+    turn_BHP: tuple[jax.Array, jax.Array]  # cosine and sine: an angle would lose digits as it grows
+    S_BHKV: jax.Array
+
+
+def init_state(batch: int, heads: int, groups: int, key_size: int, value_size: int, dtype=jnp.float32) -> Mamba3State:
+    acc = _time.accumulation_dtype(jnp.zeros((), dtype))
+    k_BGK, v_BHV = jnp.zeros((batch, groups, key_size), dtype), jnp.zeros((batch, heads, value_size), dtype)
+    return Mamba3State(jnp.zeros((batch, heads, key_size, value_size), acc), k_BGK, v_BHV)
+
+
+def _of_angle(angle) -> tuple[jax.Array, jax.Array]:
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def _turn(x, turn, axis: int = -1):
+    """x with its channels (i, i + P) along `axis` turned by P angles, whose cosines and sines are `turn`."""
+    x = jnp.moveaxis(x, axis, -1)
+    cos, sin = (jnp.expand_dims(y, range(y.ndim - 1, x.ndim - 1)) for y in turn)
+    count = cos.shape[-1]
+    a, b = x[..., :count], x[..., count : 2 * count]
+    y = jnp.concatenate([a * cos - b * sin, b * cos + a * sin, x[..., 2 * count :]], axis=-1)
+    return jnp.moveaxis(y, -1, axis)
+
+
+def _enter(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, dt_BTH, m_BTH, theta_BTHP, state, pos):
+    chex.assert_equal_shape([log_a_BTH, dt_BTH, m_BTH])
+    chex.assert_equal_shape_prefix([v_BTHV, log_a_BTH, theta_BTHP], 3)
+    chex.assert_scalar_non_negative(q_BTGK.shape[3] - 2 * theta_BTHP.shape[3])
+    pos_BT = _time.positions(pos, q_BTGK)
+    chex.assert_shape(pos_BT, q_BTGK.shape[:2])
+    xs = _time.clean(pos_BT, q_BTGK, k_BTGK, v_BTHV, log_a_BTH, dt_BTH, m_BTH, theta_BTHP)
+    q, k, v = _delta.spread(*xs[:3])
+    if state is None:
+        state = init_state(v.shape[0], v.shape[2], *k_BTGK.shape[2:], v.shape[3], q_BTGK.dtype)
+    chex.assert_shape(state.S_BHKV, (v.shape[0], v.shape[2], k.shape[3], v.shape[3]))
+    return (q, k, v, *(x.astype(v.dtype) for x in xs[3:])), pos_BT, state
+
+
+def recurrent(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, dt_BTH, m_BTH, theta_BTHP, *, state=None, pos=None):
+    """One token after another."""
+    xs = (q_BTGK, k_BTGK, v_BTHV, log_a_BTH, dt_BTH, m_BTH, theta_BTHP)
+    arrays, pos_BT, state = _enter(*xs, state, pos)
+    share = v_BTHV.shape[2] // k_BTGK.shape[2]
+
+    def step(state, q, k, v, log_a, dt, m, theta, k_BGK, v_BHV):
+        last = jnp.repeat(state.k_BGK.astype(v.dtype), share, axis=1)[..., None] * state.v_BHV.astype(v.dtype)[..., None, :]
+        S = _turn(state.S_BHKV + ((1 - m) * dt)[..., None, None] * last, _of_angle(theta), axis=-2)
+        S = jnp.exp(log_a)[..., None, None] * S + (m * dt)[..., None, None] * k[..., None] * v[..., None, :]
+        return Mamba3State(S, k_BGK, v_BHV), jnp.einsum("bhk,bhkv->bhv", q, S)
+
+    y_BTHV, state = _time.scan_time(step, state, (*arrays, k_BTGK, v_BTHV), pos_BT)
+    return y_BTHV.astype(q_BTGK.dtype), state
+
+
+def _inside(q, k, own, written, log_a, angle, pos_BT):
+    """Outputs of a chunk from itself, (q, k) turned back to the chunk's beginning, and its total."""
+    seg_BT = _time.segments(pos_BT)
+    decays = _decay.head_decays(log_a, pos_BT, q.dtype)
+    scores_BHTS = _decay.products(q, k, decays, _decay.before(seg_BT))
+    y = jnp.einsum("bhts,bshv->bthv", scores_BHTS, written) + jnp.sum(q * k, axis=-1, keepdims=True) * own
+    out_BTHK = _time.select(_time.last_segment(pos_BT), decays.after_BTHK)
+    turn_BHP = _of_angle(angle[:, -1])
+    left = _turn(jnp.einsum("bthk,bthv->bhkv", k * out_BTHK, written), turn_BHP, axis=-2)
+    A_BH = _time.select(_time.continues(pos_BT), decays.upto_BTHK[:, -1, :, 0])
+    reads = q * _time.select(seg_BT == 0, decays.upto_BTHK)
+    return y, reads, _Total(A_BH, turn_BHP, left)
+
+
+def _combine(first: _Total, second: _Total) -> _Total:
+    (cos, sin), (cos_2, sin_2) = first.turn_BHP, second.turn_BHP
+    turn_BHP = cos * cos_2 - sin * sin_2, cos * sin_2 + sin * cos_2
+    turned = _turn(first.S_BHKV, second.turn_BHP, axis=-2)
+    return _Total(first.A_BH * second.A_BH, turn_BHP, second.A_BH[..., None, None] * turned + second.S_BHKV)
+
+
+def _apply(total: _Total, S_BHKV):
+    return total.A_BH[..., None, None] * _turn(S_BHKV, total.turn_BHP, axis=-2) + total.S_BHKV
+
+
+def _last(x_BT, before, pos_BT):
+    """What stands at the last real token of each row; `before` where there is none."""
+    index_B = jnp.maximum(jnp.sum(_time.valid(pos_BT), axis=1) - 1, 0)
+    found = jnp.take_along_axis(x_BT, _time.expand(index_B[:, None], x_BT), axis=1)[:, 0]
+    return _time.select(_time.valid(pos_BT)[:, 0], found, before)
+
+
+def parallel(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, dt_BTH, m_BTH, theta_BTHP, *, state=None, pos=None):
+    """All chunks of 64 tokens at once, their states joined by an associative scan.
+
+    Token s leaves (m_s dt_s + (1 - m_{s+1}) dt_{s+1}) k_s^T v_s to later ones: its second part enters with the next token.
+    """
+    xs = (q_BTGK, k_BTGK, v_BTHV, log_a_BTH, dt_BTH, m_BTH, theta_BTHP)
+    (q, k, v, log_a, dt, m, theta), pos_BT, state = _enter(*xs, state, pos)
+    time = q.shape[1]
+    if time == 0:
+        return v.astype(q_BTGK.dtype), state
+    entering_BTH = _time.select(pos_BT > _time.START, (1 - m) * dt)  # of the token before
+    following_BTH = jnp.pad(entering_BTH[:, 1:], ((0, 0), (0, 1), (0, 0)))
+    own, written = (m * dt)[..., None] * v, (m * dt + following_BTH)[..., None] * v
+    share = v.shape[2] // state.k_BGK.shape[1]
+    last_k = jnp.repeat(state.k_BGK.astype(v.dtype), share, axis=1)
+    S_BHKV = state.S_BHKV + (entering_BTH[:, 0, :, None] * last_k)[..., None] * state.v_BHV.astype(v.dtype)[..., None, :]
+
+    pos_ZBC, *parts, theta = _time.split_chunks(min(CHUNK, time), pos_BT, q, k, own, written, log_a, theta)
+    angle = jnp.cumsum(_time.select(pos_ZBC > _time.START, theta), axis=2)
+    parts[:2] = (_turn(x, _of_angle(-angle)) for x in parts[:2])
+    y, reads, totals = jax.vmap(_inside)(*parts, angle, pos_ZBC)
+    front, S_BHKV = _decay.chunk_parallel(totals, _combine, S_BHKV, _apply)
+    y += jnp.einsum("zbthk,zbhkv->zbthv", reads, front)
+    y_BTHV = _time.select(_time.valid(pos_BT), _time.join_chunks(y, time)).astype(q_BTGK.dtype)
+    k_BTGK, v_BTHV = _time.clean(pos_BT, k_BTGK, v_BTHV)
+    return y_BTHV, Mamba3State(S_BHKV, _last(k_BTGK, state.k_BGK, pos_BT), _last(v_BTHV, state.v_BHV, pos_BT))
+
+
+def chunkwise(
+    q_BTGK, k_BTGK, v_BTHV, log_a_BTH, dt_BTH, m_BTH, theta_BTHP, *, state=None, pos=None, chunk: int = 4 * CHUNK
+):  # fmt: skip
+    """Some chunks at once, the state carried between; memory linear in T."""
+    xs = (q_BTGK, k_BTGK, v_BTHV, log_a_BTH, dt_BTH, m_BTH, theta_BTHP)
+    _, pos_BT, state = _enter(*xs, state, pos)
+    if q_BTGK.shape[1] == 0:
+        return v_BTHV.astype(q_BTGK.dtype), state
+    return _time.scan_chunks(parallel, state, xs, pos_BT, chunk)
+
+
+FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
+
+
+def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    def inputs(key, time):
+        keys = jax.random.split(key, 6)
+        q_BTGK, k_BTGK = (jax.random.normal(k, (batch, time, 1, 5), dtype) for k in keys[:2])
+        v_BTHV = jax.random.normal(keys[2], (batch, time, 2, 3), dtype)
+        theta_BTHP = jax.random.normal(keys[3], (batch, time, 2, 2), dtype)
+        dt_BTH = jax.nn.softplus(jax.random.normal(keys[4], (batch, time, 2), dtype) - 2)
+        m_BTH = jax.nn.sigmoid(jax.random.normal(keys[5], (batch, time, 2), dtype))
+        return q_BTGK, k_BTGK, v_BTHV, -0.5 * dt_BTH, dt_BTH, m_BTH, theta_BTHP
+
+    key_x, key_prefix = jax.random.split(key)
+    return Example(inputs(key_x, time), {}, {}, recurrent(*inputs(key_prefix, 32))[1])
+
+
+def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+    base = example(key, batch, time, dtype)
+    q, k, v, log_a_BTH, *rest = base.xs
+    return stresses(key, base, log_a_BTH.shape, lambda log_a_BTH: base._replace(xs=(q, k, v, log_a_BTH, *rest)))
