@@ -1,12 +1,16 @@
 """What the RWKV configs share: the frame of the network and the optimiser of the released training."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from jaxseq.config import base
 
 
-def frame(stack: str, width: int, lr: float, vocab: int | None, source: str) -> ConfigDict:
-    """Layer norms, one of them on the embedding; an untied head; the penalty on the largest logit. vocab: of a published size.
+def frame(stack: str, width: int, rate: dict[str, Any], vocab: int | None) -> ConfigDict:
+    """Layer norms, one of them on the embedding; an untied head; the penalty on the largest logit.
+
+    rate: the fields of config.train that are the learning rate; vocab: of a published size.
 
     Initial values and optimiser: BlinkDL/RWKV-LM, RWKV-v5/src/model.py, `generate_init_weight` (embedding in U(-1e-4, 1e-4),
     orthogonal head of gain sqrt(vocab / width) / 2), and demo-training-run.sh, which is RWKV-7's as well.
@@ -24,8 +28,7 @@ def frame(stack: str, width: int, lr: float, vocab: int | None, source: str) -> 
     config.model.logit_penalty = 1e-4
     if vocab:
         config.model.vocab = vocab
-    config.train.lr = lr
-    config.train.lr_source = source if vocab else "the Transformer's: the paper gives none at this size"
+    config.train.update(rate)
     config.train.beta2 = 0.99
     config.train.eps = 1e-18
     config.train.weight_decay = 0.001

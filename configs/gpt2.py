@@ -11,6 +11,7 @@ Command: jaxseq train --config=gpt2 --workdir=runs/gpt2
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, pick
+from jaxseq.configs._rates import swept
 
 # name: layers, width, heads, lr (the paper gives none: GPT-3's of that size, Brown et al. 2020, table 2.1)
 SIZES = {
@@ -23,7 +24,7 @@ SIZES = {
 
 def get_config(size: str = "") -> ConfigDict:
     config = base()
-    layers, width, heads, lr = pick(SIZES, size, (4, 128, 4, 3e-3))
+    layers, width, heads, lr = pick(SIZES, size, (4, 128, 4, None))
     config.model.stack = f"{layers}*(attention mlp)"
     config.model.width = width
     config.model.norm = "layernorm"
@@ -39,6 +40,5 @@ def get_config(size: str = "") -> ConfigDict:
         config.train.length = 1024
         config.train.batch = 512
         config.eval.length = 1024
-    config.train.lr = lr
-    config.train.lr_source = "GPT-3 table 2.1" if size else "the Transformer's at this size"
+    config.train.update({"lr": lr, "lr_source": "GPT-3 table 2.1"} if size else swept("gpt2"))
     return config

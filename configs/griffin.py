@@ -10,6 +10,7 @@ Command: jaxseq train --config=griffin --workdir=runs/griffin
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, pick
+from jaxseq.configs._rates import swept
 
 # name: layers, width, hidden of the recurrence, heads of 128, lr (table 2; learning rates of GPT-3 at that size, the paper's
 # are extrapolated from small runs and not printed)
@@ -26,7 +27,7 @@ SIZES = {
 
 def get_config(size: str = "") -> ConfigDict:
     config = base()
-    layers, width, hidden, heads, lr = pick(SIZES, size, (6, 128, 128, 4, 3e-3))
+    layers, width, hidden, heads, lr = pick(SIZES, size, (6, 128, 128, 4, None))
     recurrent, local = "rglru geglu", "attention geglu"
     rest = f" + ({' '.join([recurrent] * (layers % 3))})" if layers % 3 else ""
     config.model.stack = f"{layers // 3}*({recurrent} {recurrent} {local}){rest}"
@@ -39,6 +40,5 @@ def get_config(size: str = "") -> ConfigDict:
         config.model.vocab = 32000
         config.train.length = 2048
         config.eval.length = 2048
-    config.train.lr = lr
-    config.train.lr_source = "GPT-3 table 2.1, of the nearest size" if size else "the Transformer's at this size"
+    config.train.update({"lr": lr, "lr_source": "GPT-3 table 2.1, of the nearest size"} if size else swept("griffin"))
     return config

@@ -9,14 +9,14 @@ Command: jaxseq train --config=gru --workdir=runs/gru
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, pick
+from jaxseq.configs._rates import swept
 
 
 def get_config(size: str = "") -> ConfigDict:
     config = base()
-    layers, width, lr = pick({}, size, (4, 128, 3e-3))  # the papers' models are no language models
+    layers, width = pick({}, size, (4, 128))  # the papers' models are no language models
     config.model.stack = f"{layers}*(gru swiglu)"
     config.model.width = width
     config.model.gru = {"heads": 8}  # small heads make Newton's iterations affordable
-    config.train.lr = lr
-    config.train.lr_source = "the Transformer's at this size"
+    config.train.update(swept("gru"))
     return config

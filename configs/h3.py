@@ -10,6 +10,7 @@ Command: jaxseq train --config=h3 --workdir=runs/h3
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, pick
+from jaxseq.configs._rates import swept
 
 # name: layers, width, heads, numbers of the layers of attention, lr (§F.2 and the released models)
 SIZES = {
@@ -28,7 +29,7 @@ def stack(layers: int, attention: tuple[int, ...]) -> str:
 
 def get_config(size: str = "") -> ConfigDict:
     config = base()
-    layers, width, heads, attention, lr = pick(SIZES, size, (4, 128, 4, (), 3e-3))
+    layers, width, heads, attention, lr = pick(SIZES, size, (4, 128, 4, (), None))
     config.model.stack = stack(layers, attention)
     config.model.width = width
     config.model.norm = "layernorm"
@@ -40,6 +41,5 @@ def get_config(size: str = "") -> ConfigDict:
         config.model.attention = {"heads": heads, "rotary": False, "bias": True, "init_std": std}
         config.model.vocab = 50264  # GPT-2's, up to a multiple of 8
         config.train.length = 2048
-    config.train.lr = lr
-    config.train.lr_source = "GPT-3's, as H3 §F.2" if size else "the Transformer's"
+    config.train.update({"lr": lr, "lr_source": "GPT-3's, as H3 §F.2"} if size else swept("h3"))
     return config

@@ -11,6 +11,7 @@ Command: jaxseq train --config=hyena --workdir=runs/hyena
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, pick
+from jaxseq.configs._rates import swept
 
 # name: layers, width, hidden, lr; tables A.3 and A.4
 SIZES = {
@@ -24,20 +25,19 @@ SIZES = {
 
 def get_config(size: str = "") -> ConfigDict:
     config = base()
-    layers, width, hidden, lr = pick(SIZES, size, (4, 128, 256, 3e-3))
+    layers, width, hidden, lr = pick(SIZES, size, (4, 128, 256, None))
     config.model.stack = f"{layers}*(hyena mlp)"
     config.model.width = width
     config.model.norm = "layernorm"
     std = 0.02 if size else None
     config.model.embedding_std = std
     config.model.mlp = {"hidden": hidden, "init_std": std}
-    config.model.hyena = {"l_max": 256, "features": 5, "hidden": 16, "sine": 4.0, "position_lr": 1e-5 / lr}
+    config.model.hyena = {"l_max": 256, "features": 5, "hidden": 16, "sine": 4.0, "position_lr": 1 / 300}  # of train.lr
     if size:
         config.model.vocab = 50264  # GPT-2's, up to a multiple of 8
         config.model.hyena = {"l_max": 2048, "features": 33, "hidden": 64, "sine": 14.0, "init_std": std, "filter_std": std}
         config.train.length = 2048
         config.train.batch = 256
-    config.train.lr = lr
-    config.train.lr_source = "Hyena table A.3" if size else "the Transformer's"
+    config.train.update({"lr": lr, "lr_source": "Hyena table A.3"} if size else swept("hyena"))
     config.train.beta2 = 0.98
     return config

@@ -10,6 +10,7 @@ Command: jaxseq train --config=jamba --workdir=runs/jamba
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, pick
+from jaxseq.configs._rates import swept
 
 PERIOD = "mamba swiglu mamba moe mamba swiglu mamba moe attention swiglu mamba moe mamba swiglu mamba moe"
 LAPTOP = "3*(mamba swiglu mamba moe) + (attention moe)"  # attention last: few segments compile soon
@@ -38,6 +39,5 @@ def get_config(size: str = "") -> ConfigDict:
     if size:
         config.model.vocab = 65536
         config.model.embedding_std, config.model.head_scale = 0.02, 0.02 * width**0.5
-    config.train.lr = 3e-4 if size else 3e-3
-    config.train.lr_source = "ours: the paper gives none, Llama's" if size else "the Transformer's at this size"
+    config.train.update({"lr": 3e-4, "lr_source": "ours: the paper gives none, Llama's"} if size else swept("jamba"))
     return config

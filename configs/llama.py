@@ -11,6 +11,7 @@ Command: jaxseq train --config=llama --workdir=runs/llama
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, pick
+from jaxseq.configs._rates import swept
 
 # initializer_range of the released configs, where it is not 0.02
 STDS = {"smollm2-135m": 576**-0.5}
@@ -27,7 +28,7 @@ SIZES = {
     "smollm2-360m": (32, 960, 15, 5, 2560, 49152, 1e5, 1e-5, True, 3e-3),
     "smollm2-1.7b": (24, 2048, 32, 32, 8192, 49152, 1.3e5, 1e-5, True, 5e-4),
 }
-LAPTOP = (4, 128, 4, 2, None, None, 1e4, 1e-5, False, 3e-3)
+LAPTOP = (4, 128, 4, 2, None, None, 1e4, 1e-5, False, None)
 
 
 def get_config(size: str = "") -> ConfigDict:
@@ -45,6 +46,5 @@ def get_config(size: str = "") -> ConfigDict:
         config.model.embedding_std, config.model.head_scale = std, std * width**0.5
         config.train.schedule = "wsd" if tied else "cosine"  # SmolLM2 decays at the end only
         config.train.warmup = 2000
-    config.train.lr = lr
-    config.train.lr_source = "SmolLM2 §6 and §4" if tied else "Llama table 2" if size else "the Transformer's at this size"
+    config.train.update({"lr": lr, "lr_source": "SmolLM2 §6 and §4" if tied else "Llama table 2"} if size else swept("llama"))
     return config

@@ -10,14 +10,14 @@ Command: jaxseq train --config=lstm --workdir=runs/lstm
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, pick
+from jaxseq.configs._rates import swept
 
 
 def get_config(size: str = "") -> ConfigDict:
     config = base()
-    layers, width, lr = pick({}, size, (4, 128, 3e-3))  # the papers' models have neither residual stream nor projection
+    layers, width = pick({}, size, (4, 128))  # the papers' models have neither residual stream nor projection
     config.model.stack = f"{layers}*(lstm swiglu)"
     config.model.width = width
     config.model.lstm = {"heads": 8}  # small heads make Newton's iterations affordable
-    config.train.lr = lr
-    config.train.lr_source = "the Transformer's at this size"
+    config.train.update(swept("lstm"))
     return config

@@ -10,6 +10,7 @@ Command: jaxseq train --config=mamba --workdir=runs/mamba
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, pick
+from jaxseq.configs._rates import swept
 
 FALCON = "falcon-7b"  # Falcon Mamba (Zuo et al. 2024, arXiv:2410.05355): RMS norms on dt, B and C; untied head
 
@@ -26,14 +27,13 @@ SIZES = {
 
 def get_config(size: str = "") -> ConfigDict:
     config = base()
-    layers, width, lr = pick(SIZES, size, (8, 128, 6e-3))
+    layers, width, lr = pick(SIZES, size, (8, 128, None))
     config.model.stack = f"{layers}*(mamba)"
     config.model.width = width
     if size:
         config.model.embedding_std = 0.02
         config.model.vocab = 50280  # GPT-NeoX's, up to a multiple of 8
-    config.train.lr = lr
-    config.train.lr_source = "Mamba §E.2: five times GPT-3's" if size else "best of 3e-3, 6e-3, 1.2e-2 on the quick comparison"
+    config.train.update({"lr": lr, "lr_source": "Mamba §E.2: five times GPT-3's"} if size else swept("mamba"))
     if size == FALCON:
         config.model.mamba = {"selected_norm": "plain"}
         config.model.vocab = 65024

@@ -10,6 +10,7 @@ Command: jaxseq train --config=mamba2 --workdir=runs/mamba2
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, pick
+from jaxseq.configs._rates import swept
 
 # name: layers, width, lr (Mamba's: five times GPT-3's, three times at 2.7B); heads of 64 channels, state size 128
 SIZES = {
@@ -23,7 +24,7 @@ SIZES = {
 
 def get_config(size: str = "") -> ConfigDict:
     config = base()
-    layers, width, lr = pick(SIZES, size, (8, 128, 6e-3))
+    layers, width, lr = pick(SIZES, size, (8, 128, None))
     config.model.stack = f"{layers}*(mamba2)"
     config.model.width = width
     head_size, state_size = (64, 128) if size else (32, 64)
@@ -31,6 +32,5 @@ def get_config(size: str = "") -> ConfigDict:
     if size:
         config.model.embedding_std = 0.02
         config.model.vocab = 50288  # GPT-NeoX's, up to a multiple of 16
-    config.train.lr = lr
-    config.train.lr_source = "Mamba §E.2: five times GPT-3's" if size else "Mamba's on the quick comparison"
+    config.train.update({"lr": lr, "lr_source": "Mamba §E.2: five times GPT-3's"} if size else swept("mamba2"))
     return config

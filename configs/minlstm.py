@@ -10,13 +10,13 @@ minGRU: jaxseq train --config=minlstm --config.model.stack="4*(mingru swiglu)" -
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, pick
+from jaxseq.configs._rates import swept
 
 
 def get_config(size: str = "") -> ConfigDict:
     config = base()
-    layers, width, lr = pick({}, size, (4, 128, 3e-3))  # the paper publishes no sizes of a language model
+    layers, width = pick({}, size, (4, 128))  # the paper publishes no sizes of a language model
     config.model.stack = f"{layers}*(minlstm swiglu)"
     config.model.width = width
-    config.train.lr = lr
-    config.train.lr_source = "the Transformer's: the paper gives none at this size"
+    config.train.update(swept("minlstm"))
     return config

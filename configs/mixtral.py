@@ -10,6 +10,7 @@ Command: jaxseq train --config=mixtral --workdir=runs/mixtral
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, pick
+from jaxseq.configs._rates import swept
 
 # name: layers, width, heads, kv_heads, hidden, vocab
 SIZES = {
@@ -30,6 +31,5 @@ def get_config(size: str = "") -> ConfigDict:
     if size:
         config.model.vocab = vocab
         config.model.embedding_std, config.model.head_scale = 0.02, 0.02 * width**0.5
-    config.train.lr = 3e-4 if size else 3e-3
-    config.train.lr_source = "ours: the paper gives none, Llama's" if size else "the Transformer's at this size"
+    config.train.update({"lr": 3e-4, "lr_source": "ours: the paper gives none, Llama's"} if size else swept("mixtral"))
     return config

@@ -12,6 +12,7 @@ Command: jaxseq train --config=neox --workdir=runs/neox
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, pick
+from jaxseq.configs._rates import swept
 
 # name: layers, width, heads, vocab (padded for tensor parallelism), lr; Pythia table 1, 20b: GPT-NeoX-20B §2
 SIZES = {
@@ -29,7 +30,7 @@ SIZES = {
 
 def get_config(size: str = "") -> ConfigDict:
     config = base()
-    layers, width, heads, vocab, lr = pick(SIZES, size, (4, 128, 4, None, 3e-3))
+    layers, width, heads, vocab, lr = pick(SIZES, size, (4, 128, 4, None, None))
     config.model.stack = f"{layers}*(attention mlp)"
     config.model.block = "parallel"
     config.model.width = width
@@ -43,7 +44,6 @@ def get_config(size: str = "") -> ConfigDict:
         config.train.length = 2048
         config.train.batch = 1024
         config.eval.length = 2048
-    config.train.lr = lr
-    config.train.lr_source = "Pythia table 1" if size else "the Transformer's at this size"
+    config.train.update({"lr": lr, "lr_source": "Pythia table 1"} if size else swept("neox"))
     config.train.weight_decay = 0.01 if size == "20b" else 0.1
     return config

@@ -10,6 +10,7 @@ Command: jaxseq train --config=pangu --workdir=runs/pangu
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, pick
+from jaxseq.configs._rates import swept
 
 # name: layers, width, heads, hidden (8/3 width, up to a multiple of 256), vocab (the first paper says about 100k)
 SIZES = {
@@ -33,6 +34,5 @@ def get_config(size: str = "") -> ConfigDict:
         config.model.vocab = vocab
         config.train.warmup = 4000
         config.train.length = 2048
-    config.train.lr = 3e-4 if size else 3e-3
-    config.train.lr_source = "PanGu-pi §5.1" if size else "the Transformer's at this size"
+    config.train.update({"lr": 3e-4, "lr_source": "PanGu-pi §5.1"} if size else swept("pangu"))
     return config

@@ -11,6 +11,7 @@ Command: jaxseq train --config=retnet --workdir=runs/retnet
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, pick
+from jaxseq.configs._rates import swept
 
 # name: layers, width, heads (key size 256), lr; §3.1 and table 2
 SIZES = {
@@ -22,7 +23,7 @@ SIZES = {
 
 def get_config(size: str = "") -> ConfigDict:
     config = base()
-    layers, width, heads, lr = pick(SIZES, size, (4, 128, 4, 3e-3))
+    layers, width, heads, lr = pick(SIZES, size, (4, 128, 4, None))
     config.model.stack = f"{layers}*(retention mlp)"
     config.model.width = width
     config.model.tied = False
@@ -30,8 +31,7 @@ def get_config(size: str = "") -> ConfigDict:
     config.model.retention = {"heads": heads}
     config.model.mlp = {"factor": 2, "bias": False, "initial": "torch"}  # 12 width^2 parameters a layer, as a Transformer has
     config.model.norm_eps = 1e-6
-    config.train.lr = lr
-    config.train.lr_source = "RetNet table 2" if size else "best of 3e-3, 6e-3, 1.2e-2 on the quick comparison"
+    config.train.update({"lr": lr, "lr_source": "RetNet table 2"} if size else swept("retnet"))
     config.train.beta2 = 0.98
     config.train.weight_decay = 0.05
     if size:

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from jaxseq.config import pick
 from jaxseq.configs import _rwkv
+from jaxseq.configs._rates import swept
 
 # name: layers, width, lr; table 2 and appendix H
 SIZES = {
@@ -23,10 +24,11 @@ SIZES = {
 
 
 def get_config(size: str = "") -> ConfigDict:
-    layers, width, lr = pick(SIZES, size, (4, 128, 3e-3))
+    layers, width, lr = pick(SIZES, size, (4, 128, None))
     vocab = 50277 if size else None  # GPT-NeoX's
-    config = _rwkv.frame(f"{layers}*(rwkv4 rwkv_channel)", width, lr, vocab, "RWKV appendix H")
-    config.model.embedding_std = lr / 3**0.5  # U(-lr, lr)
+    rate = {"lr": lr, "lr_source": "RWKV appendix H"} if size else swept("rwkv4")
+    config = _rwkv.frame(f"{layers}*(rwkv4 rwkv_channel)", width, rate, vocab)
+    config.model.embedding_std = (lr or 3e-3) / 3**0.5  # U(-lr, lr); not tied to the swept rate, which the sweep varies
     config.model.rwkv_channel = {"key_gain": 2.0}  # sqrt(hidden / width)
     config.train.eps, config.train.weight_decay = 1e-8, 0.0
     return config

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from jaxseq.config import pick
 from jaxseq.configs import _rwkv
+from jaxseq.configs._rates import swept
 
 # name: layers, width, head_size, lr; §6 and appendix
 SIZES = {
@@ -21,9 +22,10 @@ SIZES = {
 
 
 def get_config(size: str = "") -> ConfigDict:
-    layers, width, head_size, lr = pick(SIZES, size, (4, 128, 16, 3e-3))
+    layers, width, head_size, lr = pick(SIZES, size, (4, 128, 16, None))
     vocab = 65536 if size else None  # World
-    config = _rwkv.frame(f"{layers}*(rwkv5 rwkv_channel)", width, lr, vocab, "the released models'")
+    rate = {"lr": lr, "lr_source": "the released models'"} if size else swept("rwkv5")
+    config = _rwkv.frame(f"{layers}*(rwkv5 rwkv_channel)", width, rate, vocab)
     config.model.rwkv5 = {"heads": width // head_size}
     config.model.rwkv_channel = {"hidden": int(3.5 * width) // 32 * 32} if size else {}
     return config

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from jaxseq.config import pick
 from jaxseq.configs import _rwkv
+from jaxseq.configs._rates import swept
 
 # name: layers, width, head size, ranks of decay and rate, value, gate, lr; the released World models
 SIZES = {
@@ -21,10 +22,11 @@ SIZES = {
 
 
 def get_config(size: str = "") -> ConfigDict:
-    layers, width, head_size, rank, value, gate, lr = pick(SIZES, size, (4, 128, 16, 8, 8, 16, 3e-3))
+    layers, width, head_size, rank, value, gate, lr = pick(SIZES, size, (4, 128, 16, 8, 8, 16, None))
     stack = f"(rwkv7:first rwkv_channel) + {layers - 1}*(rwkv7 rwkv_channel)"
     vocab = 65536 if size else None  # World
-    config = _rwkv.frame(stack, width, lr, vocab, "0.1b: the released training's; larger: ours, falling with size")
+    rate = {"lr": lr, "lr_source": "0.1b: the released training's; larger: ours, falling with size"} if size else swept("rwkv7")
+    config = _rwkv.frame(stack, width, rate, vocab)
     fields = {"heads": width // head_size, "decay_rank": rank, "rate_rank": rank, "value_rank": value, "gate_rank": gate}
     config.model.rwkv7 = fields
     config.model["rwkv7:first"] = fields | {"first": True}

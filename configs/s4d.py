@@ -10,6 +10,7 @@ Command: jaxseq train --config=s4d --workdir=runs/s4d
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, pick
+from jaxseq.configs._rates import swept
 
 # name: layers, width, state_size, lr; S4's model of WikiText-103 (arXiv:2111.00396, table 11) with the diagonal kernel
 SIZES = {"wikitext": (16, 1024, 64, 5e-4)}
@@ -17,7 +18,7 @@ SIZES = {"wikitext": (16, 1024, 64, 5e-4)}
 
 def get_config(size: str = "") -> ConfigDict:
     config = base()
-    layers, width, state_size, lr = pick(SIZES, size, (4, 128, 32, 3e-3))
+    layers, width, state_size, lr = pick(SIZES, size, (4, 128, 32, None))
     config.model.stack = f"{layers}*(s4d mlp)"
     config.model.width = width
     config.model.norm = "layernorm"
@@ -29,6 +30,5 @@ def get_config(size: str = "") -> ConfigDict:
         config.model.vocab = 267735  # WikiText-103's words; the paper's softmax is adaptive
         config.train.length = 8192
         config.train.warmup = 1000
-    config.train.lr = lr
-    config.train.lr_source = "S4 table 11" if size else "the Transformer's; 1e-3 for A, B and the steps, as S4D §5"
+    config.train.update({"lr": lr, "lr_source": "S4 table 11"} if size else swept("s4d"))
     return config

@@ -10,6 +10,7 @@ Command: jaxseq train --config=samba --workdir=runs/samba
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, pick
+from jaxseq.configs._rates import swept
 
 # name: pairs of layers, width, heads, kv_heads, hidden, window, steps (of 2 million tokens each)
 SIZES = {
@@ -26,8 +27,7 @@ def get_config(size: str = "") -> ConfigDict:
     config.model.mamba = {"residuals": 4}
     config.model.attention = {"heads": heads, "kv_heads": kv_heads, "window": window, "initial": "mamba"}
     config.model.swiglu = {"hidden": hidden, "initial": "mamba"}
-    config.train.lr = 3e-3
-    config.train.lr_source = "the Transformer's at this size"
+    config.train.update(swept("samba"))
     if size:
         config.model.vocab = 32000
         config.model.embedding_std = 0.02

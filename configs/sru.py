@@ -9,13 +9,13 @@ Command: jaxseq train --config=sru --workdir=runs/sru
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, pick
+from jaxseq.configs._rates import swept
 
 
 def get_config(size: str = "") -> ConfigDict:
     config = base()
-    layers, width, lr = pick({}, size, (4, 128, 3e-3))
+    layers, width = pick({}, size, (4, 128))
     config.model.stack = f"{layers}*(sru swiglu)"
     config.model.width = width
-    config.train.lr = lr
-    config.train.lr_source = "the Transformer's at this size"
+    config.train.update(swept("sru"))
     return config

@@ -9,6 +9,7 @@ Command: jaxseq train --config=stripedhyena --workdir=runs/stripedhyena
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, pick
+from jaxseq.configs._rates import swept
 
 # name: pairs of layers, width, heads, kv_heads, hidden, modes, lr; the released model's sizes
 SIZES = {"7b": (16, 4096, 32, 8, 14336, 2, 3e-4)}
@@ -16,7 +17,7 @@ SIZES = {"7b": (16, 4096, 32, 8, 14336, 2, 3e-4)}
 
 def get_config(size: str = "") -> ConfigDict:
     config = base()
-    pairs, width, heads, kv_heads, hidden, modes, lr = pick(SIZES, size, (2, 128, 4, 4, None, 8, 3e-3))
+    pairs, width, heads, kv_heads, hidden, modes, lr = pick(SIZES, size, (2, 128, 4, 4, None, 8, None))
     config.model.stack = f"{pairs}*(hyena_modal swiglu attention swiglu)"
     config.model.width = width
     config.model.tied = False
@@ -27,6 +28,5 @@ def get_config(size: str = "") -> ConfigDict:
         config.model.vocab = 32000
         config.model.swiglu = {"hidden": hidden}
         config.model.attention.theta = 500000.0
-    config.train.lr = lr
-    config.train.lr_source = "Llama's at 7B: the recipe was not published" if size else "the Transformer's"
+    config.train.update({"lr": lr, "lr_source": "Llama's at 7B: the recipe was not published"} if size else swept("stripedhyena"))
     return config

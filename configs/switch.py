@@ -11,6 +11,7 @@ Command: jaxseq train --config=switch --workdir=runs/switch
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, pick
+from jaxseq.configs._rates import swept
 
 # name: layers, width, heads, hidden, experts (the released checkpoints' sizes)
 SIZES = {
@@ -38,6 +39,5 @@ def get_config(size: str = "") -> ConfigDict:
     if size:
         config.model.vocab = 32128
         config.train.length = 512
-    config.train.lr = 1e-3 if size else 3e-3
-    config.train.lr_source = "ours: the paper trains with Adafactor" if size else "the Transformer's at this size"
+    config.train.update({"lr": 1e-3, "lr_source": "ours: the paper trains with Adafactor"} if size else swept("switch"))
     return config

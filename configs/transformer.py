@@ -10,6 +10,7 @@ Command: jaxseq train --config=transformer --workdir=runs/transformer
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, pick
+from jaxseq.configs._rates import swept
 
 # name: layers, width, heads, kv_heads, hidden, lr (learning rates of GPT-3, Brown et al. 2020, table 2.1)
 SIZES = {
@@ -21,13 +22,12 @@ SIZES = {
 
 def get_config(size: str = "") -> ConfigDict:
     config = base()
-    layers, width, heads, kv_heads, hidden, lr = pick(SIZES, size, (4, 128, 4, 4, None, 3e-3))
+    layers, width, heads, kv_heads, hidden, lr = pick(SIZES, size, (4, 128, 4, 4, None, None))
     config.model.stack = f"{layers}*(attention swiglu)"
     config.model.width = width
     config.model.attention = {"heads": heads, "kv_heads": kv_heads}
     config.model.swiglu = {"hidden": hidden} if hidden else {}
     if size:
         config.model.vocab = 50257  # GPT-2's
-    config.train.lr = lr
-    config.train.lr_source = "GPT-3 table 2.1" if size else "best of 3e-3, 6e-3, 1.2e-2 on the quick comparison"
+    config.train.update({"lr": lr, "lr_source": "GPT-3 table 2.1"} if size else swept("transformer"))
     return config

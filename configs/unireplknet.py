@@ -11,6 +11,7 @@ The paper's own models read images: config unireplknet_image.
 from ml_collections import ConfigDict
 
 from jaxseq.config import base
+from jaxseq.configs._rates import swept
 from jaxseq.errors import UserError
 
 
@@ -20,6 +21,5 @@ def get_config(size: str = "") -> ConfigDict:
         raise UserError(f"there is no size {size!r}: no language model was published; set model.stack and model.width")
     config.model.stack = "6*(unireplk)"
     config.model.width = 128
-    config.train.lr = 1.2e-2
-    config.train.lr_source = "best of 3e-3, 6e-3, 1.2e-2 over 250 steps of 1024 tokens"
+    config.train.update(swept("unireplknet"))
     return config
