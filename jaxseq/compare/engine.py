@@ -143,7 +143,7 @@ class Comparison:
     def do(self, part: Part, names: list[str]) -> None:
         """One part for these architectures; one that cannot do it has failed, the others go on."""
         self.display.begin(part.title, part.weight * len(names))
-        began = time.monotonic()
+        began, others = time.monotonic(), machine.OtherPrograms()
         try:
             part.run(names)
         except Exception as error:
@@ -153,6 +153,8 @@ class Comparison:
             self.fail(names[0], error, part.where)
         seconds = self.results["seconds"]
         seconds[part.title] = seconds.get(part.title, 0.0) + time.monotonic() - began
+        shares = self.results.setdefault("other_programs", {})
+        shares[part.title] = max(shares.get(part.title, 0.0), round(others.share(), 3))
         self.store.save()
         self.display.end()
 

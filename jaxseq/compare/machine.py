@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,31 @@ def describe() -> dict[str, Any]:
         "devices": jax.device_count(),
         "cpu": processor(),
         "cores": cores(),
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,  # of other programs, as we begin
         "memory_bytes": psutil.virtual_memory().total,
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
         "matmul_flops_per_second": matmul_peak("float32"),
     }
+
+
+class OtherPrograms:
+    """How much of all processors other programs take, from when this is made: times beside them are those of a busy machine."""
+
+    def __init__(self):
+        self.before = self._seconds()
+
+    def share(self) -> float:
+        """0: the machine was ours alone; 1: it was not ours at all."""
+        wall, busy, own = (now - before for now, before in zip(self._seconds(), self.before, strict=True))
+        return min(1.0, max(0.0, busy - own) / max(wall * (psutil.cpu_count() or 1), 1e-9))
+
+    @staticmethod
+    def _seconds() -> tuple[float, float, float]:
+        times = psutil.cpu_times()
+        waiting = times.idle + getattr(times, "iowait", 0.0)
+        guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # counted in user and nice as well
+        return time.monotonic(), sum(times) - waiting - guests, sum(os.times()[:4])
 
 
 def processor() -> str:

@@ -47,7 +47,7 @@ def nothing(why: str) -> Markup:
 
 
 def intro(results: Mapping[str, Any], found: Mapping[str, Any]) -> Markup:
-    """How many seeds there are, and what was compared."""
+    """How many seeds there are, whether the machine was busy, and what was compared."""
     architectures, budget, data = (results.get(part) or {} for part in ("architectures", "budget", "data"))
     machine = results.get("machine") or {}
     parameters, tokens = finite(budget.get("parameters")), finite(budget.get("tokens"))
@@ -56,8 +56,8 @@ def intro(results: Mapping[str, Any], found: Mapping[str, Any]) -> Markup:
     said += f", trained on {count(tokens)} tokens" if tokens else ""
     said += f" of {data.get('path') or data['source']}" if data.get("source") else ""
     said += f", on {where}" if (where := device(machine)) else ""
-    seeds = tag("p", found["seeds"], class_="seeds") if found["seeds"] else ""
-    return join([seeds, tag("p", sentence(said), class_="lede"), tag("p", date(results), class_="date")])
+    notes = [tag("p", words, class_="seeds") for words in (found["seeds"], found["busy"]) if words]
+    return join([*notes, tag("p", sentence(said), class_="lede"), tag("p", date(results), class_="date")])
 
 
 def notice(found: Mapping[str, Any]) -> Markup | str:

@@ -91,7 +91,8 @@ def fresh(comparison: "Comparison", command: str) -> dict[str, Any]:
             "context": preset.length,
         },
         "architectures": {},
-        "seconds": {},
+        "seconds": {},  # of each part
+        "other_programs": {},  # the share of all processors that they took during each part
     }
 
 

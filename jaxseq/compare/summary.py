@@ -63,13 +63,13 @@ def header(table_rows: list[dict[str, str]]) -> list[str]:
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """How many seeds there are, and the table as GitHub reads it."""
+    """How many seeds there are, whether the machine was busy, and the table as GitHub reads it."""
     found = verdicts(results)
     table_rows = rows(results, found)
     columns = header(table_rows)
     lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *([row.get(name, "") for name in columns] for row in table_rows)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{found['seeds']}\n\n{table}" if found["seeds"] else table
+    return "\n\n".join([*filter(None, (found["seeds"], found["busy"])), table])
 
 
 def width_of(column: str, table_rows: list[dict[str, str]]) -> int:
@@ -90,8 +90,8 @@ def fitting(columns: list[str], table_rows: list[dict[str, str]], width: int) ->
 
 def show(results: Mapping[str, Any], console: Console) -> None:
     found = verdicts(results)
-    if found["seeds"]:
-        console.print(found["seeds"], highlight=False, soft_wrap=not console.is_terminal)
+    for words in filter(None, (found["seeds"], found["busy"])):
+        console.print(words, highlight=False, soft_wrap=not console.is_terminal)
     table_rows = rows(results, found)
     columns = header(table_rows)
     shown = fitting(columns, table_rows, console.width)

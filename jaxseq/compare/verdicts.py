@@ -19,6 +19,7 @@ from jaxseq.compare.runs import count_seeds, runs
 from jaxseq.compare.words import count, duration, finite, labels, sentence, subject
 
 UNRANKED = "nothing is ranked by bits per byte: the tokenizer loses text ({}), which makes them too low"
+BUSY = 0.1  # of the processors, taken by other programs: from there on times are said to be those of a busy machine
 WHOLE = 0.99  # of the most tokens that any architecture trained on, to count as "equal tokens"
 
 
@@ -27,6 +28,7 @@ def verdicts(results: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns (JSON-able):
       seeds: how many seeds each architecture was trained with, in words; with one, what that means
+      busy: what other programs did to the times, in words; "" if nothing
       equal_tokens, equal_time, markov, speed, memory, decoding, missing: sentences
       headlines: {"tokens", "time", "decoding", "memory"}: one sentence each, or None
       pairs: [{"a", "b", "basis": "tokens" | "time", "difference": bits per byte a - b, "low", "high" (None: no interval),
@@ -52,6 +54,7 @@ def verdicts(results: Mapping[str, Any]) -> dict[str, Any]:
     by_time = Judgement(then, markov, called, when_time)
     out = {
         "seeds": seeds_sentence(trained),
+        "busy": busy_words(results),
         "equal_tokens": (unranked or by_tokens.sentences()) + [stop_sentence(called[name], *stopped[name]) for name in stopped],
         "equal_time": by_time.sentences() + [sentence(f"{called[name]} has no evaluation at that time") for name in absent],
         "markov": by_tokens.against_markov(),
@@ -64,6 +67,18 @@ def verdicts(results: Mapping[str, Any]) -> dict[str, Any]:
     found = costs.verdicts(architectures, called)
     found["headlines"] = {"tokens": by_tokens.headline(), "time": by_time.headline(), **found["headlines"]}
     return out | found
+
+
+def busy_words(results: Mapping[str, Any]) -> str:
+    """What is to be said of times that were taken while other programs ran; "" where they took less than BUSY."""
+    shares = results.get("other_programs") or {}
+    title, share = max(shares.items(), key=lambda item: item[1], default=("", 0.0))
+    if share < BUSY:
+        return ""
+    return (
+        f"The machine was busy: other programs took up to {100 * share:.0f} % of its processors ({title}). Times are not those "
+        "of an idle machine; bits per byte, sizes and memory do not depend on it."
+    )
 
 
 def missing(architectures: Mapping[str, Any], called: Mapping[str, str]) -> list[str]:

@@ -1,14 +1,18 @@
 """The words of a comparison: when one is ahead of another, and when "not told apart" must stand."""
 
 import copy
+import io
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from helpers import fake_results
+from rich.console import Console
 
-from jaxseq.compare import costs, words
+from jaxseq.compare import costs, machine, report, summary, words
 from jaxseq.compare.judgement import NOT_TOLD_APART
 from jaxseq.compare.verdicts import verdicts
 
@@ -297,3 +301,29 @@ def test_how_numbers_are_said():
     assert words.short_count(8000) == "8k" and words.short_length(32768) == "32k" and words.short_length(300) == "300"
     assert words.listing(["A", "B", "C"]) == "A, B and C" and words.listing(["A"]) == "A"
     assert words.labels({"a": {"title": "X: 1"}, "b": {"title": "X: 2"}}) == {"a": "a", "b": "b"}
+
+
+def test_a_busy_machine_is_said_before_its_times_are_read():
+    results = fake_results.results(fake_results.NAMES[:2])
+    assert verdicts(results)["busy"] == "" and "busy" not in summary.markdown(results)
+    quiet = results | {"other_programs": {"mamba: training": 0.02, "decoding at context 128": 0.09}}
+    assert verdicts(quiet)["busy"] == ""
+    busy = results | {"other_programs": {"mamba: training": 0.02, "decoding at context 128": 0.41}}
+    assert "41 % of its processors (decoding at context 128)" in verdicts(busy)["busy"]
+    console = Console(file=io.StringIO(), width=100)
+    summary.show(busy, console)
+    for text in (summary.markdown(busy), console.file.getvalue(), report.render(busy)):
+        assert "The machine was busy" in text
+
+
+def test_what_other_programs_take_is_measured_without_our_own_work():
+    spinning = "import time\nwhile time.process_time() < 0.5: pass"
+    others = machine.OtherPrograms()
+    others._seconds = lambda: (101.0, 60.0, 20.0)
+    others.before = (91.0, 50.0, 15.0)
+    assert others.share() == pytest.approx(5.0 / (10.0 * machine.psutil.cpu_count()))
+    wall, busy, own = machine.OtherPrograms().before
+    subprocess.run([sys.executable, "-c", spinning], check=True)
+    after = machine.OtherPrograms().before
+    assert after[0] > wall and after[1] - busy > 0.4, "a program that works half a second is seen"
+    assert after[2] - own > 0.4, "and counted as our own, for we started it"
