@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from jaxseq import registry
 from jaxseq.convert import _fields, _files, _table, _tensors, _tokenizer
-from jaxseq.convert._source import Source
+from jaxseq.convert._source import WeightSource
 from jaxseq.convert._source import source as _source_of
 from jaxseq.errors import UserError
 from jaxseq.plain_files import json_text
@@ -35,7 +35,7 @@ def source_names() -> tuple[str, ...]:
 
 
 @functools.cache
-def _source(name: str) -> Source:
+def _source(name: str) -> WeightSource:
     file = name.replace("/", "_")
     if file not in registry.names("convert.sources"):
         raise UserError(f"there is no source {name!r}; choose one of: {', '.join(source_names())}")
@@ -183,7 +183,7 @@ def _patterns(names: set[str]) -> set[str]:
     return {re.sub(r"\d+", "N", name) for name in names}
 
 
-def _completed(source: Source, theirs: dict, tensors: Mapping[str, Any]) -> dict:
+def _completed(source: WeightSource, theirs: dict, tensors: Mapping[str, Any]) -> dict:
     """With what only the tensors tell."""
     _fields.check(theirs)
     return source.complete(theirs, tensors)

@@ -11,7 +11,7 @@ from jaxseq import models, registry
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class WeightSource:
     """What is called `theirs` is their config, a dict. See `jaxseq.convert.sources`."""
 
     title: str  # the first line of the file
@@ -31,6 +31,6 @@ class Source:
         return self.module(theirs) if self.module else models.build(self.config(theirs))
 
 
-def source(module: ModuleType) -> Source:
-    functions = {field.name: getattr(module, field.name) for field in dataclasses.fields(Source) if hasattr(module, field.name)}
-    return Source(title=registry.doc(module).splitlines()[0], **functions)
+def source(module: ModuleType) -> WeightSource:
+    given = {field.name for field in dataclasses.fields(WeightSource)} & vars(module).keys()
+    return WeightSource(title=registry.doc(module).splitlines()[0], **{name: getattr(module, name) for name in given})

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxseq import data
-from jaxseq.convert._source import Source
+from jaxseq.convert._source import WeightSource
 from jaxseq.data import tokenizer_files as files
 from jaxseq.errors import UserError
 from jaxseq.plain_files import json_text
@@ -18,7 +18,7 @@ UNREAD = ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 VOCABULARIES = "rwkv_vocab*.txt"
 
 
-def found(path: str | Path, source: Source, theirs: Mapping, file: str | None = None) -> dict[str, bytes]:
+def found(path: str | Path, source: WeightSource, theirs: Mapping, file: str | None = None) -> dict[str, bytes]:
     """{name: contents} of the files that a workdir gets, with "tokenizer.json" or "tokenizer.txt" among them if there is a
     tokenizer.
 
@@ -55,7 +55,7 @@ def _beside(folder: Path) -> Path | None:
     return vocabularies[0] if len(vocabularies) == 1 else None
 
 
-def _made(source: Source, theirs: Mapping) -> dict[str, str]:
+def _made(source: WeightSource, theirs: Mapping) -> dict[str, str]:
     """Files made of the metadata in the checkpoint itself."""
     text = source.tokenizer(theirs)
     return ({"tokenizer.json": text} if text else {}) | source.beside(theirs)

@@ -96,7 +96,7 @@ class _Bounded:
     """
 
     def __init__(self, texts: Iterable[str]):
-        self._texts, self._words, self._room, self.left = texts, set(), DISTINCT, 0
+        self._texts, self._words, self._remaining, self.left = texts, set(), DISTINCT, 0
 
     def __iter__(self) -> Iterator[str]:
         for text in self._texts:
@@ -111,9 +111,9 @@ class _Bounded:
     def _kept(self, piece: str, words: list[str]) -> str:
         new = [word for word in dict.fromkeys(words) if word not in self._words]
         cost = sum(map(len, new)) + WORD_COST * len(new)
-        if cost <= self._room:
+        if cost <= self._remaining:
             self._words.update(new)
-            self._room -= cost
+            self._remaining -= cost
             return piece
         gone = set(new)
         self.left += sum(len(word) for word in words if word in gone)

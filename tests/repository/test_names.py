@@ -5,6 +5,8 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
+from helpers.places import ROOT
+
 import jaxseq
 
 PACKAGE = Path(jaxseq.__file__).parent
@@ -43,3 +45,26 @@ def test_the_dimension_key_has_each_letter_once_and_all_that_are_used():
     used = {path.name: shape_letters(path.read_text()) for path in PACKAGE.rglob("*.py")}
     assert {name: letters - set(key) for name, letters in used.items() if letters - set(key)} == {}
     assert set(key) == set().union(*used.values())
+
+
+PRIVATE = {  # words that this project once had of its own: what the field says
+    "door": "entry point",
+    "room": "capacity",
+    "stretch": "segment",
+    "stretches": "segments",
+    "twin": "copy, or kernel",
+    "twins": "copies, or kernels",
+    "owed": "required",
+    "gift": "result",
+}
+
+
+def private_words(text: str) -> set[str]:
+    return PRIVATE.keys() & set(re.findall(r"[a-z]+", text.lower()))
+
+
+def test_words_are_those_of_the_field():
+    assert private_words("def room(self):  # the model's door\n    twin_B = broom") == {"room", "door", "twin"}
+    files = [*PACKAGE.rglob("*.py"), *ROOT.glob("*.md"), *(ROOT / "configs").glob("*.py")]
+    found = {path.name: private_words(path.read_text("utf-8")) for path in files if path.name != "CHANGELOG.md"}
+    assert not {name: {word: PRIVATE[word] for word in words} for name, words in found.items() if words}
