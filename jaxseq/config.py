@@ -46,6 +46,7 @@ def base(kind: str = "lm") -> ConfigDict:
                 "prefetch": 4,
                 "seed": 0,
                 "cache": config_dict.placeholder(str),
+                "skip_records": 0,  # damaged records that are left out of each corpus, at most; one more ends the run
                 "cache_gb": 20.0,  # size of the token cache above which the least recently used entries go
             },
             "train": {
@@ -70,6 +71,10 @@ def base(kind: str = "lm") -> ConfigDict:
                 "eps": 1e-8,
                 "weight_decay": 0.1,
                 "clip": 1.0,
+                "skip": 0,  # bad steps that are passed over in all, see jaxseq.train.guard
+                "skip_norm": 0.0,  # norm of the gradient above which a step is bad; 0: any finite one is good
+                "rewind": 0,  # times that the run goes back to its last checkpoint and on with the data after the bad ones
+                "spike": 0.0,  # times the median of the last losses at which a loss is a spike; 0: none is
                 "seed": 0,
                 "form": "auto",
                 "init": config_dict.placeholder(str),  # a workdir whose weights to start from
@@ -165,10 +170,18 @@ def from_dict(data: Mapping[str, Any], **overrides: Any) -> ConfigDict:
             for key, value in fields.items():
                 if isinstance(value, Mapping) or key in cfg[section]:
                     with cfg.ignore_type():  # it is checked as a whole
-                        cfg[section][key] = ConfigDict(value) if isinstance(value, Mapping) else value
+                        cfg[section][key] = _section(section, key, value) if isinstance(value, Mapping) else value
                 else:
                     raise UserError(f"config.json has an unknown field {section}.{key!r}; is it a jaxseq config?")
         return _finish(cfg, overrides)
+
+
+def _section(section: str, key: str, data: Mapping[str, Any]) -> ConfigDict:
+    """Raises UserError for names that no field can have."""
+    try:
+        return ConfigDict({key: data})[key]
+    except (ValueError, TypeError) as error:
+        raise UserError(f"config.json: {section}.{key!r} is no section ({error}); is it a jaxseq config?") from None
 
 
 def to_dict(cfg: ConfigDict) -> dict:

@@ -60,12 +60,13 @@ RANGES: dict[str, Range] = {
     # training, evaluation, data
     **dict.fromkeys(("steps", "batch", "length", "accumulate", "log_every", "keep"), AT_LEAST_ONE),
     **dict.fromkeys(("decay_steps", "warmup", "eval_every", "checkpoint_every"), FROM_ZERO),
+    **dict.fromkeys(("skip", "rewind", "skip_records"), FROM_ZERO),
     **dict.fromkeys(("documents", "tokens", "context", "prefetch"), FROM_ZERO),
     **dict.fromkeys(("data", "fsdp", "sequence", "tensor", "expert"), SIZE),  # of the mesh
     **dict.fromkeys(("beta1", "beta2", "smoothing"), FRACTION),
     **dict.fromkeys(("decay_fraction", "final_lr"), SHARE),
     "lr": POSITIVE,
-    **dict.fromkeys(("clip", "weight_decay"), NOT_NEGATIVE),  # 0: none
+    **dict.fromkeys(("clip", "weight_decay", "skip_norm", "spike"), NOT_NEGATIVE),  # 0: none
     "corruption": Range(0, 1, "()"),
     "mean_span": Range(1, 1e6),
     "seed": SEED,

@@ -35,7 +35,7 @@ from jaxseq.compare.presets import Preset
 from jaxseq.compare.progress import Display
 from jaxseq.errors import UserError
 from jaxseq.evaluation import evaluate
-from jaxseq.train import NonFiniteError, load, train
+from jaxseq.train import BadStepError, load, train
 
 SCHEMA = 1
 CENTRE = 3e-3
@@ -227,7 +227,7 @@ class Sweep:
         workdir, devices = self.workdir(name, trial), jax.local_devices()[:1]
         try:
             record = train(config.lock(), workdir, progress=progress, devices=devices)
-        except NonFiniteError as error:
+        except BadStepError as error:
             return {**trial._asdict(), "bits_per_byte": None, "failed": " ".join(str(error).split())[:200]}
         if "stopped" in record:
             raise Interrupted(record["signal"])

@@ -100,7 +100,8 @@ def test_overrides_are_held_to_the_same(field, value):
         jaxseq.config("transformer", **{field: value})
 
 
-@pytest.mark.parametrize("data", [[], 3, None, {"model": 3}, {"model": {"kind": ["lm"]}}, {"model": {"stack": 3}}, {"x": {}}])
+@pytest.mark.parametrize("data", [[], 3, None, {"model": 3}, {"model": {"kind": ["lm"]}}, {"model": {"stack": 3}}, {"x": {}},
+                                  {"model": {"attention": {"a.b": 1}}}, {"model": {"a.b": {}}}, {"train": {"lr": {".": 1}}}])
 def test_a_config_json_that_is_none(data):
     with pytest.raises(jaxseq.UserError):
         from_dict(data)

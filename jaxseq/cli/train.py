@@ -12,10 +12,12 @@ from pathlib import Path
 
 from jaxseq import schemas
 from jaxseq.cli import _config
+from jaxseq.cli._interrupt import STOPPED, bounded
 from jaxseq.config import from_dict, to_dict
 from jaxseq.plain_files import read_object
 
-STOPPED = 128  # plus the signal: what a shell calls a command that a signal ended
+# Where a stop found it that the run itself did not heed; the second is a second signal, or one that came when all was done.
+EARLY, LATE = "before its first step, with nothing new to save", "at once: what was saved last is kept"
 
 
 def add_arguments(parser):
@@ -29,6 +31,7 @@ def add_arguments(parser):
         "--debug", action="store_true",
         help="run the layers one after another, unscanned, and tell the norms of each layer's activations and gradients",
     )  # fmt: skip
+    parser.add_argument("--profile", metavar="FIRST-LAST", help="write a trace of these steps to DIR/profile, for TensorBoard")
 
 
 def chosen(args):
@@ -68,9 +71,10 @@ def run(args):
     from rich.logging import RichHandler
 
     from jaxseq import accelerators
-    from jaxseq.train import NonFiniteError, planned, train  # after the check: loading takes seconds
+    from jaxseq.train import BadStepError, goodput, planned, profiles, train  # after the check: loading takes seconds
     from jaxseq.train.progress import ProgressLine
 
+    profile = profiles.steps(args.profile) if args.profile else None
     accelerators.warn()
     console = Console(stderr=True)
     logger = logging.getLogger("jaxseq")
@@ -83,27 +87,35 @@ def run(args):
         for line in plan.lines():
             console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    received = []
+    received, where = [], EARLY
 
     def terminate(number, frame):  # until the run takes over, which saves first
         received.append(number)
         raise KeyboardInterrupt
 
+    def tell(record) -> None:
+        nonlocal where
+        where = LATE
+        progress(record)
+
     before = signal.signal(signal.SIGTERM, terminate)
     try:
-        if args.dry_run:
-            plan = planned(config, args.workdir)
-            announce(plan)
-            return plan.to_json()
-        with ProgressLine(console) as progress:
-            record = train(config, args.workdir, progress=progress, announce=announce, debug=args.debug)
-    except NonFiniteError as error:
+        with bounded(lambda: said(where)):
+            if args.dry_run:
+                plan = planned(config, args.workdir)
+                announce(plan)
+                return plan.to_json()
+            with ProgressLine(console) as progress:
+                record = train(config, args.workdir, progress=tell, announce=announce, debug=args.debug, profile=profile)
+    except BadStepError as error:
         print(f"jaxseq: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        stopped(console, "before its first step, with nothing new to save", received[0] if received else signal.SIGINT)
+        stopped(console, where, received[0] if received else signal.SIGINT)
     finally:
         signal.signal(signal.SIGTERM, before)
+    if "goodput" in record:
+        console.print(goodput.describe(record), highlight=False, soft_wrap=True)
     if "stopped" in record:
         stopped(console, record["stopped"], record["signal"])
     return record
@@ -111,5 +123,9 @@ def run(args):
 
 def stopped(console, where: str, number: int):
     """Ends the command as `jaxseq compare` ends when it is stopped."""
-    console.print(f"stopped {where}; run the same command again to go on", highlight=False, soft_wrap=True)
+    console.print(said(where), highlight=False, soft_wrap=True)
     raise SystemExit(STOPPED + number)
+
+
+def said(where: str) -> str:
+    return f"stopped {where}; run the same command again to go on"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxseq.data import mixture
+from jaxseq.data import files, mixture
 from jaxseq.data.readers import Document
 from jaxseq.data.sources import Source, source
 from jaxseq.data.store import Store, store
@@ -76,6 +76,11 @@ class Corpus(NamedTuple):
         """What the tokenizer loses of a sample of the text, in words; bits per byte under it are too low. None: nothing."""
         return self.train.store.lossy or self.validation.store.lossy
 
+    @property
+    def damaged(self) -> int:
+        """How many records were left out, see data.skip_records."""
+        return sum(store.damaged for store in {id(part.store): part.store for part in (self.train, self.validation)}.values())
+
     def split(self, name: str) -> Documents:
         if name not in SPLITS:
             raise UserError(f"split {name!r} is unknown; choose one of {', '.join(SPLITS)}")
@@ -105,15 +110,22 @@ def corpus(config, tokenizer: Tokenizer | None = None) -> Corpus:
     """Read, tokenise (or take from the cache) and split a corpus.
 
     Args:
-        config: the data section; reads `source`, `path`, `field`, `tokenizer`, `cache`, `cache_gb` and `validation_every`
-            (every n-th document validates; 0: none, all train). It is not asked where the source has a validation split.
+        config: the data section; reads `source`, `path`, `field`, `tokenizer`, `cache`, `cache_gb`, `skip_records` and
+            `validation_every` (every n-th document validates; 0: none, all train), which is not asked where the source has a
+            validation split.
 
     Raises:
         UserError: the input is wrong in a way that the message tells.
     """
     tokenizer = tokenizer or open_tokenizer(config)
     opened = source(config, None if isinstance(tokenizer, ByteTokenizer) else tokenizer.boundary)
-    read = lambda one: store(one, tokenizer, config.cache, config.cache_gb)  # noqa: E731
+
+    def read(one: Source) -> Store:
+        found = store(one, tokenizer, config.cache, config.cache_gb)
+        if found.told:
+            files.say(found.told)
+        return found
+
     ends = tokenizer.boundary, tokenizer.start
     between = "-".join(map(str, dict.fromkeys(ends)))  # one id where they are the same
     if opened.validation:

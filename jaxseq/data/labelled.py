@@ -24,6 +24,7 @@ import numpy as np
 
 from jaxseq.data import files
 from jaxseq.data.corpora import _validates
+from jaxseq.data.damage import Damage, describe
 from jaxseq.data.readers import json_records
 from jaxseq.data.splits import split_of
 from jaxseq.errors import UserError
@@ -39,7 +40,8 @@ _NO_ARRAYS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.
 
 
 class Labelled(NamedTuple):
-    """examples(i) is the i-th one's row without its label. side: of images of one size, in pixels."""
+    """examples(i) is the i-th one's row without its label; it raises UserError for one that cannot be used, which `damage`
+    may leave out. side: of images of one size, in pixels."""
 
     name: str
     examples: Callable[[int], Row]
@@ -48,6 +50,7 @@ class Labelled(NamedTuple):
     stamp: list
     side: int | None = None
     channels: int | None = None
+    damage: Damage = Damage()
 
     @property
     def fingerprint(self) -> str:
@@ -56,7 +59,7 @@ class Labelled(NamedTuple):
 
 
 class Examples(grain.MapDataset):
-    """Some of the examples, with `labels` [] int32 and `weights` [] float32, 1."""
+    """Some of the examples, with `labels` [] int32 and `weights` [] float32: 1, and 0 where an image is left out."""
 
     def __init__(self, labelled: Labelled, index: np.ndarray):
         super().__init__()
@@ -69,7 +72,14 @@ class Examples(grain.MapDataset):
         if isinstance(index, slice):
             return self.slice(index)
         at = int(self._index[index % len(self._index)])
-        return self._labelled.examples(at) | {"labels": self._labelled.labels[at], "weights": np.float32(1)}
+        try:
+            row, weight = self._labelled.examples(at), 1
+        except UserError as error:
+            self._labelled.damage.leave_out(error, at)
+            files.say(f"{error}: left out (data.skip_records={self._labelled.damage.allowed})")
+            side, channels = self._labelled.side, self._labelled.channels
+            row, weight = {"images": np.zeros((side, side, channels), np.float32)}, 0
+        return row | {"labels": self._labelled.labels[at], "weights": np.float32(weight)}
 
 
 def splits(labelled: Labelled, every: int) -> dict[str, Examples]:
@@ -93,29 +103,40 @@ def _numbered(labels: Sequence) -> tuple[np.ndarray, tuple[str, ...]]:
 def text(config, row: Callable[[str], Row]) -> Labelled:
     """Labelled lines; `row` makes a text an example."""
     path = files.existing(config.path or "")
-    labels, texts = [], []
-    for number, record in json_records(path):
-        for field in (config.field, config.label):
-            if field not in record:
-                have = ", ".join(map(str, list(record)[:8])) or "none"
-                raise UserError(f"{path} line {number} has no field {field!r} (it has: {have}); set data.field or data.label")
-        value, label = record[config.field], record[config.label]
-        if not isinstance(value, str) or not isinstance(label, str | int):
-            raise UserError(f"{path} line {number}: {config.field!r} must be text and {config.label!r} text or a whole number")
+    labels, texts, damage = [], [], Damage(config.skip_records)
+    for number, record in json_records(path, damage):
+        try:
+            value, label = _labelled_text(f"{path} line {number}", record, config.field, config.label)
+        except UserError as error:
+            damage.leave_out(error)
+            continue
         texts.append(value)
         labels.append(label)
+    if damage.told():
+        files.say(describe(str(path), damage.told()))
     if len({type(label) for label in labels}) > 1:
         raise UserError(f"{path} has labels that are text and labels that are numbers; write one kind")
     if not labels:
         raise UserError(f"{path} holds no line; write one JSON object a line, with a text and a label")
     stamp = [*files.stamp([path]), config.field, config.label]
-    return Labelled(str(path), lambda i: row(texts[i]), *_numbered(labels), stamp)
+    return Labelled(str(path), lambda i: row(texts[i]), *_numbered(labels), stamp, damage=damage)
+
+
+def _labelled_text(place: str, record: dict, field: str, label: str) -> tuple[str, str | int]:
+    """(text, label) of a line."""
+    for name in (field, label):
+        if name not in record:
+            have = ", ".join(map(str, list(record)[:8])) or "none"
+            raise UserError(f"{place} has no field {name!r} (it has: {have}); set data.field or data.label")
+    if not isinstance(record[field], str) or not isinstance(record[label], str | int):
+        raise UserError(f"{place}: {field!r} must be text and {label!r} text or a whole number")
+    return record[field], record[label]
 
 
 def images(config, side: int | None) -> Labelled:
     """Images [side, side, channels] float32 in [-1, 1]. side: that the model wants, if it wants one."""
     path = files.existing(config.path or "")
-    return _folder(path, side) if path.is_dir() else _arrays(path, side)
+    return _folder(path, side, config.skip_records) if path.is_dir() else _arrays(path, side)
 
 
 def _scaled(image: np.ndarray) -> np.ndarray:
@@ -159,7 +180,7 @@ def _array(path: Path, members: zipfile.ZipFile, name: str) -> np.ndarray:
     return found.reshape(shape, order="F" if fortran else "C")
 
 
-def _folder(root: Path, side: int | None) -> Labelled:
+def _folder(root: Path, side: int | None, skip: int) -> Labelled:
     found = sorted(path for path in root.glob("*/*") if path.is_file() and not path.name.startswith("."))
     if not found:
         raise UserError(f"data.path={root} holds no folder with images; make one for each class")
@@ -174,7 +195,8 @@ def _folder(root: Path, side: int | None) -> Labelled:
         raise UserError(f"the folders of data.path={root} are splits ({', '.join(classes)}), not classes; name one of them")
     warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)  # such an image is refused
     read = functools.partial(_read_image, PIL.Image, side)
-    return Labelled(str(root), lambda i: {"images": read(found[i])}, numbers, classes, files.stamp(found, root), side, 3)
+    example = lambda i: {"images": read(found[i])}  # noqa: E731
+    return Labelled(str(root), example, numbers, classes, files.stamp(found, root), side, 3, Damage(skip))
 
 
 def _read_image(library, side: int, path: Path) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxseq.data import files
+from jaxseq.data.damage import Damage
 from jaxseq.errors import UserError
 
 SEPARATOR = b"<|endoftext|>"
@@ -39,11 +40,16 @@ class TokenDocument(NamedTuple):
 
 class Options(NamedTuple):
     """field: that holds the text of a record or a row. parts: into how many pieces a text is cut at least. boundary: the
-    tokenizer's, for files of token ids."""
+    tokenizer's, for files of token ids. damage: takes the records that cannot be used."""
 
     field: str
     parts: int = 1
     boundary: int | None = None
+    damage: Damage = Damage()
+
+    def stamp(self) -> list:
+        """JSON-able: what of it decides which documents there are."""
+        return [*self[:3], *([self.damage.allowed] if self.damage.allowed else [])]
 
 
 Reader = Callable[[Path, str, Options], Iterator[Document | TokenDocument]]
@@ -58,7 +64,12 @@ def text(path: Path, name: str, options: Options) -> Iterator[Document]:
         files.refuse_binary(path, data)
         for start, end in pieces(data, max(1, min(PIECE_BYTES, len(data) // options.parts))):
             whole = end - start >= len(data) - len(files.BOM)
-            yield Document(name if whole else f"{name}:{start}", files.decode(path, data[start:end], start))
+            try:
+                content = files.decode(path, data[start:end], start)
+            except UserError as error:
+                options.damage.leave_out(error)
+                continue
+            yield Document(name if whole else f"{name}:{start}", content)
 
 
 def pieces(data, target: int) -> Iterator[tuple[int, int]]:
@@ -100,14 +111,19 @@ def _cut(data, low: int, high: int) -> int:
 
 def json_lines(path: Path, name: str, options: Options) -> Iterator[Document]:
     """A JSON object a line, or one JSON array of objects (read at once)."""
-    for number, record in json_records(path):
-        yield record_document(f"{path} line {number}", record, f"{name}:{number}", options.field)
+    for number, record in json_records(path, options.damage):
+        try:
+            document = record_document(f"{path} line {number}", record, f"{name}:{number}", options.field)
+        except UserError as error:
+            options.damage.leave_out(error)
+            continue
+        yield document
 
 
-def json_records(path: Path) -> Iterator[tuple[int, dict]]:
+def json_records(path: Path, damage: Damage) -> Iterator[tuple[int, dict]]:
     """(line number, object) of each line that is not blank, or (position, object) of one array.
 
-    Raises UserError naming the line.
+    Raises UserError naming the line that is none, unless `damage` leaves it out.
     """
     with files.opened(path) as lines:
         offset = 0
@@ -117,21 +133,26 @@ def json_records(path: Path) -> Iterator[tuple[int, dict]]:
             if not line.strip():
                 continue
             if line.lstrip()[:1] == b"[" and files.suffix(path) == ".json":
-                yield from _array(path, line + lines.read(LARGEST_JSON), start)
+                yield from _array(path, line + lines.read(LARGEST_JSON), start, damage)
                 return
-            record = _json(f"{path} line {number}", files.decode(path, line, start))
-            if not isinstance(record, dict):
-                raise UserError(f"{path} line {number} is no JSON object; write one a line, with the text in a field")
+            try:
+                record = _json(f"{path} line {number}", files.decode(path, line, start))
+                if not isinstance(record, dict):
+                    raise UserError(f"{path} line {number} is no JSON object; write one a line, with the text in a field")
+            except UserError as error:
+                damage.leave_out(error)
+                continue
             yield number, record
 
 
-def _array(path: Path, data: bytes, offset: int) -> Iterator[tuple[int, dict]]:
+def _array(path: Path, data: bytes, offset: int, damage: Damage) -> Iterator[tuple[int, dict]]:
     if len(data) >= LARGEST_JSON:
         raise UserError(f"{path} is one JSON array of more than {LARGEST_JSON >> 30} GiB; write JSON lines, an object a line")
     for number, record in enumerate(_json(str(path), files.decode(path, data, offset)), 1):
-        if not isinstance(record, dict):
-            raise UserError(f"{path} item {number} is no JSON object; write one an item, with the text in a field")
-        yield number, record
+        if isinstance(record, dict):
+            yield number, record
+        else:
+            damage.leave_out(UserError(f"{path} item {number} is no JSON object; write one an item, with the text in a field"))
 
 
 def _json(place: str, content: str):
@@ -175,7 +196,12 @@ def table_of_text(path: Path, name: str, options: Options) -> Iterator[Document]
                 have = ", ".join((rows.fieldnames or [])[:8]) or "none"
                 raise UserError(f"{path} has no column {options.field!r} (it has: {have[:200]}); set data.field")
             for number, row in enumerate(rows, 1):
-                yield record_document(f"{path} row {number}", row, f"{name}:{number}", options.field)
+                try:
+                    document = record_document(f"{path} row {number}", row, f"{name}:{number}", options.field)
+                except UserError as error:
+                    options.damage.leave_out(error)
+                    continue
+                yield document
         except csv.Error as error:
             raise UserError(f"{path} is no table behind line {rows.line_num} ({error}); quote its fields") from error
         except UnicodeDecodeError as error:
@@ -242,7 +268,10 @@ def table(path: Path, name: str, options: Options) -> Iterator[Document]:
             names = batch.column("id").to_pylist() if "id" in batch.schema.names else [None] * batch.num_rows
             for own, value in zip(names, batch.column(options.field).to_pylist(), strict=True):
                 record = {options.field: value} | ({} if own is None or options.field == "id" else {"id": own})
-                yield record_document(f"{path} row {number}", record, f"{name}:{number}", options.field)
+                try:
+                    yield record_document(f"{path} row {number}", record, f"{name}:{number}", options.field)
+                except UserError as error:
+                    options.damage.leave_out(error)
                 number += 1
     except (pyarrow.ArrowException, OSError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxseq.data import files, folders, mixture, readers
+from jaxseq.data.damage import Damage
 from jaxseq.data.readers import Document, Options
 from jaxseq.errors import UserError
 
@@ -26,7 +27,7 @@ class Source(NamedTuple):
     name: for messages. read: starts a pass over the documents. size: bytes on disk. plain: whether `size` is about
     the size of the text (False if compressed). stamp: JSON-able; changes when the documents do (names, sizes,
     modification times, options). validation: the documents that the source itself holds out; None: it has none, and every
-    n-th document validates. weights: {part: weight} of a mixture.
+    n-th document validates. weights: {part: weight} of a mixture. damage: what the last pass left out, of each part.
     """
 
     name: str
@@ -36,6 +37,11 @@ class Source(NamedTuple):
     stamp: list
     validation: "Source | None" = None
     weights: dict[str, float] | None = None
+    damage: tuple[Damage, ...] = ()
+
+    def left_out(self) -> list[str]:
+        """The records that the last pass left out, in words."""
+        return [line for part in self.damage for line in part.told()]
 
 
 def _sotu(config, boundary) -> Source:
@@ -65,9 +71,14 @@ def _file(kind: str, config, boundary: int | None) -> Source:
     if path.is_dir():
         raise UserError(f"data.path={path} is a folder; set data.source=folder, or name one file")
     every = max(1, config.validation_every)
-    options = Options(config.field, PIECES * every if kind == "text" else 1, boundary)
-    read = functools.partial(readers.READERS[kind], path, path.name, options)
-    return Source(str(path), read, path.stat().st_size, _plain([path], kind), [*files.stamp([path]), kind, *options])
+    options = Options(config.field, PIECES * every if kind == "text" else 1, boundary, Damage(config.skip_records))
+
+    def read() -> Iterator[Document]:
+        options.damage.begin()
+        yield from readers.READERS[kind](path, path.name, options)
+
+    stamp = [*files.stamp([path]), kind, *options.stamp()]
+    return Source(str(path), read, path.stat().st_size, _plain([path], kind), stamp, damage=(options.damage,))
 
 
 def _plain(paths: list[Path], *kinds: str) -> bool:
@@ -96,9 +107,10 @@ def _folder_files(root: Path, found: list[folders.File], config, boundary: int |
     """Some files of a folder. every: texts are cut so that there are as many documents, if there is nothing but texts."""
     texts_alone = all(file.kind == "text" for file in found)
     parts = -(-PIECES * every // len(found)) if texts_alone and len(found) < every else 1
-    options = Options(config.field, parts, boundary)
+    options = Options(config.field, parts, boundary, Damage(config.skip_records))
 
     def read() -> Iterator[Document]:
+        options.damage.begin()
         binary = []
         for file in found:
             if file.kind == "text" and files.starts_binary(file.path):
@@ -112,7 +124,8 @@ def _folder_files(root: Path, found: list[folders.File], config, boundary: int |
 
     paths, kinds = [file.path for file in found], [file.kind for file in found]
     size = sum(path.stat().st_size for path in paths)
-    return Source(str(root), read, size, _plain(paths, *kinds), [*files.stamp(paths, root), *kinds, *options])
+    stamp = [*files.stamp(paths, root), *kinds, *options.stamp()]
+    return Source(str(root), read, size, _plain(paths, *kinds), stamp, damage=(options.damage,))
 
 
 def _huggingface(config, boundary: int | None) -> Source:
@@ -134,12 +147,15 @@ def _mixture(config, boundary: int | None) -> Source:
         opened[name] = source(own, boundary)
     weights = {name: float(part["weight"]) for name, part in described.items()}
     stamp, size = [[name, *one.stamp] for name, one in opened.items()], sum(one.size for one in opened.values())
-    found = Source(str(path), mixture.read(opened), size, all(one.plain for one in opened.values()), stamp, None, weights)
+    plain, damage = all(one.plain for one in opened.values()), [part for one in opened.values() for part in one.damage]
+    found = Source(str(path), mixture.read(opened), size, plain, stamp, None, weights, tuple(damage))
     held = [one.validation for one in opened.values() if one.validation]
     if not held:
         return found
     stamps, sizes = [one.stamp for one in held], sum(one.size for one in held)
-    return found._replace(validation=Source(f"{path} (validation)", mixture.read(opened, True), sizes, False, stamps))
+    damage = tuple(part for one in held for part in one.damage)
+    held = Source(f"{path} (validation)", mixture.read(opened, True), sizes, False, stamps, damage=damage)
+    return found._replace(validation=held)
 
 
 SOURCES: dict[str, Callable] = {
@@ -162,8 +178,8 @@ def source(config, boundary: int | None = None) -> Source:
     """Open the source that the config's data section names.
 
     Args:
-        config: the data section; reads `source`, `path`, `field`, `tokenizer`, `validation_every`. With a path and the default
-            source ("sotu"), the source is guessed from the path.
+        config: the data section; reads `source`, `path`, `field`, `tokenizer`, `validation_every`, `skip_records`. With a
+            path and the default source ("sotu"), the source is guessed from the path.
         boundary: the tokenizer's, if it may have made the ids of a file of token ids; None: these cannot be read.
 
     Raises:

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from jaxseq.data import cache, lossless
+from jaxseq.data import cache, damage, lossless
 from jaxseq.data.readers import Document, TokenDocument
 from jaxseq.data.sources import Source
 from jaxseq.data.tokenizers import ByteTokenizer, Tokenizer
@@ -27,15 +27,17 @@ class Store:
 
     tokens: [total] unsigned. offsets: [documents + 1] int64. n_bytes: [documents] int64, UTF-8. digests: [documents] uint64,
     equal where documents are. ids(): the documents' names. fingerprint: a hash of the tokens and of where documents end.
-    lossy: what the tokenizer loses, in words, or None.
+    lossy: what the tokenizer loses, in words, or None. damaged: how many records of the source were left out; told: a line
+    about them.
     """
 
     def __init__(
         self, tokens: np.ndarray, offsets: np.ndarray, n_bytes: np.ndarray, digests: np.ndarray, ids: Callable[[], list[str]],
-        fingerprint: str, lossy: str | None,
+        fingerprint: str, lossy: str | None, damaged: int = 0, told: str = "",
     ):  # fmt: skip
         self.tokens, self.offsets, self.n_bytes, self.digests = tokens, offsets, n_bytes, digests
         self._ids, self.fingerprint, self.lossy = ids, fingerprint, lossy
+        self.damaged, self.told = damaged, told
 
     def __len__(self) -> int:
         return len(self.n_bytes)
@@ -69,7 +71,14 @@ def store(source: Source, tokenizer: Tokenizer, folder: str | None = None, limit
     if found is None:
         raise RuntimeError(f"the cache entry {entry} was written and cannot be read back")
     meta, arrays, ids = found
-    return Store(**arrays, ids=ids, fingerprint=meta["fingerprint"], lossy=meta["lossy"])
+    more = {name: meta[name] for name in ("damaged", "told") if name in meta}
+    return Store(**arrays, ids=ids, fingerprint=meta["fingerprint"], lossy=meta["lossy"], **more)
+
+
+def _damage(source: Source) -> dict:
+    """What the pass over a source left out; nothing where all is well."""
+    left_out = source.left_out()
+    return {"damaged": len(left_out), "told": damage.describe(source.name, left_out)} if left_out else {}
 
 
 class _Tokenised(NamedTuple):
@@ -202,7 +211,8 @@ def _in_memory(source: Source, tokenizer: Tokenizer) -> Store:
         ids.append(document.id)
         counts.add(document)
     arrays, fingerprint = counts.finish()
-    return Store(np.concatenate(pieces), **arrays, ids=lambda: ids, fingerprint=fingerprint, lossy=counts.lossy)
+    more = {"fingerprint": fingerprint, "lossy": counts.lossy, **_damage(source)}
+    return Store(np.concatenate(pieces), **arrays, ids=lambda: ids, **more)
 
 
 def _fill(draft: cache.Draft, source: Source, tokenizer: Tokenizer) -> None:
@@ -212,4 +222,4 @@ def _fill(draft: cache.Draft, source: Source, tokenizer: Tokenizer) -> None:
         counts.add(document)
     arrays, fingerprint = counts.finish()
     told = {"source": source.name, "tokenizer": tokenizer.name, "fingerprint": fingerprint, "lossy": counts.lossy}
-    draft.finish(arrays, {"dtype": tokenizer.storage.name, **told})
+    draft.finish(arrays, {"dtype": tokenizer.storage.name, **told, **_damage(source)})

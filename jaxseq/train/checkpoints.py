@@ -144,8 +144,9 @@ class Checkpoints:
             return True
         return False
 
-    def save(self, state: TrainState, data: Any, config) -> None:
-        """Starts writing `state`, once the previous write is done. `state.ok` must hold: a bad state is never saved."""
+    def save(self, state: TrainState, data: dict[str, Any], config) -> None:
+        """Starts writing `state`, once the previous write is done. The last step must have been judged good: a bad state is
+        never saved. data: JSON-able, what else a run goes on from."""
         step = int(state.step)
         if step in self.manager.all_steps():
             return
@@ -157,7 +158,7 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(
                 optimizer=ocp.args.PyTreeSave(state.optimizer),
-                data=ocp.args.JsonSave({"step": step, "batches": data}),
+                data=ocp.args.JsonSave({"step": step, **data}),
                 config=ocp.args.JsonSave(to_dict(config)),
                 **_variables(ocp.args.PyTreeSave, state.params, state.collections),
             ),
@@ -167,8 +168,8 @@ class Checkpoints:
         """Returns when the last save is on disk; raises what went wrong with it."""
         self.manager.wait_until_finished()
 
-    def resume(self, trainer: Trainer) -> tuple[TrainState, Any] | None:
-        """(state, data iterator state) of the newest checkpoint that is whole; None where there is none at all.
+    def resume(self, trainer: Trainer) -> tuple[TrainState, dict[str, Any]] | None:
+        """(state, what `save` was given as data) of the newest checkpoint that is whole; None where there is none at all.
 
         Damaged ones after it are put aside under another name: the run will come to these steps again.
         """
@@ -184,8 +185,8 @@ class Checkpoints:
             self.manager.reload()
         return found
 
-    def restore(self, trainer: Trainer, step: int) -> tuple[TrainState, Any]:
-        """(state, data iterator state) of a step, laid out as `trainer` says whatever it was saved from."""
+    def restore(self, trainer: Trainer, step: int) -> tuple[TrainState, dict[str, Any]]:
+        """(state, data) of a step, laid out as `trainer` says whatever it was saved from."""
         abstract = trainer.abstract
         with _manager(self.workdir, create=False) as manager:
             saved = set(manager.item_metadata(step).keys())
@@ -204,7 +205,7 @@ class Checkpoints:
             )
         fresh = jax.device_put((jax.numpy.int32(step), jax.numpy.asarray(True)), abstract.step.sharding)
         variables = items["params"], items["optimizer"], items.get("collections", {})
-        return TrainState(*fresh, *variables), items["data"]["batches"]
+        return TrainState(*fresh, *variables), items["data"]
 
 
 def _variables(make, params: Any, collections: dict) -> dict[str, Any]:

@@ -3,8 +3,16 @@
 import errno
 
 
-class NonFiniteError(ArithmeticError):
-    """A loss, gradient or parameter is no longer a finite number; the message is one line that names it and the step."""
+class BadStepError(ArithmeticError):
+    """The numbers of a step went bad, and the run may not go on past it; the message is one line that names what and where."""
+
+
+class NonFiniteError(BadStepError):
+    """A loss, gradient or parameter is no longer a finite number."""
+
+
+class SpikeError(BadStepError):
+    """A loss or gradient is finite, and beyond what the config takes."""
 
 
 def is_disk_full(error: BaseException | None) -> bool:

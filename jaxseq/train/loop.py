@@ -1,11 +1,10 @@
-"""The training loop: resume, step, log one step late, save, evaluate, stop for the right reasons."""
+"""The training loop: resume, step, log one step late, save, evaluate, go back past bad data, stop for the right reasons."""
 
 import contextlib
 import errno
 import logging
 import math
 import os
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,9 +17,12 @@ from jaxseq.train import flops, plan, probe, tokenizers, workdirs
 from jaxseq.train import mesh as meshes
 from jaxseq.train.checkpoints import Checkpoints
 from jaxseq.train.diagnose import diagnose
-from jaxseq.train.failures import NonFiniteError, is_disk_full
+from jaxseq.train.failures import BadStepError, NonFiniteError, SpikeError, is_disk_full
+from jaxseq.train.goodput import Pace
+from jaxseq.train.guard import Verdict
 from jaxseq.train.metrics import MetricsWriter, memory
 from jaxseq.train.probe import Probe
+from jaxseq.train.profiles import FOLDER, Profiler
 from jaxseq.train.run import Run
 from jaxseq.train.step import TrainState
 from jaxseq.train.stopping import Stopped, terminated
@@ -41,6 +43,7 @@ def train(
     stop: Callable[[], bool] | None = None,
     devices: Sequence[jax.Device] | None = None,
     debug: bool = False,
+    profile: range | None = None,
 ) -> dict[str, Any]:
     """Trains `config` in `workdir` up to step config.train.steps, resuming whatever is there, and returns the last
     record.
@@ -54,14 +57,17 @@ def train(
       devices: all devices by default.
       debug: layers run one after another, unscanned; of every recorded step the norms of each layer's activations and
         gradients are logged and stand in its record ("activation_rms/blocks_0/attention/1"). It runs such a step twice.
+      profile: the steps of which jax.profiler writes a trace to workdir/profile.
 
     Before the first step there is nothing to save: signals do then what they did before the call.
 
-    Raises UserError for a config that cannot be trained or a workdir of another one or in use, NonFiniteError when the
-    numbers go bad (the last good checkpoint stays), OSError with ENOSPC when the disk is full (so does it then).
+    Raises UserError for a config that cannot be trained or a workdir of another one or in use, BadStepError when the numbers
+    go bad and the config does not take the run past it (the last good checkpoint stays), OSError with ENOSPC when the disk
+    is full (so does it then).
     """
     try:
-        return _train(Run(config, workdir, devices, debug), progress or nothing, announce or nothing, stop or (lambda: False))
+        run = Run(config, workdir, devices, debug)
+        return _train(run, progress or nothing, announce or nothing, stop or (lambda: False), profile)
     except UserError:
         raise
     except Exception as error:
@@ -79,8 +85,10 @@ def planned(config, workdir: str | os.PathLike, devices: Sequence[jax.Device] | 
     return run.plan
 
 
-def _train(run: Run, progress: Callable, announce: Callable, stop: Callable[[], bool]) -> dict[str, Any]:
+def _train(run: Run, progress: Callable, announce: Callable, stop: Callable[[], bool], profile: range | None) -> dict[str, Any]:
     last = run.config.train.steps
+    if profile and profile[-1] > last:
+        raise UserError(f"--profile={profile[0]}-{profile[-1]} ends after the last step, train.steps={last}; lower it")
     with workdirs.claimed(run.workdir), Checkpoints(run.workdir, run.config.train.keep) as checkpoints:
         if checkpoints.reached(last) and (record := run.complete()):
             log.info("%s is at step %d of %d: nothing is left to do", run.workdir, record["step"], last)
@@ -92,29 +100,51 @@ def _train(run: Run, progress: Callable, announce: Callable, stop: Callable[[], 
         workdirs.write_config(run.workdir, run.config)
         announce(run.plan)
         with contextlib.closing(run.writer(int(state.step))) as writer, terminated() as asked:
-            loop = _Loop(run, state, checkpoints, writer, progress, lambda: bool(asked()) or stop())
-            record = loop.run()
+            with Profiler(profile, run.workdir / FOLDER) as profiler:
+                loop = _Loop(run, state, checkpoints, writer, progress, lambda: bool(asked()) or stop(), profiler)
+                record = loop.run()
             return record | {"stopped": loop.told(), "signal": asked()} if loop.halted else record
+
+
+class _Rewind(Exception):
+    """The run is to go back, and on with the data behind those of a step; the message says why."""
+
+    def __init__(self, step: int, reason: str):
+        super().__init__(reason)
+        self.step = step
 
 
 class _Loop:
     """A run from one step to its last, and what it keeps between two steps."""
 
-    def __init__(self, run: Run, state: TrainState, checkpoints: Checkpoints, writer: MetricsWriter, progress, stop):
+    def __init__(
+        self, run: Run, state: TrainState, checkpoints: Checkpoints, writer: MetricsWriter, progress, stop, profiler: Profiler
+    ):  # fmt: skip
         self.own, self.config, self.trainer = run, run.config, run.trainer
         self.state, self.checkpoints, self.writer, self.progress, self.stop = state, checkpoints, writer, progress, stop
+        self.profiler, self.goodput, self.guard = profiler, run.goodput, run.guard
         self.first = self.step = int(state.step)
         self.last = self.config.train.steps
         self.peak = flops.machine_peak(self.config.model.dtype, self.trainer.mesh.size)
-        self.clock = Clock(self.step)
+        self.goodput.turn("training")
+        self.pace = Pace(self.step, self.goodput.working)
+        self.safe = self.goodput.seconds["training"]  # what a checkpoint holds of them
         self.pending: tuple[int, dict, dict] | None = None
         self.probe = Probe(run.trainer) if run.trainer.debug else None
         self.current: dict[str, Any] = {"step": self.step}
         self.halted = False
 
     def run(self) -> dict[str, Any]:
-        """Steps until done, and returns the last record. Step k is recorded after step k + 1 was handed to the devices:
-        they never wait for it. The last weights are saved before they are judged."""
+        """Steps until done, whatever it has to go back for, and returns the last record."""
+        while True:
+            try:
+                return self.steps()
+            except _Rewind as bad:
+                self.rewind(bad)
+
+    def steps(self) -> dict[str, Any]:
+        """Step k is recorded after step k + 1 was handed to the devices: they never wait for it. The last weights are saved
+        before they are judged."""
         settings = self.config.train
         if self.first and not self.own.judged(self.first):
             self.judge(self.first)  # an earlier process was stopped before it
@@ -122,8 +152,11 @@ class _Loop:
             if self.agreed(self.step):
                 self.halted = True
                 break
-            batch = meshes.put_batch(next(self.own.batches), self.trainer.mesh, settings.batch)
+            with self.goodput.spent("data"):
+                rows = next(self.own.batches)
+            batch = meshes.put_batch(rows, self.trainer.mesh, settings.batch)
             norms = self.norms(self.step + 1, batch)
+            self.profiler.before(self.step + 1, self.state)
             self.state, values = self.own.compiled(self.state, batch)
             values |= norms
             self.step += 1
@@ -136,15 +169,20 @@ class _Loop:
                 self.flush()
                 self.save()
         self.flush(tell=self.step < self.last)
+        self.profiler.stop()
         if self.step > self.first:
             self.save()
-            self.checkpoints.wait()
+            with self.goodput.spent("checkpoint"):
+                self.checkpoints.wait()
         if self.first < self.step == self.last:
             self.judge(self.step)
+        if self.step < self.last:
+            return self.current | self.goodput.figures()
+        self.add(self.step, self.goodput.figures())
         return self.current
 
     def flush(self, tell: bool = True) -> None:
-        """Records the step that is still to be recorded. Raises NonFiniteError when it went wrong.
+        """Records the step that is still to be recorded. Raises BadStepError when it went wrong, or _Rewind.
 
         tell: also to `progress`; a step that is judged next is told once, with its validation figures.
         """
@@ -153,12 +191,16 @@ class _Loop:
         number, values, batch = self.pending
         self.pending = None
         values = jax.device_get(values)
-        if not values.pop("ok"):
-            self.checkpoints.wait()
-            good = self.checkpoints.latest()
-            kept = "there is no checkpoint yet" if good is None else f"the checkpoint of step {good} is kept"
-            reason = diagnose(self.trainer, self.state, batch)
-            raise NonFiniteError(f"not finite at step {number}: {reason}; {kept}; lower train.lr or set train.clip")
+        good = bool(values.pop("ok"))
+        values = {name: float(value) for name, value in values.items()}
+        verdict = self.guard.judge(good, values["loss"])
+        if verdict is Verdict.END:
+            raise self.failure(number, values, batch, good)
+        if verdict is Verdict.REWIND:
+            raise _Rewind(number, self.guard.reason(values))
+        if verdict is Verdict.SKIPPED:
+            count = f"{self.guard.skipped} of train.skip={self.config.train.skip}"
+            log.warning("step %d is passed over: %s (%s)", number, self.guard.reason(values), count)
         written = self.written(number)
         if written or self.halted:  # where a run happens to be stopped is told, and leaves no trace
             self.current = self.record(number, values)
@@ -181,10 +223,39 @@ class _Loop:
             log.info("step %d, %s", number, line)
         return norms
 
+    def failure(self, number: int, values: dict[str, float], batch: dict[str, jax.Array], good: bool) -> BadStepError:
+        """What ends the run at a step that it may not go on past."""
+        self.checkpoints.wait()
+        kept = self.checkpoints.latest()
+        kept = "there is no checkpoint yet" if kept is None else f"the checkpoint of step {kept} is kept"
+        reason = self.guard.reason(values)
+        if good or "not finite" not in reason:
+            return SpikeError(f"step {number}: {reason}; {kept}; lower train.lr, or let train.rewind or train.skip go past it")
+        if not self.config.train.skip:  # else a later step has changed the state already
+            reason = diagnose(self.trainer, self.state, batch)
+        return NonFiniteError(f"not finite at step {number}: {reason}; {kept}; lower train.lr or set train.clip")
+
+    def rewind(self, bad: _Rewind) -> None:
+        """Back to the last checkpoint, or to the start, and on with the data behind those of the bad step."""
+        batches = self.own.batches.state()
+        batches["row"] -= (self.step - bad.step) * self.config.train.batch
+        self.checkpoints.wait()
+        self.pending = self.state = None  # its memory is wanted
+        self.state = self.own.start(self.checkpoints)
+        self.own.batches.restore(batches)
+        self.step = int(self.state.step)
+        self.first = min(self.first, self.step)
+        self.writer.rewind(self.step)
+        self.goodput.lose(self.goodput.seconds["training"] - self.safe)
+        self.pace = Pace(self.step, self.goodput.working)
+        self.current = {"step": self.step}
+        count = f"{self.guard.rewound} of train.rewind={self.config.train.rewind}"
+        log.warning("step %d: %s; back to step %d, and on with the data behind it (%s)", bad.step, bad, self.step, count)
+
     def tell(self) -> None:
         if "loss" not in self.current:  # an earlier process's record, lost
             return
-        left = self.clock.seconds_a_step * (self.last - self.current["step"])
+        left = self.pace.seconds_a_step * (self.last - self.current["step"])
         self.progress(self.current | {"steps": self.last, "eta_seconds": left})
 
     def judge(self, step: int) -> None:
@@ -195,15 +266,18 @@ class _Loop:
                 raise Stopped
 
         task = self.own.task
-        with self.clock.paused():
+        with self.goodput.spent("evaluation"):
             try:
                 if task.validates:
                     found = task.evaluate(self.trainer.model, self.state.variables, mesh=self.trainer.mesh, between=between)
-                    figures = {f"validation_{name}": found[name] for name in task.figures}
-                    self.current = self.writer.add(step, figures) or self.current | figures
+                    self.add(step, {f"validation_{name}": found[name] for name in task.figures})
             except Stopped:
                 self.halted = True
         self.tell()
+
+    def add(self, step: int, figures: dict[str, Any]) -> None:
+        """More figures of the step that was recorded last."""
+        self.current = self.writer.add(step, figures) or self.current | figures
 
     def agreed(self, step: int | None = None) -> bool:
         """Whether any process wants to stop. Of several, steps that are not logged are not asked about: it makes them wait."""
@@ -214,9 +288,11 @@ class _Loop:
         return bool(multihost_utils.process_allgather(np.asarray(self.stop())).any())
 
     def save(self) -> None:
-        with self.clock.paused():
+        with self.goodput.spent("checkpoint"):
             self.writer.sync()
-            self.checkpoints.save(self.state, self.own.batches.state(), self.config)
+            data = {"batches": self.own.batches.state(), "guard": self.guard.state()}
+            self.checkpoints.save(self.state, data, self.config)
+        self.safe = self.goodput.seconds["training"]
 
     def told(self) -> str:
         """Where the run was stopped, and what became of its weights."""
@@ -226,50 +302,26 @@ class _Loop:
             return f"before step {self.step + 1}, with nothing new to save"
         return f"after step {self.step}, which is saved"
 
-    def record(self, step: int, values: dict[str, Any]) -> dict[str, Any]:
-        """What is written for a step. Rates are over the steps since the last record, without evaluation and saving."""
-        values = {name: float(value) for name, value in values.items()}
-        seconds = self.clock.lap(step)
-        rate = self.own.tokens_per_step / seconds
+    def record(self, step: int, values: dict[str, float]) -> dict[str, Any]:
+        """What is written for a step, without figures that are no finite numbers. Rates are over the steps since the last
+        record, without evaluation and saving."""
+        rate = self.own.tokens_per_step / self.pace.lap(step)
         record = {"step": step, "loss": values.pop("loss")}
         if self.own.bytes_per_token and "nats" in values:
             record["bits_per_byte"] = values["nats"] / math.log(2) / self.own.bytes_per_token
-        return (
-            record
-            | values
-            | {
-                "tokens_seen": step * self.own.tokens_per_step,
-                "tokens_per_second": rate,
-                "flops_per_token": self.own.flops_per_token,
-                "flops_utilisation": rate * self.own.flops_per_token / self.peak,
-                "hardware_flops_per_token": self.own.hardware_flops_per_token,
-                "hardware_flops_utilisation": rate * self.own.hardware_flops_per_token / self.peak,
-                **memory(),
-            }
-        )
+        record |= values | {
+            "tokens_seen": step * self.own.tokens_per_step,
+            "tokens_per_second": rate,
+            "flops_per_token": self.own.flops_per_token,
+            "flops_utilisation": rate * self.own.flops_per_token / self.peak,
+            "hardware_flops_per_token": self.own.hardware_flops_per_token,
+            "hardware_flops_utilisation": rate * self.own.hardware_flops_per_token / self.peak,
+            **memory(),
+            **self.guard.figures(),
+            **self.goodput.figures(),
+        }
+        return {name: value for name, value in record.items() if math.isfinite(value)}
 
 
 def due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-class Clock:
-    """Seconds a step, since the last lap, while not paused."""
-
-    def __init__(self, step: int):
-        self.step = step
-        self.seconds_a_step = 0.0
-        self.since = time.perf_counter()
-
-    def lap(self, step: int) -> float:
-        now = time.perf_counter()
-        if step > self.step:
-            self.seconds_a_step = max(now - self.since, 1e-9) / (step - self.step)
-        self.step, self.since = step, now
-        return self.seconds_a_step
-
-    @contextlib.contextmanager
-    def paused(self):
-        start = time.perf_counter()
-        yield
-        self.since += time.perf_counter() - start

@@ -34,13 +34,21 @@ class MetricsWriter:
         if jax.process_index():
             return
         self.path = Path(workdir) / "metrics.jsonl"
-        truncate(self.path, step)
-        self.file = self.path.open("a", encoding="utf-8")
         self.board = EventsWriter(str(Path(workdir) / "events"))
-        self.board.write_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
+        self.rewind(step)
         self.logger = logger
         for summary in summaries:
             self.board.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+
+    def rewind(self, step: int) -> None:
+        """Drops what was written after `step`, in TensorBoard too; goes on from there."""
+        if self.board is None:
+            return
+        if self.file is not None:
+            self.file.close()
+        truncate(self.path, step)
+        self.file = self.path.open("a", encoding="utf-8")
+        self.board.write_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, record: dict[str, Any]) -> None:
         if self.file is None:
@@ -88,9 +96,9 @@ class MetricsWriter:
 
 
 def grouped(name: str) -> str:
-    """A figure's name in TensorBoard: "validation/loss", "train/loss"."""
-    group, rest = ("validation", name.removeprefix("validation_")) if name.startswith("validation_") else ("train", name)
-    return f"{group}/{rest}"
+    """A figure's name in TensorBoard: "validation/loss", "time/compile", "train/loss"."""
+    group, _, rest = name.partition("_")
+    return f"{group}/{rest}" if group in ("validation", "time") else f"train/{name}"
 
 
 def described(config: dict[str, Any], figures: Iterable[str]) -> list:

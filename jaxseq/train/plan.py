@@ -19,7 +19,8 @@ class Plan:
     None where there is no text. tokens: of all steps together, with repetition; flops: the model's for them; hardware_flops:
     those that are executed, with recomputation. memory_bytes: of the compiled step, on each device; available_bytes: that it
     can have there, None where that is not known. lowers: the config's fields that would lower it. mesh: {axis: size}.
-    repeated: validation documents that are in the training data.
+    repeated: validation documents that are in the training data. damaged: records that
+    were left out, see data.skip_records.
     """
 
     parameters: int
@@ -36,6 +37,7 @@ class Plan:
     mesh: dict[str, int]
     devices: str
     repeated: int
+    damaged: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -66,6 +68,8 @@ class Plan:
                 f"warning: {self.repeated:,} of the {held['documents']:,} validation documents are in the training data too; "
                 "their figures flatter"
             )
+        if self.damaged:
+            lines.append(f"warning: {self.damaged:,} damaged records are left out of the data (data.skip_records)")
         return lines
 
 
@@ -92,6 +96,7 @@ def make(
         mesh={axis: int(size) for axis, size in trainer.mesh.shape.items()},
         devices=", ".join(f"{count} x {kind}" for kind, count in kinds.items()),
         repeated=task.repeated(),
+        damaged=task.damaged(),
     )
 
 

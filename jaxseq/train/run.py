@@ -13,6 +13,8 @@ from jaxseq.config import to_dict
 from jaxseq.train import fitting, loggers, metrics, optimizer, plan, tokenizers, workdirs
 from jaxseq.train import mesh as meshes
 from jaxseq.train.checkpoints import Checkpoints, restore_variables, saved, steps
+from jaxseq.train.goodput import Goodput
+from jaxseq.train.guard import Guard
 from jaxseq.train.step import Trainer, TrainState, prepare
 
 log = logging.getLogger(__name__)
@@ -22,6 +24,7 @@ class Run:
     """One process's share of a run: what is fixed before its first step, and where it starts."""
 
     def __init__(self, config, workdir: str | os.PathLike, devices: Sequence[jax.Device] | None, debug: bool = False):
+        self.goodput = Goodput()
         workdirs.check_path(workdir)
         loggers.check(config.train.logger)
         objective = registry.load("train.objectives", config.train.objective)
@@ -36,30 +39,36 @@ class Run:
             fitting.check(config.train.init, config)
         self.tokens_per_step = objective.tokens(config)
         self.available = plan.available(self.trainer.mesh)
+        self.guard = Guard(config.train)
 
     def open(self) -> None:
         """Reads the data."""
-        self.batches = self.task.batches(*meshes.process_rows(self.trainer.mesh, self.config.train.batch))
-        self.bytes_per_token = self.task.bytes_per_token
+        with self.goodput.spent("data"):
+            self.batches = self.task.batches(*meshes.process_rows(self.trainer.mesh, self.config.train.batch))
+            self.bytes_per_token = self.task.bytes_per_token
 
     def prepare(self) -> None:
         """Compiles the step, and knows then what the run will take."""
-        self.flops_per_token = self.trainer.flops_per_token()
-        self.hardware_flops_per_token = self.trainer.hardware_flops_per_token()
-        self.compiled = self.trainer.compile()
+        with self.goodput.spent("compile"):
+            self.flops_per_token = self.trainer.flops_per_token()
+            self.hardware_flops_per_token = self.trainer.hardware_flops_per_token()
+            self.compiled = self.trainer.compile()
         tokens = self.config.train.steps * self.tokens_per_step
         per_token = self.flops_per_token, self.hardware_flops_per_token
         self.plan = plan.make(self.task, self.trainer, self.compiled, tokens, per_token, self.available)
 
     def start(self, checkpoints: Checkpoints) -> TrainState:
         """The state to go on from: the latest checkpoint, else the weights of train.init, else random ones."""
-        found = checkpoints.resume(self.trainer)
+        with self.goodput.spent("checkpoint"):
+            found = checkpoints.resume(self.trainer)
         if found is not None:
-            state, batches = found
-            self.batches.restore(batches)
+            state, data = found
+            self.batches.restore(data["batches"])
+            self.guard.restore(data.get("guard"))
             log.info("resuming %s at step %d", self.workdir, int(state.step))
             self.compare_rates(int(state.step))
             return state
+        self.guard.restore(None)
         source = self.config.train.init
         if not source:
             return self.trainer.init()
@@ -83,6 +92,9 @@ class Run:
             )  # fmt: skip
 
     def writer(self, step: int) -> metrics.MetricsWriter:
+        records = metrics.read(self.workdir)
+        kept = [record for record in records if record["step"] <= step]
+        self.goodput.resume(*(found[-1] if found else {} for found in (records, kept)))
         config, figures = workdirs.flat(to_dict(self.config)), ["loss", *(f"validation_{name}" for name in self.task.figures)]
         logger = loggers.start(self.config.train.logger, self.workdir, config) if jax.process_index() == 0 else None
         return metrics.MetricsWriter(self.workdir, step, metrics.described(config, figures), logger)

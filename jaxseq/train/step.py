@@ -21,7 +21,8 @@ from jaxseq.train import mesh as meshes
 
 
 class TrainState(NamedTuple):
-    """What a step takes and returns. `ok` is False from the first non-finite step on; all else then stays as it was."""
+    """What a step takes and returns. `ok` is False from the first bad step on, and all else then stays as it was; with
+    train.skip it tells of the last step alone."""
 
     step: jax.Array  # [] int32, updates done
     ok: jax.Array  # [] bool
@@ -127,7 +128,8 @@ class Trainer:
         return grads, {"loss": means.pop("total"), "tokens": tokens, **means}, collections
 
     def step(self, state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
-        """One update. Where the loss or a gradient is not finite, the state is returned as it came, with ok = False.
+        """One update. Where the loss or a gradient is not finite, or the gradient longer than train.skip_norm, the state is
+        returned as it came, with ok = False, and with train.skip one step further.
 
         All that is donated is written over in place: beside the state, a step holds one set of gradients. An update that is
         not finite under finite gradients (a learning rate that overflows) is found when the moments have taken them in:
@@ -135,13 +137,18 @@ class Trainer:
         """
         grads, metrics, collections = self.gradients(state.params, batch, state.step, state.collections)
         grad_norm = optax.tree.norm(grads)
-        learning_rate = self.schedule(state.step)
-        ok = state.ok & jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm) & jnp.isfinite(learning_rate)
+        learning_rate = self.schedule(state.optimizer[-1].count)  # of updates: a step that is passed over is none
+        ok = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm) & jnp.isfinite(learning_rate)
+        if limit := self.config.train.skip_norm:
+            ok &= grad_norm <= limit
+        passes = self.config.train.skip > 0
+        if not passes:
+            ok &= state.ok
         updates, moments = self.optimizer.update(grads, state.optimizer, state.params, ok=ok, norm=grad_norm)
         update_norm = optax.tree.norm(updates)
         ok &= jnp.isfinite(update_norm)
         new = (state.step + 1, optax.apply_updates(state.params, updates), collections)
-        old = (state.step, state.params, state.collections)
+        old = (state.step + passes, state.params, state.collections)
         step, params, collections = jax.tree.map(functools.partial(jnp.where, ok), new, old)
         metrics |= {"grad_norm": grad_norm, "update_norm": update_norm, "learning_rate": learning_rate, "ok": ok}
         return TrainState(step, ok, params, moments, collections), metrics

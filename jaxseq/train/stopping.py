@@ -14,7 +14,8 @@ class Stopped(Exception):
 def terminated() -> Iterator[Callable[[], int]]:
     """Yields a function that gives the number of the signal that asked for a stop (SIGTERM, or Ctrl-C's SIGINT), 0 for none.
 
-    Only the main thread can ask for signals. A second one ends the process at once.
+    Only the main thread can ask for signals. A second one ends the process at once. Who else is told of signals (see
+    signal.set_wakeup_fd) is not within it: a run takes the time to save that it needs.
     """
     received: list[int] = []
     asked = lambda: received[0] if received else 0  # noqa: E731
@@ -27,10 +28,12 @@ def terminated() -> Iterator[Callable[[], int]]:
         received.append(number)
         signal.signal(number, before[number])
 
+    told = signal.set_wakeup_fd(-1)
     for number in before:
         signal.signal(number, receive)
     try:
         yield asked
     finally:
+        signal.set_wakeup_fd(told)
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -20,7 +20,8 @@ from jaxseq.errors import UserError
 from jaxseq.plain_files import json_text, read_object
 from jaxseq.train import tokenizers
 
-# What may change between a run and its continuation: how long, how it is watched, where it runs; not what it computes.
+# What may change between a run and its continuation: how long, how it is watched, where it runs, whether it may go on past what
+# is bad; not what it computes of what is good.
 HARMLESS = (
     "train.steps",
     "train.decay_steps",
@@ -29,11 +30,15 @@ HARMLESS = (
     "train.checkpoint_every",
     "train.keep",
     "train.eval_every",
+    "train.skip",
+    "train.rewind",
+    "train.spike",
     "train.init",
     "train.form",
     "model.remat",
     "data.prefetch",
     "data.cache",
+    "data.skip_records",
     "data.workers",
     "mesh.",
     "eval.",

@@ -1,14 +1,21 @@
 """Commands that take long end with the status of the signal that stopped them, wherever it arrived."""
 
 import os
+import re
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from rich.console import Console
 
+from jaxseq.cli import _interrupt
 from jaxseq.cli import train as train_command
 from jaxseq.cli._interrupt import STOPPED, stoppable
 from jaxseq.compare import engine
+from jaxseq.train.checkpoints import steps
+from jaxseq.train.stopping import terminated as heeded
 
 
 def terminated():
@@ -46,3 +53,59 @@ def test_a_training_that_was_stopped_stops_the_comparison(tmp_path, monkeypatch)
     with pytest.raises(engine.Interrupted) as stopped:
         engine.compare(preset, ["gru"], tmp_path / "out", overrides={"data.path": str(text)})
     assert stopped.value.signal == 15
+
+
+# A command in C code that comes to no end (it locks a mutex twice), as compiling does for minutes: Python hears no signal.
+DEAF = """
+import ctypes
+from jaxseq.cli import _interrupt
+_interrupt.GRACE = 0.2
+library, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+with _interrupt.bounded(lambda: "stopped, and so on"):
+    print("ready", flush=True)
+    while True:
+        library.pthread_mutex_lock(mutex)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_that_python_does_not_hear_is_made_in_a_bounded_time(number):
+    deaf = f"import signal; signal.signal({int(number)}, lambda *_: None)" + DEAF
+    process = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number and err == "stopped, and so on\n"
+
+
+def test_a_stop_that_is_heard_is_not_made_twice(monkeypatch):
+    monkeypatch.setattr(_interrupt, "GRACE", 0.05)
+    monkeypatch.setattr(os, "_exit", lambda status: pytest.fail("the process ends"))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with pytest.raises(KeyboardInterrupt), _interrupt.bounded(lambda: ""):
+            before = signal.signal(number, signal.default_int_handler)
+            try:
+                signal.raise_signal(number)
+            finally:
+                signal.signal(number, before)
+    with _interrupt.bounded(lambda: ""), heeded() as asked:
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.2)  # a training takes the time that it needs
+        assert asked() == signal.SIGTERM
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_stopped_while_it_compiles_a_training_says_that_nothing_is_saved(tmp_path):
+    code = "from jaxseq.cli import _interrupt, entry; _interrupt.GRACE = 0.3; entry()"
+    words = ["train", "--config=transformer", f"--workdir={tmp_path / 'run'}", "--config.model.stack=2*(attention swiglu)"]
+    environment = os.environ | {"JAX_LOG_COMPILES": "1", "JAXSEQ_CACHE": "0", "JAX_COMPILATION_CACHE_DIR": ""}
+    process = subprocess.Popen([sys.executable, "-c", code, *words], env=environment, stderr=subprocess.PIPE, text=True)
+    lines = []
+    while not lines or not re.search(r"Compiling .*\bstep\b", lines[-1]):
+        lines.append(process.stderr.readline())
+        assert lines[-1], "".join(lines)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, err[-2000:]
+    assert err.splitlines()[-1] == "stopped before its first step, with nothing new to save; run the same command again to go on"
+    assert "Traceback" not in err and steps(tmp_path / "run") == []

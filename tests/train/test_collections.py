@@ -85,7 +85,7 @@ def test_they_are_saved_and_taken_over(trainer, tmp_path):
     state, _ = trainer.compile()(trainer.init(), batch_of([1, 2, 3, 4]))
     kept = jax.device_get(state)
     with Checkpoints(tmp_path / "run", 1) as checkpoints:
-        checkpoints.save(state, None, trainer.config)
+        checkpoints.save(state, {}, trainer.config)
         checkpoints.wait()
         again, _ = checkpoints.restore(trainer, 1)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(again), kept)

@@ -11,14 +11,15 @@ import pytest
 from helpers.train_tiny import finish, launch, tiny, write_documents
 
 from jaxseq.errors import UserError
-from jaxseq.train import NonFiniteError, load, train
+from jaxseq.train import NonFiniteError, goodput, load, train
 from jaxseq.train import metrics as records_of
 from jaxseq.train.checkpoints import Checkpoints, steps
 from jaxseq.train.metrics import MetricsWriter
 
 STEPS = 8
 # What depends on the clock or the machine; all else must be bitwise equal.
-TIMES = {"tokens_per_second", "flops_utilisation", "hardware_flops_utilisation", "memory_bytes"}
+TIMES = {"tokens_per_second", "flops_utilisation", "hardware_flops_utilisation", "memory_bytes", "goodput",
+         *(f"time_{kind}" for kind in goodput.KINDS)}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -119,6 +119,10 @@ class Task:
         """How many of the validation documents stand in the training data too, as far as that is known."""
         return 0
 
+    def damaged(self) -> int:
+        """How many records were left out of the data so far, see data.skip_records."""
+        return 0
+
     def check(self, model) -> None:
         """Raises UserError for what would only fail in `evaluate`, after the last step."""
         if self.config.eval.batch < 1:
@@ -179,6 +183,9 @@ class TextTask(Task):
 
     def repeated(self):
         return repeated(self.corpus)
+
+    def damaged(self):
+        return self.corpus.damaged
 
     def batches(self, process_index: int, process_count: int):
         return data.batches(self.config, self.corpus, process_index, process_count, self.transform)

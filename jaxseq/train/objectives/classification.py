@@ -113,6 +113,9 @@ class Classification(_task.Task):
     def validates(self) -> bool:
         return len(self.splits["validation"]) > 0
 
+    def damaged(self):
+        return len(self.labelled.damage.told())
+
     def batches(self, process_index: int, process_count: int):
         identity = {"corpus": self.labelled.fingerprint, "length": self.config.train.length}
         share = process_index, process_count

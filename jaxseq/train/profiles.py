@@ -1,0 +1,51 @@
+"""Traces of chosen steps, for TensorBoard's profiler or Perfetto."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxseq.errors import UserError
+
+FOLDER = "profile"  # in the workdir
+
+
+def steps(text: str) -> range:
+    """The steps of "10-12", or of "10". Raises UserError."""
+    found = re.fullmatch(r"(\d{1,12})(?:-(\d{1,12}))?", text.strip())
+    first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 1 <= first <= last:
+        raise UserError(f"--profile={text} names no steps; give the first and the last, like 10-12")
+    return range(first, last + 1)
+
+
+class Profiler:
+    """Writes one trace of consecutive steps into `folder`; use as a context manager. chosen: counted from 1; None: no trace.
+
+    Nothing else than these steps is in it: before and after it the devices are waited for.
+    """
+
+    def __init__(self, chosen: range | None, folder: Path):
+        self.chosen, self.folder, self.running = chosen or range(0), folder, False
+
+    def __enter__(self) -> "Profiler":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.stop()
+
+    def before(self, step: int, state: Any) -> None:
+        """Call before `step` is handed to the devices, with what it will take."""
+        if self.running != (step in self.chosen):
+            jax.block_until_ready(state)
+            self.stop() if self.running else self.start()
+
+    def start(self) -> None:
+        jax.profiler.start_trace(str(self.folder))
+        self.running = True
+
+    def stop(self) -> None:
+        if self.running:
+            jax.profiler.stop_trace()
+            self.running = False
