@@ -36,11 +36,14 @@ def folder(workdir: str | os.PathLike) -> Path:
 
 
 def steps(workdir: str | os.PathLike) -> list[int]:
-    """Steps of the whole checkpoints in a workdir, ascending."""
-    if not folder(workdir).is_dir():
-        return []
-    with _manager(workdir, create=False) as manager:
-        return sorted(manager.all_steps())
+    """Steps of the whole checkpoints in a workdir, ascending.
+
+    Orbax gives a checkpoint the name of its step when it is whole. It is not asked: its managers wait for all processes, and
+    one that comes late, when another has made the folder, would wait for what that one does not do.
+    """
+    where = folder(workdir)
+    names = [path.name for path in where.iterdir() if path.is_dir()] if where.is_dir() else []
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def saved(workdir: str | os.PathLike) -> list[int]:
