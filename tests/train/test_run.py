@@ -1,4 +1,4 @@
-"""Whole runs: killed, stopped, gone bad, out of disk, started from weights, refused."""
+"""Whole runs: stopped, gone bad, out of disk, started from weights, refused."""
 
 import errno
 import json
@@ -49,22 +49,6 @@ def whole(config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole")
     finish(launch(config, workdir))
     return workdir
-
-
-def test_killed_twice_and_started_again_a_run_has_the_losses_it_would_have_had(config, whole, tmp_path):
-    """kill -9 after step 2 (before the first checkpoint) and after step 7 (past one), with prefetch and packing."""
-    for kill_at in (2, 7):
-        process = launch(config, tmp_path)
-        while step_of(process) < kill_at:
-            pass
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
-    left = records_of.read(tmp_path)
-    assert left[-1]["step"] >= 7 > max(steps(tmp_path)) > 0
-    finish(launch(config, tmp_path))
-    assert [row["step"] for row in numbers(tmp_path)] == list(range(1, STEPS + 1))
-    assert numbers(tmp_path) == numbers(whole)
-    assert {"validation_bits_per_byte", "validation_perplexity"} <= numbers(tmp_path)[3].keys()
 
 
 def test_sigterm_saves_and_ends_well(config, whole, tmp_path):
