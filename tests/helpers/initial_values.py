@@ -72,6 +72,26 @@ FLAT = (
 )  # fmt: skip
 
 
+FLA = "flash-linear-attention, models/modeling_*.py, _init_weights: initializer_range for 1 / sqrt(inputs); layers/*.py for steps"
+
+
+def delta(name):
+    """The parts that gdn and kda share."""
+    return {
+        rf"{name}(_\d)?/(q|k|v|beta)/kernel": normal(D**-0.5), rf"{name}(_\d)?/conv_kernel": normal(4**-0.5),
+        rf"{name}(_\d)?/norm_scale": ONE,
+    }  # fmt: skip
+
+
+KDA = ("transformers, KimiLinearPreTrainedModel: initializer_range for 1 / sqrt(inputs)", delta("kda") | {
+    r"kda(_\d)?/(f_a|g_a|o)/kernel": normal(D**-0.5), r"kda(_\d)?/(f_b|g_b)/kernel": normal(32**-0.5),
+    r"kda(_\d)?/dt_bias": Start("step"), r"kda(_\d)?/A_log": Start("exp_uniform", mean=8.5, std=15 / 12**0.5),
+})  # fmt: skip
+NORMED = ("transformers, Lfm2PreTrainedModel, Qwen3NextPreTrainedModel: initializer_range for 1 / sqrt(inputs)", {
+    "normed_attention/[qkvog]/kernel": normal(D**-0.5), "normed_attention/[qk]_norm/scale": ONE,
+})  # fmt: skip
+
+
 def mamba(shrink):
     """state-spaces/mamba, mamba_ssm/modules/mamba_simple.py, Mamba, and models/mixer_seq_simple.py, _init_weights."""
     return "state-spaces/mamba, mamba_simple.py, Mamba; mixer_seq_simple.py, _init_weights", {
@@ -347,5 +367,31 @@ TABLE = {
         "unireplk/(conv_bias|grn_beta|grn_gamma|(squeeze|excite|up|down)/bias)": ZERO,
         "unireplk/(squeeze|up)/kernel": normal(D**-0.5), "unireplk/excite/kernel": normal(32**-0.5),
         "unireplk/down/kernel": normal((6 * 512) ** -0.5),
+    })],
+    "gdn": [UNTIED, FLAT, (FLA, delta("gdn") | {
+        "gdn/a/kernel": normal(D**-0.5), "gdn/dt_bias": Start("step"),
+        "gdn/A_log": Start("exp_uniform", mean=8.0, std=16 / 12**0.5), "gdn/g/kernel": normal(D**-0.5),
+        "gdn/o/kernel": normal(192**-0.5),
+    })],
+    "kda": [UNTIED, FLAT, KDA],
+    "gla": [UNTIED, FLAT, (FLA, {
+        "gla/(q|k|v|g|w_a)/kernel": normal(D**-0.5), "gla/w_b/kernel": normal(16**-0.5), "gla/w_b/bias": ZERO,
+        "gla/o/kernel": normal(D**-0.5), "gla/norm_scale": ONE,
+    })],
+    "lfm2": [TIED, FLAT, NORMED, ("transformers, Lfm2PreTrainedModel: initializer_range for 1 / sqrt(inputs)", {
+        r"lfm_conv(_1)?/(in|out)/kernel": normal(D**-0.5), r"lfm_conv(_1)?/conv_kernel": normal(3**-0.5),
+    })],
+    "qwen3_next": [UNTIED, FLAT, NORMED, (FLA, delta("gdn") | {
+        r"gdn(_\d)?/(a|g|o)/kernel": normal(D**-0.5), r"gdn(_\d)?/dt_bias": Start("step"),
+        r"gdn(_\d)?/A_log": Start("exp_uniform", mean=8.0, std=16 / 12**0.5),
+    })],
+    "kimi_linear": [UNTIED, FLAT, KDA, ("transformers, KimiLinearPreTrainedModel: initializer_range for 1 / sqrt(inputs)", {
+        "mla/(q|kv_down)/kernel": normal(D**-0.5), "mla/[kv]_up": normal(32**-0.5), "mla/kv_norm/scale": ONE,
+        "mla/o/kernel": normal(96**-0.5),
+    })],
+    "granite_hybrid": [TIED, FLAT, ("state-spaces/mamba, mamba_ssm/modules/mamba2.py, Mamba2; two additions a layer", {
+        "mamba2/in/kernel": uniform(D**-0.5), "mamba2/conv_(kernel|bias)": uniform(4**-0.5), "mamba2/dt_bias": Start("step"),
+        "mamba2/A_log": Start("exp_uniform", mean=8.5, std=15 / 12**0.5), "mamba2/(D|norm_scale)": ONE,
+        "mamba2/out/kernel": uniform((8 * 256) ** -0.5),
     })],
 }  # fmt: skip

@@ -7,7 +7,11 @@ import pytest
 from jaxseq import testing
 
 # Options of mixers that have laws of their own beside the defaults: no architecture of the ordinary run has them.
-MIXER_OPTIONS = {"mamba selected_norm": {"selected_norm": "scaled"}}  # by the mixer's name and a word more
+MIXER_OPTIONS = {  # by the mixer's name and a word more
+    "mamba selected_norm": {"selected_norm": "scaled"},
+    "mla query_rank": {"query_rank": 6},
+    "shared_moe router": {"router": "sigmoid", "groups": 2, "shared_gate": True},
+}
 
 
 def cells(package: str, names: tuple[str, ...], laws) -> list:

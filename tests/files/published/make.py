@@ -24,6 +24,10 @@ GPT2 = {"vocab_size": VOCAB, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positio
 NEOX = COMMON | HEADS | {"rotary_pct": 0.5, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2}
 MAMBA = COMMON | ENDS | {"state_size": 4, "num_hidden_layers": 2}
 MAMBA2 = MAMBA | {"num_heads": 4, "head_dim": 8, "n_groups": 2, "chunk_size": 4}
+KIMI = {"num_key_value_heads": 4, "num_hidden_layers": 2, "kv_lora_rank": 8, "qk_nope_head_dim": 4, "qk_rope_head_dim": 2,
+        "v_head_dim": 4, "moe_intermediate_size": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "linear_head_dim": 4,
+        "linear_num_heads": 2, "layer_types": ["linear_attention", "full_attention"],
+        "mlp_layer_types": ["sparse", "sparse"]}  # dense ones get names in files that the authors' files do not have
 BERT = COMMON | HEADS | {"max_position_embeddings": 32}
 VIT = HEADS | {"hidden_size": 16, "num_hidden_layers": 2, "image_size": 8, "patch_size": 4}
 
@@ -41,6 +45,9 @@ MODELS = {
     "mamba2": ("Mamba2ForCausalLM", MAMBA2),
     "mamba2_tied": ("Mamba2ForCausalLM", MAMBA2 | {"tie_word_embeddings": True, "time_step_limit": (0.01, 0.2)}),
     "falcon_mamba": ("FalconMambaForCausalLM", MAMBA),
+    "lfm2": ("Lfm2ForCausalLM", COMMON | HEADS | ENDS | {"num_key_value_heads": 2, "num_hidden_layers": 4, "norm_eps": 1e-5,
+             "block_multiple_of": 8, "layer_types": ["conv", "full_attention"] * 2, "full_attn_idxs": [1, 3]}),
+    "kimi_linear": ("KimiLinearForCausalLM", LLAMA | ENDS | KIMI),
     "bert": ("BertModel", BERT),
     "bert_masked": ("BertForMaskedLM", BERT),
     "bert_pretraining": ("BertForPreTraining", BERT),

@@ -1,0 +1,25 @@
+"""Mamba-2 with a few layers of attention without positions: the pattern of Granite 4.0-H and Nemotron-H (arXiv:2504.03624).
+
+Claim: a Transformer's quality with a tenth of its attention layers, and so a tenth of its state.
+Expected: near Mamba-2 on the quick comparison.
+Initial values: Mamba-2's own in its layers, its map back smaller by the root of two additions a layer; elsewhere transformers'
+GraniteMoeHybridPreTrainedModel: one normal figure, here 1 / sqrt(inputs).
+Command: jaxseq train --config=granite_hybrid --workdir=runs/granite_hybrid
+"""
+
+from ml_collections import ConfigDict
+
+from jaxseq.config import base, pick
+
+
+def get_config(size: str = "") -> ConfigDict:
+    config = base()
+    mambas, width = pick({}, size, (3, 128))
+    config.model.stack = f"{mambas}*(mamba2 swiglu) + (attention swiglu)"
+    config.model.width = width
+    config.model.mamba2 = {"heads": 8, "state_size": 64, "residuals": 2}
+    config.model.attention = {"heads": 4, "kv_heads": 2, "rotary": False, "initial": "llama"}
+    config.model.swiglu = {"initial": "llama"}
+    config.train.lr = 3e-3
+    config.train.lr_source = "the Transformer's at this size"
+    return config

@@ -1,0 +1,25 @@
+"""Kimi Delta Attention alone: the gated delta rule with a decay for each key channel (Kimi Team 2025, arXiv:2510.26692).
+
+Claim: finer forgetting than Gated DeltaNet's one decay a head, at equal size.
+Expected: near Gated DeltaNet on the quick comparison.
+Initial values: transformers' KimiLinearPreTrainedModel: one normal figure for all matrices, here 1 / sqrt(inputs), A in U(1, 16),
+log-uniform steps. No model of this mixer alone is published; see kimi_linear.
+Command: jaxseq train --config=kda --workdir=runs/kda
+"""
+
+from ml_collections import ConfigDict
+
+from jaxseq.config import base, pick
+
+
+def get_config(size: str = "") -> ConfigDict:
+    config = base()
+    layers, width = pick({}, size, (4, 128))
+    config.model.stack = f"{layers}*(kda swiglu)"
+    config.model.width = width
+    config.model.kda = {"heads": 4, "head_size": 32}
+    config.model.swiglu = {"initial": "llama"}
+    config.model.tied = False
+    config.train.lr = 3e-3
+    config.train.lr_source = "the Transformer's at this size"
+    return config

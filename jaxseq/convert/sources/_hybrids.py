@@ -1,0 +1,81 @@
+"""What the sources of hybrids share: layers of several kinds, each a token mixer and a channel mixer, as segments of a stack."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from jaxseq.convert._table import Entry, norm
+from jaxseq.models import _stack
+from jaxseq.models.lm import LM
+
+Layer = tuple[str, str]  # labels of its token mixer and of its channel mixer
+
+
+class Place(NamedTuple):
+    """Where one mixer lies: our path of it and of its norm, and the numbers of their layers that its rows are."""
+
+    label: str
+    path: str
+    norm: str
+    layers: Sequence[int]
+
+
+def segments(layers: Sequence[Layer]) -> list[tuple[int, tuple[Layer, ...]]]:
+    """(repeats, layers of the block): from the first layer on, each time the repeated pattern that reaches farthest."""
+    found, start = [], 0
+    while start < len(layers):
+        repeats, size = 1, 1
+        for period in range(1, (len(layers) - start) // 2 + 1):
+            count = 1
+            while tuple(layers[start + count * period :][:period]) == tuple(layers[start : start + period]):
+                count += 1
+            if count > 1 and count * period > repeats * size:
+                repeats, size = count, period
+        found.append((repeats, tuple(layers[start : start + size])))
+        start += repeats * size
+    return found
+
+
+def stack(layers: Sequence[Layer]) -> str:
+    return " + ".join(f"{n}*({' '.join(label for layer in block for label in layer)})" for n, block in segments(layers))
+
+
+def places(layers: Sequence[Layer]) -> Iterator[Place]:
+    """Every mixer of every segment."""
+    first = 0
+    for i, (repeats, block) in enumerate(segments(layers)):
+        labels = tuple(label for layer in block for label in layer)
+        stop = first + repeats * len(block)
+        for j, (label, path) in enumerate(zip(labels, _stack.paths(labels), strict=True)):
+            yield Place(label, f"blocks_{i}/{path}", f"blocks_{i}/norm_{path}", range(first + j // 2, stop, len(block)))
+        first = stop
+
+
+def norms(layers: Sequence[Layer], names: tuple[str, str]) -> list[Entry]:
+    """The norms in front of token and channel mixers, by their names in a layer."""
+    table = []
+    for j, place in enumerate(places(layers)):
+        table += norm(place.norm, f"model.layers.{{layer}}.{names[j % 2]}", place.layers, bias=False)
+    return table
+
+
+def mixers(model: Any, kinds: dict[str, str], **fields: Any) -> list[tuple[Any, Any]] | None:
+    """(token mixer, channel mixer) of every layer, if `model` is a causal LM of mixers of the classes in `kinds` alone
+    ({class: label}), those of a class alike, in the segments that `segments` makes, other fields as in `fields`; else None."""
+    fields = {"positions": "none", "embedding_norm": False, "embedding_scale": 1.0} | fields
+    if not isinstance(model, LM) or any(getattr(model, name) != value for name, value in fields.items()):
+        return None
+    found, blocks, alike = [], [], {}
+    for repeats, block in zip(model.repeats, model.blocks, strict=True):
+        names = [type(mixer).__name__ for mixer in block.mixers]
+        if type(block).__name__ != "Residual" or len(names) % 2 or not set(names) <= set(kinds):
+            return None
+        labels = tuple(kinds[name] for name in names)
+        if tuple(mixer.name for mixer in block.mixers) != _stack.paths(labels):
+            return None
+        unnamed = [mixer.clone(name=None) for mixer in block.mixers]
+        if any(mixer != alike.setdefault(name, mixer) for name, mixer in zip(names, unnamed, strict=True)):
+            return None
+        blocks.append((repeats, tuple(zip(labels[::2], labels[1::2], strict=True))))
+        found += repeats * list(zip(block.mixers[::2], block.mixers[1::2], strict=True))
+    layers = [layer for repeats, block in blocks for layer in repeats * block]
+    return found if blocks == segments(layers) else None

@@ -1,0 +1,25 @@
+"""Gated DeltaNet's mixer (Yang et al. 2024, arXiv:2412.06464, §3.3), as flash-linear-attention and Qwen3-Next build it."""
+
+from flax import linen as nn
+
+from jaxseq import forms
+from jaxseq.mixers._delta import DeltaMixer, DeltaMixerState
+
+
+class GatedDeltaNet(DeltaMixer):
+    """y = (rms_norm(gated_delta_rule(q, k, v, log_a, beta)) * gate(x W_g)) W_o, the norm over each head.
+
+    q, k, v = silu(conv(x W)); q and k are then made of length 1. beta = sigmoid(x W_beta); log_a = -A softplus(x W_a + b_dt),
+    A and b_dt one a value head, in float32 and without weight decay. A starts in U(0, 16), b_dt at the inverse softplus of a
+    log-uniform step (flash-linear-attention, layers/gated_deltanet.py).
+    """
+
+    @nn.compact
+    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+        state = DeltaMixerState(None, None) if state is None else state
+        value_heads, _, value_size = self.sizes()
+        q, k, v, conv = self.convolved(x_BTD, state.conv, pos_BT, form)
+        log_a_BTH = self.log_decay(self.project(x_BTD, (value_heads,), "a"), 1e-4, 16)
+        op = forms.op("gated_delta_rule", form, x_BTD.shape[1])
+        y_BTHV, delta = op(q, k, v, log_a_BTH, self.rate(x_BTD), state=state.delta, pos=pos_BT)
+        return self.out(y_BTHV, self.project(x_BTD, (value_heads, value_size), "g")), DeltaMixerState(conv, delta)

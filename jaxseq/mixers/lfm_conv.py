@@ -1,0 +1,33 @@
+"""The gated short convolution of LFM2 (Liquid AI 2025, "LFM2 Technical Report", arXiv:2511.23404, §2)."""
+
+from flax import linen as nn
+
+from jaxseq import forms
+from jaxseq.layers import Linear, Mixer, fan_in, param
+from jaxseq.mixers import _init
+from jaxseq.ops import short_conv
+
+
+class LFMConv(Mixer):
+    """y = (c * conv(b * h)) W_out with (b, c, h) = x W_in; a depthwise causal convolution of a few taps, no other memory."""
+
+    taps: int = 3
+    bias: bool = False
+    initial: str = "llama"  # initial values, see _init.RECIPES
+    init_std: float | None = None  # of gpt2 and llama; default: 1 / sqrt(inputs)
+
+    @nn.nowrap
+    def init_state(self, batch, context):
+        return short_conv.init_state(batch, self.taps, self.width, self.dtype)
+
+    @nn.compact
+    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+        init, zeros = _init.inward(self), nn.initializers.zeros
+        inner = Linear((3, self.width), ("embed", None, "mlp"), 1, self.bias, init, self.dtype, name="in")(x_BTD)
+        b_BTD, c_BTD, h_BTD = (inner[:, :, i] for i in range(3))
+        w_WD = param(self, "conv_kernel", fan_in(), (self.taps, self.width), (None, "mlp"))
+        bias_D = param(self, "conv_bias", zeros, (self.width,), ("mlp",), decay=False) if self.bias else None
+        conv = forms.op("short_conv", form, x_BTD.shape[1])
+        y_BTD, state = conv(b_BTD * h_BTD, w_WD=w_WD, bias_D=bias_D, state=state, pos=pos_BT)
+        out = Linear((self.width,), ("mlp", "embed"), 1, self.bias, _init.outward(self), self.dtype, name="out")
+        return out(c_BTD * y_BTD), state

@@ -1,0 +1,92 @@
+"""Multi-head latent attention: keys and values of all heads from one small vector (DeepSeek-AI 2024, arXiv:2405.04434, §2.1)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxseq import forms
+from jaxseq.errors import UserError
+from jaxseq.layers import Linear, Mixer, RMSNorm, on_matrix, param, rotate
+from jaxseq.mixers import _init
+from jaxseq.ops import attention
+
+
+class MLAState(NamedTuple):
+    """A ring buffer as that of `attention`, of one vector a token for all heads."""
+
+    latent_BSK: jax.Array  # c, then the rotated key that the heads share
+    count_B: jax.Array  # int32: tokens of the document so far
+
+
+class LatentAttention(Mixer):
+    """softmax attention of head h with keys (c W_k^h, r) and values c W_v^h, where (c, r) = x W_down, c normed, r rotated.
+
+    It is computed in the space of c: q . (c W_k) = (q W_k^T) . c, and the weighted sum of c goes through W_v. So the state
+    holds kv_rank + rotary_size numbers a token whatever the number of heads, and every form reads it as it is. Queries may
+    come from a small normed vector too (`query_rank`); with rotary_size alone turned, `rotary=False` gives the variant
+    without positions of Kimi Linear (arXiv:2510.26692, §4). Initial values: one normal figure for all maps (transformers,
+    DeepseekV3PreTrainedModel: initializer_range).
+    """
+
+    heads: int = 4
+    kv_rank: int = 32  # of c
+    query_rank: int | None = None  # default: queries come from x itself
+    head_size: int = 16  # of keys from c
+    rotary_size: int = 8  # of the shared key r
+    value_size: int | None = None  # default: head_size
+    rotary: bool = True
+    interleaved: bool = True  # pairs are (2i, 2i + 1)
+    theta: float = 10000.0
+    eps: float = 1e-6  # of the norms of c and of the queries' vector
+    initial: str = "llama"  # initial values, see _init.RECIPES
+    init_std: float | None = None  # of gpt2 and llama; default: 1 / sqrt(inputs)
+
+    @nn.nowrap
+    def init_state(self, batch, context):
+        if context is None:
+            raise UserError("full attention keeps every token: say how many, init_state(batch, context=N)")
+        if self.rotary_size % 2:
+            raise UserError(f"rotary positions turn pairs: make rotary_size {self.rotary_size} even")
+        latent = jnp.zeros((batch, context, self.kv_rank + self.rotary_size), self.dtype)
+        return MLAState(latent, jnp.zeros((batch,), jnp.int32))
+
+    @nn.nowrap
+    def room(self, state):
+        return state.latent_BSK.shape[-2] - state.count_B
+
+    def _up(self, name: str, size: int):
+        """W_k or W_v [kv_rank, heads, size]."""
+        shape, axes = (self.kv_rank, self.heads, size), (None, "heads", None)
+        return param(self, name, on_matrix(_init.inward(self), 1), shape, axes).astype(self.dtype)
+
+    @nn.compact
+    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+        rank, value_size = self.kv_rank, self.value_size or self.head_size
+        init, size = _init.inward(self), self.head_size + self.rotary_size
+        queries = x_BTD
+        if self.query_rank:
+            queries = Linear((self.query_rank,), ("embed", None), init_fn=init, dtype=self.dtype, name="q_down")(x_BTD)
+            queries = RMSNorm(self.eps, self.dtype, name="q_norm")(queries)
+        axes = (None if self.query_rank else "embed", "heads", None)
+        q_BTHK = Linear((self.heads, size), axes, init_fn=init, dtype=self.dtype, name="q")(queries)
+        down = Linear((rank + self.rotary_size,), ("embed", None), init_fn=init, dtype=self.dtype, name="kv_down")(x_BTD)
+        c_BTR = RMSNorm(self.eps, self.dtype, name="kv_norm")(down[..., :rank])
+        own_BTHK, turned_BTHK = q_BTHK[..., : self.head_size], q_BTHK[..., self.head_size :]
+        shared_BT1K = down[:, :, None, rank:]
+        if self.rotary:
+            frequency_F = self.theta ** (-jnp.arange(0, self.rotary_size, 2) / self.rotary_size)
+            turned_BTHK, shared_BT1K = (rotate(x, pos_BT, frequency_F, self.interleaved) for x in (turned_BTHK, shared_BT1K))
+
+        own_BTHR = jnp.einsum("bthk,rhk->bthr", own_BTHK, self._up("k_up", self.head_size))
+        q_BTHR = jnp.concatenate([own_BTHR, turned_BTHK], axis=-1)
+        latent_BT1K = jnp.concatenate([c_BTR[:, :, None], shared_BT1K], axis=-1)
+        if state is not None:
+            slots = state.latent_BSK[:, :, None]
+            state = attention.AttentionState(slots, slots[..., :rank], state.count_B)
+        op = forms.op("attention", form, x_BTD.shape[1])
+        y_BTHR, state = op(q_BTHR, latent_BT1K, c_BTR[:, :, None], state=state, pos=pos_BT, window=None, scale=size**-0.5)
+        y_BTHV = jnp.einsum("bthr,rhv->bthv", y_BTHR, self._up("v_up", value_size))
+        out = Linear((self.width,), ("heads", None, "embed"), 2, init_fn=_init.outward(self), dtype=self.dtype, name="o")
+        return out(y_BTHV), MLAState(state.k_BSGK[:, :, 0], state.count_B)

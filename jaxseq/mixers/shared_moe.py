@@ -1,0 +1,72 @@
+"""Experts for some tokens and one for all (Dai et al. 2024, arXiv:2401.06066, §3.2): DeepSeek-V3, Kimi Linear, Qwen3-Next."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxseq.errors import UserError
+from jaxseq.layers import Linear, param
+from jaxseq.mixers import _init
+from jaxseq.mixers.moe import MoE
+from jaxseq.ops import _time
+
+
+class SharedMoE(MoE):
+    """y = moe(x) + g shared(x), shared a SwiGLU of `shared_hidden`; g = sigmoid(x W_g) if `shared_gate`, else 1.
+
+    router "softmax": as `moe`. "sigmoid" (DeepSeek-AI 2024, arXiv:2412.19437, eq. 12 to 16): scores s = sigmoid(x W); the top_k
+    largest of s + bias are taken, of the `top_groups` best of `groups` groups of experts if there are several, a group as good
+    as the sum of its two best; weight = scale s / sum of the chosen s, or scale s if not `normalize`. The bias is no part of
+    the weights and gets no gradient: it starts at 0 and stays, as training without its balancing rule leaves it.
+    """
+
+    shared_hidden: int | None = None  # default: that of one expert
+    shared_gate: bool = False
+    router: str = "softmax"  # or sigmoid
+    groups: int = 1
+    top_groups: int = 1
+    scale: float = 1.0  # of the sigmoid router's weights
+    initial: str = "llama"
+
+    def _route(self, x_BTD, pos_BT, train):
+        if self.router == "softmax":
+            return super()._route(x_BTD, pos_BT, train)
+        if self.router != "sigmoid":
+            raise UserError(f"there is no router {self.router!r}; choose one of: softmax, sigmoid")
+        if self.experts % self.groups or not self.top_groups <= self.groups:
+            raise UserError(f"{self.groups} groups do not divide {self.experts} experts, or are fewer than {self.top_groups}")
+        acc = _time.accumulation_dtype(x_BTD)
+        init = _init.inward(self)
+        logits_BTE = Linear((self.experts,), ("embed", None), init_fn=init, dtype=acc, name="router")(x_BTD.astype(acc))
+        score_BTE = jax.nn.sigmoid(logits_BTE)
+        bias_E = param(self, "router_bias", nn.initializers.zeros, (self.experts,), (None,), decay=False)
+        choice_BTE = score_BTE + jax.lax.stop_gradient(bias_E.astype(acc))
+        if self.groups > 1:
+            grouped = choice_BTE.reshape(*choice_BTE.shape[:2], self.groups, -1)
+            best_BTG = jnp.sum(jax.lax.top_k(grouped, min(2, grouped.shape[-1]))[0], axis=-1)
+            kept_BTG = best_BTG >= jax.lax.top_k(best_BTG, self.top_groups)[0][..., -1:]
+            choice_BTE = jnp.where(kept_BTG[..., None], grouped, -jnp.inf).reshape(choice_BTE.shape)
+        _, expert_BTR = jax.lax.top_k(choice_BTE, self.top_k)
+        if not self.is_initializing():  # init makes parameters alone
+            self.sow("intermediates", "choice", expert_BTR)
+            self._sow(logits_BTE, jax.nn.logsumexp(logits_BTE, axis=-1), expert_BTR, _time.valid(pos_BT))
+        weight_BTR = jnp.take_along_axis(score_BTE, expert_BTR, axis=-1)
+        if self.normalize:
+            weight_BTR /= jnp.sum(weight_BTR, axis=-1, keepdims=True) + 1e-20
+        return expert_BTR, self.scale * weight_BTR
+
+    @nn.compact
+    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+        y_BTD, _ = super().mix(x_BTD, state, pos_BT, form, layer, train)
+        hidden = self.shared_hidden or self.features
+
+        def up(name):
+            return Linear((hidden,), ("embed", "mlp"), init_fn=_init.paired(self), dtype=self.dtype, name=name)(x_BTD)
+
+        inner = nn.silu(up("shared_in")) * up("shared_up")
+        out = Linear((self.width,), ("mlp", "embed"), init_fn=_init.outward(self), dtype=self.dtype, name="shared_down")
+        shared_BTD = out(inner)
+        if self.shared_gate:
+            gate = Linear((1,), ("embed", None), init_fn=_init.inward(self), dtype=self.dtype, name="shared_weight")
+            shared_BTD *= jax.nn.sigmoid(gate(x_BTD))
+        return y_BTD + shared_BTD, ()
