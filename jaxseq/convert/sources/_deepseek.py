@@ -39,7 +39,7 @@ def mla_described(mla) -> dict:
     }
 
 
-def mla(theirs: dict, place: _hybrids.Place) -> list[Entry]:
+def mla(theirs: dict, place: _hybrids.MixerPlace) -> list[Entry]:
     ours, names, layers = place.path, "model.layers.{layer}.self_attn", place.layers
     own = mla_fields(theirs)
     width, heads, rank = theirs["hidden_size"], own["heads"], own["kv_rank"]
@@ -66,14 +66,14 @@ def mla(theirs: dict, place: _hybrids.Place) -> list[Entry]:
     return [*table, Entry((f"{ours}/k_up", f"{ours}/v_up"), (f"{names}.kv_b_proj.weight",), forward, backward, layers)]
 
 
-def swiglu(theirs: dict, place: _hybrids.Place) -> list[Entry]:
+def swiglu(theirs: dict, place: _hybrids.MixerPlace) -> list[Entry]:
     names = "model.layers.{layer}.mlp"
     return [
         linear(f"{place.path}/{name}/kernel", f"{names}.{name}_proj.weight", place.layers) for name in ("gate", "up", "down")
     ]
 
 
-def moe(theirs: dict, place: _hybrids.Place, experts: int, prefix: str, names: tuple[str, str, str]) -> list[Entry]:
+def moe(theirs: dict, place: _hybrids.MixerPlace, experts: int, prefix: str, names: tuple[str, str, str]) -> list[Entry]:
     """prefix: of the tensors in files, "mlp" or "block_sparse_moe"; names: of gate, up and down of one expert there."""
     ours, layers, together = place.path, place.layers, theirs.get(TOGETHER)
     at = f"model.layers.{{layer}}.{'mlp' if together else prefix}"

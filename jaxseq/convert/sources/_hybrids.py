@@ -10,7 +10,7 @@ from jaxseq.models.lm import LM
 Layer = tuple[str, str]  # labels of its token mixer and of its channel mixer
 
 
-class Place(NamedTuple):
+class MixerPlace(NamedTuple):
     """Where one mixer lies: our path of it and of its norm, and the numbers of their layers that its rows are."""
 
     label: str
@@ -39,14 +39,14 @@ def stack(layers: Sequence[Layer]) -> str:
     return " + ".join(f"{n}*({' '.join(label for layer in block for label in layer)})" for n, block in segments(layers))
 
 
-def places(layers: Sequence[Layer]) -> Iterator[Place]:
+def places(layers: Sequence[Layer]) -> Iterator[MixerPlace]:
     """Every mixer of every segment."""
     first = 0
     for i, (repeats, block) in enumerate(segments(layers)):
         labels = tuple(label for layer in block for label in layer)
         stop = first + repeats * len(block)
         for j, (label, path) in enumerate(zip(labels, _stack.paths(labels), strict=True)):
-            yield Place(label, f"blocks_{i}/{path}", f"blocks_{i}/norm_{path}", range(first + j // 2, stop, len(block)))
+            yield MixerPlace(label, f"blocks_{i}/{path}", f"blocks_{i}/norm_{path}", range(first + j // 2, stop, len(block)))
         first = stop
 
 

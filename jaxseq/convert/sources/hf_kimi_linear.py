@@ -167,7 +167,7 @@ def entries(theirs: dict) -> list[Entry]:
     return table
 
 
-def _kda(theirs: dict, place: _hybrids.Place) -> list[Entry]:
+def _kda(theirs: dict, place: _hybrids.MixerPlace) -> list[Entry]:
     ours, at, layers = place.path, "model.layers.{layer}.self_attn", place.layers
     width, heads, size = theirs["hidden_size"], theirs["linear_num_heads"], theirs["linear_head_dim"]
     together = theirs.get(_deepseek.TOGETHER)  # transformers' memory: one convolution, a module for the forget gate

@@ -109,7 +109,7 @@ def entries(theirs: dict) -> list[Entry]:
     return table
 
 
-def _swiglu(theirs: dict, place: _hybrids.Place) -> list[Entry]:
+def _swiglu(theirs: dict, place: _hybrids.MixerPlace) -> list[Entry]:
     names = {"gate": "w1", "up": "w3", "down": "w2"}
     return [
         linear(f"{place.path}/{name}/kernel", f"model.layers.{{layer}}.feed_forward.{w}.weight", place.layers)
@@ -117,7 +117,7 @@ def _swiglu(theirs: dict, place: _hybrids.Place) -> list[Entry]:
     ]
 
 
-def _conv(theirs: dict, place: _hybrids.Place) -> list[Entry]:
+def _conv(theirs: dict, place: _hybrids.MixerPlace) -> list[Entry]:
     names, width = "model.layers.{layer}.conv", theirs["hidden_size"]
     table = [
         linear(f"{place.path}/in/kernel", f"{names}.in_proj.weight", place.layers, (width, 3, width)),
@@ -135,7 +135,7 @@ def _conv(theirs: dict, place: _hybrids.Place) -> list[Entry]:
     return table
 
 
-def _attention(theirs: dict, place: _hybrids.Place) -> list[Entry]:
+def _attention(theirs: dict, place: _hybrids.MixerPlace) -> list[Entry]:
     names, width, heads = "model.layers.{layer}.self_attn", theirs["hidden_size"], theirs["num_attention_heads"]
     kv_heads, size = theirs.get("num_key_value_heads") or heads, theirs.get("head_dim") or width // heads
     table = [
