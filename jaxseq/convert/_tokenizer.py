@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxseq import data
+from jaxseq import data, paths
+from jaxseq.convert import _vocabularies
 from jaxseq.convert._source import WeightSource
 from jaxseq.data import tokenizer_files as files
 from jaxseq.errors import UserError
@@ -14,7 +15,6 @@ from jaxseq.plain_files import json_text
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 POSITIONS = ("max_position_embeddings", "n_positions", "llama.context_length")  # the first that their config has
 PUBLISHED = "published.json"  # in a workdir: what their config says and ours has no field for
-UNREAD = ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 VOCABULARIES = "rwkv_vocab*.txt"
 
 
@@ -38,6 +38,8 @@ def found(path: str | Path, source: WeightSource, theirs: Mapping, file: str | N
         out[files.kept_name(chosen.name)] = files.contents(chosen, f"--tokenizer={chosen}")
     elif file:
         out.pop("tokenizer.json", None)
+    elif "tokenizer.json" not in out and (text := _vocabularies.made(folder, theirs.get("model_type"))[0]):
+        out["tokenizer.json"] = text.encode()
     ids = {name: theirs[name] for name in IDS if files.ids(theirs.get(name))}
     if ids and files.GENERATION not in out:
         out[files.GENERATION] = _text(ids)
@@ -61,10 +63,10 @@ def _made(source: WeightSource, theirs: Mapping) -> dict[str, str]:
     return ({"tokenizer.json": text} if text else {}) | source.beside(theirs)
 
 
-def unread(path: str | Path) -> str:
-    """The name of a tokenizer file beside the weights that is of a kind that is not read; "" without one."""
+def missing(path: str | Path, theirs: Mapping) -> str:
+    """Why there is no tokenizer beside the weights, in words."""
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    return next((name for name in UNREAD if (folder / name).is_file()), "")
+    return _vocabularies.made(folder, theirs.get("model_type"))[1]
 
 
 def check(out: Mapping[str, bytes], vocab: int) -> str | None:
@@ -95,7 +97,7 @@ def export(folder: str | Path, config, workdir: str | Path) -> bool:
     Raises UserError when the tokenizer cannot be read.
     """
     folder, known = Path(folder), config.data.tokenizer != files.UNKNOWN
-    published = files.beside(Path(workdir) / PUBLISHED, PUBLISHED)
+    published = files.beside(paths.of(workdir) / PUBLISHED, PUBLISHED)
     positions = published.get("max_position_embeddings")
     more: dict[str, Any] = {name: published[name] for name in IDS if name in published}
     if known:
