@@ -4,7 +4,9 @@
     npz     one file with `images` [N, side, side, channels] or [N, side, side], uint8, and `labels` [N]
     images  a folder with a folder of images for each class (PNG, JPEG and what else Pillow reads; the extra `images`)
 
-Classes are numbered by the sorted labels. Every data.validation_every-th example validates.
+A folder of .jsonl or .npz files, or of such folders of images, may hold splits by their names, as `splits` reads them: those of
+test are left out, and those of validation validate. Without them every data.validation_every-th example does. Classes are
+numbered by the sorted labels.
 """
 
 import functools
@@ -22,11 +24,12 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
-from jaxseq.data import files
+from jaxseq.data import files, folders
 from jaxseq.data.corpora import _validates
 from jaxseq.data.damage import Damage, describe
+from jaxseq.data.folders import shown
 from jaxseq.data.readers import json_records
-from jaxseq.data.splits import split_of
+from jaxseq.data.splits import grouped, split_of
 from jaxseq.errors import UserError
 
 Row = dict[str, np.ndarray]
@@ -41,7 +44,7 @@ _NO_ARRAYS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.
 
 class Labelled(NamedTuple):
     """examples(i) is the i-th one's row without its label; it raises UserError for one that cannot be used, which `damage`
-    may leave out. side: of images of one size, in pixels."""
+    may leave out. side: of images of one size, in pixels. held: [N] bool, what validates; None where nothing says so."""
 
     name: str
     examples: Callable[[int], Row]
@@ -51,11 +54,12 @@ class Labelled(NamedTuple):
     side: int | None = None
     channels: int | None = None
     damage: Damage = Damage()
+    held: np.ndarray | None = None
 
     @property
     def fingerprint(self) -> str:
-        text = json.dumps([self.stamp, self.classes])
-        return hashlib.blake2b(text.encode() + self.labels.tobytes(), digest_size=16).hexdigest()
+        text, held = json.dumps([self.stamp, self.classes]), b"" if self.held is None else self.held.tobytes()
+        return hashlib.blake2b(text.encode() + self.labels.tobytes() + held, digest_size=16).hexdigest()
 
 
 class Examples(grain.MapDataset):
@@ -83,7 +87,10 @@ class Examples(grain.MapDataset):
 
 
 def splits(labelled: Labelled, every: int) -> dict[str, Examples]:
-    """{"train", "validation"}; see data.validation_every. Raises UserError when one would be empty."""
+    """{"train", "validation"}; see data.validation_every. Raises UserError when one would be empty, and for a class that only
+    validates."""
+    if labelled.held is not None:
+        return _given(labelled, labelled.held)
     count = len(labelled.labels)
     if every < 0 or every == 1 or count < max(1, every):
         raise UserError(
@@ -91,6 +98,27 @@ def splits(labelled: Labelled, every: int) -> dict[str, Examples]:
         )
     held = _validates(count, every)
     return {"train": Examples(labelled, np.flatnonzero(~held)), "validation": Examples(labelled, np.flatnonzero(held))}
+
+
+def _given(labelled: Labelled, held: np.ndarray) -> dict[str, Examples]:
+    untrained = set(labelled.labels[held].tolist()) - set(labelled.labels[~held].tolist())
+    if untrained:
+        names = ", ".join(labelled.classes[number] for number in sorted(untrained)[:8])
+        raise UserError(f"{labelled.name} has the class {names} in its validation split and not in train; add examples of it")
+    return {"train": Examples(labelled, np.flatnonzero(~held)), "validation": Examples(labelled, np.flatnonzero(held))}
+
+
+def _by_split(root: Path, names: Sequence[PurePath]) -> dict[str, list[PurePath]]:
+    """{"train", "validation"}: of names in a folder, by split; what is left out is said."""
+    groups = grouped(root, names)
+    if left := [path.as_posix() for split in ("test", "unnamed") for path in groups[split]]:
+        files.say(f"{root}: trains on {shown([path.as_posix() for path in groups['train']])}; leaves out {shown(left)}")
+    return {split: groups[split] for split in ("train", "validation")}
+
+
+def _held(counts: dict[str, int]) -> np.ndarray | None:
+    """What validates of examples that lie in the order of these splits."""
+    return np.repeat([False, True], [counts["train"], counts["validation"]]) if counts["validation"] else None
 
 
 def _numbered(labels: Sequence) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -102,24 +130,40 @@ def _numbered(labels: Sequence) -> tuple[np.ndarray, tuple[str, ...]]:
 
 def text(config, row: Callable[[str], Row]) -> Labelled:
     """Labelled lines; `row` makes a text an example."""
-    path = files.existing(config.path or "")
-    labels, texts, damage = [], [], Damage(config.skip_records)
-    for number, record in json_records(path, damage):
-        try:
-            value, label = _labelled_text(f"{path} line {number}", record, config.field, config.label)
-        except UserError as error:
-            damage.leave_out(error)
-            continue
-        texts.append(value)
-        labels.append(label)
+    root = files.existing(config.path or "")
+    labels, texts, counts, paths, damage = [], [], {}, [], Damage(config.skip_records)
+    for split, found in _line_files(root, config.field).items():
+        for path in found:
+            for number, record in json_records(path, damage):
+                try:
+                    value, label = _labelled_text(f"{path} line {number}", record, config.field, config.label)
+                except UserError as error:
+                    damage.leave_out(error)
+                    continue
+                texts.append(value)
+                labels.append(label)
+        counts[split], paths = len(labels) - sum(counts.values()), [*paths, *found]
     if damage.told():
-        files.say(describe(str(path), damage.told()))
+        files.say(describe(str(root), damage.told()))
     if len({type(label) for label in labels}) > 1:
-        raise UserError(f"{path} has labels that are text and labels that are numbers; write one kind")
+        raise UserError(f"{root} has labels that are text and labels that are numbers; write one kind")
     if not labels:
-        raise UserError(f"{path} holds no line; write one JSON object a line, with a text and a label")
-    stamp = [*files.stamp([path]), config.field, config.label]
-    return Labelled(str(path), lambda i: row(texts[i]), *_numbered(labels), stamp, damage=damage)
+        raise UserError(f"{root} holds no line; write one JSON object a line, with a text and a label")
+    stamp = [*files.stamp(paths, root if root.is_dir() else None), config.field, config.label]
+    return Labelled(str(root), lambda i: row(texts[i]), *_numbered(labels), stamp, damage=damage, held=_held(counts))
+
+
+def _line_files(root: Path, field: str) -> dict[str, list[Path]]:
+    """The files of labelled lines, by split."""
+    if not root.is_dir():
+        return {"train": [root], "validation": []}
+    found = folders.open_folder(root, field, False)
+    if line := found.describe():
+        files.say(line)
+    other = next((file.name for file in [*found.train, *found.validation] if file.kind != "jsonl"), None)
+    if other:
+        raise UserError(f"data.path={root} holds {other}, and labelled texts are lines of .jsonl; name a folder of those alone")
+    return {split: [file.path for file in getattr(found, split)] for split in ("train", "validation")}
 
 
 def _labelled_text(place: str, record: dict, field: str, label: str) -> tuple[str, str | int]:
@@ -136,7 +180,10 @@ def _labelled_text(place: str, record: dict, field: str, label: str) -> tuple[st
 def images(config, side: int | None) -> Labelled:
     """Images [side, side, channels] float32 in [-1, 1]. side: that the model wants, if it wants one."""
     path = files.existing(config.path or "")
-    return _folder(path, side, config.skip_records) if path.is_dir() else _arrays(path, side)
+    if not path.is_dir():
+        return _arrays(path, side)
+    arrays = [PurePath(found.name) for found in sorted(path.glob("*.npz"))]
+    return _array_files(path, arrays, side) if arrays else _folder(path, side, config.skip_records)
 
 
 def _scaled(image: np.ndarray) -> np.ndarray:
@@ -144,6 +191,29 @@ def _scaled(image: np.ndarray) -> np.ndarray:
 
 
 def _arrays(path: Path, side: int | None) -> Labelled:
+    pixels, labels = _pixels(path, side)
+    numbers, classes = _numbered(labels.tolist())
+    stamp = files.stamp([path])
+    return Labelled(str(path), lambda i: {"images": _scaled(pixels[i])}, numbers, classes, stamp, *pixels.shape[2:])
+
+
+def _array_files(root: Path, names: list[PurePath], side: int | None) -> Labelled:
+    chosen = _by_split(root, names)
+    found = {split: [_pixels(root / name, side) for name in chosen[split]] for split in chosen}
+    every = found["train"] + found["validation"]
+    shapes = sorted({pixels.shape[1:] for pixels, _ in every})
+    if len(shapes) > 1:
+        raise UserError(f"the files of data.path={root} hold images of different shapes ({shapes}); make them alike")
+    pixels, labels = (np.concatenate(part) for part in zip(*every, strict=True))
+    numbers, classes = _numbered(labels.tolist())
+    counts = {split: sum(len(labels) for _, labels in parts) for split, parts in found.items()}
+    stamp = files.stamp([root / name for split in chosen for name in chosen[split]], root)
+    images = lambda i: {"images": _scaled(pixels[i])}  # noqa: E731
+    return Labelled(str(root), images, numbers, classes, stamp, *pixels.shape[2:], held=_held(counts))
+
+
+def _pixels(path: Path, side: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """(images [N, side, side, channels] uint8, labels [N]) of an .npz file."""
     files.regular(path)
     try:
         with zipfile.ZipFile(path) as members:
@@ -160,8 +230,7 @@ def _arrays(path: Path, side: int | None) -> Labelled:
         )
     if side is not None and shape[1] != side:
         raise UserError(f"{path} holds images of {shape[1]} pixels, the model wants {side}; set model.size, or resize them")
-    numbers, classes = _numbered(labels.tolist())
-    return Labelled(str(path), lambda i: {"images": _scaled(pixels[i])}, numbers, classes, files.stamp([path]), *shape[2:])
+    return pixels, labels
 
 
 def _array(path: Path, members: zipfile.ZipFile, name: str) -> np.ndarray:
@@ -181,7 +250,8 @@ def _array(path: Path, members: zipfile.ZipFile, name: str) -> np.ndarray:
 
 
 def _folder(root: Path, side: int | None, skip: int) -> Labelled:
-    found = sorted(path for path in root.glob("*/*") if path.is_file() and not path.name.startswith("."))
+    chosen = {split: _images_of(found) for split, found in _split_folders(root).items()}
+    found = chosen["train"] + chosen["validation"]
     if not found:
         raise UserError(f"data.path={root} holds no folder with images; make one for each class")
     if side is None:
@@ -195,8 +265,23 @@ def _folder(root: Path, side: int | None, skip: int) -> Labelled:
         raise UserError(f"the folders of data.path={root} are splits ({', '.join(classes)}), not classes; name one of them")
     warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)  # such an image is refused
     read = functools.partial(_read_image, PIL.Image, side)
-    example = lambda i: {"images": read(found[i])}  # noqa: E731
-    return Labelled(str(root), example, numbers, classes, files.stamp(found, root), side, 3, Damage(skip))
+    stamp, held = files.stamp(found, root), _held({split: len(paths) for split, paths in chosen.items()})
+    return Labelled(str(root), lambda i: {"images": read(found[i])}, numbers, classes, stamp, side, 3, Damage(skip), held)
+
+
+def _images_of(classes: list[Path]) -> list[Path]:
+    """The files of folders of classes."""
+    found = sorted(path for folder in classes for path in folder.glob("*/*"))
+    return [path for path in found if path.is_file() and not path.name.startswith(".")]
+
+
+def _split_folders(root: Path) -> dict[str, list[Path]]:
+    """{"train", "validation"}: folders that hold a folder for each class. It is `root` alone, unless all folders in it are named
+    by splits and hold folders."""
+    names = [PurePath(path.name, "x") for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    if not names or not all(map(split_of, names)) or not any(_images_of([root / path.parent]) for path in names):
+        return {"train": [root], "validation": []}
+    return {split: [root / path.parent for path in paths] for split, paths in _by_split(root, names).items()}
 
 
 def _read_image(library, side: int, path: Path) -> np.ndarray:
