@@ -54,8 +54,7 @@ def run(args):
     use = f"jaxseq generate --workdir={target} --prompt=TEXT" if lm else f"jaxseq train … --config.train.init={target}"
     print(f"{target}: {count:,} parameters from {source}; try: {use}", file=sys.stderr)
     if config.data.tokenizer == "unknown":
-        other = _tokenizer.unread(path)
-        why = f"{other} is not read (transformers' AutoTokenizer saves it as tokenizer.json)" if other else "none lies there"
+        why = _tokenizer.missing(path, theirs)
         print(
             f"{target} has no tokenizer: beside the weights, {why}; generate, eval and train want one named: "
             "import again with --tokenizer=FILE (or byte), or give it to them",
