@@ -1,5 +1,9 @@
 """A tokenizers JSON file of what older folders hold instead of one: tokenizer.model (SentencePiece, BPE), or vocab.json and
-merges.txt (GPT-2's byte-level BPE). Other kinds are called by their names."""
+merges.txt (GPT-2's byte-level BPE). Other kinds are called by their names.
+
+Ids of a tokenizer.model are SentencePiece's own. transformers 5 gives others for texts that begin with a space: it leaves out the
+one that SentencePiece puts in front.
+"""
 
 import json
 from collections.abc import Mapping
