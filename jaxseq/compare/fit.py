@@ -2,7 +2,8 @@
 
 Depth and width vary, hidden widths in proportion, everything else stays as its config says, the size of a head too: the
 number of heads grows and shrinks with the width. Only where no sound shape comes near enough, the hidden widths vary by
-themselves, and where that does not help, the size of a head. Of the shapes within TOLERANCE of the budget the one whose
+themselves, and where that does not help, the size of a head. A shape near the config's with other hidden widths comes before
+a shape of half the depth. Of the shapes within TOLERANCE of the budget the one whose
 width / layers is nearest to that of the config is taken, and none that is more than LIMIT from it. Parameters are counted
 on shapes, nothing is allocated.
 """
@@ -23,7 +24,7 @@ from jaxseq.layers import Parameter
 from jaxseq.models import _stack
 
 TOLERANCE = 0.02
-SOUND = 2.0  # a shape is sound if its width / layers is within this factor of the config's
+SOUND = (1.5, 2.0)  # a shape is sound if its width / layers is within this factor of the config's: tried one after the other
 LIMIT = 4.0  # where none is sound, the factor within which it must be
 MARGIN = 0.06  # of what a parabola through three widths predicts: hidden sizes and ranks are rounded
 GRAINS = (8, 4, 2)  # of the width
@@ -61,9 +62,11 @@ def fit(config: ConfigDict, parameters: int, tolerance: float = TOLERANCE) -> Co
     count(config, config.model.width)  # says what is wrong with the config itself
     tried: dict[ModelSize, int] = {}
     for exact in (True, False):
-        found = _sound(config, parameters, tolerance, exact, tried)
-        if found is not None:
-            return reshape(config, found)
+        counter = functools.cache(functools.partial(_count_or_none, config, exact=exact))
+        for limit in SOUND:
+            found = _sound(config, parameters, tolerance, exact, limit, counter, tried)
+            if found is not None:
+                return reshape(config, found)
     near = [shape for shape, size in tried.items() if abs(size / parameters - 1) <= tolerance]
     if near:
         return reshape(config, min(near, key=lambda shape: (not shape.exact, shape.distance(aspect))))
@@ -76,10 +79,12 @@ def fit(config: ConfigDict, parameters: int, tolerance: float = TOLERANCE) -> Co
     )
 
 
-def _sound(config: ConfigDict, parameters: int, tolerance: float, exact: bool, tried: dict[ModelSize, int]) -> ModelSize | None:
-    """The first sound shape that comes near enough; all that were counted go to `tried`."""
+def _sound(
+    config: ConfigDict, parameters: int, tolerance: float, exact: bool, limit: float, counter: Counter,
+    tried: dict[ModelSize, int],
+) -> ModelSize | None:  # fmt: skip
+    """The first shape within `limit` of the config's that comes near enough; all that were counted go to `tried`."""
     aspect = config.model.width / sum(segment.repeats for segment in _stack.parse(config.model.stack))
-    counter = functools.cache(functools.partial(_count_or_none, config, exact=exact))
     before = None
     for grain, factor in SIZES:
         widths = possible_widths(config, parameters, grain, exact)
@@ -92,7 +97,7 @@ def _sound(config: ConfigDict, parameters: int, tolerance: float, exact: bool, t
                 continue
             shape = shape._replace(exact=exact)
             tried[shape] = total(sizes, shape.repeats)
-            if abs(tried[shape] / parameters - 1) <= tolerance and shape.distance(aspect) <= SOUND:
+            if abs(tried[shape] / parameters - 1) <= tolerance and shape.distance(aspect) <= limit:
                 return shape  # candidates come nearest shape first
     return None
 
@@ -135,7 +140,7 @@ def candidates(
             predicted = total((fixed, layers), shape.repeats)
             if abs(predicted / parameters - 1) <= TOLERANCE + MARGIN:
                 found.append((shape.distance(aspect), abs(predicted / parameters - 1), shape))
-    sound = [item for item in sorted(found) if item[0] <= SOUND]
+    sound = [item for item in sorted(found) if item[0] <= SOUND[-1]]
     yield from (shape for _, _, shape in sound or sorted(found)[:8])
 
 
