@@ -88,18 +88,24 @@ def recurrent(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, dt_BTH, m_BTH, theta_BTHP, *, s
     return y_BTHV.astype(q_BTGK.dtype), state
 
 
-def _inside(q, k, own, written, log_a, angle, pos_BT):
-    """Outputs of a chunk from itself, (q, k) turned back to the chunk's beginning, and its total."""
+def _inside(q, k, own, written, log_a, theta, pos_BT):
+    """Outputs of a chunk from itself, q turned back to the chunk's beginning, and its total.
+
+    Each angle is the sum over just the tokens that turn, none where none does: the slopes of two sums that cancel would leave
+    rounding errors larger than the slopes of strongly decayed pairs.
+    """
     seg_BT = _time.segments(pos_BT)
+    theta = _time.select(pos_BT > _time.START, theta)
     decays = _decay.head_decays(log_a, pos_BT, q.dtype)
-    scores_BHTS = _decay.products(q, k, decays, _decay.before(seg_BT))
+    angle, rest = jax.vmap(_decay.upto)(theta), jax.vmap(_decay.after)(theta)
+    q_back, k_back = (_turn(x, _of_angle(-angle)) for x in (q, k))
+    scores_BHTS = _decay.products(q_back, k_back, decays, _decay.before(seg_BT))
     y = jnp.einsum("bhts,bshv->bthv", scores_BHTS, written) + jnp.sum(q * k, axis=-1, keepdims=True) * own
     out_BTHK = _time.select(_time.last_segment(pos_BT), decays.after_BTHK)
-    turn_BHP = _of_angle(angle[:, -1])
-    left = _turn(jnp.einsum("bthk,bthv->bhkv", k * out_BTHK, written), turn_BHP, axis=-2)
+    left = jnp.einsum("bthk,bthv->bhkv", _turn(k, _of_angle(rest)) * out_BTHK, written)
     A_BH = _time.select(_time.continues(pos_BT), decays.upto_BTHK[:, -1, :, 0])
-    reads = q * _time.select(seg_BT == 0, decays.upto_BTHK)
-    return y, reads, _Total(A_BH, turn_BHP, left)
+    reads = q_back * _time.select(seg_BT == 0, decays.upto_BTHK)
+    return y, reads, _Total(A_BH, _of_angle(angle[:, -1]), left)
 
 
 def _combine(first: _Total, second: _Total) -> _Total:
@@ -137,10 +143,8 @@ def parallel(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, dt_BTH, m_BTH, theta_BTHP, *, st
     last_k = jnp.repeat(state.k_BGK.astype(v.dtype), share, axis=1)
     S_BHKV = state.S_BHKV + (entering_BTH[:, 0, :, None] * last_k)[..., None] * state.v_BHV.astype(v.dtype)[..., None, :]
 
-    pos_ZBC, *parts, theta = _time.split_chunks(min(CHUNK, time), pos_BT, q, k, own, written, log_a, theta)
-    angle = jnp.cumsum(_time.select(pos_ZBC > _time.START, theta), axis=2)
-    parts[:2] = (_turn(x, _of_angle(-angle)) for x in parts[:2])
-    y, reads, totals = jax.vmap(_inside)(*parts, angle, pos_ZBC)
+    pos_ZBC, *parts = _time.split_chunks(min(CHUNK, time), pos_BT, q, k, own, written, log_a, theta)
+    y, reads, totals = jax.vmap(_inside)(*parts, pos_ZBC)
     front, S_BHKV = _decay.chunk_parallel(totals, _combine, S_BHKV, _apply)
     y += jnp.einsum("zbthk,zbhkv->zbthv", reads, front)
     y_BTHV = _time.select(_time.valid(pos_BT), _time.join_chunks(y, time)).astype(q_BTGK.dtype)
