@@ -1,15 +1,15 @@
-"""Sequence maps, one file an op: pure functions over time, the same function in several forms.
+"""Sequence ops, one file per op: pure functions over time, each implemented in several equivalent forms.
 
-A file has `FORMS = {"recurrent": …, "parallel": …, "chunkwise": …}` and `example(key, batch, time, dtype) -> Example`. A form
-is `form(*xs, state=None, pos=None, **weights, **options) -> (y, state)`: xs and y are arrays [B, T, ...], `state=None` is the
-state of no tokens, T may be 0, and `pos` says where documents start and what is padding, see `time`. A form that the
-mathematics does not give is left out. `jaxseq new NAME` writes a complete op to begin with.
+A file defines `FORMS = {"recurrent": …, "parallel": …, "chunkwise": …}` and `example(key, batch, time, dtype) -> Example`. A form
+is `form(*xs, state=None, pos=None, **weights, **options) -> (y, state)`. xs and y are arrays [B, T, ...] and T may be 0.
+`state=None` is the empty state. `pos` marks document starts and padding, see `time`. An op that has no parallel or chunkwise
+form leaves it out of FORMS. `jaxseq new NAME` writes a complete op to start from.
 
-What a new op needs is here:
+Helpers for a new op:
 
     time      positions (START, PAD), masks, dtypes, and the loops of the recurrent and chunkwise forms
     Example   what `example` returns
-    stresses  makes `stress(key, batch, time, dtype)`, the hard inputs, from an example
+    stresses  builds the hard inputs that `stress(key, batch, time, dtype)` returns from an example
 """
 
 from jaxseq.ops import _time as time

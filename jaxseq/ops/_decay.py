@@ -1,13 +1,13 @@
-"""Decays that multiply over time: what retention, the delta rules and WKV-5, -6 and -7 share.
+"""Cumulative decays, shared by retention, the delta rules and WKV-5, -6 and -7.
 
-A token's query and an earlier token's key weigh e^{sum of the log-decays between them}. Every such sum here adds up just the
-tokens that it spans. A difference of two long cumulative sums would be simpler, but it loses what is small beside them: one
-log-decay of -1e4 leaves errors of 1e-3 in all later differences.
+The product of a query and an earlier key is weighted by e^{sum of the log-decays between them}. Each sum adds only the tokens
+between the two. A difference of two cumulative sums would be simpler but suffers from cancellation: one log-decay of -1e4
+leaves errors of 1e-3 in all later differences.
 
-With a decay per key channel, splitting a weight into a query's factor and a key's lets a matrix product do the work. Blocks of
-16 tokens keep both factors at most 1: between blocks they are the decays from the key to the beginning of the query's block,
-and from there to the query; inside a block each weight is formed alone (Yang et al. 2024, arXiv:2312.06635, §4.2, does the
-same in two levels).
+With one decay per key channel, the weight is split into a factor of the query and a factor of the key, so that scores are a
+matrix product. Both factors are at most 1: they are the decay from the key to the start of the query's block of 16 tokens, and
+from there to the query. Inside a block each weight is computed separately (Yang et al. 2024, arXiv:2312.06635, §4.2, use the same
+scheme in two levels).
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ BLOCK = 16
 
 
 def prepare(init_state: Callable, v_BTHV, like_r, state, pos):
-    """(accumulation dtype, positions, state) of a call; like_r: what has the shape [B, T, H, K], r first, log_w second."""
+    """(accumulation dtype, pos_BT, state) of a call; like_r: the arrays of shape [B, T, H, K], r first, then log_w."""
     r_BTHK = like_r[0]
     chex.assert_rank([r_BTHK, v_BTHV], 4)
     chex.assert_equal_shape(like_r)
@@ -38,7 +38,7 @@ def prepare(init_state: Callable, v_BTHV, like_r, state, pos):
 
 
 def upto(log_T: jax.Array) -> jax.Array:
-    """Sum of the log-decays of the tokens up to and with t, over axis 0."""
+    """Sum of the log-decays of the tokens up to and including t, over axis 0."""
     return jnp.cumsum(log_T, axis=0)
 
 
@@ -55,9 +55,9 @@ def _between(log_T: jax.Array) -> jax.Array:
 
 
 def between(log_T: jax.Array) -> jax.Array:
-    """[T, S, ...]: sum of log_T, [T, ...], over s < i <= t; where s > t it is some sum, or zero.
+    """[T, S, ...]: sum of log_T [T, ...] over s < i <= t; the value is unspecified where s > t.
 
-    Sums from s to the beginning of t's block and from there to t, so that little is summed up for each pair alone.
+    Adds the sum from s to the start of t's block and the sum from there to t, so that most terms are shared between pairs.
     """
     time = len(log_T)
     size = 1 << ((time - 1).bit_length() + 1) // 2
@@ -65,7 +65,7 @@ def between(log_T: jax.Array) -> jax.Array:
         return _between(log_T)
     log_ZC = jnp.pad(log_T, ((0, -time % size),) + ((0, 0),) * (log_T.ndim - 1)).reshape(-1, size, *log_T.shape[1:])
     upto_ZC, near_ZCC, total_Z = jax.vmap(upto)(log_ZC), jax.vmap(_between)(log_ZC), jnp.sum(log_ZC, axis=1)
-    blocks_ZU = jnp.concatenate([jnp.zeros_like(total_Z)[None], _between(total_Z)[:-1]])  # of the chunks between
+    blocks_ZU = jnp.concatenate([jnp.zeros_like(total_Z)[None], _between(total_Z)[:-1]])  # sums over the chunks between
     then_ZUC = blocks_ZU[:, :, None] + jax.vmap(after)(log_ZC)[None]
     own_ZU = jnp.eye(len(log_ZC), dtype=bool)[:, None, :, None]
     sums_ZCUC = jnp.where(
@@ -75,18 +75,18 @@ def between(log_T: jax.Array) -> jax.Array:
 
 
 class Decays(NamedTuple):
-    """Decays inside a chunk whose tokens decay each channel on its own; those within blocks of BLOCK tokens come one a block."""
+    """Decays inside a chunk, one per key channel; the tuples have one entry per block of BLOCK tokens."""
 
-    upto_BTHK: jax.Array  # from the chunk's beginning up to and with t
-    before_BTHK: jax.Array  # from the chunk's beginning up to t, without it
-    after_BTHK: jax.Array  # after t up to the chunk's end
-    near_BTSHK: tuple[jax.Array, ...]  # after s up to and with t, both in the block; 0 where s > t
-    into_BTHK: tuple[jax.Array, ...]  # from the block's beginning up to and with t
-    then_BSHK: tuple[jax.Array, ...]  # after s up to the block's beginning, for every s before it
+    upto_BTHK: jax.Array  # from the start of the chunk up to and including t
+    before_BTHK: jax.Array  # from the start of the chunk up to t, excluding t
+    after_BTHK: jax.Array  # after t up to the end of the chunk
+    near_BTSHK: tuple[jax.Array, ...]  # after s up to and including t, both in the block; 0 where s > t
+    into_BTHK: tuple[jax.Array, ...]  # from the start of the block up to and including t
+    then_BSHK: tuple[jax.Array, ...]  # after s up to the start of the block, for every s before it
 
 
 def decays(log_w_BTHK, pos_BT, acc) -> Decays:
-    """Padding and starts of documents do not decay: what a start forgets is for masks to say."""
+    """The decays of a chunk, in dtype `acc`. Padding and document starts have decay 1; resets are applied by masks."""
     log_w_BTHK = _time.select(pos_BT > _time.START, log_w_BTHK.astype(acc))
     blocks = [log_w_BTHK[:, start : start + BLOCK] for start in range(0, log_w_BTHK.shape[1], BLOCK)]
     then = [log_w_BTHK[:, :0]]
@@ -108,15 +108,15 @@ def decays(log_w_BTHK, pos_BT, acc) -> Decays:
 
 
 class HeadDecays(NamedTuple):
-    """Decays inside a chunk whose tokens decay a head's channels alike."""
+    """Decays inside a chunk, one per head."""
 
-    upto_BTHK: jax.Array  # as above, K = 1
+    upto_BTHK: jax.Array  # as in Decays, K = 1
     after_BTHK: jax.Array
-    between_BHTS: jax.Array  # after s up to and with t; 0 where s > t
+    between_BHTS: jax.Array  # after s up to and including t; 0 where s > t
 
 
 def head_decays(log_w_BTH, pos_BT, acc) -> HeadDecays:
-    """`decays` of one number a head."""
+    """`decays` for one log-decay per head."""
     log_w_BTH = _time.select(pos_BT > _time.START, log_w_BTH.astype(acc))
     sums_BHTS = jax.vmap(jax.vmap(between))(jnp.moveaxis(log_w_BTH, 1, 2))
     return HeadDecays(
@@ -127,7 +127,7 @@ def head_decays(log_w_BTH, pos_BT, acc) -> HeadDecays:
 
 
 def products(x_BTHK, y_BTHK, decays: Decays | HeadDecays, mask_BTS):
-    """sum_K x_t y_s decay(s < i <= t) where the mask holds, which may be for s <= t alone, else 0: [B, H, T, S]."""
+    """[B, H, T, S]: sum_K x_t y_s decay(s < i <= t) where the mask is true, else 0; the mask must be false for s > t."""
     if isinstance(decays, HeadDecays):
         return jnp.where(mask_BTS[:, None], jnp.einsum("bthk,bshk->bhts", x_BTHK, y_BTHK) * decays.between_BHTS, 0)
     rows, start, time = [], 0, x_BTHK.shape[1]
@@ -142,7 +142,7 @@ def products(x_BTHK, y_BTHK, decays: Decays | HeadDecays, mask_BTS):
 
 
 def products_before(x_BTHK, y_BTHK, decays: Decays, mask_BTS):
-    """The same with the decays of s < i < t; the mask may hold for s < t alone."""
+    """`products` with decay(s < i < t); the mask must be false for s >= t."""
     next_BTHK, next_BTS = (jnp.concatenate([z[:, 1:], jnp.zeros_like(z[:, :1])], axis=1) for z in (x_BTHK, mask_BTS))
     scores_BHTS = products(next_BTHK, y_BTHK, decays, next_BTS)
     return jnp.concatenate([jnp.zeros_like(scores_BHTS[:, :, :1]), scores_BHTS[:, :, :-1]], axis=2)
@@ -155,7 +155,7 @@ def before(seg_BT):
 
 
 def chunk_parallel(totals, combine, state, apply):
-    """States in front of each chunk [Z, ...] and after the last, from the chunks' summaries, by an associative scan."""
+    """(state before each chunk [Z, ...], final state), from the summaries of the chunks by an associative scan."""
     prefix = jax.lax.associative_scan(combine, totals)
     after = jax.vmap(lambda total: apply(total, state))(prefix)
     front = jax.tree.map(lambda s, a: jnp.concatenate([s[None], a[:-1]]), state, after)

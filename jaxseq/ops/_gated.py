@@ -1,6 +1,6 @@
-"""Gates, and what LSTM and GRU share: u_BTHPK = W_x x for their gates P, recurrent matrices w_HKPJ, biases b_HPK.
+"""Gates, and the input checks and examples shared by LSTM and GRU.
 
-Heads do not meet.
+u_BTHPK = W_x x for each of P gates, recurrent matrices w_HKPJ, biases b_HPK. Heads are independent.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,9 @@ from jaxseq.ops._example import Example, gates, stresses
 
 @jax.custom_jvp
 def sigmoids(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """sigmoid(x) and 1 - sigmoid(x), and their slopes, all to a rounding of their own size.
+    """(sigmoid(x), 1 - sigmoid(x)), with values and derivatives accurate to relative rounding error.
 
-    A difference from 1 loses what is small beside it: where a gate keeps the state for long, the gate's gradient.
+    Computing 1 - sigmoid(x) by subtraction cancels for large x, and so does the gradient of a gate close to 1.
     """
     return jax.nn.sigmoid(x), jax.nn.sigmoid(-x)
 
@@ -30,10 +30,10 @@ def _(primals, tangents):
 
 
 def preparation(names: tuple[str, ...], init_state: Callable) -> Callable:
-    """The `prepare` of `_newton.Op`."""
+    """The `prepare` of `_newton.Op` for an op with the gates `names`."""
 
     def prepare(u_BTHPK, *, w_HKPJ, b_HPK, state=None, pos=None):
-        """(u,), (w, b), the first state's parts side by side [B, H, K, N], positions; clean and in the accumulation dtype."""
+        """(u,), (w, b), initial state stacked to [B, H, K, N], pos_BT; in the accumulation dtype, u zero at padding."""
         chex.assert_rank([u_BTHPK, w_HKPJ], [5, 4])
         batch, time, heads, parts, size = u_BTHPK.shape
         chex.assert_equal(parts, len(names))
@@ -51,7 +51,7 @@ def preparation(names: tuple[str, ...], init_state: Callable) -> Callable:
 
 
 def example(recurrent: Callable, count: int, key: jax.Array, batch: int, time: int, dtype) -> Example:
-    """Inputs whose memory lasts for some ten tokens: the second gate, which keeps the state, is open."""
+    """Inputs with a memory of about ten tokens: the second gate, which keeps the state, has bias 2."""
     heads, size = 2, 4
 
     def inputs(key, time):
@@ -65,7 +65,7 @@ def example(recurrent: Callable, count: int, key: jax.Array, batch: int, time: i
 
 
 def stress(base: Example, key: jax.Array) -> dict[str, Example]:
-    """The second gate, which keeps the state, takes the decays; "large" has recurrent matrices twice as large."""
+    """The decays set the second gate, which keeps the state; "large" doubles the weights."""
     (u_BTHPK,) = base.xs
     large = base._replace(weights=jax.tree.map(lambda w: 2 * w, base.weights))
 

@@ -1,4 +1,4 @@
-"""A stack of layers' states of which one layer is read and written where it lies, so that decoding copies no state."""
+"""The states of all layers as one stack; an op reads and writes its own layer in place, so decoding copies no state."""
 
 from typing import Any, NamedTuple
 
@@ -6,7 +6,7 @@ import jax
 
 
 class Layered(NamedTuple):
-    """Given to an op in the place of its state, it says: use this layer of the stack. The op returns the stack."""
+    """Passed to an op instead of its state: the op uses layer `layer` of the stack and returns the stack."""
 
-    stack: Any  # the state's tuple, each leaf with the layers' axis in front: [L, B, ...]
+    stack: Any  # the state's tuple, each leaf with a leading layer axis: [L, B, ...]
     layer: jax.Array  # int32: index into that axis

@@ -1,7 +1,7 @@
-"""Recurrences that are affine channel by channel, h_t = a_t h_{t-1} + b_t: what minLSTM and RG-LRU share.
+"""Elementwise linear recurrences h_t = a_t h_{t-1} + b_t, shared by minLSTM and RG-LRU.
 
-An op brings `affine`, a function from its two inputs x_BTD and gate_BTD to a_BTD and b_BTD; the forms below do the rest. A
-document's first token has a = 0, padding a = 1 and b = 0. All is computed in the accumulation dtype.
+An op defines `affine`, a function from its inputs x_BTD and gate_BTD to a_BTD and b_BTD, and gets the forms below. The first
+token of a document has a = 0; padding has a = 1 and b = 0. Everything is computed in the accumulation dtype.
 """
 
 import functools
@@ -20,10 +20,10 @@ class LinearState(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a segment of input does to any state: h -> A h + h'."""
+    """Effect of a segment on the incoming state: h -> A h + h'."""
 
-    A_BD: jax.Array  # product of the a; 0 if a document starts in the segment
-    h_BD: jax.Array  # the state that the segment leaves behind when it meets zero
+    A_BD: jax.Array  # product of all a_t; 0 if a document starts in the segment
+    h_BD: jax.Array  # h': the state after the segment, starting from zero
 
 
 def init_state(batch: int, width: int, dtype=jnp.float32) -> LinearState:
@@ -40,7 +40,7 @@ def apply(summary: Summary, state: LinearState) -> LinearState:
 
 
 def _elements(a_BTD, b_BTD, pos_BT) -> Summary:
-    """Every token as a summary of one."""
+    """The summary of each single token, [B, T, D] each."""
     a_BTD = jnp.where(_time.expand(_time.valid(pos_BT), a_BTD), _time.select(pos_BT != _time.START, a_BTD), 1)
     return Summary(a_BTD, _time.select(_time.valid(pos_BT), b_BTD))
 
@@ -65,7 +65,7 @@ def _associative(a_BTD, b_BTD, h_BD, pos_BT):
 
 
 def prepare(affine: Callable, x_BTD, gate_BTD, state, pos):
-    """a_t, b_t, positions and state."""
+    """(a_BTD, b_BTD, pos_BT, state) of a call, with inputs set to zero at padding."""
     chex.assert_rank(x_BTD, 3)
     chex.assert_equal_shape([x_BTD, gate_BTD])
     pos_BT = _time.positions(pos, x_BTD)
@@ -95,7 +95,7 @@ def parallel(affine: Callable, x_BTD, gate_BTD, state, pos):
 
 
 def chunkwise(affine: Callable, x_BTD, gate_BTD, state, pos, chunk: int):
-    """An associative scan inside each chunk, the state carried between."""
+    """An associative scan inside each chunk; the state is carried between chunks."""
     _, _, pos_BT, state = prepare(affine, x_BTD, gate_BTD, state, pos)
     if x_BTD.shape[1] == 0:
         return x_BTD, state
@@ -103,6 +103,6 @@ def chunkwise(affine: Callable, x_BTD, gate_BTD, state, pos, chunk: int):
 
 
 def summary(affine: Callable, x_BTD, gate_BTD, pos) -> Summary:
-    """Product of the a, and the state that the segment alone leaves behind. T >= 1."""
+    """Product of all a_t, and the state after the segment starting from zero. T >= 1."""
     elements = _elements(*prepare(affine, x_BTD, gate_BTD, None, pos)[:3])
     return jax.tree.map(lambda x: x[:, -1], jax.lax.associative_scan(combine, elements, axis=1))

@@ -1,11 +1,11 @@
-"""Linear systems that do not change with time, one a channel: what the diagonal and the low-rank state space models share.
+"""Linear time-invariant systems, one per channel: shared by the diagonal and the diagonal-plus-low-rank state space models.
 
     x_t = A x_{t-1} + b u_t          y_t = c . x_t          x in R^M for each channel of D
 
-Nothing but powers of A is ever needed, and only of A applied to vectors: baby steps A^j, j < C, and giant steps A^{iC} give
-the filter c A^{iC+j} b of any length as one product over M (in place of S4's Cauchy kernel, which needs c (I - A^T) instead
-of c, and of S4D's Vandermonde matrix with its T x M exponentials), and what a state gives and becomes. How A multiplies is
-the op's: complex numbers for a diagonal A, matrices for others.
+Only products of powers of A with vectors are needed. Baby steps c A^j, j < C, and giant steps A^{iC} b give the filter
+c A^{iC+j} b of any length as one product over M. S4's Cauchy kernel would need c (I - A^T) instead of c, and S4D's Vandermonde
+matrix T x M exponentials. The same powers give the output and the next state for an incoming state. The op defines the product
+with A (`Algebra`): complex numbers for a diagonal A, a matrix product otherwise.
 """
 
 from collections.abc import Callable
@@ -43,7 +43,7 @@ DENSE = Algebra(
 
 
 def powers(algebra: Algebra, A, x: jax.Array, count: int) -> tuple[jax.Array, Any]:
-    """x, A x, …, A^{count-1} x along a new first axis, in log(count) products; and A to the next power of two >= count."""
+    """(x, A x, …, A^{count-1} x stacked along a new first axis, A^n with n the least power of two >= count); log(count) steps."""
     rows, reach = x[None], 1
     while reach < count:
         rows, A, reach = jnp.concatenate([rows, algebra.times(A, rows)]), algebra.square(A), 2 * reach
@@ -51,7 +51,7 @@ def powers(algebra: Algebra, A, x: jax.Array, count: int) -> tuple[jax.Array, An
 
 
 def advance(algebra: Algebra, A, x_BDM: jax.Array, steps_B: jax.Array, most: int) -> jax.Array:
-    """A^steps x for each row, steps <= most."""
+    """A^steps x [B, D, M], with the exponent steps_B of each row <= most."""
     for i in range(most.bit_length()):
         x_BDM = jnp.where(_time.expand((steps_B >> i) & 1 == 1, x_BDM), algebra.times(A, x_BDM), x_BDM)
         A = algebra.square(A)
@@ -59,7 +59,7 @@ def advance(algebra: Algebra, A, x_BDM: jax.Array, steps_B: jax.Array, most: int
 
 
 def _backwards(u_BTD, pos_BT):
-    """The last document's inputs, newest first, zeros behind them."""
+    """Inputs of each row's last document, newest first, then zeros."""
     time = u_BTD.shape[1]
     u_BTD = _time.select(_time.last_segment(pos_BT), u_BTD)
     index_BT = jnp.sum(_time.valid(pos_BT), axis=1, keepdims=True) - 1 - jnp.arange(time)
@@ -68,7 +68,7 @@ def _backwards(u_BTD, pos_BT):
 
 
 def total(algebra: Algebra, A, b_DM, u_BTD, pos_BT) -> jax.Array:
-    """The state [B, D, M] that the inputs leave behind when they meet zero. T >= 1."""
+    """The state [B, D, M] after the inputs, starting from the zero state. T >= 1."""
     time = u_BTD.shape[1]
     baby = 1 << ((time - 1).bit_length() + 1) // 2
     write_CDM, A = powers(algebra, A, b_DM, baby)
@@ -82,18 +82,18 @@ def total(algebra: Algebra, A, b_DM, u_BTD, pos_BT) -> jax.Array:
 
 
 def after(algebra: Algebra, A, b_DM, u_BTD, x_BDM, pos_BT) -> jax.Array:
-    """The state after the inputs; x_BDM None: they meet zero."""
+    """The state [B, D, M] after the inputs, starting from x_BDM (None: zero)."""
     new_BDM = total(algebra, A, b_DM, u_BTD, pos_BT)
     if x_BDM is None:
         return new_BDM
     count_B = jnp.sum(_time.valid(pos_BT), axis=1)
-    # A row of nothing but padding must give its state back bit by bit: zero steps are no product, and 0 is added.
+    # A row of padding alone returns its state bit for bit: no product is applied for zero steps, and 0 is added.
     old_BDM = advance(algebra, A, x_BDM, count_B, u_BTD.shape[1])
     return _time.select(_time.continues(pos_BT), old_BDM) + new_BDM
 
 
 def parallel(algebra: Algebra, A, b_DM, c_DM, u_BTD, x_BDM, pos_BT):
-    """Convolution with the filter, and what the state gives: y_BTD, next x_BDM. Inputs without padding's garbage, T >= 1."""
+    """(y_BTD, next x_BDM): convolution with the filter, plus the contribution of the state. u is zero at padding; T >= 1."""
     time, seg_BT = u_BTD.shape[1], _time.segments(pos_BT)
     baby = 1 << ((time - 1).bit_length() + 1) // 2
     giant = -(-time // baby)
@@ -110,7 +110,7 @@ def parallel(algebra: Algebra, A, b_DM, c_DM, u_BTD, x_BDM, pos_BT):
 
 
 def chunkwise(algebra: Algebra, A, b_DM, c_DM, u_BTD, x_BDM, pos_BT, chunk: int):
-    """Products with tables that all chunks share, the state carried between: y_BTD, next x_BDM. T >= 1."""
+    """(y_BTD, next x_BDM): products with tables shared by all chunks; the state is carried between chunks. T >= 1."""
     chunk = min(chunk, u_BTD.shape[1])
     read_CDM, _ = powers(algebra, algebra.transpose(A), c_DM, chunk + 1)
     write_CDM, _ = powers(algebra, A, b_DM, chunk)

@@ -1,25 +1,25 @@
-"""All states of a nonlinear recurrence at once: Newton's method, whose linear systems are associative scans.
+"""Solves for all states of a nonlinear recurrence at once by Newton's method; each linear system is an associative scan.
 
 The states s_1 .. s_T of s_t = f(s_{t-1}, x_t) are the zero of r_t = f(s_{t-1}, x_t) - s_t. Newton's correction solves
 
     d_t = J_t d_{t-1} + r_t,    d_0 = 0,    J_t = df/ds at (s_{t-1}, x_t),
 
-a linear recurrence (DEER, Lim et al. 2023, arXiv:2309.12252, §3). Convergence is quadratic; an iteration costs the product of
-two M x M matrices a token, M being the size of a head's state, or of a channel's where channels do not meet. After k iterations
-the first k states are exact; where the recurrence is chaotic it may need T of them.
+a linear recurrence (DEER, Lim et al. 2023, arXiv:2309.12252, §3). Convergence is quadratic. An iteration costs the product of
+two M x M matrices per token, where M is the state size of a head, or of a channel if channels are independent. After k
+iterations the first k states are exact, so at most T iterations are needed; a chaotic recurrence may need that many.
 
-An iteration is the last when every state satisfies its step to `TOLERANCE` roundings of its own size (relative to 1 + |s|),
-which is about what a step of the recurrent form makes, and it still corrects them. A row that has not converged after
-`iterations` becomes NaN; there is no fallback. Where values are known, outside jit, that is a UserError.
+The iteration stops once every state satisfies its step within `TOLERANCE` * machine epsilon * (1 + |s|), about the rounding
+error of a step of the recurrent form; the correction of that iteration is still applied. A row that has not converged after
+`iterations` becomes NaN; there is no fallback. Outside jit, where values are concrete, this raises UserError.
 
-Gradients are those of the states, not of the iteration: the adjoint l_t = g_t + J_{t+1}^T l_{t+1} is the same scan backwards
-with the true Jacobian, and one pull-back of f at all tokens takes l to inputs, weights and initial state. What is kept for
-it: the states, no matter how many iterations.
+Gradients are those of the states, by implicit differentiation, not through the iterations: the adjoint
+l_t = g_t + J_{t+1}^T l_{t+1} is the same scan in reverse with the exact Jacobian, and one VJP of f over all tokens maps l to
+gradients of inputs, weights and initial state. Only the states are stored for the backward pass.
 
-With the initial weights of layers of 8 heads of 16 channels, 1024 tokens in float32 took 6 iterations (LSTM) and 5 (GRU); 128
-channels of SRU took 9. It is for devices that have many more lanes than a step fills: on two CPU cores `recurrent` was the
-fastest form at every size tried. One row of 4096 tokens through 8 heads of 16 of an LSTM took it 46 ms, chunkwise 1.1 s,
-parallel 5.5 s; through 4 channels of SRU 0.4 ms, chunkwise 4 ms, parallel 15 ms.
+With initial weights, 1024 tokens in float32 took 6 iterations for an LSTM and 5 for a GRU of 8 heads with 16 channels each, and
+9 for an SRU of 128 channels. The method is meant for accelerators with far more parallelism than one step uses. On two CPU
+cores `recurrent` was the fastest form at every size tried. One row of 4096 tokens took, for the LSTM, 46 ms recurrent, 1.1 s
+chunkwise and 5.5 s parallel; for an SRU of 4 channels 0.4 ms, 4 ms and 15 ms.
 """
 
 import functools
@@ -33,7 +33,7 @@ from jaxseq.errors import UserError
 from jaxseq.ops import _time
 
 ITERATIONS = 100
-TOLERANCE = 32.0  # roundings
+TOLERANCE = 32.0  # in units of the machine epsilon
 
 
 class Recurrence(NamedTuple):
@@ -41,9 +41,9 @@ class Recurrence(NamedTuple):
 
     step: Callable  # (s, xs, weights) -> the next s
     output: Callable  # (s, the next s, xs, weights) -> y
-    # (s, xs, weights) -> the step's derivative, next by last: [..., K, P, K, P]; None: channels of one number that do not meet
+    # (s, xs, weights) -> Jacobian of the step, d next / d s: [..., K, P, K, P]; None: independent channels with P = 1
     jacobian: Callable | None
-    bound: Callable  # (first s, xs) -> how large |s| can be at any token, [B, T, ...]: Newton's overshoots are cut there
+    bound: Callable  # (first s, xs) -> upper bound of |s| at each token, [B, T, ...]; iterates are clipped to it
 
 
 def _linear(J, b, reverse: bool = False):
@@ -61,25 +61,25 @@ def _linear(J, b, reverse: bool = False):
 
 
 def _before(first, s, pos_BT):
-    """The state in front of each token."""
+    """The state before each token."""
     return _time.select(pos_BT != _time.START, jnp.concatenate([first[:, None], s], axis=1)[:, :-1])
 
 
 def _steps(f: Recurrence, first, s, xs, weights, pos_BT):
-    """(states in front of each token, the step from there); padding hands on what was in front of it."""
+    """(states before each token, the states after the step); padding leaves the state unchanged."""
     before = _before(first, s, pos_BT)
     return before, _time.select(_time.valid(pos_BT), f.step(before, xs, weights), before)
 
 
 def derivative(f: Recurrence, s, xs, weights):
-    """[..., K, P, K, P], or [..., K, 1, 1] of channels that do not meet: then one forward pass with ones gives all of it."""
+    """Jacobian of the step: [..., K, P, K, P], or [..., K, 1, 1] for independent channels, then by a single JVP with ones."""
     if f.jacobian is not None:
         return f.jacobian(s, xs, weights)
     return jax.jvp(lambda s: f.step(s, xs, weights), (s,), (jnp.ones_like(s),))[1][..., None]
 
 
 def _jacobian(f: Recurrence, before, xs, weights, pos_BT):
-    """[B, T, ..., M, M] with M = K P, or [B, T, ..., K, 1, 1]; zero where a document starts, the identity under padding."""
+    """Jacobians [B, T, ..., M, M] with M = K P, or [B, T, ..., K, 1, 1]; zero at a document start, the identity at padding."""
     J = derivative(f, before, xs, weights)
     if f.jacobian is not None:
         M = before.shape[-2] * before.shape[-1]
@@ -91,16 +91,16 @@ def _jacobian(f: Recurrence, before, xs, weights, pos_BT):
 def _correction(f: Recurrence, J, r, reverse=False):
     flat = r if f.jacobian is None else r.reshape(*r.shape[:-2], -1)
     d = _linear(J, flat, reverse).reshape(r.shape)
-    return jnp.where(jnp.isfinite(d), d, 0)  # a product of Jacobians that overflowed says nothing
+    return jnp.where(jnp.isfinite(d), d, 0)  # products of Jacobians may overflow: no correction there
 
 
 def _rows(x):
-    """The largest of each row [B]."""
+    """Maximum over each row [B]."""
     return jnp.max(x.reshape(x.shape[0], -1), axis=1)
 
 
 def _iterate(correct: Callable, s, iterations: int, tolerance):
-    """s, error_B, count: `correct(s) -> s, error of the s that it was given [B]` until every error is small."""
+    """(s, error_B, count): iterate `correct(s) -> (corrected s, error_B before the correction)` until all errors are small."""
 
     def going_on(carry):
         _, error_B, count = carry
@@ -156,18 +156,18 @@ _solve.defvjp(_solve_forward, _solve_backward)
 
 
 def solve(f: Recurrence, first, xs: tuple, weights, pos_BT, iterations: int = ITERATIONS):
-    """(states [B, T, ..., K, P], iterations that were run) from the state `first` [B, ..., K, P]; T >= 1.
+    """(states [B, T, ..., K, P], number of iterations run), from the initial state `first` [B, ..., K, P]; T >= 1.
 
-    xs are clean of padding; everything is in one dtype. Rows that did not converge are NaN.
+    xs must be zero at padding, and all arrays of one dtype. Rows that did not converge are NaN.
     """
     return _compiled(f, iterations, first, xs, weights, pos_BT)
 
 
-_compiled = jax.jit(_solve, static_argnums=(0, 1))  # one program for those who call it outside jit
+_compiled = jax.jit(_solve, static_argnums=(0, 1))  # for callers outside jit
 
 
 def _checked(y, name: str):
-    """y; raises UserError if it is known here (outside jit, vmap and grad) and a row of it did not converge."""
+    """y; raises UserError if its values are concrete (outside jit, vmap and grad) and a row did not converge."""
     if not isinstance(y, jax.core.Tracer) and bool(jnp.any(jnp.isnan(y))):
         raise UserError(
             f"the states of {name} did not converge in {ITERATIONS} Newton iterations, or its inputs are not finite; run it in "
@@ -177,9 +177,10 @@ def _checked(y, name: str):
 
 
 class Op(NamedTuple):
-    """What an op brings to the forms below.
+    """What an op defines to get the forms below.
 
-    prepare(*xs, state, pos, **weights) -> clean (xs, weights, first s, pos_BT) in the accumulation dtype; unpack(s) -> state.
+    prepare(*xs, state, pos, **weights) -> (xs, weights, first s, pos_BT), in the accumulation dtype, zero at padding.
+    unpack(s) -> state.
     """
 
     name: str
@@ -212,9 +213,9 @@ def parallel(op: Op, *xs, state, pos, **weights):
 
 
 def chunkwise(op: Op, *xs, state, pos, chunk: int, **weights):
-    """Newton's method inside each chunk, the state carried between; only the states are kept for the backward pass.
+    """Newton's method inside each chunk; the state is carried between chunks. Only states are stored for the backward pass.
 
-    A chunk of fewer than ITERATIONS tokens converges even where the recurrence is chaotic, as long as nothing overflows.
+    A chunk of fewer than ITERATIONS tokens converges even for a chaotic recurrence, unless values overflow.
     """
     inputs, _, first, pos_BT = op.prepare(*xs, state=state, pos=pos, **weights)
     if xs[0].shape[1] == 0:

@@ -1,9 +1,9 @@
-"""Time, shared by every op: positions that reset and pad, and the two ways to cut a sequence.
+"""Time handling shared by all ops: document starts, padding, and the loops over tokens and over chunks.
 
-`pos` [B, T] int32 is the position of a token in its document. START begins a document: the state is forgotten. PAD is
-padding: the state passes through and the output is zero; within one call PAD is only the suffix of a row. A reset is a
-mask on segment numbers, never a huge negative log-decay: a cumulative sum that has swallowed -1e30 no longer holds
-the small decays around it.
+`pos` [B, T] int32 is the position of a token in its document. START begins a document: the state is reset. PAD is
+padding: the state is unchanged and the output is zero; within one call only the end of a row may be PAD. A reset is a
+mask on segment numbers, never a huge negative log-decay: adding -1e30 to a cumulative sum would round away the small
+decays around it.
 """
 
 import jax
@@ -14,21 +14,22 @@ PAD = -1
 
 
 def accumulation_dtype(*arrays: jax.Array) -> jnp.dtype:
-    """The dtype of states, norms and decay sums: float32, or float64 when the inputs are."""
+    """The dtype of states, norms and decay sums: float64 if an input is float64, else float32."""
     return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
 
 
 def positions(pos: jax.Array | None, x: jax.Array) -> jax.Array:
-    """`pos`, or for None an array that neither starts nor pads (its masks are constants that XLA folds away)."""
+    """`pos`, or for None an array [B, T] without starts or padding, whose masks XLA folds to constants."""
     return jnp.full(x.shape[:2], START + 1, jnp.int32) if pos is None else pos
 
 
 def valid(pos_BT: jax.Array) -> jax.Array:
+    """[B, T] bool: not padding."""
     return pos_BT >= 0
 
 
 def segments(pos_BT: jax.Array) -> jax.Array:
-    """Number of the document of each token within this call; 0 is the one that continues the incoming state."""
+    """[B, T] int32: document number of each token within this call; document 0 continues the incoming state."""
     return jnp.cumsum(pos_BT == START, axis=1, dtype=jnp.int32)
 
 
@@ -38,31 +39,31 @@ def expand(mask: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def select(mask: jax.Array, x: jax.Array, otherwise=0) -> jax.Array:
-    """x where `mask` (of x's leading axes), `otherwise` elsewhere; its gradient under the mask is exactly zero."""
+    """x where `mask` (over x's leading axes) is true, else `otherwise`; masked elements have exactly zero gradient."""
     return jnp.where(expand(mask, x), x, otherwise)
 
 
 def clean(pos_BT: jax.Array, *xs: jax.Array) -> tuple[jax.Array, ...]:
-    """Inputs with zeros under padding, so that no garbage there, NaN included, reaches a product or a gradient."""
+    """Inputs with padding set to zero, so that its values, NaN included, reach no product and no gradient."""
     return tuple(select(valid(pos_BT), x) for x in xs)
 
 
 def last_segment(pos_BT: jax.Array) -> jax.Array:
-    """[B, T] bool: real tokens of the document that the final state belongs to."""
+    """[B, T] bool: tokens of the row's last document, without padding. The final state belongs to this document."""
     seg_BT = segments(pos_BT)
     return (seg_BT == seg_BT[:, -1:]) & valid(pos_BT)
 
 
 def continues(pos_BT: jax.Array) -> jax.Array:
-    """[B] bool: the incoming state survives this call (no document starts in it)."""
+    """[B] bool: no document starts in this call, so the incoming state is not reset."""
     return ~jnp.any(pos_BT == START, axis=1)
 
 
 def scan_time(step, state, xs, pos_BT, unroll: int = 1, empty=None):
-    """The recurrent form: `step(state, *x_t) -> (state, y_t)` over axis 1, with resets and padding handled here.
+    """The recurrent form: scans `step(state, *x_t) -> (state, y_t)` over axis 1 and handles resets and padding.
 
-    The state's leading axis is the batch. A document's first token meets the `empty` state, zeros unless given;
-    padding leaves the state alone and yields zeros.
+    The leading axis of the state is the batch. At the first token of a document the state is reset to `empty` (default:
+    zeros). At padding the state is unchanged and the output is zero. Returns (y [B, T, ...], final state).
     """
     xs = clean(pos_BT, *xs)
     empty = jax.tree.map(jnp.zeros_like, state) if empty is None else empty
@@ -80,7 +81,7 @@ def scan_time(step, state, xs, pos_BT, unroll: int = 1, empty=None):
 
 
 def split_chunks(chunk: int, pos_BT: jax.Array, *xs: jax.Array) -> tuple[jax.Array, ...]:
-    """[B, T, ...] -> [T / C, B, C, ...], the last chunk filled up with PAD and zeros."""
+    """[B, T, ...] -> [ceil(T / C), B, C, ...]; the last chunk is filled with PAD in `pos` and zeros elsewhere."""
     extra = -pos_BT.shape[1] % chunk
 
     def cut(x, fill):
@@ -91,16 +92,16 @@ def split_chunks(chunk: int, pos_BT: jax.Array, *xs: jax.Array) -> tuple[jax.Arr
 
 
 def join_chunks(y: jax.Array, time: int) -> jax.Array:
-    """[T / C, B, C, ...] -> [B, T, ...], the filling cut off."""
+    """Inverse of `split_chunks`: [ceil(T / C), B, C, ...] -> [B, T, ...]."""
     y = jnp.moveaxis(y, 0, 1)
     return y.reshape(y.shape[0], -1, *y.shape[3:])[:, :time]
 
 
 def scan_chunks(form, state, xs, pos_BT, chunk: int, remat: bool = True):
-    """The chunkwise form of any op: `form(*xs, state=, pos=)` on chunks of `chunk` tokens, the state carried between.
+    """The chunkwise form of any op: scans `form(*xs, state=, pos=)` over chunks of `chunk` tokens and carries the state.
 
-    With `remat` the backward pass keeps only the states between chunks and computes a chunk's inside again. One chunk is just
-    `form`.
+    With `remat` only the states between chunks are stored for the backward pass, which recomputes the rest. If T <= chunk
+    this is a single call of `form`. Returns (y [B, T, ...], final state).
     """
     time = pos_BT.shape[1]
     if 0 < time <= chunk:

@@ -2,14 +2,14 @@
 
     y_t = sum_s softmax_s(scale q_t . k_s) v_s,   s over the tokens of the document with t - window < s <= t
 
-Vaswani et al. 2017 (arXiv:1706.03762, eq. 1); grouped queries: Ainslie et al. 2023 (arXiv:2305.13245), H query heads share
-G key/value heads; the chunkwise form is the online softmax of Milakov & Gimelshein 2018 (arXiv:1805.02867) over blocks, as in
-FlashAttention (Dao et al. 2022, arXiv:2205.14135, algorithm 1), so that its memory is linear in T.
+Vaswani et al. 2017 (arXiv:1706.03762, eq. 1). Grouped queries (Ainslie et al. 2023, arXiv:2305.13245): H query heads share G
+key/value heads. The chunkwise form is the online softmax of Milakov & Gimelshein 2018 (arXiv:1805.02867) over blocks, as in
+FlashAttention (Dao et al. 2022, arXiv:2205.14135, algorithm 1); its memory is linear in T.
 
-State: the document's last S keys and values. Token n of the document, counted from 0 at START and not by padding, lies in
-slot n mod S; slots without a token are zero. S is the `context` given to `init_state`, or the window. Without a window,
-tokens past S would overwrite others that are still attended: `LM.__call__` refuses them. `state=None` without a window
-returns a state of S = T slots. Scores and sums are in the accumulation dtype.
+State: the last S keys and values of the document. Token n of the document (from 0 at START, padding not counted) is stored in
+slot n mod S; empty slots are zero. S is the `context` given to `init_state`, or the window. Without a window, tokens beyond S
+would overwrite keys that are still attended to; `LM.__call__` raises an error then. `state=None` without a window returns a
+state of S = T slots. Scores and sums are in the accumulation dtype.
 """
 
 from typing import NamedTuple
@@ -63,7 +63,7 @@ def _empty(k_BTGK, v_BTGV, size) -> AttentionState:
 
 
 def indices(count_B, pos_BT):
-    """Index of each token in its document [B, T], and the first index [B] of those that the last document has here."""
+    """(index of each token in its document [B, T], index [B] of the last document's first token in this call)."""
     seg_BT, rank_BT = _time.segments(pos_BT), jnp.cumsum(_time.valid(pos_BT), axis=1, dtype=jnp.int32) - 1
     start_BT = jax.lax.cummax(jnp.where(pos_BT == _time.START, rank_BT, 0), axis=1)
     n_BT = rank_BT - start_BT + jnp.where(seg_BT == 0, count_B[:, None], 0)
@@ -71,12 +71,12 @@ def indices(count_B, pos_BT):
 
 
 def next_state(state: AttentionState, k_BTGK, v_BTGV, pos_BT) -> AttentionState:
-    """The ring buffer after these tokens: each slot takes the newest token that belongs there. T >= 1."""
+    """The ring buffer after these tokens; each slot holds the newest token with that n mod S. T >= 1."""
     time, size = k_BTGK.shape[1], state.k_BSGK.shape[1]
     n_BT, first_B = indices(state.count_B, pos_BT)
     count_B = jnp.max(jnp.where(_time.last_segment(pos_BT), n_BT + 1, first_B[:, None]), axis=1)
     n_BS = count_B[:, None] - 1 - (count_B[:, None] - 1 - jnp.arange(size)) % size  # the token of each slot, < 0: none
-    t0_B = jnp.argmax(jnp.where(pos_BT == _time.START, jnp.arange(time) + 1, 0), axis=1)  # the last document's first
+    t0_B = jnp.argmax(jnp.where(pos_BT == _time.START, jnp.arange(time) + 1, 0), axis=1)  # first token of the last document
     t_BS = jnp.clip(t0_B[:, None] + n_BS - first_B[:, None], 0, time - 1)
     new_BS = n_BS >= first_B[:, None]
 
@@ -95,16 +95,16 @@ def _slots(count_B, size: int):
 
 
 class Keys(NamedTuple):
-    """Everything a query may look at: the state's slots, then this call's tokens."""
+    """The keys a query may attend to: the slots of the state, then the tokens of this call."""
 
     k_BSGK: jax.Array
     v_BSGV: jax.Array
-    n_BS: jax.Array  # index in the document; negative: nobody may look
+    n_BS: jax.Array  # index in the document; negative: masked for all queries
     seg_BS: jax.Array  # document number within the call
 
 
 def gather_keys(state: AttentionState | None, k_BTGK, v_BTGV, pos_BT) -> tuple[jax.Array, jax.Array, Keys]:
-    """The queries' indices and document numbers [B, T], and the keys: those of the state (none for None) and our own."""
+    """(indices of the queries, their document numbers, both [B, T], keys of the state, if any, and of this call)."""
     count_B = jnp.zeros(k_BTGK.shape[:1], jnp.int32) if state is None else state.count_B
     n_BT, _ = indices(count_B, pos_BT)
     seg_BT = _time.segments(pos_BT)
@@ -143,10 +143,10 @@ def _finish(y_BGRTV, pos_BT, dtype):
 
 
 def recurrent(q_BTHK, k_BTGK, v_BTGV, *, state=None, pos=None, window=None, scale=None, chunk: int = 1024):
-    """One token after another: write it into its slot, then look at the buffer.
+    """One token after another: write its key and value into the ring buffer, then attend to the buffer.
 
-    A single token is written in place and looks at blocks of `chunk` slots, those that hold a token it may see. Its `state`
-    may be a `Layered` stack; then that is what comes back.
+    For T = 1 the state is updated in place, and only the blocks of `chunk` slots that hold a visible token are read. `state`
+    may then be a `Layered` stack, which is returned.
     """
     if q_BTHK.shape[1] == 1 and state is not None:
         return _one_token(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale, chunk)
@@ -174,14 +174,14 @@ def _write(state: AttentionState, k_BGK, v_BGV) -> AttentionState:
 
 
 def _look(q_BTHK, n_BT, keys: Keys, window, scale, acc):
-    """[B, T, H, V]: queries with index n_BT in the document of all keys."""
+    """y [B, T, H, V] for queries with index n_BT, all in the same document as the keys."""
     scores = _scores(q_BTHK, keys, _mask(n_BT, jnp.zeros_like(n_BT), keys, window), scale, acc)
     y_BGRTV = _weighted(jax.nn.softmax(scores, axis=-1), keys.v_BSGV, acc)
     return jnp.moveaxis(y_BGRTV, 3, 1).reshape(*q_BTHK.shape[:3], -1)
 
 
 def _one_token(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale, chunk):
-    """The recurrent form of one token. Of a large state nothing is copied but the blocks that are looked at."""
+    """The recurrent form for T = 1. Only the blocks of the state that are read are copied."""
     layered = isinstance(state, Layered)
     stack, layer = state if layered else (jax.tree.map(lambda x: x[None], state), jnp.int32(0))
     alike = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), stack)
@@ -192,7 +192,7 @@ def _one_token(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale, chunk):
     count_B, slot_B = before_B + real_B, before_B % size
 
     def write(x_LBSGK, new_BGK):
-        # A document's first token forgets the row: its slots become zero. Without such a token nothing is read or written.
+        # The first token of a document sets all slots of its row to zero; otherwise they are not touched.
         clear = lambda x: x.at[layer].set(_time.select(~starts_B, x[layer]))  # noqa: E731
         x_LBSGK = jax.lax.cond(jnp.any(starts_B), clear, lambda x: x, x_LBSGK)
         new_BGK = jnp.where(_time.expand(real_B, new_BGK), new_BGK.astype(x_LBSGK.dtype), x_LBSGK[layer, row_B, slot_B])
@@ -201,7 +201,7 @@ def _one_token(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale, chunk):
     stack = AttentionState(
         write(stack.k_BSGK, k_BTGK[:, 0]), write(stack.v_BSGV, v_BTGV[:, 0]), stack.count_B.at[layer].set(count_B)
     )
-    seen_B = jnp.maximum(count_B, 1)  # a padded row without tokens looks at a slot of zeros: no softmax over nothing
+    seen_B = jnp.maximum(count_B, 1)  # a row without tokens attends to one zero slot: an empty softmax would be NaN
     n_B1, n_BS = seen_B[:, None] - 1, _slots(seen_B, size)
     if size <= chunk:
         keys = Keys(stack.k_BSGK[layer], stack.v_BSGV[layer], n_BS, jnp.zeros_like(n_BS))
@@ -213,7 +213,8 @@ def _one_token(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale, chunk):
 
 
 def _look_in_blocks(q_BTHK, n_BT, stack: AttentionState, layer, n_BS, window, scale, acc, chunk):
-    """`_look` at one layer of the stack, `chunk` slots at a time. The last block ends with the buffer and masks what was seen."""
+    """`_look` for one layer of the stack, `chunk` slots at a time. The last block is aligned to the end of the buffer; slots
+    that an earlier block has read are masked in it."""
     batch, size = n_BS.shape
 
     def first(i):
@@ -250,16 +251,16 @@ def parallel(q_BTHK, k_BTGK, v_BTGV, *, state=None, pos=None, window=None, scale
     acc = _time.accumulation_dtype(q_BTHK, v_BTGV)
     n_BT, seg_BT, keys = gather_keys(state, k_BTGK, v_BTGV, pos_BT)
     scores = _scores(q_BTHK, keys, _mask(n_BT, seg_BT, keys, window), scale, acc)
-    scores = jnp.where(_time.valid(pos_BT)[:, None, None, :, None], scores, 0)  # no softmax over nothing: NaN gradients
+    scores = jnp.where(_time.valid(pos_BT)[:, None, None, :, None], scores, 0)  # an empty softmax has NaN gradients
     y_BTHV = _finish(_weighted(jax.nn.softmax(scores, axis=-1), keys.v_BSGV, acc), pos_BT, q_BTHK.dtype)
     before = _empty(k_BTGK, v_BTGV, _size(None, window, q_BTHK.shape[1])) if state is None else state
     return y_BTHV, next_state(before, k_BTGK, v_BTGV, pos_BT)
 
 
 def _online_softmax(q_BCHK, n_BC, seg_BC, blocks, visible, keys_of, sizes, window, scale, acc):
-    """One block of queries against `blocks` of keys -> [B, G, R, C, V], never holding the scores of more than one of them.
+    """Output [B, G, R, C, V] of one block of queries over `blocks` of keys; scores are held for one block of keys at a time.
 
-    keys_of(block) -> Keys; visible(block): whether any query sees any of them, otherwise they cost nothing. sizes: G, V.
+    keys_of(block) -> Keys; visible(block): whether any query sees a key of the block, which is skipped if not. sizes: (G, V).
     """
     batch, time, heads, _ = q_BCHK.shape
     kv_heads, value_size = sizes
@@ -269,7 +270,7 @@ def _online_softmax(q_BCHK, n_BC, seg_BC, blocks, visible, keys_of, sizes, windo
         keys = keys_of(block)
         scores = _scores(q_BCHK, keys, _mask(n_BC, seg_BC, keys, window), scale, acc)
         new_top = jax.lax.stop_gradient(jnp.maximum(top, jnp.max(scores, axis=-1)))  # the result does not depend on it
-        shift = jnp.where(jnp.isneginf(new_top), 0, new_top)  # nothing seen yet: exp(-inf - 0) = 0 and no NaN
+        shift = jnp.where(jnp.isneginf(new_top), 0, new_top)  # no visible key yet: exp(-inf - 0) = 0, not NaN
         p_BGRCS, keep = jnp.exp(scores - shift[..., None]), jnp.exp(top - shift)
         total = keep * total + jnp.sum(p_BGRCS, axis=-1)
         return new_top, total, keep[..., None] * y_BGRCV + _weighted(p_BGRCS, keys.v_BSGV, acc)
@@ -284,13 +285,13 @@ def _online_softmax(q_BCHK, n_BC, seg_BC, blocks, visible, keys_of, sizes, windo
 
 
 def chunkwise(q_BTHK, k_BTGK, v_BTGV, *, state=None, pos=None, window=None, scale=None, chunk: int = 128):
-    """Blocks of `chunk` queries against blocks of `chunk` keys with an online softmax; gradients compute scores again."""
+    """Blocks of `chunk` queries by blocks of `chunk` keys with an online softmax; the backward pass recomputes the scores."""
     if q_BTHK.shape[1] <= chunk:
         return parallel(q_BTHK, k_BTGK, v_BTGV, state=state, pos=pos, window=window, scale=scale)
     scale, q_BTHK, k_BTGK, v_BTGV, pos_BT = _prepare(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale)
     acc, time = _time.accumulation_dtype(q_BTHK, v_BTGV), q_BTHK.shape[1]
     n_BT, seg_BT, keys = gather_keys(state, k_BTGK, v_BTGV, pos_BT)
-    # split_chunks fills up with -1 where the position goes: as a key's index that is "nobody may look".
+    # split_chunks pads its first argument with -1, which as a key index means masked.
     n_ZBC, *rest = _time.split_chunks(chunk, keys.n_BS, keys.k_BSGK, keys.v_BSGV, keys.seg_BS)
     chunks = Keys(rest[0], rest[1], n_ZBC, rest[2])
 
@@ -325,7 +326,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
 
 
 def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
-    """In place of decays, differences between scores: none, small ones, some of 50, and all of these."""
+    """The log-decays of `stresses` become score differences: none, small, about 50, and a mix of these."""
     base = example(key, batch, time, dtype)
     q_BTHK, *kv = base.xs
 

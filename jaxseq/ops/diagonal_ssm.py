@@ -1,14 +1,14 @@
-"""A state space model with a diagonal matrix that does not change with time: S4D's, H3's, and a filter in modal form.
+"""A time-invariant state space model with a diagonal matrix: S4D, H3, and filters in modal form.
 
     x_t = p * x_{t-1} + b u_t               p, b, c in C^N for each channel
-    y_t = Re sum_n c_n x_{t,n} + d u_t      that is, the filter h_t = Re sum_n c_n p_n^t b_n and a skip
+    y_t = Re sum_n c_n x_{t,n} + d u_t      that is, a filter h_t = Re sum_n c_n p_n^t b_n and a skip connection
 
-Gu et al. 2022 (arXiv:2206.11893, eq. 2 and 3, after discretisation, which is the mixer's; conjugate pairs are one n, and the
-factor 2 in front of Re belongs to c); Massaroli et al. 2023 (arXiv:2310.18780, eq. 3.1 and 3.2) with p the poles, c the
-residues, b = 1. All complex arrays are real ones of M = 2N: real parts, then imaginary parts. |p| <= 1, or long rows overflow.
+Gu et al. 2022 (arXiv:2206.11893, eq. 2 and 3). The mixer discretises. Each conjugate pair is one n, and c includes the factor 2
+in front of Re. Massaroli et al. 2023 (arXiv:2310.18780, eq. 3.1 and 3.2): p are the poles, c the residues, b = 1. A complex array
+is stored as M = 2N real numbers: real parts, then imaginary parts. |p| <= 1 is required, or long rows overflow.
 
-State: x_BDM in the accumulation dtype, in which everything is computed. Resets are exact in every form: what would cross a
-document's border is never added, instead of being subtracted again (see `_convolution`).
+State: x_BDM in the accumulation dtype, in which everything is computed. Resets are exact in all forms: contributions across
+document borders are masked out before they are summed (see `_convolution`).
 """
 
 from typing import NamedTuple
@@ -27,14 +27,14 @@ class DiagonalSSMState(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a segment of input does to any state: x -> A x + x'."""
+    """Effect of a segment on the incoming state: x -> A x + x'."""
 
-    A_BDM: jax.Array  # p to the number of tokens; 0 if a document starts in the segment
+    A_BDM: jax.Array  # p^(number of tokens); 0 if a document starts in the segment
     x_BDM: jax.Array
 
 
 def init_state(batch: int, width: int, size: int, dtype=jnp.float32) -> DiagonalSSMState:
-    """`size`: N complex numbers a channel."""
+    """The empty state; `size` is N, the number of complex state values per channel."""
     return DiagonalSSMState(jnp.zeros((batch, width, 2 * size), _time.accumulation_dtype(jnp.zeros((), dtype))))
 
 
@@ -74,7 +74,7 @@ def _finish(y_BTD, u_BTD, d_D, pos_BT, dtype):
 
 
 def parallel(u_BTD, *, p_DM, b_DM, c_DM, d_D, state=None, pos=None):
-    """The convolution of the whole row with the filter h, by FFTs; log T steps."""
+    """Convolution of the whole row with the filter h by FFTs; log T steps."""
     acc, pos_BT, (p_DM, b_DM, c_DM) = _prepare(u_BTD, p_DM, b_DM, c_DM, d_D, state, pos)
     if u_BTD.shape[1] == 0:
         return u_BTD, _empty(u_BTD, p_DM, acc) if state is None else state
@@ -85,7 +85,7 @@ def parallel(u_BTD, *, p_DM, b_DM, c_DM, d_D, state=None, pos=None):
 
 
 def chunkwise(u_BTD, *, p_DM, b_DM, c_DM, d_D, state=None, pos=None, chunk: int = 64):
-    """The convolution inside each chunk, the state carried between; memory linear in T."""
+    """Convolution inside each chunk; the state is carried between chunks. Memory is linear in T."""
     acc, pos_BT, (p_DM, b_DM, c_DM) = _prepare(u_BTD, p_DM, b_DM, c_DM, d_D, state, pos)
     state = _empty(u_BTD, p_DM, acc) if state is None else state
     if u_BTD.shape[1] == 0:
@@ -99,7 +99,7 @@ FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
 def summary(u_BTD, *, p_DM, b_DM, c_DM, d_D, pos=None) -> Summary:
-    """p^T, and the state that the segment alone leaves behind. T >= 1."""
+    """p^T, and the state after the segment starting from zero. T >= 1."""
     acc, pos_BT, (p_DM, b_DM, _) = _prepare(u_BTD, p_DM, b_DM, c_DM, d_D, None, pos)
     ones_BDM = _empty(u_BTD, p_DM, acc).x_BDM.at[..., : p_DM.shape[1] // 2].set(1)
     A_BDM = _lti.advance(DIAGONAL, p_DM, ones_BDM, jnp.sum(_time.valid(pos_BT), axis=1), u_BTD.shape[1])
@@ -119,7 +119,7 @@ def apply(summary: Summary, state: DiagonalSSMState) -> DiagonalSSMState:
 def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
     width, size = 5, 3
     keys = jax.random.split(key, 7)
-    part_DM = jax.random.uniform(keys[0], (width, 2 * size), dtype, 0.55, 0.69)  # |p| < 1 in whichever pairs
+    part_DM = jax.random.uniform(keys[0], (width, 2 * size), dtype, 0.55, 0.69)  # |p| < 1 for any pairing
     p_DM = part_DM * jax.random.rademacher(keys[1], part_DM.shape, dtype)
     b_DM, c_DM = (jax.random.normal(k, p_DM.shape, dtype) for k in keys[2:4])
     weights = {"p_DM": p_DM, "b_DM": b_DM, "c_DM": c_DM, "d_D": jax.random.normal(keys[4], (width,), dtype)}

@@ -3,12 +3,12 @@
     x'(t) = A x(t) + b u(t),   y(t) = 2 Re c x(t) + d u(t),   A = diag(lam) - P P*          (arXiv:2111.00396, §3, eq. 1 and 6)
     x_t = (2/dt - A)^-1 ((2/dt + A) x_{t-1} + 2 b u_t),   y_t = 2 Re c x_t + d u_t          (eq. 3)
 
-for each channel, x in C^N being half of N conjugate pairs: P* x sums over both halves and is the real number 2 Re sum conj(P) x.
-The inverse is diagonal plus rank one (§C.1, Woodbury), so that a step costs O(N). Between chunks the matrix is needed as a
-whole: x is 2N real numbers then (real parts, imaginary parts), and A a real matrix of 2N x 2N, made by 2N such steps.
+for each channel. x in C^N holds one of each of N conjugate pairs, and P* x is the sum over both: the real number
+2 Re sum conj(P) x. The inverse is diagonal plus rank one (§C.1, Woodbury), so a step costs O(N). The parallel and chunkwise forms
+need the full matrix: x is then 2N real numbers (real parts, imaginary parts) and A a real 2N x 2N matrix, built by 2N steps.
 
-The filter is c A^t b from powers, not the paper's Cauchy product, which wants c (I - A^T) for the T at hand (see `_lti`): the
-same filter, of any length. `c` is the plain one. No `summary`: what a segment does to a state is a full matrix a channel and row.
+The filter c A^t b is computed from powers of A (see `_lti`). The paper's Cauchy kernel gives the same filter but needs
+c (I - A^T) for a given T; here `c` itself is the parameter. No `summary`: it would be a full matrix per channel and row.
 
 State: x_BDM in the accumulation dtype, in which everything is computed.
 """
@@ -29,7 +29,7 @@ class DPLRState(NamedTuple):
 
 
 class Step(NamedTuple):
-    """x -> D (E x - P P* x + 2 b u) with the inverse's diagonal D and its rank-one part; complex arrays of M numbers."""
+    """x -> (I - R P*) D (E x - P P* x + 2 b u), with D and R from the inverse; complex numbers as M = 2N real ones."""
 
     E_DM: jax.Array  # 2/dt + lam
     D_DM: jax.Array  # 1 / (2/dt - lam)
@@ -44,7 +44,7 @@ class Step(NamedTuple):
 
 
 def discretise(lam_DM: jax.Array, P_DM: jax.Array, dt_D: jax.Array) -> Step:
-    """The bilinear rule."""
+    """Discretise with step sizes dt by the bilinear rule (eq. 3)."""
     two_DN = jnp.broadcast_to(2 / dt_D[:, None], (lam_DM.shape[0], lam_DM.shape[1] // 2))
     two_DM = jnp.concatenate([two_DN, jnp.zeros_like(two_DN)], axis=1)
     below_DM = conjugate(two_DM - lam_DM)
@@ -56,7 +56,7 @@ def discretise(lam_DM: jax.Array, P_DM: jax.Array, dt_D: jax.Array) -> Step:
 
 
 def init_state(batch: int, width: int, size: int, dtype=jnp.float32) -> DPLRState:
-    """`size`: N complex numbers a channel."""
+    """The empty state; `size` is N, the number of complex state values per channel."""
     return DPLRState(jnp.zeros((batch, width, 2 * size), _time.accumulation_dtype(jnp.zeros((), dtype))))
 
 
@@ -76,7 +76,7 @@ def _prepare(u_BTD, lam_DM, P_DM, b_DM, c_DM, dt_D, d_D, state, pos):
 
 
 def recurrent(u_BTD, *, lam_DM, P_DM, b_DM, c_DM, dt_D, d_D, state=None, pos=None):
-    """One token after another, O(N) a channel."""
+    """One token after another; O(N) work per channel."""
     acc, pos_BT, move, b_DM, c_DM, state = _prepare(u_BTD, lam_DM, P_DM, b_DM, c_DM, dt_D, d_D, state, pos)
 
     def step(state, u_BD):
@@ -89,14 +89,14 @@ def recurrent(u_BTD, *, lam_DM, P_DM, b_DM, c_DM, dt_D, d_D, state=None, pos=Non
 
 
 def dense(step: Step, b_DM) -> tuple[jax.Array, jax.Array]:
-    """A [D, M, N] as real matrices, and what an input of 1 adds to the state."""
+    """(A as real matrices [D, M, N] with N = M here, the state [D, M] after an input of 1)."""
     width, size = b_DM.shape
     unit_NDM = jnp.broadcast_to(jnp.eye(size, dtype=b_DM.dtype)[:, None], (size, width, size))
     return jnp.transpose(step(unit_NDM), (1, 2, 0)), step(jnp.zeros_like(b_DM), b_DM)
 
 
 def whole(c_DM, length: int, *, lam_DM, P_DM, dt_D) -> jax.Array:
-    """c from c (I - A^length), A discrete: how the generating function of a filter of that length has it (§3.2, lemma C.3)."""
+    """c from c (I - A^length), A discrete: the form used by the truncated generating function (§3.2, lemma C.3)."""
     A_DMN, _ = dense(discretise(lam_DM, P_DM, dt_D), jnp.zeros_like(lam_DM))
     rest_DMN = jnp.eye(lam_DM.shape[1], dtype=A_DMN.dtype) - jnp.linalg.matrix_power(A_DMN, length)
     return conjugate(jnp.linalg.solve(jnp.swapaxes(rest_DMN, 1, 2), conjugate(c_DM)[..., None])[..., 0])
@@ -114,7 +114,7 @@ def _run(form, u_BTD, *, lam_DM, P_DM, b_DM, c_DM, dt_D, d_D, state, pos):
 
 
 def parallel(u_BTD, *, lam_DM, P_DM, b_DM, c_DM, dt_D, d_D, state=None, pos=None):
-    """The convolution of the whole row with the filter, by FFTs; log T steps."""
+    """Convolution of the whole row with the filter by FFTs; log T steps."""
 
     def form(A, b, c, u, x, pos):
         return _lti.parallel(DENSE, A, b, c, u, None if state is None else x, pos)
@@ -123,7 +123,7 @@ def parallel(u_BTD, *, lam_DM, P_DM, b_DM, c_DM, dt_D, d_D, state=None, pos=None
 
 
 def chunkwise(u_BTD, *, lam_DM, P_DM, b_DM, c_DM, dt_D, d_D, state=None, pos=None, chunk: int = 64):
-    """The convolution inside each chunk, the state carried between; memory linear in T."""
+    """Convolution inside each chunk; the state is carried between chunks. Memory is linear in T."""
 
     def form(*args):
         return _lti.chunkwise(DENSE, *args, chunk)

@@ -1,12 +1,12 @@
-"""The gated delta rule: DeltaNet with one decay a head (Yang et al. 2024, arXiv:2412.06464, eq. 10).
+"""The gated delta rule: DeltaNet with one decay per head (Yang et al. 2024, arXiv:2412.06464, eq. 10).
 
     S_t = a_t (I - beta_t k_t^T k_t) S_{t-1} + beta_t k_t^T v_t         S [K, V] per head
     y_t = q_t S_t
 
-The paper writes S transposed. log_a = log a_t <= 0; with log_a = 0 this is DeltaNet (arXiv:2406.06484). beta in (0, 1), or up
-to 2 where negative eigenvalues are wanted (Grazzi et al. 2024, arXiv:2411.12537). Keys come with length 1 and queries scaled,
-which the mixer does. q and k may have fewer heads G than v: each then serves the H / G heads of a group. State: S_BHKV in the
-accumulation dtype, in which everything is computed.
+The paper writes S transposed. log_a = log a_t <= 0; with log_a = 0 this is DeltaNet (arXiv:2406.06484). beta in (0, 1), or in
+(0, 2) to allow negative eigenvalues (Grazzi et al. 2024, arXiv:2411.12537). The mixer normalises keys to unit length and scales
+queries. q and k may have fewer heads G than v: each is shared by H / G heads. State: S_BHKV in the accumulation dtype, in which
+everything is computed.
 """
 
 import chex

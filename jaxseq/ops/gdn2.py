@@ -1,11 +1,11 @@
-"""The rule of Gated DeltaNet-2: what is erased and what is written have gates of their own, channel by channel.
+"""The update rule of Gated DeltaNet-2: a delta rule with separate erase and write gates per channel.
 
     S_t = (I - k_t^T (b_t * k_t)) diag(e^{log_w_t}) S_{t-1} + k_t^T (w_t * v_t)         S [K, V] per head
     y_t = q_t S_t
 
-With b = w = beta this is `kda`. log_w <= 0, one a key channel; b [.., K] gates what the key reads and so erases, w [.., V] what
-it writes. Keys come with length 1 and queries scaled, which the mixer does. q and k may have fewer heads G than v: each then
-serves the H / G heads of a group. State: S_BHKV in the accumulation dtype, in which everything is computed.
+With b = w = beta this is `kda`. log_w <= 0 per key channel; b [.., K] is the erase gate, w [.., V] the write gate. The mixer
+normalises keys to unit length and scales queries. q and k may have fewer heads G than v: each is shared by H / G heads.
+State: S_BHKV in the accumulation dtype, in which everything is computed.
 
 Source: fla.ops.gdn2 of flash-linear-attention 0.6 (its naive operator).
 """
@@ -47,7 +47,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
 
 
 def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
-    """"repeated": one key, which never decays and whose value each token replaces in full; "large": rate 1.9."""
+    """"repeated": all tokens have one key, log_w = 0 and beta = 1; "large": beta = 1.9."""
     base = example(key, batch, time, dtype)
     q, k, v, log_w, b, w = base.xs
     (one,) = repeated(k)

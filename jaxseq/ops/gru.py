@@ -1,11 +1,11 @@
 """Gated recurrent unit (Cho et al. 2014, arXiv:1406.1078), in the variant that cuDNN and torch compute.
 
     r, z = sigmoid(u_t + W h_{t-1} + b)
-    n = tanh(u_t + r (W h_{t-1} + b))          the reset gate acts after the product, so that b is inside it
+    n = tanh(u_t + r (W h_{t-1} + b))          the reset gate is applied after the product and the bias
     h_t = (1 - z) n + z h_{t-1},   y_t = h_t
 
-The op takes u = W_x x, the part that does not wait; gates are in torch's order r, z, n. Heads have recurrent matrices of their
-own; one head is the usual GRU. Forms as for the LSTM (`jaxseq.ops.lstm`), with K x K matrices.
+The op takes u = W_x x, which does not depend on the state; gates are in torch's order r, z, n. Each head has its own recurrent
+matrix; one head gives the usual GRU. Forms as for the LSTM (`jaxseq.ops.lstm`), with K x K matrices.
 
 State: h [B, H, K] in the accumulation dtype, in which everything is computed, products at full precision.
 """
@@ -30,10 +30,10 @@ def init_state(batch: int, heads: int, size: int, dtype=jnp.float32) -> GRUState
 
 
 def _gates(s, u, weights):
-    """What the step and its derivative share; s [..., H, K, 1] holds h, u is [..., H, 3, K]."""
+    """Gate activations, shared by the step and its derivative; s [..., H, K, 1] holds h, u is [..., H, 3, K]."""
     w_HKPJ, b_HPJ = weights
     a = b_HPJ + jnp.einsum("...hk,hkpj->...hpj", s[..., 0], w_HKPJ, precision="highest")
-    r, z = (_gated.sigmoids(u[..., n, :] + a[..., n, :]) for n in (0, 1))  # each with its difference from 1
+    r, z = (_gated.sigmoids(u[..., n, :] + a[..., n, :]) for n in (0, 1))  # each as (gate, 1 - gate)
     return s[..., 0], r, z, jnp.tanh(u[..., 2, :] + r[0] * a[..., 2, :]), a[..., 2, :]
 
 
@@ -43,14 +43,14 @@ def _step(s, xs, weights):
 
 
 def _slopes(s, xs, weights):
-    """d h_t / d h_{t-1} beside the gates; d h_t / d (W h_{t-1}) for the three gates [..., H, 3, K]."""
+    """d h_t / d h_{t-1} at fixed gates, and d h_t / d (W h_{t-1}) for the three gates [..., H, 3, K]."""
     h, (r, r_rest), (z, z_rest), n, a = _gates(s, xs[0], weights)
     of_n = z_rest * (1 - n * n)
     return z, jnp.stack([of_n * a * r * r_rest, (h - n) * z * z_rest, of_n * r], axis=-2)
 
 
 def _jacobian(s, xs, weights):
-    """[..., H, K, 1, K, 1]"""
+    """Jacobian of the step [..., H, K, 1, K, 1]."""
     z, of_a = _slopes(s, xs, weights)
     h_h = jnp.einsum("...hpj,hkpj->...hjk", of_a, weights[0], precision="highest")
     return (h_h + z[..., None] * jnp.eye(z.shape[-1], dtype=z.dtype))[..., None, :, None]
@@ -61,7 +61,7 @@ def _output(s, after, xs, weights):
 
 
 def _bound(first, xs):
-    """h_t is between h_{t-1} and a tanh."""
+    """h_t lies between h_{t-1} and n, and |n| < 1."""
     return jnp.maximum(jnp.abs(first[:, None]), 1)
 
 
@@ -87,7 +87,7 @@ def parallel(u_BTHPK, *, w_HKPJ, b_HPK, state=None, pos=None):
 
 
 def chunkwise(u_BTHPK, *, w_HKPJ, b_HPK, state=None, pos=None, chunk: int = 64):
-    """Newton's method inside each chunk, the state carried between."""
+    """Newton's method inside each chunk; the state is carried between chunks."""
     return _newton.chunkwise(OP, u_BTHPK, w_HKPJ=w_HKPJ, b_HPK=b_HPK, state=state, pos=pos, chunk=chunk)
 
 

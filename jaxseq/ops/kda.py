@@ -1,11 +1,11 @@
-"""Kimi Delta Attention: the gated delta rule with one decay a key channel (Kimi Team 2025, arXiv:2510.26692, eq. 1).
+"""Kimi Delta Attention: the gated delta rule with one decay per key channel (Kimi Team 2025, arXiv:2510.26692, eq. 1).
 
     S_t = (I - beta_t k_t^T k_t) diag(e^{log_w_t}) S_{t-1} + beta_t k_t^T v_t         S [K, V] per head
     y_t = q_t S_t
 
-log_w <= 0; beta in (0, 1), or up to 2 where negative eigenvalues are wanted. Keys come with length 1 and queries scaled, which
-the mixer does. q and k may have fewer heads G than v: each then serves the H / G heads of a group. State: S_BHKV in the
-accumulation dtype, in which everything is computed.
+log_w <= 0; beta in (0, 1), or in (0, 2) to allow negative eigenvalues. The mixer normalises keys to unit length and scales
+queries. q and k may have fewer heads G than v: each is shared by H / G heads. State: S_BHKV in the accumulation dtype, in which
+everything is computed.
 """
 
 import chex

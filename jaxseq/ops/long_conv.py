@@ -1,13 +1,13 @@
-"""Long causal convolution, one filter a channel, as long as one likes (Hyena, Poli et al. 2023, arXiv:2302.10866, §2 and 3).
+"""Long causal convolution, one filter of any length per channel (Hyena, Poli et al. 2023, arXiv:2302.10866, §2 and 3).
 
     y_t = sum_{j=0}^{W-1} w_j * x_{t-j} + skip * x_t,   x before the document = 0
 
-The exact recurrence of an arbitrary filter has no small state: it carries the last W - 1 inputs, O(W) of memory and of work a
-token. That is the truth of this op; a state of constant size takes a filter of another kind, a sum of exponentials
-(`diagonal_ssm`), to which a trained filter can be fitted with a measured error.
+The exact recurrence of an arbitrary filter needs the last W - 1 inputs as its state: O(W) memory and O(W) work per token. A state
+of constant size needs a filter that is a sum of exponentials (`diagonal_ssm`); a trained filter can be approximated by one, with
+a measured error.
 
 State: the last W - 1 inputs, oldest first, in the inputs' dtype; sums and FFTs are in the accumulation dtype. No `summary`: the
-state is a shift register, whose linear map says nothing beyond the inputs themselves.
+state is a shift register, so a summary would contain the inputs themselves.
 """
 
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from jaxseq.ops._example import Example, stresses
 
 
 class LongConvState(NamedTuple):
-    x_BSD: jax.Array  # the last W - 1 inputs, oldest first; zero where the document is younger
+    x_BSD: jax.Array  # the last W - 1 inputs, oldest first; zero before the document's start
 
 
 def init_state(batch: int, taps: int, width: int, dtype=jnp.float32) -> LongConvState:
@@ -65,7 +65,7 @@ def _register(x_BTD, state, pos_BT, slots: int) -> LongConvState:
 
 
 def parallel(x_BTD, *, w_WD, skip_D, state=None, pos=None):
-    """FFTs between halves, quarters, … of the row (see `_convolution`), and one FFT for what the state gives."""
+    """FFTs between parts of the row (see `_convolution`), and one FFT for the contribution of the state."""
     w_WD, pos_BT = _prepare(x_BTD, w_WD, skip_D, state, pos)
     (taps, width), time = w_WD.shape, x_BTD.shape[1]
     if time == 0:
@@ -80,10 +80,10 @@ def parallel(x_BTD, *, w_WD, skip_D, state=None, pos=None):
 
 
 def chunkwise(x_BTD, *, w_WD, skip_D, state=None, pos=None, chunk: int = 1024):
-    """Overlap-add: chunks of `chunk` tokens, each against itself and against the W - 1 inputs before it.
+    """Overlap-add: each chunk of `chunk` tokens is convolved with itself and with the W - 1 inputs before it.
 
-    Work is O(T / C * (W + C) log(W + C)) and every chunk's backward pass keeps W - 1 inputs, so that chunks want to be as
-    long as the filter; with less than one chunk of tokens this is `parallel`.
+    Work is O(T / C * (W + C) log(W + C)), and W - 1 inputs per chunk are stored for the backward pass: use chunks about as long
+    as the filter. If T <= chunk this is `parallel`.
     """
     _, pos_BT = _prepare(x_BTD, w_WD, skip_D, state, pos)
     if x_BTD.shape[1] <= chunk:
@@ -108,7 +108,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
 
 
 def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
-    """Decays are those of the taps."""
+    """The log-decays of `stresses` are used as logarithms of the taps."""
     base = example(key, batch, time, dtype)
     w_WD = base.weights["w_WD"]
     return stresses(key, base, w_WD.shape, lambda log_WD: base._replace(weights=base.weights | {"w_WD": jnp.exp(log_WD)}))

@@ -4,12 +4,12 @@
     c_t = f c_{t-1} + i g
     h_t = o tanh(c_t),   y_t = h_t
 
-The op takes u = W_x x, the part that does not wait; gates are in torch's order i, f, g, o. Heads have recurrent matrices of
-their own (the block-diagonal ones of Beck et al. 2024, arXiv:2405.04517, §2.2); one head is the usual LSTM.
+The op takes u = W_x x, which does not depend on the state; gates are in torch's order i, f, g, o. Each head has its own
+recurrent matrix (block-diagonal as in Beck et al. 2024, arXiv:2405.04517, §2.2); one head gives the usual LSTM.
 
-Gates look at h, so that the states solve a nonlinear equation: `parallel` finds all of them by Newton's method, which multiplies
-2K x 2K matrices, `chunkwise` those of one chunk at a time (`jaxseq.ops._newton`: its tolerance, its bound on iterations and what
-happens beyond).
+Gates depend on h, so the recurrence is nonlinear. `parallel` solves for all states by Newton's method, which multiplies 2K x 2K
+matrices; `chunkwise` solves one chunk at a time. See `jaxseq.ops._newton` for the tolerance, the limit on iterations and rows
+that do not converge.
 
 State: h and c [B, H, K] in the accumulation dtype, in which everything is computed, products at full precision.
 """
@@ -36,10 +36,10 @@ def init_state(batch: int, heads: int, size: int, dtype=jnp.float32) -> LSTMStat
 
 
 def _gates(s, u, weights):
-    """What the step and its derivative share; s [..., H, K, 2] holds h and c, u [..., H, 4, K]."""
+    """Gate activations, shared by the step and its derivative; s [..., H, K, 2] holds h and c, u [..., H, 4, K]."""
     w_HKPJ, b_HPJ = weights
     a = u + b_HPJ + jnp.einsum("...hk,hkpj->...hpj", s[..., 0], w_HKPJ, precision="highest")
-    i, f, o = (_gated.sigmoids(a[..., n, :]) for n in (0, 1, 3))  # each with its difference from 1
+    i, f, o = (_gated.sigmoids(a[..., n, :]) for n in (0, 1, 3))  # each as (gate, 1 - gate)
     g, c = jnp.tanh(a[..., 2, :]), s[..., 1]
     return i, f, g, o, c, f[0] * c + i[0] * g
 
@@ -58,7 +58,7 @@ def _slopes(s, xs, weights):
 
 
 def _jacobian(s, xs, weights):
-    """[..., H, K, 2, K, 2]"""
+    """Jacobian of the step [..., H, K, 2, K, 2]."""
     f, of_c, h_c, h_o = _slopes(s, xs, weights)
     eye = jnp.eye(f.shape[-1], dtype=f.dtype)
     c_h = jnp.einsum("...hpj,hkpj->...hjk", of_c, weights[0], precision="highest")
@@ -73,7 +73,7 @@ def _output(s, after, xs, weights):
 
 
 def _bound(first, xs):
-    """|h_t| < 1, |c_t| < |c_0| + t; padding hands on any h_0."""
+    """|h_t| < 1 and |c_t| < |c_0| + t; padding keeps h_0, which may be larger."""
     first = jnp.abs(first[:, None])
     t = jnp.arange(1, xs[0].shape[1] + 1, dtype=first.dtype).reshape(-1, 1, 1)
     h, c = jnp.broadcast_arrays(jnp.maximum(first[..., 0], 1), first[..., 1] + t)
@@ -102,7 +102,7 @@ def parallel(u_BTHPK, *, w_HKPJ, b_HPK, state=None, pos=None):
 
 
 def chunkwise(u_BTHPK, *, w_HKPJ, b_HPK, state=None, pos=None, chunk: int = 64):
-    """Newton's method inside each chunk, the state carried between."""
+    """Newton's method inside each chunk; the state is carried between chunks."""
     return _newton.chunkwise(OP, u_BTHPK, w_HKPJ=w_HKPJ, b_HPK=b_HPK, state=state, pos=pos, chunk=chunk)
 
 

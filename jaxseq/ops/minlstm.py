@@ -1,10 +1,10 @@
-"""The recurrence of minLSTM and minGRU, whose gates do not look at the state (Feng et al. 2024, arXiv:2410.01201).
+"""The recurrence of minLSTM and minGRU, whose gates do not depend on the state (Feng et al. 2024, arXiv:2410.01201).
 
     h_t = sigmoid(gate_t) h_{t-1} + sigmoid(-gate_t) v_t
 
-With forget and input gates f and i, minLSTM normalises them, f / (f + i) and i / (f + i) (§3.2.3), which is the sigmoid of
-log f - log i and of its opposite; minGRU (§3.1.3) has gate = -z. So the state stays a weighted mean of what it has seen. The
-values v, which the paper makes positive to take logarithms of, may have any sign: nothing is computed in logarithms here.
+minLSTM normalises its forget and input gates to f / (f + i) and i / (f + i) (§3.2.3): gate = log f - log i. minGRU (§3.1.3) has
+gate = -z. The state is therefore a weighted mean of the values so far. Departure: the paper makes v positive to compute in
+log space; here v may have any sign, because nothing is computed in log space.
 
 State: h_BD in the accumulation dtype, in which everything is computed. A document begins with h = 0.
 """
@@ -35,12 +35,12 @@ def parallel(v_BTD, gate_BTD, *, state=None, pos=None):
 
 
 def chunkwise(v_BTD, gate_BTD, *, state=None, pos=None, chunk: int = 256):
-    """An associative scan inside each chunk, the state carried between."""
+    """An associative scan inside each chunk; the state is carried between chunks."""
     return _linear.chunkwise(_affine, v_BTD, gate_BTD, state, pos, chunk)
 
 
 def summary(v_BTD, gate_BTD, *, pos=None) -> Summary:
-    """Product of the decays, and the state that the segment alone leaves behind. T >= 1."""
+    """Product of the decays, and the state after the segment starting from zero. T >= 1."""
     return _linear.summary(_affine, v_BTD, gate_BTD, pos)
 
 
@@ -51,7 +51,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
     def inputs(key, time):
         keys = jax.random.split(key)
         v_BTD = jax.random.normal(keys[0], (batch, time, 5), dtype)
-        return v_BTD, jax.random.normal(keys[1], (batch, time, 5), dtype) + 2  # the state lasts for some ten tokens
+        return v_BTD, jax.random.normal(keys[1], (batch, time, 5), dtype) + 2  # a memory of about ten tokens
 
     key_x, key_prefix = jax.random.split(key)
     v_BTD, gate_BTD = inputs(key_prefix, 32)

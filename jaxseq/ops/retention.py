@@ -5,11 +5,11 @@
 
 with S [K, V] per head. `log_a_BTH <= 0` is log a_t and may depend on the data, so that gated retention, GLA with scalar
 gates and Mamba-2's SSD are this op too (Dao & Gu 2024, arXiv:2405.21060, §7: there q = C, k = B, v = dt x, log a = dt A).
-q and k may have fewer heads G than v: each then serves the H / G heads of a group (SSD's groups). Rotation, scaling of k
-and normalisation belong to the mixer.
+q and k may have fewer heads G than v: each is shared by H / G heads (the groups of SSD). The mixer does the rotation, the
+scaling of k and the normalisation.
 
-State: S_BHKV in the accumulation dtype. Scores are products in the inputs' dtype summed in the accumulation dtype; decays
-are sums of logs in the accumulation dtype, each of just the tokens that it spans (`_decay`), masked before exp. The paper's
+State: S_BHKV in the accumulation dtype. Scores are products in the inputs' dtype summed in the accumulation dtype. Decays are
+sums of log-decays in the accumulation dtype, over only the tokens between s and t (`_decay`), masked before exp. The paper's
 xi and zeta (eq. 7) are `in_` and `out` below.
 """
 
@@ -28,10 +28,10 @@ class RetentionState(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a segment of input does to any state: S -> A S + S'."""
+    """Effect of a segment on the incoming state: S -> A S + S'."""
 
     A_BH: jax.Array  # total decay; 0 if a document starts in the segment
-    S_BHKV: jax.Array  # the state it leaves behind when it meets zero
+    S_BHKV: jax.Array  # S': the state after the segment, starting from zero
 
 
 def init_state(batch: int, heads: int, key_size: int, value_size: int, dtype=jnp.float32) -> RetentionState:
@@ -57,12 +57,12 @@ def _empty(q_BTGK, v_BTHV) -> RetentionState:
 
 
 def _spread(x, heads: int, axis: int):
-    """An array of groups as one of heads."""
+    """Repeat each of the G groups along `axis` for its H / G heads."""
     return x if x.shape[axis] == heads else jnp.repeat(x, heads // x.shape[axis], axis=axis)
 
 
 def _log_decay(log_a_BTH, pos_BT, acc):
-    """Log-decays, those of padding and starts being zero."""
+    """Log-decays, set to zero at padding and document starts."""
     return _time.select(pos_BT > _time.START, log_a_BTH.astype(acc))
 
 
@@ -82,7 +82,7 @@ def recurrent(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, *, state=None, pos=None):
 
 
 def _inside(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, pos_BT):
-    """Outputs [B, T, H, V] that come from the segment itself: (q k^T * D) v, D[t, s] = a_{s+1} ... a_t (eq. 5)."""
+    """Contribution [B, T, H, V] of the segment itself: (q k^T * D) v, D[t, s] = a_{s+1} ... a_t (eq. 5)."""
     time, seg_BT = pos_BT.shape[1], _time.segments(pos_BT)
     mask_BTS = (seg_BT[:, :, None] == seg_BT[:, None, :]) & jnp.tril(jnp.ones((time, time), bool))
     sums_BHTS = jax.vmap(jax.vmap(_decay.between))(jnp.moveaxis(log_a_BTH, 1, 2))
@@ -93,7 +93,7 @@ def _inside(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, pos_BT):
 
 
 def _from_state(q_BTGK, S_BHKV, log_a_BTH, pos_BT):
-    """Outputs [B, T, H, V] that come from the incoming state: a_1 ... a_t q_t S."""
+    """Contribution [B, T, H, V] of the incoming state: a_1 ... a_t q_t S."""
     in_BTH = _time.select(_time.segments(pos_BT) == 0, jnp.exp(jax.vmap(_decay.upto)(log_a_BTH)))
     S_BGRKV = S_BHKV.reshape(S_BHKV.shape[0], q_BTGK.shape[2], -1, *S_BHKV.shape[2:])  # R heads a group
     y_BTGRV = jnp.einsum("btgk,bgrkv->btgrv", q_BTGK.astype(S_BHKV.dtype), S_BGRKV)
@@ -111,7 +111,7 @@ def _summary(k_BTGK, v_BTHV, log_a_BTH, pos_BT) -> Summary:
 
 
 def summary(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, *, pos=None) -> Summary:
-    """Eq. 7's R_i = K^T (V * zeta), and the decay of the state before it. T >= 1."""
+    """R_i = K^T (V * zeta) of eq. 7, and the decay of the incoming state. T >= 1."""
     acc, pos_BT = _prepare(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, None, pos)
     k_BTGK, v_BTHV, log_a_BTH = _time.clean(pos_BT, k_BTGK, v_BTHV, log_a_BTH)
     return _summary(k_BTGK, v_BTHV, _log_decay(log_a_BTH, pos_BT, acc), pos_BT)
@@ -144,7 +144,7 @@ def parallel(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, *, state=None, pos=None):
 
 
 def chunkwise(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, *, state=None, pos=None, chunk: int = 64):
-    """Eq. 7: chunks of `chunk` tokens all at once, their states joined by an associative scan; memory linear in T."""
+    """Eq. 7: all chunks of `chunk` tokens at once; their states are combined by an associative scan. Memory is linear in T."""
     _, pos_BT = _prepare(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, state, pos)
     time = q_BTGK.shape[1]
     if time <= chunk:
@@ -158,7 +158,7 @@ def chunkwise(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, *, state=None, pos=None, chunk:
     totals = jax.lax.associative_scan(combine, jax.vmap(_summary)(k, v, log_a, pos_ZBC))
     after = jax.vmap(lambda total: apply(total, state).S_BHKV)(totals)
     before = jnp.concatenate([state.S_BHKV[None], after[:-1]])
-    inside = jax.checkpoint(jax.vmap(_inside))  # C x C weights computed again are cheaper than kept
+    inside = jax.checkpoint(jax.vmap(_inside))  # recomputing the C x C weights is cheaper than storing them
     y = inside(q, k, v, log_a, pos_ZBC) + jax.vmap(_from_state)(q, before, log_a, pos_ZBC)
     y_BTHV = _time.select(_time.valid(pos_BT), _time.join_chunks(y, time))
     return y_BTHV.astype(q_BTGK.dtype), RetentionState(after[-1])

@@ -1,9 +1,9 @@
-"""The recurrence of the RG-LRU (De et al. 2024, arXiv:2402.19427, §2.4, eq. 4): linear, with a decay per channel and token.
+"""The linear recurrence of the RG-LRU (De et al. 2024, arXiv:2402.19427, §2.4, eq. 4), with a decay per channel and token.
 
     h_t = a_t h_{t-1} + x_t,   y_t = h_t
 
-`log_a_BTD <= 0` is log a_t and depends on the data. x has had its input gate and the multiplier sqrt(1 - a_t^2), which is 1 at
-the first token of a document: it is a function of the position and so belongs to the mixer, here a start only forgets the state.
+`log_a_BTD <= 0` is log a_t and depends on the data. The mixer applies the input gate and the multiplier sqrt(1 - a_t^2) to x;
+the multiplier is 1 at the first token of a document. In this op a document start only resets the state.
 
 State: h [B, D] in the accumulation dtype, in which everything is computed.
 """
@@ -33,12 +33,12 @@ def parallel(x_BTD, log_a_BTD, *, state=None, pos=None):
 
 
 def chunkwise(x_BTD, log_a_BTD, *, state=None, pos=None, chunk: int = 256):
-    """An associative scan inside each chunk, the state carried between."""
+    """An associative scan inside each chunk; the state is carried between chunks."""
     return _linear.chunkwise(_affine, x_BTD, log_a_BTD, state, pos, chunk)
 
 
 def summary(x_BTD, log_a_BTD, *, pos=None) -> Summary:
-    """Product of the decays, and the state that the segment alone leaves behind. T >= 1."""
+    """Product of the decays, and the state after the segment starting from zero. T >= 1."""
     return _linear.summary(_affine, x_BTD, log_a_BTD, pos)
 
 

@@ -1,10 +1,10 @@
-"""The mean of a document so far: the pooling over a whole image or sequence, made causal.
+"""Running mean over the tokens of a document: the causal version of global average pooling.
 
     y_t = (x_1 + ... + x_t) / t
 
-It takes the place of the global average of squeeze-and-excitation (Hu et al. 2017, arXiv:1709.01507, eq. 2) and, on squares,
-of the norm over all positions in global response normalisation (Woo et al. 2023, arXiv:2301.00808, eq. 1) where later tokens
-must not be seen. State: the sum in the accumulation dtype, and how many tokens are in it.
+Causal models use it in place of the global average of squeeze-and-excitation (Hu et al. 2017, arXiv:1709.01507, eq. 2) and,
+applied to squares, of the norm over positions in global response normalisation (Woo et al. 2023, arXiv:2301.00808, eq. 1).
+State: the sum [B, D] in the accumulation dtype, and the number of tokens in it [B].
 """
 
 from typing import NamedTuple
@@ -23,7 +23,7 @@ class RunningMeanState(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a segment of input does to any state: it adds to it, or begins anew."""
+    """Effect of a segment on the incoming state: keep or reset it, then add the sum and the count."""
 
     keep_B: jax.Array  # bool: no document starts in the segment
     sum_BD: jax.Array
@@ -58,9 +58,9 @@ def recurrent(x_BTD, *, state=None, pos=None):
 
 
 def _inside(x_BTD, state, pos_BT):
-    """Means of one chunk [B, T, D] from its incoming state and itself: a product with a mask of zeros and ones.
+    """Running means [B, T, D] of one chunk: a product with a 0/1 mask, plus the incoming state.
 
-    The sums of a document are never a difference of two longer ones, which would carry another document's rounding.
+    Sums are never differences of longer cumulative sums, which would carry the rounding error of another document.
     """
     time, seg_BT = pos_BT.shape[1], _time.segments(pos_BT)
     mask_BTS = (seg_BT[:, :, None] == seg_BT[:, None]) & jnp.tril(jnp.ones((time, time), bool)) & _time.valid(pos_BT)[:, None]
@@ -78,7 +78,7 @@ def _summary(x_BTD, pos_BT) -> Summary:
 
 
 def summary(x_BTD, *, pos=None) -> Summary:
-    """Sum and number of the last document's tokens. T >= 1."""
+    """Sum and number of tokens of each row's last document. T >= 1."""
     acc, pos_BT, _ = _prepare(x_BTD, None, pos)
     return _summary(x_BTD.astype(acc), pos_BT)
 
@@ -96,7 +96,7 @@ def apply(summary: Summary, state: RunningMeanState) -> RunningMeanState:
 
 
 def parallel(x_BTD, *, state=None, pos=None):
-    """All chunks of 64 tokens at once, their states joined by an associative scan."""
+    """All chunks of 64 tokens at once; their states are combined by an associative scan."""
     acc, pos_BT, state = _prepare(x_BTD, state, pos)
     time = x_BTD.shape[1]
     if time == 0:
@@ -109,7 +109,7 @@ def parallel(x_BTD, *, state=None, pos=None):
 
 
 def chunkwise(x_BTD, *, state=None, pos=None, chunk: int = 64):
-    """One chunk after another, a product with a mask inside each; memory linear in T."""
+    """One chunk after another, with a masked product inside each; memory is linear in T."""
     _, pos_BT, state = _prepare(x_BTD, state, pos)
     if x_BTD.shape[1] == 0:
         return x_BTD, state
@@ -126,6 +126,6 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
 
 
 def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
-    """Nothing decays: these are values near 1, near 0, and both."""
+    """The op has no decay: the log-decays of `stresses` become inputs near 1, near 0, and both."""
     base = example(key, batch, time, dtype)
     return stresses(key, base, base.xs[0].shape, lambda log_BTD: base._replace(xs=(jnp.exp(log_BTD),)))

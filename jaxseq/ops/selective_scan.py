@@ -3,9 +3,9 @@
     h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t          h [D, N]
     y_t = C_t h_t + D x_t
 
-A is discretised by zero-order hold and B by Euler's rule, as in the released code: the paper's eq. 4 has ZOH for both.
-`dt_BTD > 0` has had its bias and softplus; `a_DN < 0`. State: h_BDN in the accumulation dtype, in which everything is
-computed. No form but `parallel` holds an array of [B, T, D, N].
+A is discretised by zero-order hold and B by Euler's rule, as in the released code; eq. 4 of the paper has zero-order hold for
+both. `dt_BTD > 0` is the step size after bias and softplus; `a_DN < 0`. State: h_BDN in the accumulation dtype, in which
+everything is computed. Only `parallel` materialises an array [B, T, D, N].
 """
 
 import functools
@@ -24,10 +24,10 @@ class SelectiveScanState(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a segment of input does to any state: h -> A h + h'."""
+    """Effect of a segment on the incoming state: h -> A h + h'."""
 
     A_BDN: jax.Array  # product of the decays; 0 if a document starts in the segment
-    h_BDN: jax.Array  # the state it leaves behind when it meets zero
+    h_BDN: jax.Array  # h': the state after the segment, starting from zero
 
 
 def init_state(batch: int, width: int, state_size: int, dtype=jnp.float32) -> SelectiveScanState:
@@ -50,9 +50,9 @@ def _prepare(x_BTD, dt_BTD, b_BTN, c_BTN, a_DN, d_D, state, pos):
 
 
 def _steps(x_BCD, dt_BCD, b_BCN, c_BCN, *, a_ND, state: jax.Array, pos):
-    """One token after another, from and to a state h_BND; everything is in the accumulation dtype.
+    """One token after another, with the state as h_BND; everything is in the accumulation dtype.
 
-    Padding, whose inputs are zero, is the identity by itself: decay exp(0), input 0.
+    Inputs are zero at padding, so the step is the identity there: decay exp(0), input 0.
     """
     keep_BC = (pos != _time.START).astype(x_BCD.dtype)
 
@@ -68,11 +68,11 @@ def _steps(x_BCD, dt_BCD, b_BCN, c_BCN, *, a_ND, state: jax.Array, pos):
 
 
 def recurrent(x_BTD, dt_BTD, b_BTN, c_BTN, *, a_DN, d_D, state=None, pos=None, chunk: int = 16):
-    """The definition, one token after another; the backward pass keeps every `chunk`-th state and those of one segment.
+    """The definition, one token after another; the backward pass stores every `chunk`-th state and recomputes the others.
 
-    On two CPU cores this is the fastest form: with float32, B16 T256 D128 N16, forward and with gradients, it took 8 and 53 ms,
-    a plain scan over time 17 and 215, the associative scan of `parallel` 421 and 1334. States are computed again from those
-    kept instead of being read back, decays likewise, and D comes last, so that the sum over N runs across vectors.
+    On two CPU cores this is the fastest form. With float32, B16 T256 D128 N16, it took 8 ms forward and 53 ms with gradients; a
+    plain scan over time took 17 and 215 ms, the associative scan of `parallel` 421 and 1334 ms. It is fast because states and
+    decays are recomputed instead of read back, and because D is the last axis, so that the sum over N is vectorised.
     """
     acc, pos_BT, state = _prepare(x_BTD, dt_BTD, b_BTN, c_BTN, a_DN, d_D, state, pos)
     if x_BTD.shape[1] == 0:
@@ -85,7 +85,7 @@ def recurrent(x_BTD, dt_BTD, b_BTN, c_BTN, *, a_DN, d_D, state=None, pos=None, c
 
 
 def _elements(x_BTD, dt_BTD, b_BTN, a_DN, pos_BT, acc) -> Summary:
-    """Every token as a summary of one: [B, T, D, N] twice. Padding is the identity (decay 1, input 0)."""
+    """The summary of each single token: two arrays [B, T, D, N]. Padding is the identity (decay 1, input 0)."""
     x_BTD, dt_BTD, b_BTN = (z.astype(acc) for z in _time.clean(pos_BT, x_BTD, dt_BTD, b_BTN))
     decay_BTDN = _time.select(pos_BT != _time.START, jnp.exp(dt_BTD[..., None] * a_DN.astype(acc)))
     return Summary(decay_BTDN, (dt_BTD * x_BTD)[..., None] * b_BTN[:, :, None])
@@ -101,7 +101,7 @@ def apply(summary: Summary, state: SelectiveScanState) -> SelectiveScanState:
 
 
 def summary(x_BTD, dt_BTD, b_BTN, c_BTN, *, a_DN, d_D, pos=None) -> Summary:
-    """Total decay exp(A sum dt), and the state that the segment alone leaves behind. T >= 1."""
+    """Total decay exp(A sum dt), and the state after the segment starting from zero. T >= 1."""
     acc, pos_BT, _ = _prepare(x_BTD, dt_BTD, b_BTN, c_BTN, a_DN, d_D, None, pos)
     _, state = recurrent(x_BTD, dt_BTD, b_BTN, c_BTN, a_DN=a_DN, d_D=d_D, pos=pos)
     dt_BTD = _time.select(_time.valid(pos_BT), dt_BTD).astype(acc)
@@ -110,7 +110,7 @@ def summary(x_BTD, dt_BTD, b_BTN, c_BTN, *, a_DN, d_D, pos=None) -> Summary:
 
 
 def parallel(x_BTD, dt_BTD, b_BTN, c_BTN, *, a_DN, d_D, state=None, pos=None):
-    """`jax.lax.associative_scan` over time: log T steps, [B, T, D, N] of memory."""
+    """`jax.lax.associative_scan` over time: log T steps; memory is O(B T D N)."""
     acc, pos_BT, state = _prepare(x_BTD, dt_BTD, b_BTN, c_BTN, a_DN, d_D, state, pos)
     if x_BTD.shape[1] == 0:
         return x_BTD, state
@@ -123,10 +123,10 @@ def parallel(x_BTD, dt_BTD, b_BTN, c_BTN, *, a_DN, d_D, state=None, pos=None):
 
 
 def chunkwise(x_BTD, dt_BTD, b_BTN, c_BTN, *, a_DN, d_D, state=None, pos=None, chunk: int = 64):
-    """An associative scan inside each chunk, the state carried between; the backward pass keeps T / C states only.
+    """An associative scan inside each chunk; the state is carried between chunks. The backward pass stores T / C states.
 
-    Unlike attention's, this recurrence has no product form that a matrix unit could take, so that a chunk in parallel does
-    log C times the work of `recurrent`: it is for devices that have more lanes than [B, D, N] fills.
+    Unlike linear attention, this recurrence cannot be written as matrix products. A chunk does log C times the work of
+    `recurrent`, so this form pays off only on devices with more parallelism than [B, D, N] uses.
     """
     _, pos_BT, state = _prepare(x_BTD, dt_BTD, b_BTN, c_BTN, a_DN, d_D, state, pos)
     if x_BTD.shape[1] == 0:

@@ -2,11 +2,11 @@
 
     y_t = bias + sum_{j=0}^{W-1} w_j * x_{t-j},   x before the document = 0
 
-`w_WD[j]` is the tap on the input j steps ago (torch's Conv1d stores the same taps in the opposite order). Written as W
-shifted multiply-adds: a grouped convolution's gradient is slow on every XLA backend. State: the last W-1 inputs, oldest
+`w_WD[j]` is the tap for the input j steps ago (torch's Conv1d stores the taps in reverse order). Computed as W shifted
+multiply-adds, because the gradient of a grouped convolution is slow on every XLA backend. State: the last W-1 inputs, oldest
 first, before bias and activation, in the inputs' dtype; products are summed in the accumulation dtype.
 
-No `summary`: the state is a shift register, whose linear map (a shift by T) says nothing beyond the inputs themselves.
+No `summary`: the state is a shift register, so a summary would contain the inputs themselves.
 """
 
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from jaxseq.ops._example import Example, stresses
 
 
 class ShortConvState(NamedTuple):
-    x_BWD: jax.Array  # the last W-1 inputs, oldest first; zero where the document is younger
+    x_BWD: jax.Array  # the last W-1 inputs, oldest first; zero before the document's start
 
 
 def init_state(batch: int, taps: int, width: int, dtype=jnp.float32) -> ShortConvState:
@@ -56,7 +56,7 @@ def recurrent(x_BTD, *, w_WD, bias_D=None, state=None, pos=None):
 
 
 def parallel(x_BTD, *, w_WD, bias_D=None, state=None, pos=None):
-    """W shifted copies of the sequence; a tap that would reach into another document is masked."""
+    """W shifted copies of the sequence; taps that reach into another document are masked."""
     w_WD, bias_D, pos_BT, state = _prepare(x_BTD, w_WD, bias_D, state, pos)
     time, past = x_BTD.shape[1], w_WD.shape[0] - 1
     if time == 0:
@@ -78,7 +78,7 @@ def parallel(x_BTD, *, w_WD, bias_D=None, state=None, pos=None):
 
 
 def chunkwise(x_BTD, *, w_WD, bias_D=None, state=None, pos=None, chunk: int = 256):
-    """Chunks of `chunk` tokens; memory is linear in every form, so this only bounds the working set."""
+    """`parallel` on chunks of `chunk` tokens, which bounds the working set; memory is linear in T in every form."""
     _, _, pos_BT, state = _prepare(x_BTD, w_WD, bias_D, state, pos)
     if x_BTD.shape[1] == 0:
         return x_BTD, state
@@ -100,7 +100,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
 
 
 def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
-    """Decays are those of the taps."""
+    """The log-decays of `stresses` are used as logarithms of the taps."""
     base = example(key, batch, time, dtype)
     w_WD = base.weights["w_WD"]
     return stresses(key, base, w_WD.shape, lambda log_WD: base._replace(weights=base.weights | {"w_WD": jnp.exp(log_WD)}))

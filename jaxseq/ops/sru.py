@@ -5,9 +5,9 @@
     r_t = sigmoid(r'_t + v_r c_{t-1})
     y_t = r_t c_t + (1 - r_t) x_t
 
-with f', r' and u linear in the token, biases included, and x what the highway brings. Without v_f the recurrence is linear and
-one associative scan; v_f c_{t-1} makes it nonlinear, channel by channel, so that Newton's method needs no more than a diagonal
-Jacobian (`jaxseq.ops._newton`: its tolerance, its bound on iterations and what happens beyond).
+with f', r' and u affine in the token and x the highway input. v_f c_{t-1} makes the recurrence nonlinear, but channels are
+independent: Newton's method needs only a diagonal Jacobian. See `jaxseq.ops._newton` for the tolerance, the limit on iterations
+and rows that do not converge.
 
 State: c [B, D] in the accumulation dtype, in which everything is computed.
 """
@@ -43,7 +43,7 @@ def _output(s, after, xs, weights):
 
 
 def _bound(first, xs):
-    """c_t is between c_{t-1} and u_t."""
+    """c_t lies between c_{t-1} and u_t."""
     return jnp.maximum(jnp.abs(first[:, None]), jnp.max(jnp.abs(xs[0]), axis=1, keepdims=True)[..., None])
 
 
@@ -51,7 +51,7 @@ RECURRENCE = _newton.Recurrence(_step, _output, None, _bound)
 
 
 def prepare(u_BTD, f_BTD, r_BTD, x_BTD, *, v_f_D, v_r_D, state=None, pos=None):
-    """(u, f', r', x), (v_f, v_r), the first state [B, D, 1] and positions, clean and in the accumulation dtype."""
+    """(u, f', r', x), (v_f, v_r), initial state [B, D, 1], pos_BT; in the accumulation dtype, inputs zero at padding."""
     xs = u_BTD, f_BTD, r_BTD, x_BTD
     chex.assert_rank(u_BTD, 3)
     chex.assert_equal_shape(xs)
@@ -83,7 +83,7 @@ def parallel(u_BTD, f_BTD, r_BTD, x_BTD, *, v_f_D, v_r_D, state=None, pos=None):
 
 
 def chunkwise(u_BTD, f_BTD, r_BTD, x_BTD, *, v_f_D, v_r_D, state=None, pos=None, chunk: int = 64):
-    """Newton's method inside each chunk, the state carried between."""
+    """Newton's method inside each chunk; the state is carried between chunks."""
     return _newton.chunkwise(OP, u_BTD, f_BTD, r_BTD, x_BTD, v_f_D=v_f_D, v_r_D=v_r_D, state=state, pos=pos, chunk=chunk)
 
 
@@ -93,7 +93,7 @@ FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
     def inputs(key, time):
         u, f, r, x = (jax.random.normal(k, (batch, time, 5), dtype) for k in jax.random.split(key, 4))
-        return u, f + 2, r, x / 4  # the memory lasts for some ten tokens
+        return u, f + 2, r, x / 4  # a memory of about ten tokens
 
     keys = jax.random.split(key, 3)
     v_f_D, v_r_D = jax.random.normal(keys[0], (2, 5), dtype)

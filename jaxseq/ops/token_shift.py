@@ -1,8 +1,8 @@
-"""Token shift: every position sees the input of the one before it (RWKV, Peng et al. 2023, arXiv:2305.13048, §3.1).
+"""Token shift: the output at t is the input at t - 1 (RWKV, Peng et al. 2023, arXiv:2305.13048, §3.1).
 
     y_t = x_{t-1},   y_0 = 0 or the carried input
 
-State: the last real input, in the inputs' dtype. A cache of inputs, no arithmetic: all forms are bitwise equal.
+State: the last input that is not padding, in the inputs' dtype. There is no arithmetic: all forms are bitwise equal.
 """
 
 from typing import NamedTuple
@@ -40,19 +40,19 @@ def recurrent(x_BTD, *, state=None, pos=None):
 
 
 def parallel(x_BTD, *, state=None, pos=None):
-    """The whole sequence moved by one, the state in front."""
+    """The whole sequence shifted by one, with the state in front."""
     pos_BT, state = _prepare(x_BTD, state, pos)
     if x_BTD.shape[1] == 0:
         return x_BTD, state
     (x_BTD,) = _time.clean(pos_BT, x_BTD)
     with_state = jnp.concatenate([state.x_BD[:, None], x_BTD], axis=1)
     y_BTD = _time.select(pos_BT > _time.START, with_state[:, :-1])
-    last_B = jnp.sum(_time.valid(pos_BT), axis=1)  # padding is a suffix: the number of real tokens is the last one's index
+    last_B = jnp.sum(_time.valid(pos_BT), axis=1)  # padding is a suffix: with the state in front, the last token has this index
     return y_BTD, TokenShiftState(jnp.take_along_axis(with_state, last_B[:, None, None], axis=1)[:, 0])
 
 
 def chunkwise(x_BTD, *, state=None, pos=None, chunk: int = 256):
-    """Chunks of `chunk` tokens; shown for the law's sake, there is nothing to gain over `parallel`."""
+    """Chunks of `chunk` tokens. Only for completeness: it has no advantage over `parallel`."""
     pos_BT, state = _prepare(x_BTD, state, pos)
     if x_BTD.shape[1] == 0:
         return x_BTD, state
@@ -69,6 +69,6 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
 
 
 def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
-    """Nothing decays: these are values near 1, near 0, and both."""
+    """The op has no decay: the log-decays of `stresses` become inputs near 1, near 0, and both."""
     base = example(key, batch, time, dtype)
     return stresses(key, base, base.xs[0].shape, lambda log_BTD: base._replace(xs=(jnp.exp(log_BTD),)))

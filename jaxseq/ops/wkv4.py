@@ -4,7 +4,7 @@
 
 `w_D < 0` is the log-decay of a channel; `u_D` is a bonus for the current token alone and never enters the state. State:
 numerator p and denominator q, both scaled by e^-o with o the running maximum of their exponents (appendix D), in the
-accumulation dtype. (p, q, o) and (p e^-c, q e^-c, o + c) are one state: `canonical` compares them.
+accumulation dtype. (p, q, o) and (p e^-c, q e^-c, o + c) represent the same state: compare states by `canonical`.
 """
 
 from typing import NamedTuple
@@ -16,23 +16,23 @@ import jax.numpy as jnp
 from jaxseq.ops import _time
 from jaxseq.ops._example import Example, stresses
 
-EMPTY = -1e30  # exponent of nothing: finite, so that differences of two of them are numbers
+EMPTY = -1e30  # exponent of the empty state: finite, so that EMPTY - EMPTY is not NaN
 
 
 class WKV4State(NamedTuple):
     p_BD: jax.Array  # sum of e^{k - o} v, decayed
     q_BD: jax.Array  # sum of e^{k - o}, decayed
-    o_BD: jax.Array  # the exponent that was taken out
+    o_BD: jax.Array  # common exponent, factored out of p and q
 
     def canonical(self) -> "WKV4State":
-        """The representative with q = 1 (the empty state stays as it is)."""
+        """The equivalent state with q = 1; the empty state is unchanged."""
         some_BD = self.q_BD > 0
         q_BD = jnp.where(some_BD, self.q_BD, 1)
         return WKV4State(self.p_BD / q_BD, jnp.where(some_BD, 1, 0.0), jnp.where(some_BD, self.o_BD + jnp.log(q_BD), EMPTY))
 
 
 class Summary(NamedTuple):
-    """What a segment of input does to any state: decay it by e^log_A (or forget it), then add its own."""
+    """Effect of a segment on the incoming state: decay it by e^log_A, or reset it, then add (p, q, o)."""
 
     log_A_BD: jax.Array
     forget_BD: jax.Array  # bool: a document starts in the segment
@@ -62,8 +62,8 @@ def _prepare(k_BTD, v_BTD, w_D, u_D, state, pos):
 
 
 def _add(p1, q1, o1, p2, q2, o2):
-    """Two scaled sums as one, scaled by the larger exponent."""
-    o = jax.lax.stop_gradient(jnp.maximum(o1, o2))  # a gauge: the quotient does not depend on it
+    """Sum of two scaled pairs (p, q), scaled by the larger of their exponents."""
+    o = jax.lax.stop_gradient(jnp.maximum(o1, o2))  # p / q does not depend on o
     a, b = jnp.exp(o1 - o), jnp.exp(o2 - o)
     return a * p1 + b * p2, a * q1 + b * q2, o
 
@@ -114,7 +114,7 @@ def _scan(k_BTD, v_BTD, w_D, pos_BT, acc) -> Summary:
 
 
 def summary(k_BTD, v_BTD, *, w_D, u_D, pos=None) -> Summary:
-    """What the segment does to any state. T >= 1."""
+    """The `Summary` of the segment. T >= 1."""
     acc, w_D, _, pos_BT, _ = _prepare(k_BTD, v_BTD, w_D, u_D, None, pos)
     k_BTD, v_BTD = _time.clean(pos_BT, k_BTD, v_BTD)
     return jax.tree.map(lambda x: x[:, -1], _scan(k_BTD, v_BTD, w_D, pos_BT, acc))
@@ -139,7 +139,7 @@ def parallel(k_BTD, v_BTD, *, w_D, u_D, state=None, pos=None):
 
 
 def chunkwise(k_BTD, v_BTD, *, w_D, u_D, state=None, pos=None, chunk: int = 64):
-    """An associative scan inside each chunk, the state carried between."""
+    """An associative scan inside each chunk; the state is carried from chunk to chunk."""
     _, _, _, pos_BT, state = _prepare(k_BTD, v_BTD, w_D, u_D, state, pos)
     if k_BTD.shape[1] == 0:
         return v_BTD, state

@@ -1,10 +1,10 @@
-"""WKV of RWKV-5 and -6: linear attention with a decay per key channel and a bonus for the current token.
+"""WKV of RWKV-5 and RWKV-6: linear attention with a decay per key channel and a bonus for the current token.
 
     y_t = r_t (S_{t-1} + diag(u) k_t^T v_t)
     S_t = diag(e^{log_w_t}) S_{t-1} + k_t^T v_t         S [K, V] per head
 
-Peng et al. 2024 (arXiv:2404.05892, eq. 16 to 19). RWKV-5's `log_w` is the same at every token, RWKV-6's depends on the data;
-log_w <= 0. State: S_BHKV in the accumulation dtype, in which everything is computed.
+Peng et al. 2024 (arXiv:2404.05892, eq. 16 to 19). log_w <= 0 is constant over time in RWKV-5 and depends on the data in RWKV-6.
+State: S_BHKV in the accumulation dtype, in which everything is computed.
 """
 
 from typing import NamedTuple
@@ -22,7 +22,7 @@ class WKV6State(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a segment of input does to any state: S -> diag(A) S + S'."""
+    """Effect of a segment on the incoming state: S -> diag(A) S + S'."""
 
     A_BHK: jax.Array  # total decay; 0 if a document starts in the segment
     S_BHKV: jax.Array
@@ -52,7 +52,7 @@ def recurrent(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, *, u_HK, state=None, pos=None)
 
 
 def _inside(r_BTHK, k_BTHK, v_BTHV, u_HK, decays: _decay.Decays, S_BHKV, pos_BT):
-    """Outputs of one chunk [B, T, H, V] from its incoming state and itself."""
+    """Outputs [B, T, H, V] of one chunk from the incoming state and the chunk's own tokens."""
     seg_BT = _time.segments(pos_BT)
     scores_BHTS = _decay.products_before(r_BTHK, k_BTHK, decays, _decay.before(seg_BT))
     y_BTHV = jnp.einsum("bhts,bshv->bthv", scores_BHTS, v_BTHV)
@@ -68,7 +68,7 @@ def _summary(k_BTHK, v_BTHV, decays: _decay.Decays, pos_BT) -> Summary:
 
 
 def summary(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, *, u_HK, pos=None) -> Summary:
-    """What the segment does to any state. T >= 1."""
+    """The `Summary` of the segment. T >= 1."""
     acc, pos_BT, _ = _prepare(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK, None, pos)
     k_BTHK, v_BTHV, log_w_BTHK = (x.astype(acc) for x in _time.clean(pos_BT, k_BTHK, v_BTHV, log_w_BTHK))
     return _summary(k_BTHK, v_BTHV, _decay.decays(log_w_BTHK, pos_BT, acc), pos_BT)
@@ -84,7 +84,7 @@ def apply(summary: Summary, state: WKV6State) -> WKV6State:
 
 
 def parallel(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, *, u_HK, state=None, pos=None):
-    """All chunks of 64 tokens at once, their states joined by an associative scan."""
+    """All chunks of 64 tokens at once; their states are combined by an associative scan."""
     acc, pos_BT, state = _prepare(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK, state, pos)
     time = r_BTHK.shape[1]
     if time == 0:
@@ -98,7 +98,7 @@ def parallel(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, *, u_HK, state=None, pos=None):
 
 
 def chunkwise(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, *, u_HK, state=None, pos=None, chunk: int = 64):
-    """Matrix products inside each chunk, the state carried between; memory linear in T."""
+    """Matrix products inside each chunk; the state is carried between chunks. Memory is linear in T."""
     _, pos_BT, state = _prepare(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK, state, pos)
     if r_BTHK.shape[1] == 0:
         return v_BTHV.astype(r_BTHK.dtype), state

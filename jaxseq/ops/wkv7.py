@@ -4,8 +4,8 @@
     y_t = r_t S_t
 
 The paper writes S transposed. In RWKV-7 a = -kappa and b = kappa * (its in-context learning rate), kappa a unit vector; the
-delta rule is log_w = 0, a = -k, b = beta k. log_w <= 0. State: S_BHKV in the accumulation dtype, in which everything is computed,
-in the stages of `_delta`: there z = a S is what b writes, and k^T v comes beside it.
+delta rule is log_w = 0, a = -k, b = beta k. log_w <= 0. State: S_BHKV in the accumulation dtype, in which everything is computed.
+Chunks are computed in the stages of `_delta` with z = a S; the write k^T v is added.
 """
 
 import chex
@@ -76,7 +76,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
 
 
 def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
-    """"repeated": one key, which never decays and whose value each token replaces in full; "large": rate 1.9."""
+    """"repeated": all tokens have one key, log_w = 0 and beta = 1; "large": beta = 1.9."""
     base = example(key, batch, time, dtype)
     r, log_w, k, v, a, _ = base.xs
     (kappa,) = repeated(a)
