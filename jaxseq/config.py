@@ -3,6 +3,7 @@
 A config is a locked `ml_collections.ConfigDict`. A .py file named by the user is a program and runs; a .json file is data.
 """
 
+import contextlib
 import copy
 import dataclasses
 import difflib
@@ -11,6 +12,7 @@ import importlib.util
 import inspect
 import json
 import logging
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -139,7 +141,7 @@ def _of_workdir(workdir: str, overrides: Mapping[str, Any]) -> ConfigDict:
     """The config of a run, naming its tokenizer where it lies now: the workdir may have been moved."""
     from jaxseq.data.tokenizer_files import locate  # takes a second
 
-    cfg = from_dict(read_object(Path(workdir) / "config.json"))
+    cfg = from_file(Path(workdir) / "config.json")
     located = {"data.tokenizer": locate(workdir, cfg.data.tokenizer)}
     return from_dict(to_dict(cfg), **located | dict(overrides))
 
@@ -174,6 +176,21 @@ def from_dict(data: Mapping[str, Any], **overrides: Any) -> ConfigDict:
                 else:
                     raise UserError(f"config.json has an unknown field {section}.{key!r}; is it a jaxseq config?")
         return _finish(cfg, overrides)
+
+
+def from_file(path: str | os.PathLike) -> ConfigDict:
+    """`from_dict` of a workdir's config.json. Raises UserError that names the file, and a checkpoint's copy that can be read."""
+    try:
+        return from_dict(read_object(path))
+    except UserError as error:
+        told = str(error) if str(path) in str(error) else f"{path}: {error}"
+        kept = [file for file in Path(path).parent.glob("checkpoints/*/config/metadata") if file.parts[-3].isdecimal()]
+        for file in sorted(kept, key=lambda file: int(file.parts[-3]), reverse=True):
+            with contextlib.suppress(UserError):
+                from_dict(read_object(file))
+                told += f"; {file} is a copy of it, as it was at that step"
+                break
+        raise UserError(told) from None
 
 
 def _section(section: str, key: str, data: Mapping[str, Any]) -> ConfigDict:

@@ -13,7 +13,7 @@ from pathlib import Path
 from jaxseq import schemas
 from jaxseq.cli import _config
 from jaxseq.cli._interrupt import STOPPED, bounded
-from jaxseq.config import from_dict, to_dict
+from jaxseq.config import from_dict, from_file, to_dict
 from jaxseq.plain_files import read_object
 
 # Where a stop found it that the run itself did not heed; the second is a second signal, or one that came when all was done.
@@ -49,7 +49,10 @@ def chosen(args):
 def older_defaults(args) -> dict:
     """What the run that DIR holds goes on with, where an older version began it and today's defaults are others."""
     path = Path(args.workdir) / "config.json"
-    if not path.is_file() or (since := schemas.begun(read_object(path))) == schemas.SCHEMA:
+    if not path.is_file():
+        return {}
+    from_file(path)  # refuses a damaged one
+    if (since := schemas.begun(read_object(path))) == schemas.SCHEMA:
         return {}
     from jaxseq.train.checkpoints import steps
     from jaxseq.train.workdirs import flat, saved_config

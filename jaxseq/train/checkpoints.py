@@ -302,11 +302,11 @@ def load_variables(workdir: str | os.PathLike, step: int | None = None, devices=
     ("batch_stats"), are what `model.apply` takes.
 
     The parameters lie on the first device, or spread over `devices` by the config's logical axes with everything on
-    fsdp. Raises UserError when there is no such workdir or checkpoint.
+    fsdp. Raises UserError when there is no such workdir or checkpoint, or its config.json is damaged.
     """
     workdirs.check_path(workdir)
     workdir = Path(workdir)
-    if not (workdir / "config.json").exists():
+    if workdirs.saved_config(workdir) is None:
         raise UserError(f"{workdir} is no workdir of a run: it has no config.json; give the --workdir of a training run")
 
     def read(number: int):

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from jaxseq import schemas
-from jaxseq.config import from_dict, to_dict
+from jaxseq.config import from_file, to_dict
 from jaxseq.data import tokenizer_files
 from jaxseq.errors import UserError
 from jaxseq.plain_files import json_text, read_object
@@ -140,9 +140,12 @@ def differing(old: dict, new: dict) -> list[str]:
 
 
 def saved_config(workdir: str | os.PathLike):
-    """The config of the run in a workdir, with the defaults of fields that are newer than it; None where there is none."""
+    """The config of the run in a workdir, with the defaults of fields that are newer than it; None where there is none.
+
+    Raises UserError for a config.json that is damaged.
+    """
     path = Path(workdir) / "config.json"
-    return tokenizers.located(from_dict(read_object(path)), workdir) if path.exists() else None
+    return tokenizers.located(from_file(path), workdir) if path.exists() else None
 
 
 def check_config(workdir: str | os.PathLike, config, trained: bool) -> None:
@@ -162,7 +165,10 @@ def check_config(workdir: str | os.PathLike, config, trained: bool) -> None:
 
 
 def write_config(workdir: str | os.PathLike, config) -> None:
-    """Writes DIR/config.json in one move. It goes on to tell the schema of the version that began the run."""
+    """Writes DIR/config.json in one move. It goes on to tell the schema of the version that began the run.
+
+    Raises UserError where one is there and damaged: what it tells is not written over.
+    """
     if jax.process_index():
         return
     path = Path(workdir) / "config.json"

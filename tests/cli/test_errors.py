@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -137,7 +138,26 @@ def test_a_prompt_that_is_not_utf8(fails, trained, tmp_path):
 
 def test_a_config_that_is_no_config(fails, trained, tmp_path):
     (tmp_path / "config.json").write_text('{"model": {"stack": "__import__(\'os\').system(\'touch pwned\')"}}')
-    assert "checkpoint" in fails("eval", f"--workdir={tmp_path}")
+    assert str(tmp_path / "config.json") in fails("eval", f"--workdir={tmp_path}")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema": 99}', '{"model": {"width": "wide"}}', '{"modle": {}}'])
+def test_every_command_refuses_a_damaged_config_of_a_run_and_keeps_all_files(fails, trained, tmp_path, content):
+    run = shutil.copytree(trained, tmp_path / "run")
+    (run / "config.json").write_text(content)
+    before, checkpoint = snapshot(run), next((run / "checkpoints").glob("*/config/metadata"))
+    for command in [
+        ["train", f"--workdir={run}"], ["train", "--config=retnet", *SMALL, f"--workdir={run}"],
+        ["train", f"--config={run}", f"--workdir={tmp_path / 'new'}"],
+        ["train", "--config=retnet", *SMALL, f"--config.train.init={run}", f"--workdir={tmp_path / 'new'}"],
+        ["eval", f"--workdir={run}"], ["generate", f"--workdir={run}", "--prompt=a"], ["export", run, tmp_path / "new"],
+        ["modal", f"--workdir={run}", f"--out={tmp_path / 'new'}"],
+    ]:  # fmt: skip
+        line = fails(*command)
+        assert str(run / "config.json") in line and str(checkpoint) in line, (command, line)
+        assert snapshot(run) == before and not (tmp_path / "new").exists(), command
+    shutil.copy(checkpoint, run / "config.json")
+    assert main(["eval", f"--workdir={run}"]) == 0
 
 
 def test_a_full_disk_is_status_1_in_one_line(monkeypatch, capsys, tmp_path):

@@ -66,13 +66,15 @@ def test_json(name, data, message, tmp_path):
 
 
 def test_the_config_of_a_workdir_is_read_by_the_same_reader(tmp_path):
-    path = tmp_path / "config.json"
+    path, config = tmp_path / "config.json", jaxseq.config("mamba2")
     for data in (DEEP, b"\xff", b"[]", b"{"):
         path.write_bytes(data)
-        with pytest.raises(UserError) as caught:
-            saved_config(tmp_path)
-        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
-    config = jaxseq.config("mamba2")
+        for use in (saved_config, lambda folder: write_config(folder, config)):
+            with pytest.raises(UserError) as caught:
+                use(tmp_path)
+            assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+        assert path.read_bytes() == data, "it is not written over"
+    path.unlink()
     write_config(tmp_path, config)
     data = json.loads(path.read_text("utf-8"), parse_constant=pytest.fail)
     assert saved_config(tmp_path) == config
