@@ -1,4 +1,4 @@
-"""What all blocks are: a group of mixers round the residual stream, with one norm a mixer."""
+"""Base of all blocks: a group of mixers on the residual stream, with one norm per mixer."""
 
 from typing import Any, ClassVar
 
@@ -13,8 +13,8 @@ from jaxseq.layers import NORMS, Mixer, Streams
 class Block(nn.Module):
     """x_BTD, streams, state = block(x_BTD, streams, state, pos_BT, form, layer, train)
 
-    State: a tuple, one entry a mixer. The residual stream keeps its own dtype; mixers compute in theirs. A block writes
-    `__call__`; fields that it adds to these are set by `config.model.<name of its file>`.
+    The state is a tuple with one entry per mixer. The residual stream keeps its dtype; mixers compute in their own. A subclass
+    defines `__call__`; its additional fields are set by `config.model.<name of its file>`.
     """
 
     mixers: tuple[Mixer, ...] = ()
@@ -31,7 +31,7 @@ class Block(nn.Module):
 
     @nn.nowrap
     def normed(self, x_BTD: jax.Array, name: str) -> jax.Array:
-        """A norm of its own parameters, `norm_<name>`; only inside a compact method."""
+        """x after a norm with the parameters `norm_<name>`; only inside a compact method."""
         return NORMS[self.norm](self.norm_eps, self.dtype, name=f"norm_{name}")(x_BTD)
 
     @nn.nowrap
@@ -39,7 +39,7 @@ class Block(nn.Module):
         self, mixer: Mixer, h_BTD: jax.Array, streams: Streams, state: Any, pos_BT: jax.Array, form: forms.Form,
         layer: jax.Array | int | None, train: bool,
     ) -> tuple[jax.Array, Streams, Any]:  # fmt: skip
-        """One mixer, then dropout; only inside a compact method."""
+        """Run one mixer, then dropout; only inside a compact method."""
         own = {name: streams[name] for name in mixer.streams}
         result = mixer(h_BTD, state, pos_BT, forms.of_label(form, mixer.name), layer, train, **({"streams": own} if own else {}))
         y_BTD, state, *changed = result

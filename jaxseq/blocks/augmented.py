@@ -11,11 +11,10 @@ from jaxseq.mixers import _init
 class Augmented(Block):
     """x <- x + mixer(h) + sum_i T_i(h), h = norm(x), T_i(h) = gelu(h W_down) W_up of rank D / reduction, i = 1 … shortcuts.
 
-    Without norms the paper writes AugMSA(Z) = MSA(Z) + Z + sum_i T_i(Z): all of them see the same Z, so that in a pre-norm
-    block the shortcuts take what the attention takes, the normed stream, and Z stays the bare residual, as in the authors'
-    vision model (Tang et al. 2021, arXiv:2106.15941). They stand around the mixers that look at other tokens, those that
-    have a state; a feed-forward has none. The GELU is exact, there are no biases, and W_up starts as small
-    as every map back to the stream does: the paper says nothing of these.
+    The paper defines AugMSA(Z) = MSA(Z) + Z + sum_i T_i(Z) without norms. In this pre-norm block attention and shortcuts take the
+    normed stream h, and the residual Z stays unnormed, as in the authors' vision model (Tang et al. 2021, arXiv:2106.15941). Only
+    mixers with a state have shortcuts; feed-forwards have none. The paper does not specify activation, biases and initial values:
+    here the GELU is exact, there are no biases, and W_up is initialised like every map back to the residual stream.
     """
 
     shortcuts: int = 1

@@ -1,4 +1,4 @@
-"""Attention and feed-forward side by side on the residual stream (Wang & Komatsuzaki 2021, GPT-J; arXiv:2204.06745, §2.1)."""
+"""Attention and feed-forward in parallel on the residual stream (Wang & Komatsuzaki 2021, GPT-J; arXiv:2204.06745, §2.1)."""
 
 from flax import linen as nn
 
@@ -7,9 +7,9 @@ from jaxseq.layers import constrain
 
 
 class Parallel(Block):
-    """x <- x + sum_i mixer_i(norm_i(x)): no mixer of a block sees what another has added. GPT-J shares one norm."""
+    """x <- x + sum_i mixer_i(norm_i(x)): all mixers of a block have the same input. GPT-J shares one norm."""
 
-    shared_norm: bool = False  # the first mixer's norm is that of all
+    shared_norm: bool = False  # use the norm of the first mixer for all
 
     @nn.compact
     def __call__(self, x_BTD, streams, state, pos_BT, form, layer=None, train=False):

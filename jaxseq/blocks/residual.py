@@ -1,4 +1,4 @@
-"""The pre-norm residual chain of mixers, x <- x + mixer(norm(x)), in the order of the stack."""
+"""Pre-norm residual block: x <- x + mixer(norm(x)) for each mixer, in the order of the stack."""
 
 from flax import linen as nn
 
@@ -7,7 +7,7 @@ from jaxseq.layers import constrain
 
 
 class Residual(Block):
-    """Mixers one after another, each round its own norm."""
+    """Mixers one after another, each with its own norm: x <- x + mixer(norm(x))."""
 
     @nn.compact
     def __call__(self, x_BTD, streams, state, pos_BT, form, layer=None, train=False):

@@ -11,14 +11,14 @@ from jaxseq.errors import UserError
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
     "relu2": lambda x: jnp.square(jax.nn.relu(x)),
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),  # x times the normal distribution's integral
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),  # x Phi(x), Phi the standard normal distribution function
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
     "silu": jax.nn.silu,
 }
 
 
 def find(name: str) -> Callable[[jax.Array], jax.Array]:
-    """Raises UserError that lists the names there are."""
+    """The activation with this name. Raises UserError for an unknown name."""
     if name not in ACTIVATIONS:
         raise UserError(f"there is no activation {name!r}; choose one of: {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]

@@ -1,4 +1,4 @@
-"""What the LSTM and the GRU mixers share: sizes, the projection of the input, the recurrent matrix and the output."""
+"""Base of the LSTM and GRU mixers: sizes, input projection, recurrent matrices and output projection."""
 
 from typing import ClassVar
 
@@ -12,9 +12,10 @@ from jaxseq.mixers import _init
 class Cell(Mixer):
     """y = h W_out, h the states of a recurrent cell with `heads` recurrent matrices of hidden / heads channels each.
 
-    Input kernels start normal with 1 / sqrt(width), recurrent ones with 1 / sqrt(hidden / heads); W_out (the projection of Sak
-    et al. 2014, arXiv:1402.1128, outside the recurrence) starts smaller by the root of the number of additions to the
-    residual stream. More heads make the parallel forms cheaper: they multiply matrices of a head's size.
+    Initial values are normal with standard deviation 1 / sqrt(width) for input kernels and 1 / sqrt(hidden / heads) for recurrent
+    ones. W_out (the projection of Sak et al. 2014, arXiv:1402.1128, here outside the recurrence) is further divided by the square
+    root of the number of residual additions. More heads make the parallel forms cheaper, as they multiply matrices of the size
+    of a head.
     """
 
     hidden_role: ClassVar[str] = "recurrence"
@@ -24,7 +25,7 @@ class Cell(Mixer):
 
     @property
     def features(self) -> int:
-        """F"""
+        """F, the hidden size."""
         return self.hidden or self.width
 
     @nn.nowrap
@@ -35,7 +36,7 @@ class Cell(Mixer):
         return hidden // self.heads
 
     def inputs(self, x_BTD, gates: int, bias: bool):
-        """u [B, T, H, gates, K]"""
+        """u = x W_x (+ b) [B, T, H, gates, K]."""
         features, axes = (self.heads, gates, self._size()), ("embed", "heads", None, None)
         return Linear(features, axes, bias=bias, dtype=self.dtype, name="in")(x_BTD)
 

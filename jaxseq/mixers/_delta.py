@@ -1,4 +1,4 @@
-"""What the mixers of the delta rule share: short convolutions, keys of length 1, decays from a step, a gated norm."""
+"""Base of the delta-rule mixers: short convolutions, unit-length keys, decays from a step size, a gated norm."""
 
 from typing import NamedTuple
 
@@ -18,36 +18,36 @@ GATES = {"silu": nn.silu, "sigmoid": jax.nn.sigmoid}
 
 
 class DeltaMixerState(NamedTuple):
-    conv: short_conv.ShortConvState  # the last taps - 1 of q, k and v side by side
-    delta: _delta.DeltaState  # one [key_size, value_size] matrix a head
+    conv: short_conv.ShortConvState  # the last taps - 1 inputs of q, k and v, concatenated
+    delta: _delta.DeltaState  # one [key_size, value_size] matrix per head
 
 
 def unit(x: jax.Array) -> jax.Array:
-    """x / |x| over the last axis, in the accumulation dtype; 1e-6 under the root, as flash-linear-attention has it."""
+    """x / sqrt(|x|^2 + 1e-6) over the last axis, in the accumulation dtype, as in flash-linear-attention."""
     x = x.astype(_time.accumulation_dtype(x))
     return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
 
 
 class DeltaMixer(Mixer):
-    """Base of gdn and kda: their fields and the parts that are alike in both."""
+    """Base of gdn and kda: common fields and submodules."""
 
     heads: int = 4  # of queries and keys
     value_heads: int | None = None  # default: heads; a multiple of them
     head_size: int | None = None  # of queries and keys; default: width / heads
     value_size: int | None = None  # of a value head; default: head_size
     taps: int = 4
-    negative: bool = False  # rates up to 2: the state's eigenvalues reach down to -1 (Grazzi et al. 2024, arXiv:2411.12537)
-    gate: str = "silu"  # on the output: silu or sigmoid
+    negative: bool = False  # beta in (0, 2): eigenvalues of the state down to -1 (Grazzi et al. 2024, arXiv:2411.12537)
+    gate: str = "silu"  # output gate: silu or sigmoid
     eps: float = 1e-5
     dt_min: float = 0.001
     dt_max: float = 0.1
     dt_floor: float = 1e-4
-    initial: str = "llama"  # initial values of the maps, see _init.RECIPES
-    init_std: float | None = None  # of gpt2 and llama; default: 1 / sqrt(inputs)
+    initial: str = "llama"  # initial values of the kernels, see _init.RECIPES
+    init_std: float | None = None  # for gpt2 and llama; default: 1 / sqrt(inputs)
 
     @nn.nowrap
     def sizes(self) -> tuple[int, int, int]:
-        """Value heads, key size, value size."""
+        """(value heads, key size, value size). Raises UserError if they do not fit each other."""
         value_heads = self.value_heads or self.heads
         if value_heads % self.heads:
             raise UserError(f"{value_heads} value heads cannot share {self.heads} query heads; make value_heads a multiple")
@@ -73,7 +73,7 @@ class DeltaMixer(Mixer):
         return Linear(shape, (None, "heads", None), init_fn=_init.inward(self), dtype=self.dtype, name=f"{name}_b")(inner)
 
     def convolved(self, x_BTD, state, pos_BT, form):
-        """(q, k, v, the convolution's state): q and k of length 1, q also divided by sqrt(K)."""
+        """(q, k, v, state of the convolution): q and k have unit length, then q is divided by sqrt(K)."""
         value_heads, key_size, value_size = self.sizes()
         shapes = {"q": (self.heads, key_size), "k": (self.heads, key_size), "v": (value_heads, value_size)}
         flat = [self.project(x_BTD, shape, name).reshape(*x_BTD.shape[:2], -1) for name, shape in shapes.items()]
@@ -91,7 +91,7 @@ class DeltaMixer(Mixer):
         return 2 * rate_BTH if self.negative else rate_BTH
 
     def log_decay(self, step, low: float, high: float):
-        """-A softplus(step + bias), A one a head, its logarithm stored; A starts in U(low, high), the steps log-uniform."""
+        """-A softplus(step + bias), one A per head, stored as its logarithm. Initial: A ~ U(low, high), steps log-uniform."""
         a_log_H = param(self, "A_log", a_log_init(low, high), step.shape[2:3], ("heads",), decay=False)
         bias_init = dt_bias_init(self.dt_min, self.dt_max, self.dt_floor)
         axes = ("heads", None)[: step.ndim - 2]

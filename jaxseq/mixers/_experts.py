@@ -1,8 +1,8 @@
-"""Experts' products: each row of a matrix meets the weights of its own expert.
+"""Grouped matrix products: each row is multiplied by the weights of its expert.
 
-Rows are sorted by expert, so that a product is a few dense ones, whatever the router chose (Gale et al. 2022,
-arXiv:2211.15841): on TPU and GPU `jax.lax.ragged_dot`, which on CPU would multiply every row with every expert; there a loop
-over tiles of rows that runs as often as there are tiles with a row in them.
+Rows are sorted by expert, so that any routing becomes a few dense products (Gale et al. 2022, arXiv:2211.15841). On TPU and GPU
+this is `jax.lax.ragged_dot`. On CPU, where `ragged_dot` multiplies every row by every expert, it is a loop over the tiles that
+contain rows.
 """
 
 import jax
@@ -10,12 +10,12 @@ import jax.numpy as jnp
 
 from jaxseq.ops import _time
 
-TILE = 128  # rows, at most
+TILE = 128  # maximum number of rows
 
 
 @jax.custom_vjp
 def grouped(x_ND: jax.Array, w_EDF: jax.Array, size_E: jax.Array) -> jax.Array:
-    """[N, F]: the first size_E[0] rows of x times w[0], the next size_E[1] times w[1] …; zero in rows past them all."""
+    """[N, F]: the first size_E[0] rows of x times w[0], the next size_E[1] rows times w[1] …; remaining rows are zero."""
     return jax.lax.platform_dependent(x_ND, w_EDF, size_E, cpu=_tiles, default=_ragged)
 
 
@@ -45,9 +45,9 @@ def _ragged_backward(x_ND, w_EDF, size_E, dy_NF):
 
 
 def _plan(rows: int, size_E: jax.Array):
-    """(rows of a tile, number of tiles, tile -> (expert, first row, rows that are its own))
+    """(rows per tile, number of tiles, function: tile -> (expert, first row, number of rows of this expert)).
 
-    Tiles follow the sorted rows; the last one of an expert hangs over into the next expert's rows.
+    Tiles follow the sorted rows; the last tile of an expert may overlap the rows of the next expert.
     """
     tile = min(TILE, max(8, 1 << (rows // size_E.shape[0]).bit_length()))
     count_E = -(-size_E // tile)
@@ -62,12 +62,12 @@ def _plan(rows: int, size_E: jax.Array):
 
 
 def _filled(x_ND, tile: int):
-    """With `tile` zero rows at the end, so that the last tile never reads past it."""
+    """x with `tile` zero rows appended, so that the last tile stays in bounds."""
     return jnp.pad(x_ND, ((0, tile), (0, 0)))
 
 
 def _product(x_ND, w_EDF, size_E, contract: int):
-    """Each row times its expert's matrix, whose axis `contract` is the row's."""
+    """Each row times the matrix of its expert, contracted over the matrix axis `contract`."""
     rows = x_ND.shape[0]
     tile, tiles, place = _plan(rows, size_E)
     x_ND = _filled(x_ND, tile)
@@ -77,7 +77,7 @@ def _product(x_ND, w_EDF, size_E, contract: int):
         x_CD = jax.lax.dynamic_slice_in_dim(x_ND, start, tile)
         w_DF = jax.lax.dynamic_index_in_dim(w_EDF, e, keepdims=False)
         y_CF = jax.lax.dot_general(x_CD, w_DF, (((1,), (contract,)), ((), ())))
-        return jax.lax.dynamic_update_slice_in_dim(y_NF, y_CF, start, 0)  # the next tile writes over what hangs over
+        return jax.lax.dynamic_update_slice_in_dim(y_NF, y_CF, start, 0)  # the next tile overwrites the overlap
 
     y_NF = jnp.zeros((rows + tile, w_EDF.shape[2 - contract]), x_ND.dtype)
     return _covered(jax.lax.fori_loop(0, tiles, body, y_NF)[:rows], size_E)
@@ -105,7 +105,7 @@ def _tiles_backward(x_ND, w_EDF, size_E, dy_NF):
 
 @jax.custom_vjp
 def permute(x_ND: jax.Array, order_N: jax.Array, back_N: jax.Array) -> jax.Array:
-    """x[order], `back` the inverse of `order`: the gradient is a gather too, and no scatter."""
+    """x[order]; `back` is the inverse permutation, so that the gradient is a gather instead of a scatter."""
     return x_ND[order_N]
 
 

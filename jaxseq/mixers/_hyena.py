@@ -1,4 +1,4 @@
-"""Hyena's gates round long convolutions; where the filters come from is the mixers' own."""
+"""Base of the Hyena mixers: gates and long convolutions; subclasses define the filters."""
 
 from typing import Any, NamedTuple
 
@@ -17,11 +17,11 @@ CONVENTIONS = ("safari", "paper")
 
 class HyenaState(NamedTuple):
     short: short_conv.ShortConvState  # the last taps - 1 projections
-    long: tuple  # one state for each long convolution
+    long: tuple  # one state per long convolution
 
 
 class GatedConvolutions(Mixer):
-    """Projections x_0 … x_{N-1}, v of the input, each through a short convolution; then, for order N,
+    """Projections x_0 … x_{N-1}, v of the input, each passed through a short convolution. Then, for order N,
 
     safari: v <- h^i * (x_{N-i} v) for i = 1 … N-1, y = x_0 v; N - 1 long convolutions (the released code, StripedHyena).
     paper:  v <- x_i (h^i * v) for i = 0 … N-1, y = v; N long convolutions (arXiv:2302.10866, definition 3.1).
@@ -30,9 +30,9 @@ class GatedConvolutions(Mixer):
     order: int = 2
     convention: str = "safari"
     taps: int = 3  # of the short convolutions
-    heads: int = 1  # groups of neighbouring channels whose projections lie together; only a layout
+    heads: int = 1  # groups of adjacent channels whose projections are stored together: only the layout of weights
     initial: str = "gpt2"  # initial values of the projections, see _init.RECIPES
-    init_std: float | None = None  # of gpt2 and llama; default: 1 / sqrt(inputs)
+    init_std: float | None = None  # for gpt2 and llama; default: 1 / sqrt(inputs)
 
     @nn.nowrap
     def convolutions(self) -> int:
@@ -40,7 +40,7 @@ class GatedConvolutions(Mixer):
             raise UserError(f"there is no convention {self.convention!r}; choose one of: {', '.join(CONVENTIONS)}")
         least = 2 if self.convention == "safari" else 1
         if self.order < least:
-            raise UserError(f"order={self.order} has no long convolution in {self.convention}'s convention; take {least} or more")
+            raise UserError(f"the {self.convention} convention needs an order of {least} or more, not {self.order}")
         if self.width % self.heads:
             raise UserError(f"width {self.width} is not a multiple of {self.heads} heads; change one of them")
         return self.order - 1 if self.convention == "safari" else self.order
@@ -51,7 +51,7 @@ class GatedConvolutions(Mixer):
         raise NotImplementedError
 
     def filters(self) -> list:
-        """What `convolve` needs, one item a long convolution; only inside a compact method."""
+        """Arguments of `convolve`, one item per long convolution; only inside a compact method."""
         raise NotImplementedError
 
     def convolve(self, item, x_BTD, state, pos_BT, form) -> tuple[jax.Array, Any]:
@@ -90,13 +90,13 @@ class GatedConvolutions(Mixer):
         return out(y_BTD), HyenaState(short, tuple(after))
 
     def skip(self) -> jax.Array:
-        """What each convolution adds of its own input [O, D]; only inside a compact method."""
+        """Skip weights [O, D]: the multiple of its input that each convolution adds; only inside a compact method."""
         shape, axes = (self.convolutions(), self.width), (None, "mlp")
         return param(self, "skip", jax.nn.initializers.normal(1.0), shape, axes, decay=False)
 
 
 def positions(taps: int, features: int) -> tuple[jax.Array, jax.Array]:
-    """t [W] in [0, 1] and z = (t, Re e^{-ifw}, Im e^{-ifw}) [W, F]: w = 2 pi n / W, f from 1e-4 to bands - 1."""
+    """(t [W] in [0, 1], z = (t, Re e^{-ifw}, Im e^{-ifw}) [W, F]), w = 2 pi n / W, f from 1e-4 to bands - 1."""
     bands = (features - 1) // 2
     t_W = jnp.linspace(0, 1, taps)
     angle_WF = 2 * jnp.pi * jnp.arange(taps)[:, None] / taps * jnp.linspace(1e-4, bands - 1, bands)
@@ -106,9 +106,9 @@ def positions(taps: int, features: int) -> tuple[jax.Array, jax.Array]:
 class Filter(nn.Module):
     """h [O, W, D] = MLP(z) (e^{-t |delta|} + shift): filters as functions of position (§3.3, appendix D).
 
-    The MLP has sines for nonlinearities, sin(freq * x), one trained vector `freq` in all layers. The features z are trained too,
-    with a learning rate of their own; t and delta are not. Nothing here has weight decay. Kernels start normal with `std` and
-    biases at zero, as safari's language models have them; without `std` both are torch's default for linear layers.
+    The activations of the MLP are sin(freq * x), with one trained vector `freq` shared by all layers. The features z are trained
+    with a separate learning rate; t and delta are constants. No parameter has weight decay. Initial values: kernels normal with
+    `std` and zero biases, as in safari's language models; without `std` torch's default for linear layers.
     """
 
     convolutions: int

@@ -1,4 +1,4 @@
-"""What minLSTM and minGRU share: convolution, values, the recurrence and the output (Feng et al. 2024, arXiv:2410.01201)."""
+"""Base of minLSTM and minGRU: convolution, values, recurrence and output (Feng et al. 2024, arXiv:2410.01201)."""
 
 from typing import NamedTuple
 
@@ -18,20 +18,20 @@ class MinState(NamedTuple):
 
 
 def positive(x):
-    """g of appendix B: x + 1/2 above zero, sigmoid(x) below; continuous with its slope's size halved at zero."""
+    """g of appendix B: x + 1/2 for x >= 0, else sigmoid(x); continuous, but its slope jumps from 1/4 to 1 at zero."""
     return jnp.where(x >= 0, x + 0.5, jax.nn.sigmoid(x))
 
 
 class MinRNN(Mixer):
-    """y = h W_out with h the recurrence of `jaxseq.ops.minlstm`, gate and values linear in the convolved input.
+    """y = h W_out with h the recurrence of `jaxseq.ops.minlstm`; gate and values are linear in the convolved input.
 
-    A subclass writes `gate`, the logit of what is kept. A bias on it starts at `forget_bias` (Jozefowicz et al. 2015, §5, for
-    the LSTM); W_out starts smaller by the root of the number of additions to the residual stream.
+    A subclass defines `gate`, the logit of the fraction of the state that is kept. Initial values: the gate's bias `forget_bias`
+    (Jozefowicz et al. 2015, §5, for the LSTM); W_out divided by the square root of the number of residual additions.
     """
 
     expand: int = 1  # inner width = expand * width
     taps: int = 4  # of the convolution in front; 0: none
-    positive: bool = True  # values through g, as in the paper's log-space form; False: as in its §3
+    positive: bool = True  # apply g to the values, as in the paper's log-space form; False: as in its §3
     forget_bias: float = 1.0
 
     @nn.nowrap

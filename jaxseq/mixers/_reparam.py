@@ -1,7 +1,7 @@
 """Structural re-parameterisation of large kernels (UniRepLKNet, Ding et al. 2023, arXiv:2311.15599, §3.1), in any dimension.
 
-A large kernel is trained beside small ones whose taps lie some steps apart. Convolution is linear: spread out with zeros between
-their taps, the small kernels add up with the large one to a single kernel that computes the same.
+A large kernel is trained in parallel with small dilated ones. Convolution is linear, so after training all of them can be merged
+into one kernel: insert zeros between the taps of the small kernels and add them to the large one.
 """
 
 import jax
@@ -20,20 +20,20 @@ BRANCHES = {
     7: ((5, 1), (3, 2), (3, 3)),
     5: ((3, 1), (3, 2)),
 }
-TINY = 1e-30  # under a root: where all is zero the gradient is zero too
+TINY = 1e-30  # added under a square root, so that the gradient is zero instead of NaN where all inputs are zero
 
 
 def branches(kernel: int) -> tuple[tuple[int, int], ...]:
-    """(taps, dilation) of what stands beside a kernel of this size. Raises UserError where the paper has none."""
+    """(taps, dilation) of the branches parallel to a kernel of this size. Raises UserError for a size not in the paper."""
     if kernel not in BRANCHES:
         raise UserError(f"a kernel of {kernel} taps has no dilated branches; choose one of: {', '.join(map(str, BRANCHES))}")
     return BRANCHES[kernel]
 
 
 def spread(kernel: jax.Array, dilation: int, size: int, axes: int, first: int = 0) -> jax.Array:
-    """A kernel whose first `axes` axes have `size` taps: those of `kernel`, `dilation` apart from tap `first` on, else zero.
+    """Dilated kernel with `size` taps on the first `axes` axes: the taps of `kernel` from index `first` on, `dilation` apart.
 
-    first: 0 for a causal kernel, whose tap 0 is the current token; `centre(...)` for one that looks to both sides.
+    All other taps are zero. first: 0 for a causal kernel, whose tap 0 is the current token; `centre(...)` for a symmetric one.
     """
 
     def around(taps: int) -> tuple[int, int, int]:
@@ -44,15 +44,15 @@ def spread(kernel: jax.Array, dilation: int, size: int, axes: int, first: int = 
 
 
 def centre(taps: int, dilation: int, size: int) -> int:
-    """`first` for which the middle taps of both kernels meet."""
+    """The `first` of `spread` that aligns the middle taps of both kernels."""
     return size // 2 - (dilation * (taps - 1) + 1) // 2
 
 
 def respond(x: jax.Array, square: jax.Array, gamma: jax.Array, eps: float = 1e-6) -> jax.Array:
     """Global response normalisation without its bias: (gamma N + 1) x, N = G / (mean over channels of G + eps).
 
-    G is the norm of each channel over all positions (Woo et al. 2023, arXiv:2301.00808, eq. 1 to 3); `square` is its square,
-    or any multiple of it that all channels share, in the accumulation dtype.
+    G is the norm of each channel over all positions (Woo et al. 2023, arXiv:2301.00808, eq. 1 to 3). `square` is G^2, or G^2
+    times a factor common to all channels, in the accumulation dtype.
     """
     g = jnp.sqrt(jnp.maximum(square, TINY))
     n = g / (jnp.mean(g, axis=-1, keepdims=True) + eps)

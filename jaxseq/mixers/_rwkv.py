@@ -1,4 +1,4 @@
-"""What the RWKV mixers share: initial values that depend on channel and depth, mixing a token with the last, heads."""
+"""Base of the RWKV mixers: initial values by channel and depth, mixing with the previous token, heads."""
 
 from typing import Any, ClassVar, NamedTuple
 
@@ -21,7 +21,7 @@ EMPTY = TimeMixState(None, None)
 
 
 class HeadMixer(Mixer):
-    """A time mixing whose op `op` keeps one matrix a head: RWKV-5 and later."""
+    """Time mixing with one state matrix per head, by the op `op`: RWKV-5 and later."""
 
     heads: int = 4  # the released models have heads of 64 channels
     eps: float = 64e-5  # of the norm of each head
@@ -42,13 +42,13 @@ class HeadMixer(Mixer):
 
 
 def depth(layer, layers: int):
-    """(0 .. 1, 1 .. almost 0) over the layers, the two ratios of the released initialisation; one layer counts as the first."""
+    """(layer / (layers - 1), 1 - layer / layers): the two depth ratios of the released initialisation; (0, 1) for one layer."""
     layer = 0 if layer is None else layer
     return layer / max(layers - 1, 1), 1 - layer / layers
 
 
 def ramp(width: int, dtype=jnp.float32):
-    """i / D for each channel."""
+    """i / D for each channel i, [D]."""
     return jnp.arange(width, dtype=dtype) / width
 
 
@@ -66,24 +66,24 @@ def vector(module, name: str, value, shape, axes, lr: float = 1.0):
 
 
 def mix(module, name: str, share, x_BTD, last_BTD, of_last: bool = False):
-    """`share` of x_t at the start, the rest of x_{t-1}; the parameter is the share of x_t, or of x_{t-1} (`of_last`)."""
+    """m x_t + (1 - m) x_{t-1} with a trained m, initially `share`; with `of_last` the parameter is 1 - m."""
     mu_D = vector(module, name, 1 - share if of_last else share, x_BTD.shape[-1:], ("embed",)).astype(x_BTD.dtype)
     return x_BTD + mu_D * (last_BTD - x_BTD) if of_last else last_BTD + mu_D * (x_BTD - last_BTD)
 
 
 def layer_scale(layer, layers: int):
-    """((1 + layer) / layers)^0.7, where the scale of the norm of each head starts from RWKV-5 on."""
+    """((1 + layer) / layers)^0.7: initial scale of the norm of each head, from RWKV-5 on."""
     return ((1 + (0 if layer is None else layer)) / layers) ** 0.7
 
 
 def decay_speed(width: int, low: float, span: float, ratio):
-    """low + span (n / (D - 1))^(0.7 + 1.3 ratio): channels that remember from long to short."""
+    """low + span (n / (D - 1))^(0.7 + 1.3 ratio) for channel n: memories from long to short."""
     n_D = jnp.arange(width) / max(width - 1, 1)
     return low + span * n_D ** (0.7 + 1.3 * ratio)
 
 
 def zigzag(width: int):
-    """-1, 0, 1 in turn: (n + 1) mod 3 - 1."""
+    """(n + 1) mod 3 - 1 for channel n, which cycles through 0, 1, -1."""
     return (jnp.arange(width) + 1) % 3 - 1.0
 
 

@@ -1,4 +1,4 @@
-"""Functions that run on each device's part of their arrays, where the partitioner would gather the whole."""
+"""Run a function on each device's shard where the partitioner would otherwise gather whole arrays."""
 
 import math
 from collections.abc import Callable
@@ -7,11 +7,11 @@ import jax
 from flax import linen as nn
 from jax.sharding import AxisType, PartitionSpec
 
-Axes = tuple[str | None, ...]  # logical names, one an axis of an array
+Axes = tuple[str | None, ...]  # logical names, one per array axis
 
 
 def mesh_axes(axes: Axes, shape: tuple[int, ...]) -> tuple[tuple[str, ...], ...]:
-    """The mesh axes that the rules in force split each axis of `shape` over; none without a mesh, or where they do not divide."""
+    """Mesh axes over which the current rules shard each axis of `shape`; none without a mesh or if they do not divide it."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or not nn.get_logical_axis_rules() or any(kind != AxisType.Auto for kind in mesh.axis_types):
         return ((),) * len(axes)
@@ -25,9 +25,9 @@ def mesh_axes(axes: Axes, shape: tuple[int, ...]) -> tuple[tuple[str, ...], ...]
 
 
 def on_mesh(function: Callable, axes: tuple, out: Axes) -> Callable:
-    """`function(*arrays)` on each device's parts, its results put together again; `axes`: a tree of Axes like the arrays.
+    """`function(*arrays)` applied to each device's shards by shard_map; `axes` is a tree of Axes that matches the arrays.
 
-    The first array has the result's axes. Without a mesh that splits any array it is `function` itself.
+    The result has the axes `out` and is sharded like the first array. If no array is sharded, returns `function` itself.
     """
 
     def spec(names: Axes, x: jax.Array) -> PartitionSpec:

@@ -1,4 +1,4 @@
-"""What S4, S4D and H3 share: initial state matrices, steps, and how a continuous system becomes a discrete one."""
+"""Shared by S4, S4D and H3: initial state matrices, step sizes and discretisation."""
 
 import functools
 import math
@@ -19,7 +19,7 @@ DISCRETISATIONS = ("zoh", "bilinear")
 def hippo(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """HiPPO-LegS, A = V (diag(lam) - P P*) V*, one of each conjugate pair: lam, P, B [size / 2], complex.
 
-    A + P P^T is skew but for its diagonal of -1/2, so that a Hermitian solver finds V (S4, arXiv:2111.00396, §2.2 and theorem 1).
+    A + P P^T is skew-symmetric plus -1/2 I, so V comes from a Hermitian eigensolver (S4, arXiv:2111.00396, §2.2, theorem 1).
     """
     n = np.arange(size)
     p, b = np.sqrt(n + 0.5), np.sqrt(2 * n + 1)
@@ -32,7 +32,7 @@ def hippo(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @functools.cache
 def frequencies(name: str, size: int) -> np.ndarray:
-    """Imaginary parts of S4D-Lin's, -Inv's or -LegS's matrix [size / 2] (Gu et al. 2022, arXiv:2206.11893, §4.3)."""
+    """Imaginary parts [size / 2] of the S4D-Lin, S4D-Inv or S4D-LegS matrix (Gu et al. 2022, arXiv:2206.11893, §4.3)."""
     n = np.arange(size // 2)
     if name == "legs":
         return hippo(size)[0].imag
@@ -40,9 +40,9 @@ def frequencies(name: str, size: int) -> np.ndarray:
 
 
 def check(size: int, frequency: str, rule: str) -> int:
-    """Complex numbers a channel. Raises UserError for what there is not."""
+    """Complex state values per channel, size / 2. Raises UserError for an odd size or an unknown frequency or rule."""
     if size % 2 or size < 2:
-        raise UserError(f"state_size={size} counts conjugate pairs twice; make it even and positive")
+        raise UserError(f"state_size={size} counts real numbers, two for each conjugate pair; make it even and positive")
     for what, value, known in (("frequencies", frequency, FREQUENCIES), ("discretisation", rule, DISCRETISATIONS)):
         if value not in known:
             raise UserError(f"there is no {what} {value!r}; choose one of: {', '.join(known)}")
@@ -50,19 +50,19 @@ def check(size: int, frequency: str, rule: str) -> int:
 
 
 def constant(value: np.ndarray) -> Initializer:
-    """The same numbers in every channel; complex ones as a last axis of two."""
+    """The same values in every channel; complex values as a last axis of two."""
     if np.iscomplexobj(value):
         value = np.stack([value.real, value.imag], axis=-1)
     return lambda key, shape, dtype: jnp.broadcast_to(jnp.asarray(value, dtype), shape)
 
 
 def complex_normal(key, shape, dtype):
-    """Of variance 1, [..., 2]."""
+    """Complex normal with variance 1, [..., 2]."""
     return math.sqrt(0.5) * jax.random.normal(key, shape, dtype)
 
 
 def log_uniform(low: float, high: float) -> Initializer:
-    """Logarithms of numbers log-uniform in [low, high]."""
+    """log(dt) uniform in [log(low), log(high)]."""
     return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, math.log(low), math.log(high))
 
 
@@ -72,7 +72,7 @@ def packed(x: jax.Array) -> jax.Array:
 
 
 def matrix(module: Mixer, channels: int, imag: np.ndarray, lr: float) -> jax.Array:
-    """diag(A) [channels, 2N] with real parts -exp(A_log), -1/2 at first, and free imaginary parts."""
+    """diag(A) [channels, 2N] with real parts -exp(A_log), initially -1/2, and trained imaginary parts, initially `imag`."""
     shape, axes = (channels, len(imag)), ("embed", None)
     log_DN = param(module, "A_log", constant(np.full(len(imag), math.log(0.5))), shape, axes, decay=False, lr=lr)
     imag_DN = param(module, "A_imag", constant(imag), shape, axes, decay=False, lr=lr)
@@ -80,7 +80,7 @@ def matrix(module: Mixer, channels: int, imag: np.ndarray, lr: float) -> jax.Arr
 
 
 def discretise(rule: str, A_DM: jax.Array, b_DM: jax.Array, dt_D: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Poles and input map of x' = A x + b u held for dt, or by the bilinear rule (S4D, eq. 3 and §3.1)."""
+    """(poles, input map) of x' = A x + b u with step dt, by zero-order hold or the bilinear rule (S4D, eq. 3 and §3.1)."""
     re, im = jnp.split(A_DM * dt_D[:, None], 2, axis=-1)
     z, a = jax.lax.complex(re, im), jax.lax.complex(*jnp.split(A_DM, 2, axis=-1))
     b = jax.lax.complex(*jnp.split(b_DM, 2, axis=-1))
@@ -92,14 +92,14 @@ def discretise(rule: str, A_DM: jax.Array, b_DM: jax.Array, dt_D: jax.Array) -> 
 
 
 def _expm1(re, im):
-    """exp(re + i im) - 1, also near 0."""
+    """exp(re + i im) - 1, accurate near 0."""
     return jax.lax.complex(jnp.expm1(re) * jnp.cos(im) - 2 * jnp.sin(im / 2) ** 2, jnp.exp(re) * jnp.sin(im))
 
 
 def diagonal(
     module: Mixer, channels: int, size: int, frequency: str, rule: str, dt: tuple[float, float], lr: float, input_map: bool
 ) -> dict[str, jax.Array]:  # fmt: skip
-    """The weights of `diagonal_ssm` with `channels` channels: S4D's parameters, discretised. `dt`: range of the initial steps."""
+    """Weights of `diagonal_ssm` for `channels` channels: S4D's parameters, discretised. `dt`: range of the initial steps."""
     modes, axes = check(size, frequency, rule), ("embed", None, None)
     log_dt_D = param(module, "log_dt", log_uniform(*dt), (channels,), ("embed",), decay=False, lr=lr)
     A_DM = matrix(module, channels, frequencies(frequency, size), lr)
@@ -115,7 +115,7 @@ def diagonal(
 
 
 def gated_output(module: Mixer, y_BTD: jax.Array) -> jax.Array:
-    """GLU(W gelu(y) + b): the map that mixes the channels (S4, §3.4); W and b start as torch's linear layers do."""
+    """GLU(W gelu(y) + b), which mixes the channels (S4, §3.4); W and b are initialised like torch's linear layers."""
     gelu_BTD = nn.gelu(y_BTD, approximate=False)
     init, bias_init = scaled_uniform(), uniform(module.width**-0.5)
     axes = "mlp", None, "embed"

@@ -17,9 +17,9 @@ DIGIT = 256  # a digit below it is exact in bfloat16, whose significand has 8 bi
 
 
 def alibi_slopes(heads: int) -> list[float]:
-    """2^(-8 h / H) for h = 1 .. H; where H is no power of two, those of the power below, then every other of the next one's.
+    """Slopes 2^(-8 h / H) for h = 1 .. H (Press et al. 2022, arXiv:2108.12409, §3 and the released code).
 
-    Press et al. 2022 (arXiv:2108.12409, §3 and the released code).
+    If H is not a power of two: the slopes for the largest power of two below H, then every other slope for twice that power.
     """
     below = 2 ** math.floor(math.log2(heads))
     slopes = [2.0 ** (-8 * h / below) for h in range(1, below + 1)]
@@ -27,11 +27,11 @@ def alibi_slopes(heads: int) -> list[float]:
 
 
 def add_alibi(q_BTHK: jax.Array, k_BTGK: jax.Array, pos_BT: jax.Array, scale: float) -> tuple[jax.Array, jax.Array]:
-    """q and k with two more channels, whose product times `scale` is slope_h s for a key at position s.
+    """Append two channels to q and k whose product times `scale` is slope_h s, for a key at position s.
 
-    Under the softmax this is the bias -slope_h (t - s): what depends on the query alone cancels. The channels of a key are
-    the two digits of its position, so that a bfloat16 cache holds positions below 65536 exactly; a slope may be rounded,
-    but is the same for both digits.
+    In the softmax this equals the bias -slope_h (t - s), because the term slope_h t is constant over the keys. The two channels
+    of a key are the base-256 digits of its position, so a bfloat16 cache represents positions below 65536 exactly. The slope
+    may be rounded, by the same amount for both digits.
     """
     acc = _time.accumulation_dtype(q_BTHK)
     slope_H = jnp.asarray(alibi_slopes(q_BTHK.shape[2]), acc) / scale
@@ -45,28 +45,28 @@ def add_alibi(q_BTHK: jax.Array, k_BTGK: jax.Array, pos_BT: jax.Array, scale: fl
 class Attention(Mixer):
     """y = softmax(q k^T / sqrt(K)) v W_O with q, k, v = rotate(x W_Q), rotate(x W_K), x W_V.
 
-    By default Llama's convention of rotary pairs (i, i + K/2), theta^(-2i/K) (Touvron et al. 2023, arXiv:2302.13971, §2.2;
-    Su et al. 2021, arXiv:2104.09864). GPT-NeoX turns a part of each head (Black et al. 2022, arXiv:2204.06745, §2.1.1), GPT-J
-    adjacent channels. `alibi` adds -slope_h (t - s) to the scores instead (Press et al. 2022, arXiv:2108.12409), by two more
-    channels of the keys. Initial values: by default GPT-2's, the output projection smaller by the root of the number of additions
-    to the residual stream (Radford et al. 2019, §2.3).
+    Rotary pairs are (i, i + K/2) with frequencies theta^(-2i/K) by default, as in Llama (Touvron et al. 2023, arXiv:2302.13971,
+    §2.2; Su et al. 2021, arXiv:2104.09864). `rotary_fraction` rotates a part of each head, as in GPT-NeoX (Black et al. 2022,
+    arXiv:2204.06745, §2.1.1); `interleaved` pairs adjacent channels, as in GPT-J. `alibi` adds -slope_h (t - s) to the scores
+    instead (Press et al. 2022, arXiv:2108.12409), by two more channels of the keys. Initial values are GPT-2's by default: the
+    output projection is divided by the square root of the number of residual additions (Radford et al. 2019, §2.3).
     """
 
     in_place: ClassVar[bool] = True
     heads: int = 4
     kv_heads: int | None = None  # default: heads
     head_size: int | None = None  # default: width / heads
-    window: int | None = None  # tokens seen, the query's own included; default: all
+    window: int | None = None  # number of visible tokens, including the query's own; default: all
     rotary: bool = True
-    rotary_fraction: float = 1.0  # of a head's channels that turn, the first ones
+    rotary_fraction: float = 1.0  # fraction of a head's channels that are rotated, the first ones
     interleaved: bool = False  # pairs are (2i, 2i + 1)
     theta: float = 10000.0
     alibi: bool = False
     bias: bool = False  # on q, k and v
     output_bias: bool | None = None  # default: bias
     initial: str = "gpt2"  # initial values, see _init.RECIPES
-    init_std: float | None = None  # of gpt2 and llama; default: 1 / sqrt(inputs)
-    output_std: float | None = None  # of the output's initial values; default: as `initial` says
+    init_std: float | None = None  # for gpt2 and llama; default: 1 / sqrt(inputs)
+    output_std: float | None = None  # of the output projection; default: set by `initial`
 
     @nn.nowrap
     def _sizes(self) -> tuple[int, int]:
@@ -82,8 +82,8 @@ class Attention(Mixer):
         turned = int(self.rotary_fraction * size)
         if not 0 < turned <= size or turned % 2:
             raise UserError(
-                f"rotary positions turn pairs, but rotary_fraction {self.rotary_fraction} of a head's {size} channels is "
-                f"{turned}; make it even, with width / heads or with rotary_fraction"
+                f"rotary positions rotate pairs of channels, but rotary_fraction {self.rotary_fraction} of {size} channels is "
+                f"{turned}; make it even: change rotary_fraction, or width / heads"
             )
         return self.theta ** (-jnp.arange(0, turned, 2) / turned)
 
@@ -91,7 +91,7 @@ class Attention(Mixer):
     def init_state(self, batch, context):
         kv_heads, size = self._sizes()
         if self.window is None and context is None:
-            raise UserError("full attention keeps every token: say how many, init_state(batch, context=N)")
+            raise UserError("full attention stores every token: pass their maximum number, init_state(batch, context=N)")
         key_size = size + 2 if self.alibi else size
         return attention.init_state(batch, self.window or context, kv_heads, key_size, size, self.dtype)
 

@@ -9,9 +9,9 @@ from jaxseq.mixers._delta import DeltaMixer, DeltaMixerState
 class GatedDeltaNet(DeltaMixer):
     """y = (rms_norm(gated_delta_rule(q, k, v, log_a, beta)) * gate(x W_g)) W_o, the norm over each head.
 
-    q, k, v = silu(conv(x W)); q and k are then made of length 1. beta = sigmoid(x W_beta); log_a = -A softplus(x W_a + b_dt),
-    A and b_dt one a value head, in float32 and without weight decay. A starts in U(0, 16), b_dt at the inverse softplus of a
-    log-uniform step (flash-linear-attention, layers/gated_deltanet.py).
+    q, k, v = silu(conv(x W)); q and k are normalised to unit length. beta = sigmoid(x W_beta); log_a = -A softplus(x W_a + b_dt).
+    A and b_dt are one number per value head, in float32, without weight decay. Initial values: A from U(0, 16), b_dt the inverse
+    softplus of a log-uniform step (flash-linear-attention, layers/gated_deltanet.py).
     """
 
     @nn.compact

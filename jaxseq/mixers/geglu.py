@@ -7,18 +7,18 @@ from jaxseq.mixers import _activations, _init
 
 
 class GeGLU(Mixer):
-    """y = (gelu(x W_gate) * x W_up) W_down; a mixer of channels, its state is ()."""
+    """y = (gelu(x W_gate) * x W_up) W_down; a feed-forward without state (its state is ())."""
 
     hidden: int | None = None  # default: factor * width
     factor: int = 3  # Griffin's (De et al. 2024, arXiv:2402.19427, §2.2)
     bias: bool = False
     activation: str = "gelu_tanh"
     initial: str = "gpt2"  # initial values, see _init.RECIPES
-    init_std: float | None = None  # of gpt2 and llama; default: 1 / sqrt(inputs)
+    init_std: float | None = None  # for gpt2 and llama; default: 1 / sqrt(inputs)
 
     @property
     def features(self) -> int:
-        """F"""
+        """F, the hidden size."""
         return self.hidden or self.factor * self.width
 
     @nn.compact

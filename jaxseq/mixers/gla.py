@@ -14,18 +14,18 @@ from jaxseq.ops import _time, gla
 class GatedLinearAttention(Mixer):
     """y = (rms_norm(gla(q, k, v, log_w)) * silu(x W_g)) W_o, the norm over each head.
 
-    log_w = log sigmoid(x A_w B_w + b_w) / tau for each key channel; q is divided by sqrt(K). Initial values: one normal figure
-    for all maps (flash-linear-attention, models/gla: initializer_range), b_w zero.
+    log_w = log sigmoid(x A_w B_w + b_w) / tau for each key channel; q is divided by sqrt(K). Initial values: normal with the same
+    standard deviation for all kernels (flash-linear-attention, models/gla: initializer_range), b_w zero.
     """
 
     heads: int = 4
     key_factor: float = 0.5  # K = key_factor * width / heads
     value_factor: int = 1  # V = value_factor * width / heads
     decay_rank: int = 16
-    tau: float = 16.0  # the larger, the slower the decay
+    tau: float = 16.0  # larger values decay more slowly
     eps: float = 1e-5
     initial: str = "llama"  # initial values, see _init.RECIPES
-    init_std: float | None = None  # of gpt2 and llama; default: 1 / sqrt(inputs)
+    init_std: float | None = None  # for gpt2 and llama; default: 1 / sqrt(inputs)
 
     @nn.nowrap
     def _sizes(self) -> tuple[int, int]:

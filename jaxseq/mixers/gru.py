@@ -9,7 +9,7 @@ from jaxseq.ops import gru
 
 
 class GRU(Cell):
-    """Two biases, of the input's and of the state's part: for the candidate they differ, one is behind the reset gate."""
+    """y = h W_out, h the states of a GRU. Two biases, of input and state: for the candidate only the latter is gated by r."""
 
     @nn.nowrap
     def init_state(self, batch, context):

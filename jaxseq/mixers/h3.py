@@ -1,4 +1,4 @@
-"""H3: a shift and a diagonal state space model between multiplicative gates (Fu et al. 2022, arXiv:2212.14052, §3.1)."""
+"""H3: a shift SSM and a diagonal SSM between multiplicative gates (Fu et al. 2022, arXiv:2212.14052, §3.1)."""
 
 from typing import NamedTuple
 
@@ -15,25 +15,25 @@ from jaxseq.ops import diagonal_ssm, long_conv
 
 class H3State(NamedTuple):
     shift: long_conv.LongConvState  # the last state_size - 1 keys
-    diagonal: diagonal_ssm.DiagonalSSMState  # of every product of a key's and a value's channel of a head
+    diagonal: diagonal_ssm.DiagonalSSMState  # one for each product of a key channel and a value channel of a head
 
 
 class H3(Mixer):
     """y = (q . diagonal(shift(k) v^T)) W_O + b, heads of `head_size` channels; q, k, v = x W + b.
 
-    The shift model's state holds its last N inputs, so that it is a convolution with taps w_t = sum_j C_{j+t} B_j, t < N, and a
-    skip. With heads of one channel, the default, the outer product is a product.
+    The state of the shift SSM holds its last N inputs, so it is a convolution with taps w_t = sum_j C_{j+t} B_j, t < N, and a
+    skip connection. With the default head_size 1 the outer product k v^T is an ordinary product.
     """
 
-    state_size: int = 64  # of both models; taps of the shift, conjugate pairs counted twice in the diagonal one
+    state_size: int = 64  # taps of the shift SSM; real numbers per channel of the diagonal SSM, two for each conjugate pair
     head_size: int = 1
     frequencies: str = "lin"
     discretisation: str = "bilinear"  # or zoh
     dt_min: float = 0.001
     dt_max: float = 0.1
-    kernel_lr: float = 1.0  # learning-rate multiplier of the models' A, B and steps
-    initial: str = "llama"  # initial values of the projections, see _init.RECIPES; the released code has W_O no smaller
-    init_std: float | None = None  # of gpt2 and llama; default: 1 / sqrt(inputs)
+    kernel_lr: float = 1.0  # learning-rate multiplier of the A, B and steps of both SSMs
+    initial: str = "llama"  # initial values of the projections, see _init.RECIPES; the released code does not scale W_O down
+    init_std: float | None = None  # for gpt2 and llama; default: 1 / sqrt(inputs)
 
     @nn.nowrap
     def _heads(self) -> int:
@@ -49,7 +49,7 @@ class H3(Mixer):
         return H3State(shift, diagonal_ssm.init_state(batch, products, modes, self.dtype))
 
     def _shift(self) -> dict[str, jax.Array]:
-        """Taps and skip of the shift model."""
+        """Taps and skip of the shift SSM."""
         size, axes = self.state_size, ("embed", None)
         first = lambda key, shape, dtype: jnp.zeros(shape, dtype).at[:, 0].set(1)  # noqa: E731
         b_DN = param(self, "shift_B", first, (self.width, size), axes, decay=False, lr=self.kernel_lr)
@@ -74,7 +74,7 @@ class H3(Mixer):
         weights = _ssm.diagonal(
             self, heads, self.state_size, self.frequencies, self.discretisation, (self.dt_min, self.dt_max), self.kernel_lr, True
         )
-        weights = {name: jnp.repeat(w, size**2, axis=0) for name, w in weights.items()}  # a head's products share its model
+        weights = {name: jnp.repeat(w, size**2, axis=0) for name, w in weights.items()}  # all products of a head share one SSM
         flat_BTD = kv_BTHKV.reshape(*x_BTD.shape[:2], self.width * size)
         y_BTD, diagonal = forms.op("diagonal_ssm", form, time)(flat_BTD, state=state.diagonal, pos=pos_BT, **weights)
         y_BTHV = jnp.einsum("bthk,bthkv->bthv", q_BTHK, y_BTD.reshape(kv_BTHKV.shape))

@@ -1,4 +1,4 @@
-"""Hyena: gates and long convolutions whose filters are an MLP of the position (Poli et al. 2023, arXiv:2302.10866)."""
+"""Hyena: gated long convolutions with filters that are an MLP of the position (Poli et al. 2023, arXiv:2302.10866)."""
 
 from typing import ClassVar
 
@@ -11,27 +11,26 @@ from jaxseq.ops import long_conv
 
 
 class Hyena(_hyena.GatedConvolutions):
-    """Hyena with implicit filters of `l_max` taps, cut off behind them.
+    """Hyena with implicit filters of `l_max` taps; see `_hyena.GatedConvolutions` for the equations.
 
-    The state is the last l_max - 1 inputs of every long convolution: exact, and as large as it has to be. Filters are computed
-    anew in every call, for a single token too; `jaxseq modal` turns a trained model into one with `hyena_modal`, whose state
-    and step are small. `l_max` belongs to the weights: position is measured as a fraction of it, so that another l_max is
-    another filter.
+    The state holds the last l_max - 1 inputs of every long convolution, the least that is exact. Filters are recomputed in every
+    call, also for a single token; `jaxseq modal` converts a trained model to `hyena_modal`, whose state and step are small. Do
+    not change `l_max` of trained weights: positions are fractions of it, so another l_max gives another filter.
     """
 
     hidden_role: ClassVar[str] = "other"
 
     l_max: int = 256  # taps of a filter; at least the length of training rows
-    features: int = 5  # of a position: time, and pairs of cosine and sine
+    features: int = 5  # position features: time, and pairs of cosine and sine
     hidden: int = 64  # width of the filter's MLP
     inner: int = 2  # its hidden layers after the first
     sine: float = 1.0  # first frequency of its sines; the paper has 14 for language and 10 for synthetic tasks (table A.3)
-    fast: float = 0.3  # the first and the last channel's decay to `target`, as fractions of l_max
+    fast: float = 0.3  # first and last channel decay to `target` after these fractions of l_max
     slow: float = 1.5
     target: float = 1e-2
-    shift: float = 0.0  # keeps filters from decaying to zero
+    shift: float = 0.0  # added to the decay, so that filters need not decay to zero
     filter_lr: float = 1.0  # learning-rate multiplier of the MLP
-    position_lr: float = 1.0  # and of its input features
+    position_lr: float = 1.0  # learning-rate multiplier of the position features
     filter_std: float | None = None  # of the MLP's initial kernels; default: torch's for linear layers
 
     @nn.nowrap
@@ -40,7 +39,7 @@ class Hyena(_hyena.GatedConvolutions):
 
     @nn.nowrap
     def filter_module(self, **kwargs) -> _hyena.Filter:
-        """The module behind the parameters `filter`; applied alone it gives all taps [O, W, D]."""
+        """The module with the parameters `filter`; it returns all taps [O, W, D]."""
         return _hyena.Filter(
             self.convolutions(), self.width, self.l_max, self.features, self.hidden, self.inner, self.sine, self.fast,
             self.slow, self.target, self.shift, self.filter_lr, self.position_lr, self.filter_std,

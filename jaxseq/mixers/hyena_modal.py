@@ -16,16 +16,16 @@ from jaxseq.ops import diagonal_ssm
 
 
 class HyenaModal(_hyena.GatedConvolutions):
-    """Hyena whose filters are h_t = Re sum_n R_n p_n^t, with a state of `state_size` complex numbers a channel.
+    """Hyena with filters h_t = Re sum_n R_n p_n^t and a state of `state_size` complex numbers per channel.
 
-    `polar` poles are p = exp(-softplus(a) + i b), inside the unit circle whatever training does; others are plain complex
-    numbers, as StripedHyena has them. At first their decays run from 1/2 to 1/500 a token and their angles are uniform; the
-    residues make the filter's norm about 1.
+    With `polar`, poles are p = exp(-softplus(a) + i b), always inside the unit circle; otherwise they are free complex numbers,
+    as in StripedHyena. Initial values: decays from 1/2 to 1/500 per token, uniform angles, and residues such that the norm of
+    the filter is about 1.
     """
 
     state_size: int = 8
     polar: bool = True
-    share: int = 1  # neighbouring channels that have one filter
+    share: int = 1  # number of adjacent channels that share a filter
     filter_lr: float = 1.0  # learning-rate multiplier of poles and residues
 
     @nn.nowrap

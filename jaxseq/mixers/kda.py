@@ -9,9 +9,10 @@ from jaxseq.mixers._delta import DeltaMixer, DeltaMixerState
 class KimiDeltaAttention(DeltaMixer):
     """y = (rms_norm(kda(q, k, v, log_w, beta)) * sigmoid(x A_g B_g)) W_o, the norm over each head.
 
-    q, k, v = silu(conv(x W)); q and k are then made of length 1. beta = sigmoid(x W_beta); log_w = -A softplus(x A_f B_f + b_dt)
-    for each key channel, A one a value head. A and b_dt are float32 and without weight decay; A starts in U(1, 16), b_dt at the
-    inverse softplus of a log-uniform step (transformers, KimiLinearPreTrainedModel, after flash-linear-attention).
+    q, k, v = silu(conv(x W)); q and k are normalised to unit length. beta = sigmoid(x W_beta);
+    log_w = -A softplus(x A_f B_f + b_dt) for each key channel, with one A per value head. A and b_dt are float32, without weight
+    decay. Initial values: A from U(1, 16), b_dt the inverse softplus of a log-uniform step (transformers,
+    KimiLinearPreTrainedModel, after flash-linear-attention).
     """
 
     gate: str = "sigmoid"

@@ -9,12 +9,12 @@ from jaxseq.ops import short_conv
 
 
 class LFMConv(Mixer):
-    """y = (c * conv(b * h)) W_out with (b, c, h) = x W_in; a depthwise causal convolution of a few taps, no other memory."""
+    """y = (c * conv(b * h)) W_out with (b, c, h) = x W_in; conv a depthwise causal convolution of a few taps."""
 
     taps: int = 3
     bias: bool = False
     initial: str = "llama"  # initial values, see _init.RECIPES
-    init_std: float | None = None  # of gpt2 and llama; default: 1 / sqrt(inputs)
+    init_std: float | None = None  # for gpt2 and llama; default: 1 / sqrt(inputs)
 
     @nn.nowrap
     def init_state(self, batch, context):

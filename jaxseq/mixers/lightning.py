@@ -1,6 +1,6 @@
-"""Lightning attention: linear attention with a fixed decay a head (Qin et al. 2024, arXiv:2405.17381).
+"""Lightning attention: linear attention with one fixed decay per head (Qin et al. 2024, arXiv:2405.17381).
 
-The gates, the norm and the decays that depend on the layer are those of MiniMax-01 (MiniMax 2025, arXiv:2501.08313, §2.2).
+Gates, norm and layer-dependent decays follow MiniMax-01 (MiniMax 2025, arXiv:2501.08313, §2.2).
 """
 
 import jax.numpy as jnp
@@ -16,15 +16,16 @@ from jaxseq.ops import retention
 class LightningAttention(Mixer):
     """y = (rms_norm(retention(q, k, v)) * sigmoid(x W_g)) W_o with q, k, v = silu(x W), the norm over all heads together.
 
-    Head h = 1 .. H of layer l = 0 .. L - 1 decays by exp(-2^(-8 h / H) (1 - l / (L - 1) + 1e-5)) a token: higher layers
-    remember longer. Initial values: one normal figure for all maps (transformers, MiniMaxPreTrainedModel).
+    Head h = 1 .. H of layer l = 0 .. L - 1 decays by exp(-2^(-8 h / H) (1 - l / (L - 1) + 1e-5)) per token: higher layers
+    remember longer. Initial values: normal with the same standard deviation for all kernels (transformers,
+    MiniMaxPreTrainedModel).
     """
 
     heads: int = 4
     head_size: int | None = None  # default: width / heads
     eps: float = 1e-5
     initial: str = "llama"  # initial values, see _init.RECIPES
-    init_std: float | None = None  # of gpt2 and llama; default: 1 / sqrt(inputs)
+    init_std: float | None = None  # for gpt2 and llama; default: 1 / sqrt(inputs)
 
     @nn.nowrap
     def _size(self) -> int:

@@ -9,7 +9,7 @@ from jaxseq.ops import lstm
 
 
 class LSTM(Cell):
-    """The bias of the forget gate starts at `forget_bias`, 1 as Jozefowicz et al. 2015 (§5) advise, the others at 0."""
+    """y = h W_out, h the states of an LSTM. Initial forget bias `forget_bias` (Jozefowicz et al. 2015, §5), other biases 0."""
 
     forget_bias: float = 1.0
 

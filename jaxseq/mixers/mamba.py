@@ -19,7 +19,7 @@ class MambaState(NamedTuple):
 
 
 def dt_bias_init(low: float, high: float, floor: float):
-    """softplus^-1(dt) with dt log-uniform in [low, high], at least `floor`: softplus of the bias is dt itself."""
+    """softplus^-1(dt) with dt log-uniform in [low, high] and at least `floor`."""
 
     def init(key, shape, dtype):
         log_dt = jax.random.uniform(key, shape, dtype, math.log(low), math.log(high))
@@ -35,17 +35,17 @@ def a_log_init(key, shape, dtype):
 
 
 def fan_in_uniform(key, shape, dtype):
-    """U(-1/sqrt(inputs), 1/sqrt(inputs)): torch's default for linear layers, which the released code keeps."""
+    """U(-1/sqrt(inputs), 1/sqrt(inputs)): torch's default for linear layers, as in the released code."""
     return uniform(shape[0] ** -0.5)(key, shape, dtype)
 
 
 class Mamba(Mixer):
     """y = (selective_scan(silu(conv(u))) * silu(z)) W_out with (u, z) = x W_in.
 
-    dt = softplus(dt_r W_dt + b_dt), (dt_r, B, C) = u W_x. A = -exp(A_log) and D are float32 without weight decay. dt's bias
-    is the inverse softplus of a log-uniform step; W_out starts smaller by sqrt(residuals * layers).
+    dt = softplus(dt_r W_dt + b_dt), (dt_r, B, C) = u W_x. A = -exp(A_log) and D are float32 without weight decay. Initial values:
+    b_dt is the inverse softplus of a log-uniform step; W_out is divided by sqrt(residuals * layers).
 
-    selected_norm puts an RMS norm on each of dt_r, B and C: "plain" without a scale (Falcon Mamba, Zuo et al. 2024,
+    selected_norm applies an RMS norm to each of dt_r, B and C: "plain" without a scale (Falcon Mamba, Zuo et al. 2024,
     arXiv:2410.05355, §2.2), "scaled" with one (Jamba, Lieber et al. 2024, arXiv:2403.19887, §6.4).
     """
 
@@ -56,7 +56,7 @@ class Mamba(Mixer):
     dt_min: float = 0.001
     dt_max: float = 0.1
     dt_floor: float = 1e-4
-    residuals: int = 1  # residual additions a block; 2 if an MLP follows each Mamba
+    residuals: int = 1  # residual additions per block; 2 if an MLP follows each Mamba
     selected_norm: str = "none"  # none, plain, scaled
     selected_eps: float = 1e-6
 

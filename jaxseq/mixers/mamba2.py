@@ -1,4 +1,4 @@
-"""The Mamba-2 block: state space duality with one decay a head (Dao & Gu 2024, arXiv:2405.21060, §7 and the released code)."""
+"""The Mamba-2 block: state space duality with one decay per head (Dao & Gu 2024, arXiv:2405.21060, §7, and the released code)."""
 
 from typing import NamedTuple
 
@@ -15,21 +15,21 @@ from jaxseq.ops import retention, short_conv
 
 class Mamba2State(NamedTuple):
     conv: short_conv.ShortConvState  # the last taps - 1 inputs of the convolution
-    ssd: retention.RetentionState  # one [state_size, head size] matrix a head
+    ssd: retention.RetentionState  # one [state_size, head size] matrix per head
 
 
 def a_log_init(low: float, high: float):
-    """log U(low, high)"""
+    """Logarithm of values from U(low, high)."""
     return lambda key, shape, dtype: jnp.log(jax.random.uniform(key, shape, dtype, low, high))
 
 
 class Mamba2(Mixer):
-    """y = rms_norm((ssd(x, dt, B, C) + D x) * silu(z)) W_out with (z, x, B, C, dt) = u W_in, and x, B, C through silu(conv(.)).
+    """y = rms_norm((ssd(x, dt, B, C) + D x) * silu(z)) W_out, (z, x, B, C, dt) = u W_in, with silu(conv(.)) on x, B and C.
 
     S_t = exp(dt_t A) S_{t-1} + B_t^T dt_t x_t, y_t = C_t S_t: the retention op with log a = dt A. dt = softplus(dt + b_dt),
-    then clipped; A = -exp(A_log) and D are one a head, float32, without weight decay. B and C are shared by the heads of a
-    group, and the norm takes each group's channels by themselves. A starts in U(1, 16), dt's bias at the inverse softplus of a
-    log-uniform step; W_out starts smaller by sqrt(residuals * layers).
+    then clipped; A = -exp(A_log) and D are one number per head, float32, without weight decay. The heads of a group share B and
+    C, and the norm is over the channels of each group. Initial values: A from U(1, 16), b_dt the inverse softplus of a
+    log-uniform step, W_out divided by sqrt(residuals * layers).
     """
 
     expand: int = 2  # inner width = expand * width
@@ -43,7 +43,7 @@ class Mamba2(Mixer):
     dt_low: float = 0.0  # dt itself is clipped to [dt_low, dt_high]
     dt_high: float | None = None  # default: no limit
     eps: float = 1e-5
-    residuals: int = 1  # residual additions a block; 2 if an MLP follows each Mamba
+    residuals: int = 1  # residual additions per block; 2 if an MLP follows each Mamba
 
     @nn.nowrap
     def _sizes(self) -> tuple[int, int, int]:

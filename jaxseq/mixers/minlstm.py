@@ -6,7 +6,7 @@ from jaxseq.mixers._minrnn import MinRNN
 
 
 class MinLSTM(MinRNN):
-    """Keeps f / (f + i) of the state: its logit is log f - log i, f = sigmoid(x W_f + b), i = sigmoid(x W_i)."""
+    """h_t = (f h_{t-1} + i v_t) / (f + i), f = sigmoid(x W_f + b), i = sigmoid(x W_i); the gate is log f - log i."""
 
     def gate(self, u_BTD):
         b_D = self.bias("forget_bias", self.forget_bias)

@@ -1,4 +1,4 @@
-"""The feed-forward of the original Transformer (Vaswani et al. 2017, eq. 2), with GELU unless told otherwise."""
+"""The feed-forward of the original Transformer (Vaswani et al. 2017, eq. 2), by default with GELU."""
 
 from flax import linen as nn
 
@@ -7,7 +7,7 @@ from jaxseq.mixers import _activations, _init
 
 
 class MLP(Mixer):
-    """y = act(x W_up + b) W_down + b; a mixer of channels, its state is ().
+    """y = act(x W_up + b) W_down + b; a feed-forward without state (its state is ()).
 
     Activations: relu (Vaswani et al.), gelu (exact) and gelu_tanh, its approximation in GPT-2 (Hendrycks & Gimpel 2016,
     arXiv:1606.08415, §2), silu, relu2 (So et al. 2021, arXiv:2109.08668, §3).
@@ -18,12 +18,12 @@ class MLP(Mixer):
     bias: bool = True
     activation: str = "gelu_tanh"
     initial: str = "gpt2"  # initial values, see _init.RECIPES
-    init_std: float | None = None  # of gpt2 and llama; default: 1 / sqrt(inputs)
-    output_std: float | None = None  # of the output's initial values; default: as `initial` says
+    init_std: float | None = None  # for gpt2 and llama; default: 1 / sqrt(inputs)
+    output_std: float | None = None  # of the output projection; default: set by `initial`
 
     @property
     def features(self) -> int:
-        """F"""
+        """F, the hidden size."""
         return self.hidden or self.factor * self.width
 
     @nn.compact

@@ -1,7 +1,7 @@
-"""Mixtures of experts: feed-forwards of which each token takes a few (Shazeer et al. 2017, arXiv:1701.06538).
+"""Mixture of experts: each token is routed to a few of many feed-forwards (Shazeer et al. 2017, arXiv:1701.06538).
 
-Mixtral (Jiang et al. 2024, arXiv:2401.04088, §2.1), the default: top 2, weighted by the softmax over the chosen ones. Switch
-(Fedus et al. 2022, arXiv:2101.03961, §2.1): `top_k=1, normalize=False, gated=False`, weighted by the router's probability.
+The default is Mixtral (Jiang et al. 2024, arXiv:2401.04088, §2.1): top 2, weighted by the softmax over the chosen logits. Switch
+(Fedus et al. 2022, arXiv:2101.03961, §2.1) is `top_k=1, normalize=False, gated=False`: weighted by the router's probability.
 """
 
 import functools
@@ -23,16 +23,16 @@ class MoE(Mixer):
     """y = sum over the chosen e of weight_e expert_e(x), chosen = the top_k largest of x W_router; its state is ().
 
     expert(x) = (act(x W_gate) * x W_up) W_down, or act(x W_up) W_down if not `gated`. The router computes in the accumulation
-    dtype. weight = softmax over the chosen logits, or, if not `normalize`, the softmax over all at the chosen.
+    dtype. weight = softmax over the chosen logits; if not `normalize`, the softmax over all logits, at the chosen experts.
 
-    Dropless by default, and always in evaluation: every token meets its experts, whoever is in the batch, so that the laws
-    of a stream hold. With `capacity_factor` training drops: in each row an expert takes the first
-    capacity_factor * T * top_k / experts tokens that choose it and the others pass by. That is no function of a stream.
+    Without `capacity_factor`, and always in evaluation, no token is dropped, so rows are independent and all forms are equal.
+    With `capacity_factor` tokens are dropped in training: in each row an expert processes the first
+    capacity_factor * T * top_k / experts tokens that choose it, and adds nothing to the others. The forms then differ.
 
-    Sown into 'losses', means over tokens: balance_loss * E sum_e f_e P_e with f the share of choices and P the mean
-    probability of each expert (Switch, eq. 4; with top_k > 1 f still sums to 1, so that the least is balance_loss), and z_loss
-    times the mean squared log-sum-exp of the logits (Zoph et al. 2022, arXiv:2202.08906, eq. 5). Into 'intermediates': the
-    chosen experts, as 'choice'.
+    Sown into 'losses', as means over tokens: balance_loss * E sum_e f_e P_e, where f_e is the fraction of choices and P_e the
+    mean probability of expert e (Switch, eq. 4; f sums to 1 for any top_k, so the minimum is balance_loss); and z_loss times the
+    mean squared log-sum-exp of the logits (Zoph et al. 2022, arXiv:2202.08906, eq. 5). Sown into 'intermediates': the chosen
+    experts, as 'choice'.
     """
 
     experts: int = 4
@@ -41,32 +41,32 @@ class MoE(Mixer):
     gated: bool = True
     activation: str = "silu"
     normalize: bool = True
-    capacity_factor: float | None = None  # in training; default: none is dropped
+    capacity_factor: float | None = None  # in training; default: no token is dropped
     balance_loss: float = 0.01
     z_loss: float = 0.0
-    jitter: float = 0.0  # in training: the router's input times U(1 - jitter, 1 + jitter), Switch §2.4
+    jitter: float = 0.0  # in training the router's input is multiplied by U(1 - jitter, 1 + jitter), Switch §2.4
     routing: str = "token_choice"
     initial: str = "gpt2"  # initial values, see _init.RECIPES
-    init_std: float | None = None  # of gpt2 and llama; default: 1 / sqrt(inputs)
+    init_std: float | None = None  # for gpt2 and llama; default: 1 / sqrt(inputs)
 
     def __post_init__(self):
         super().__post_init__()
         if self.routing == "expert_choice":
             raise UserError(
-                "experts that choose their tokens look at later ones, which no causal model may; set routing to token_choice"
+                "expert-choice routing depends on later tokens, so it is not causal; set routing to token_choice"
             )
         if self.routing != "token_choice":
             raise UserError(f"there is no routing {self.routing!r}; the only one is token_choice")
         if not 1 <= self.top_k <= self.experts:
-            raise UserError(f"a token cannot take {self.top_k} of {self.experts} experts; set top_k to 1 … experts")
+            raise UserError(f"top_k={self.top_k} is outside of 1 … {self.experts}, the number of experts; change one of them")
 
     @property
     def features(self) -> int:
-        """F"""
+        """F, the hidden size of an expert."""
         return self.hidden or (_init.gated_hidden(self.width) if self.gated else 4 * self.width)
 
     def _weights(self) -> tuple[jax.Array, ...]:
-        """(gate, up, down), without the gate if there is none."""
+        """The kernels (gate, up, down), or (up, down) if not `gated`."""
         up, down = (self.experts, self.width, self.features), (self.experts, self.features, self.width)
         paired, outward = (_init.by_expert(init(self)) for init in (_init.paired, _init.outward))
         names = ("gate", "up") if self.gated else ("up",)
@@ -75,7 +75,7 @@ class MoE(Mixer):
         return tuple(w.astype(self.dtype) for w in weights)
 
     def _route(self, x_BTD, pos_BT, train):
-        """(expert [B, T, R] int32, weight [B, T, R]) of the R = top_k choices of each token, in falling order."""
+        """(expert [B, T, R] int32, weight [B, T, R]) of each token's R = top_k choices, largest first."""
         acc = _time.accumulation_dtype(x_BTD)
         x_BTD = x_BTD.astype(acc)
         if train and self.jitter:
@@ -83,7 +83,7 @@ class MoE(Mixer):
         logits_BTE = Linear((self.experts,), ("embed", None), init_fn=_init.inward(self), dtype=acc, name="router")(x_BTD)
         chosen_BTA, expert_BTA = jax.lax.top_k(logits_BTE, self.top_k)
         log_z_BT = jax.nn.logsumexp(logits_BTE, axis=-1)
-        if not self.is_initializing():  # init makes parameters alone
+        if not self.is_initializing():  # init must create parameters only
             self.sow("intermediates", "choice", expert_BTA)
             self._sow(logits_BTE, log_z_BT, expert_BTA, _time.valid(pos_BT))
         if self.normalize:
@@ -116,23 +116,23 @@ class MoE(Mixer):
 
 
 def _feed_forward(product, x, weights, activation):
-    """`product(x, w)` is x times the weights of the row's own expert."""
+    """The feed-forward of the experts; `product(x, w)` multiplies each row of x by the weights of its expert."""
     *gate, up, down = weights
     h = activation(product(x, gate[0])) * product(x, up) if gate else activation(product(x, up))
     return product(h, down)
 
 
 def dropless(x_BTD, expert_BTA, weight_BTA, weights, *, activation, experts=(), split=()):
-    """Rows sorted by expert, one product a matrix, and back. `weights` may be a device's part of the experts and of F.
+    """Sort rows by expert, do one grouped product per kernel, restore the order. `weights` may be shards over experts and F.
 
-    experts: mesh axes that the experts are split over; split: all that the weights are, over which the parts are summed.
-    Each device then computes what its own experts say about the tokens that it holds.
+    experts: mesh axes over which the experts are sharded; split: all mesh axes over which the weights are sharded, and the
+    results summed. Each device applies its experts to its tokens.
     """
     batch, time, choices = expert_BTA.shape
     own, width, rows = weights[0].shape[0], x_BTD.shape[2], batch * time * choices
     first = jax.lax.axis_index(experts) * own if experts else 0
     expert_N = expert_BTA.reshape(rows) - first
-    expert_N = jnp.where((expert_N >= 0) & (expert_N < own), expert_N, own)  # those of other devices come last
+    expert_N = jnp.where((expert_N >= 0) & (expert_N < own), expert_N, own)  # experts on other devices come last
     order_N = jnp.argsort(expert_N, stable=True)
     back_N = jnp.argsort(order_N)
     size_E = jnp.bincount(expert_N, length=own + 1)[:own].astype(jnp.int32)
@@ -144,7 +144,7 @@ def dropless(x_BTD, expert_BTA, weight_BTA, weights, *, activation, experts=(), 
 
 
 def capacity(x_BTD, expert_BTA, weight_BTA, weights, valid_BT, *, activation, places: int):
-    """Each expert has `places` in each row, for the first tokens that choose it; the others' choice counts nothing."""
+    """In each row an expert processes the first `places` tokens that choose it and contributes zero to the others."""
     batch, time, choices = expert_BTA.shape
     experts, size = weights[0].shape[0], x_BTD.shape[2]
     expert_BN = expert_BTA.reshape(batch, time * choices)

@@ -1,4 +1,4 @@
-"""Attention with normalised queries and keys (Henry et al. 2020, arXiv:2010.04245), and a gate on its output if asked."""
+"""Attention with normalised queries and keys (Henry et al. 2020, arXiv:2010.04245) and an optional output gate."""
 
 import jax
 from flax import linen as nn
@@ -12,8 +12,8 @@ from jaxseq.mixers.attention import Attention
 class NormedAttention(Attention):
     """y = (softmax(q k^T / sqrt(K)) v * sigmoid(x W_G)) W_O with q, k = rotate(rms_norm(x W)), the norm over each head.
 
-    The norms' scales are shared by the heads. `gated` adds W_G (Qiu et al. 2025, arXiv:2505.06708, after the heads' outputs);
-    without it this is the attention of Qwen3 and LFM2. Fields are those of `attention`; there is no alibi.
+    All heads share the scales of the norms. `gated` adds the gate W_G on the output of the heads (Qiu et al. 2025,
+    arXiv:2505.06708); without it this is the attention of Qwen3 and LFM2. Fields as in `attention`, without alibi.
     """
 
     gated: bool = False

@@ -11,12 +11,12 @@ from jaxseq.ops import retention
 
 
 def decay_published(heads: int) -> jax.Array:
-    """gamma_h = 1 - 2^(-5 - h), as §2.2 prints and the released code computes."""
+    """gamma_h = 1 - 2^(-5 - h), as in §2.2 and the released code."""
     return 1 - 2.0 ** (-5.0 - jnp.arange(heads))
 
 
 def decay_experiments(heads: int) -> jax.Array:
-    """gamma_h = 1 - exp(linspace(log 1/32, log 1/512, heads)), with which §3.1's experiments were run."""
+    """gamma_h = 1 - exp(linspace(log 1/32, log 1/512, heads)), as in the experiments of §3.1."""
     return 1 - jnp.exp(jnp.linspace(jnp.log(1 / 32), jnp.log(1 / 512), heads))
 
 
@@ -26,16 +26,16 @@ DECAYS = {"published": decay_published, "experiments": decay_experiments}
 class Retention(Mixer):
     """y = (swish(x W_G) * norm_h(retention(q, k, v))) W_O, eq. 8.
 
-    q = rotate(x W_Q), k = rotate(x W_K) / sqrt(K), v = x W_V with V = 2K. Pairs are interleaved and the angles are
-    10000^-linspace(0, 1, K/2), the end point included, as in the released code. The norm is RMS per head without a scale,
+    q = rotate(x W_Q), k = rotate(x W_K) / sqrt(K), v = x W_V with V = 2K. Rotary pairs are interleaved, with frequencies
+    10000^-linspace(0, 1, K/2) including the end point, as in the released code. The norm is an RMS norm per head without a scale,
     eps 1e-6. The score normalisations of §2.2 cancel in that norm up to eps and are left out unless `torchscale_scaling`.
-    Kernels start Xavier-uniform with gain 2^-2.5, the output's with 2^-1; with `deepnet` v and the output start smaller by
+    Initial values: Xavier-uniform with gain 2^-2.5, and 2^-1 for the output; with `deepnet` v and the output are divided by
     (8 layers)^(1/4) (Wang et al. 2022, arXiv:2203.00555).
 
-    torchscale_scaling: retention's output is divided by sqrt(sum_i gamma^i), which the position alone tells, and then by
-    max(|sum_m R_nm|, 1), R the decayed and so divided scores, through which no gradient passes. That sum is q_n times the
-    decayed sum of keys: one more value channel, always 1, so that the state holds it and all forms stay equal. The released
-    code's chunkwise form takes other scalars; the difference is of the size of eps.
+    torchscale_scaling: the output is divided by sqrt(sum_i gamma^i), a function of the position, and then, without gradient, by
+    max(|sum_m R_nm|, 1), where R are the decayed scores after the first division. sum_m R_nm is q_n times the decayed sum of
+    keys. It is computed as one more value channel with value 1, so that it is part of the state and all forms are equal. The
+    chunkwise form of the released code uses other factors; the difference is of the order of eps.
     """
 
     heads: int = 4
@@ -60,7 +60,7 @@ class Retention(Mixer):
         return retention.init_state(batch, self.heads, key_size, value_size + self.torchscale_scaling, self.dtype)
 
     def _scaled(self, y_BTHV, log_a_H, pos_BT):
-        """The two normalisations; the last channel of y_BTHV is the sum of the scores."""
+        """y after both normalisations of `torchscale_scaling`; the last channel of y_BTHV is the sum of the scores."""
         y = y_BTHV.astype(jnp.promote_types(y_BTHV.dtype, jnp.float32))
         count_BT1 = jnp.maximum(pos_BT, 0)[..., None] + 1
         total_BTH = jnp.expm1(count_BT1 * log_a_H) / jnp.expm1(log_a_H)  # 1 + gamma + … + gamma^pos

@@ -13,7 +13,7 @@ from jaxseq.layers import Linear, Mixer, fan_in, normal, param
 from jaxseq.mixers import _init
 from jaxseq.ops import _time, rglru, short_conv
 
-STEEPEST = 1000.0  # the largest slope of the multiplier that a gradient sees
+STEEPEST = 1000.0  # limit of the derivative of the multiplier
 
 
 class RGLRUState(NamedTuple):
@@ -23,7 +23,7 @@ class RGLRUState(NamedTuple):
 
 @jax.custom_jvp
 def bounded_sqrt(x):
-    """sqrt(x) whose derivative 1 / (2 sqrt(x)) is cut at STEEPEST, as in the released code."""
+    """sqrt(x), with its derivative 1 / (2 sqrt(x)) clipped to STEEPEST, as in the released code."""
     return jnp.sqrt(x)
 
 
@@ -34,7 +34,7 @@ def _(primals, tangents):
 
 
 def ring(low: float, high: float):
-    """Lambda such that e^{-softplus(Lambda)} is spread over the area of the ring between two radii."""
+    """Lambda such that e^{-softplus(Lambda)} is the radius of a uniform point in the ring between two radii."""
 
     def init(key, shape, dtype):
         square = jax.random.uniform(key, shape, dtype, low**2, high**2)
@@ -47,9 +47,9 @@ class RGLRU(Mixer):
     """y = (h * gelu(x W_y + b)) W_out + b, h = RG-LRU(conv(x W_x + b)).
 
     r, i = sigmoid(u W_a + b), sigmoid(u W_i + b) with a matrix per head; log a = -8 r softplus(Lambda);
-    h_t = a h_{t-1} + sqrt(1 - a^2) i u_t. The multiplier sqrt(1 - a^2) is 1 at the first token of a document. Lambda
-    starts so that e^{-softplus(Lambda)} is in the ring [0.9, 0.999] and has no weight decay; W_out starts with variance 2
-    / residual blocks / inputs, and the gates' kernels with 1 / hidden, as the released code counts all heads' channels as
+    h_t = a h_{t-1} + sqrt(1 - a^2) i u_t. The multiplier sqrt(1 - a^2) is 1 at the first token of a document. Lambda has no
+    weight decay. Initial values: Lambda such that e^{-softplus(Lambda)} lies in [0.9, 0.999]; variance 2 / residual blocks /
+    inputs for W_out, and 1 / hidden for the kernels of the gates, because the released code counts the channels of all heads as
     inputs.
     """
 
@@ -64,7 +64,7 @@ class RGLRU(Mixer):
 
     @property
     def features(self) -> int:
-        """F"""
+        """F, the channels of the recurrence."""
         return self.hidden or self.width
 
     @nn.nowrap

@@ -11,10 +11,10 @@ from jaxseq.ops import token_shift, wkv4
 
 
 class RWKV4(Mixer):
-    """y = (sigmoid(x_r W_r) * wkv(x_k W_k, x_v W_v)) W_o, each x a mixture of this token and the last one.
+    """y = (sigmoid(x_r W_r) * wkv(x_k W_k, x_v W_v)) W_o; each x_* is a mixture of the current and the previous token.
 
-    Initial values are the released code's: the decay -e^time_decay with time_decay from -5 to 3 over the channels, the
-    bonus around log 0.3, W_k, W_r and W_o zero, W_v orthogonal. time_decay learns twice, the bonus three times as fast.
+    Initial values as in the released code: log-decay -e^time_decay with time_decay from -5 to 3 over the channels, bonus around
+    log 0.3, W_k, W_r and W_o zero, W_v orthogonal. Learning-rate multipliers: 2 for time_decay, 3 for the bonus.
     """
 
     @nn.nowrap

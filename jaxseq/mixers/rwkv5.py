@@ -10,10 +10,10 @@ from jaxseq.mixers import _rwkv
 
 
 class RWKV5(_rwkv.HeadMixer):
-    """y = (group_norm(wkv(r, k, v)) * silu(x_g W_g)) W_o with r, k, v from mixtures of this token and the last one.
+    """y = (group_norm(wkv(r, k, v)) * silu(x_g W_g)) W_o; r, k, v from mixtures of the current and the previous token.
 
-    A decay e^-e^time_decay for each key channel, the same at every token. The released code divides by 8 in front of a norm
-    with eps 1e-5: that is eps 64e-5 here.
+    Each key channel has the decay e^-e^time_decay, constant over time. The released code divides by 8 before a norm with eps
+    1e-5, which equals eps 64e-5 here.
     """
 
     @nn.compact

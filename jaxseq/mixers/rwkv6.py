@@ -8,21 +8,21 @@ from jaxseq import forms
 from jaxseq.layers import Linear, param, uniform
 from jaxseq.mixers import _rwkv
 
-TARGETS = ("w", "k", "v", "r", "g")  # what a mixture is made for; the order of the stacked low-rank maps
+TARGETS = ("w", "k", "v", "r", "g")  # one mixture each; also the order of the stacked low-rank maps
 
 
 class RWKV6(_rwkv.HeadMixer):
-    """RWKV-5 whose mixtures and decays depend on the token.
+    """RWKV-5 with data-dependent mixtures and decays.
 
-    x_* = x_t + (x_{t-1} - x_t) (mu_* + tanh(x' A) B_*), x' a fixed mixture; log w = -exp(decay + tanh(x_w A_w) B_w). The
-    low-rank maps start at zero (A) and in U(-0.01, 0.01) (B), and have no weight decay.
+    x_* = x_t + (x_{t-1} - x_t) (mu_* + tanh(x' A) B_*), x' a mixture with constant weights; log w = -exp(decay + tanh(x_w A_w)
+    B_w). The low-rank maps have no weight decay; initial values: A zero, B from U(-0.01, 0.01).
     """
 
     mix_rank: int = 32
     decay_rank: int = 64
 
     def _mixtures(self, x_BTD, last_BTD, done, left) -> dict[str, jax.Array]:
-        """x_w, x_k, x_v, x_r, x_g; in the released code's convention, the share of the last token."""
+        """x_w, x_k, x_v, x_r, x_g by name; parameters are the weights of the previous token, as in the released code."""
         ramp_D, width, rank = _rwkv.ramp(self.width), self.width, self.mix_rank
         shares = dict.fromkeys(("x", "w", "k"), 1 - ramp_D**left)
         shares |= {"v": 1 - (ramp_D**left + 0.3 * done)} | dict.fromkeys(("r", "g"), 1 - ramp_D ** (0.5 * left))

@@ -11,7 +11,7 @@ from jaxseq import forms
 from jaxseq.layers import Linear, param
 from jaxseq.mixers import _rwkv
 
-SHARES = {"r": 0.2, "w": 0.9, "k": 0.7, "v": 0.7, "a": 0.9, "g": 0.2}  # exponents of the mixtures at the start
+SHARES = {"r": 0.2, "w": 0.9, "k": 0.7, "v": 0.7, "a": 0.9, "g": 0.2}  # exponents of the initial mixtures
 LOWEST = math.exp(-0.5)  # log w lies in (-LOWEST, 0)
 
 
@@ -24,12 +24,12 @@ def _unit(x_BTHK: jax.Array) -> jax.Array:
 class RWKV7(_rwkv.HeadMixer):
     """y = ((group_norm(wkv7(r, w, k', v', -kappa, kappa a)) + (r . k' rho) v') * g) W_o.
 
-    log w = -e^-0.5 sigmoid(w0 + tanh(x_w A_w) B_w), a = sigmoid(a0 + x_a A_a B_a), g = sigmoid(x_g A_g) B_g, kappa the unit
-    vector of k * xi, k' = k * (1 + (a - 1) alpha). v' goes from v towards the first layer's v, which comes in the stream
-    "value", by sigmoid(v0 + x_v A_v B_v). The first layer (`first`) gives the stream and has no v0, A_v, B_v.
+    log w = -e^-0.5 sigmoid(w0 + tanh(x_w A_w) B_w), a = sigmoid(a0 + x_a A_a B_a), g = sigmoid(x_g A_g) B_g,
+    kappa = k * xi / |k * xi|, k' = k * (1 + (a - 1) alpha), v' = v + (v_1 - v) sigmoid(v0 + x_v A_v B_v), where v_1 is the v of
+    the first layer, passed on in the stream "value". The first layer (`first`) writes the stream and has no v0, A_v, B_v.
 
-    Each x_* is a mixture of this token and the last one; the parameters are the last one's share. Initial values are those
-    that the released training begins from; w0 learns twice as fast.
+    Each x_* is a mixture of the current and the previous token; the parameters are the weights of the previous one. Initial
+    values as in the released training code; the learning-rate multiplier of w0 is 2.
     """
 
     first: bool = False
@@ -42,7 +42,7 @@ class RWKV7(_rwkv.HeadMixer):
     streams: ClassVar[tuple[str, ...]] = ("value",)
 
     def _low_rank(self, name: str, rank: int, x_BTD, activation=lambda x: x):
-        """activation(x A) B; A starts at zero, B orthogonal times 0.1."""
+        """activation(x A) B; initial values: A zero, B orthogonal times 0.1."""
         shape, gain = (rank, self.width), 0.1 * max(1.0, rank / self.width) ** 0.5
         a_DR = param(self, f"{name}_a", _rwkv.zeros, shape[::-1], ("embed", None), decay=False)
         b_RD = param(self, f"{name}_b", jax.nn.initializers.orthogonal(gain), shape, (None, "heads"), decay=False)

@@ -11,21 +11,21 @@ from jaxseq.ops import token_shift
 
 
 class RWKVChannel(Mixer):
-    """y = sigmoid(x_r W_r) * (relu(x_k W_k)^2 W_v), x_k and x_r mixtures of this token and the last one.
+    """y = sigmoid(x_r W_r) * (relu(x_k W_k)^2 W_v), x_k and x_r mixtures of the current and the previous token.
 
-    RWKV-7 has neither gate nor x_r (`gated=False`; arXiv:2503.14456, eq. 27 and 28). State: the last input. W_v and W_r start
-    at zero, W_k orthogonal, mixtures as the released code of each version has them.
+    RWKV-7 has neither gate nor x_r (`gated=False`; arXiv:2503.14456, eq. 27 and 28). State: the last input. Initial values: W_v
+    and W_r zero, W_k orthogonal, mixtures as in the released code of each version.
     """
 
     hidden: int | None = None  # default: 4 width
     gated: bool = True
-    mix_power: int | None = None  # of the mixtures' ramp over the layers: RWKV-4 and -5 1, -6 3, -7 4; default: 1, without gate 4
+    mix_power: int | None = None  # exponent of initial mixtures: RWKV-4 and -5: 1, -6: 3, -7: 4; default: 1 if gated, else 4
     key_gain: float = 1.0  # of the initial W_k; RWKV-4's is sqrt(hidden / width)
-    of_last: bool = False  # mix_k and mix_r are the shares of the last token (RWKV-6 and -7), not of this one
+    of_last: bool = False  # mix_k and mix_r are weights of the previous token (RWKV-6 and -7), not of the current one
 
     @property
     def features(self) -> int:
-        """F"""
+        """F, the hidden size."""
         return self.hidden or 4 * self.width
 
     @nn.nowrap

@@ -1,4 +1,4 @@
-"""S4: a state space model whose matrix, HiPPO's at first, is diagonal plus rank one (Gu et al. 2021, arXiv:2111.00396)."""
+"""S4: a state space model with a diagonal plus rank-one matrix, initially HiPPO (Gu et al. 2021, arXiv:2111.00396)."""
 
 import jax
 import jax.numpy as jnp
@@ -11,17 +11,17 @@ from jaxseq.ops import dplr_ssm
 
 
 class S4(Mixer):
-    """y = GLU(W gelu(ssm(x)) + b), ssm a `dplr_ssm` a channel: A = diag(-exp(A_log) + i A_imag) - P P*, HiPPO-LegS at first.
+    """y = GLU(W gelu(ssm(x)) + b), one `dplr_ssm` per channel: A = diag(-exp(A_log) + i A_imag) - P P*, initially HiPPO-LegS.
 
-    The SSM's parameters are float32 without weight decay and may learn more slowly. S4 as published trains C (I - A^L) in place
-    of C, so that its Cauchy kernel has no inverse in it; weights trained so are read with `kernel_length` = L.
+    The parameters of the SSM are float32, without weight decay, with learning-rate multiplier `kernel_lr`. The published S4
+    trains C (I - A^L) instead of C, to avoid a matrix inverse in its Cauchy kernel; set `kernel_length` = L for such weights.
     """
 
-    state_size: int = 64  # real numbers: half as many complex ones, each of which stands for a conjugate pair
+    state_size: int = 64  # real numbers per channel, two for each conjugate pair
     dt_min: float = 0.001
     dt_max: float = 0.1
     kernel_lr: float = 1.0  # learning-rate multiplier of A, P, B and the steps
-    kernel_length: int | None = None  # of the filter for which C is stored; default: C is C
+    kernel_length: int | None = None  # the parameter is C (I - A^kernel_length); default: the parameter is C
 
     @nn.nowrap
     def init_state(self, batch, context):

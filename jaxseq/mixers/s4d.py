@@ -9,13 +9,14 @@ from jaxseq.ops import diagonal_ssm
 
 
 class S4D(Mixer):
-    """y = GLU(W gelu(ssm(x)) + b), ssm a `diagonal_ssm` a channel: A = -exp(A_log) + i A_imag, steps exp(log_dt).
+    """y = GLU(W gelu(ssm(x)) + b), one `diagonal_ssm` per channel: A = -exp(A_log) + i A_imag, steps exp(log_dt).
 
-    The SSM's parameters are float32 without weight decay and may learn more slowly; C is complex normal, B one, D normal.
+    The parameters of the SSM are float32, without weight decay, with learning-rate multiplier `kernel_lr`. Initial values: C
+    complex normal, B one, D normal.
     """
 
-    state_size: int = 64  # real numbers: half as many complex ones, each of which stands for a conjugate pair
-    frequencies: str = "lin"  # imaginary parts at first: lin (pi n), inv, legs (HiPPO-LegS)
+    state_size: int = 64  # real numbers per channel, two for each conjugate pair
+    frequencies: str = "lin"  # initial imaginary parts: lin (pi n), inv, legs (HiPPO-LegS)
     discretisation: str = "zoh"  # or bilinear
     dt_min: float = 0.001
     dt_max: float = 0.1

@@ -9,30 +9,30 @@ from jaxseq.mixers import _init
 
 
 def spread_init(key, shape, dtype):
-    """-1 … 1 in equal steps over the terms, 0 for one."""
+    """Equally spaced values from -1 to 1 over the terms; 0 for a single term."""
     terms = shape[0]
     step = jnp.linspace(-1, 1, terms, dtype=dtype) if terms > 1 else jnp.zeros((1,), dtype)
     return jnp.broadcast_to(step[:, None], shape)
 
 
 class SeriesSwiGLU(Mixer):
-    """y = (sum_i silu(a_i * (x W_gate) + b_i) * x W_up) W_down, i = 1 … terms; a mixer of channels, its state is ().
+    """y = (sum_i silu(a_i * (x W_gate) + b_i) * x W_up) W_down, i = 1 … terms; a feed-forward without state (its state is ()).
 
-    Each neuron of the gate has its own scales a and shifts b. The terms are activations of one token; VanillaNet's series of
-    the same name is over neighbours, and would look ahead. One term with a = 1 and b = 0 is SwiGLU.
+    Each hidden channel of the gate has its own scales a and shifts b. All terms use the same token; the series activation of
+    VanillaNet sums over neighbouring positions, which is not causal. One term with a = 1 and b = 0 is SwiGLU.
 
-    The paper does not say how a and b start. Equal terms would stay equal, so here a = 1 and b is spread over [-1, 1], and
-    W_down starts smaller by the number of terms, of which the hidden activation is the sum.
+    The paper does not give initial values of a and b. Equal terms would stay equal, so here a = 1 and b is spread over [-1, 1].
+    W_down is divided by the number of terms, because the hidden activation is their sum.
     """
 
     terms: int = 2
-    hidden: int | None = None  # default: 8/3 width, up to a multiple of 8
+    hidden: int | None = None  # default: 8/3 width, rounded up to a multiple of 8
     initial: str = "gpt2"  # initial values, see _init.RECIPES
-    init_std: float | None = None  # of gpt2 and llama; default: 1 / sqrt(inputs)
+    init_std: float | None = None  # for gpt2 and llama; default: 1 / sqrt(inputs)
 
     @property
     def features(self) -> int:
-        """F"""
+        """F, the hidden size."""
         return self.hidden or _init.gated_hidden(self.width)
 
     @nn.compact

@@ -1,4 +1,4 @@
-"""Experts for some tokens and one for all (Dai et al. 2024, arXiv:2401.06066, §3.2): DeepSeek-V3, Kimi Linear, Qwen3-Next."""
+"""Routed experts and a shared expert (Dai et al. 2024, arXiv:2401.06066, §3.2): DeepSeek-V3, Kimi Linear, Qwen3-Next."""
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,14 @@ from jaxseq.ops import _time
 class SharedMoE(MoE):
     """y = moe(x) + g shared(x), shared a SwiGLU of `shared_hidden`; g = sigmoid(x W_g) if `shared_gate`, else 1.
 
-    router "softmax": as `moe`. "sigmoid" (DeepSeek-AI 2024, arXiv:2412.19437, eq. 12 to 16): scores s = sigmoid(x W); the top_k
-    largest of s + bias are taken, of the `top_groups` best of `groups` groups of experts if there are several, a group as good
-    as the sum of its two best; weight = scale s / sum of the chosen s, or scale s if not `normalize`. The bias is no part of
-    the weights and gets no gradient: it starts at 0 and stays, as training without its balancing rule leaves it.
+    router "softmax": as in `moe`. router "sigmoid" (DeepSeek-AI 2024, arXiv:2412.19437, eq. 12 to 16): scores s = sigmoid(x W);
+    the experts with the top_k largest s + bias are chosen. With several `groups`, experts are chosen from the `top_groups` groups
+    with the largest sum of their two best s + bias. weight = scale s / sum of the chosen s, or scale s if not `normalize`. The
+    bias affects the choice but not the weights, and gets no gradient. Departure: its balancing update is not implemented, so in
+    training it stays 0.
     """
 
-    shared_hidden: int | None = None  # default: that of one expert
+    shared_hidden: int | None = None  # default: hidden size of one expert
     shared_gate: bool = False
     router: str = "softmax"  # or sigmoid
     groups: int = 1
@@ -47,7 +48,7 @@ class SharedMoE(MoE):
             kept_BTG = best_BTG >= jax.lax.top_k(best_BTG, self.top_groups)[0][..., -1:]
             choice_BTE = jnp.where(kept_BTG[..., None], grouped, -jnp.inf).reshape(choice_BTE.shape)
         _, expert_BTR = jax.lax.top_k(choice_BTE, self.top_k)
-        if not self.is_initializing():  # init makes parameters alone
+        if not self.is_initializing():  # init must create parameters only
             self.sow("intermediates", "choice", expert_BTR)
             self._sow(logits_BTE, jax.nn.logsumexp(logits_BTE, axis=-1), expert_BTR, _time.valid(pos_BT))
         weight_BTR = jnp.take_along_axis(score_BTE, expert_BTR, axis=-1)

@@ -11,10 +11,10 @@ from jaxseq.ops import sru
 
 
 class SRU(Mixer):
-    """y = r c + (1 - r) alpha x: the highway of the paper, alpha = sqrt(1 + 2 e^b), inside the block's residual.
+    """y = r c + (1 - r) alpha x: the highway connection of the paper, alpha = sqrt(1 + 2 e^b), inside the residual block.
 
-    Candidate and gates are linear in the input, their kernels uniform with variance 1 / width (§3.2); v_f and v_r are uniform
-    with variance 1 / 2, as in the released code; the highway gate's bias starts at b = `highway_bias`.
+    Candidate and gates are affine in the input. Initial values: kernels uniform with variance 1 / width (§3.2); v_f and v_r
+    uniform with variance 1 / 2, as in the released code; the bias of the highway gate b = `highway_bias`.
     """
 
     highway_bias: float = -2.0

@@ -7,15 +7,15 @@ from jaxseq.mixers import _init
 
 
 class SwiGLU(Mixer):
-    """y = (silu(x W_gate) * x W_up) W_down, without biases; a mixer of channels, its state is ()."""
+    """y = (silu(x W_gate) * x W_up) W_down, without biases; a feed-forward without state (its state is ())."""
 
-    hidden: int | None = None  # default: 8/3 width, up to a multiple of 8
+    hidden: int | None = None  # default: 8/3 width, rounded up to a multiple of 8
     initial: str = "gpt2"  # initial values, see _init.RECIPES
-    init_std: float | None = None  # of gpt2 and llama; default: 1 / sqrt(inputs)
+    init_std: float | None = None  # for gpt2 and llama; default: 1 / sqrt(inputs)
 
     @property
     def features(self) -> int:
-        """F"""
+        """F, the hidden size."""
         return self.hidden or _init.gated_hidden(self.width)
 
     @nn.compact

@@ -1,4 +1,4 @@
-"""The UniRepLKNet block in one dimension and causal (Ding et al. 2023, arXiv:2311.15599, §3.1, made for images)."""
+"""A causal one-dimensional UniRepLKNet block (Ding et al. 2023, arXiv:2311.15599, §3.1, defined for images)."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -15,25 +15,26 @@ from jaxseq.ops import _time, running_mean, short_conv
 
 class UniRepLKState(NamedTuple):
     conv: short_conv.ShortConvState  # the last kernel - 1 inputs
-    pool: running_mean.RunningMeanState  # what squeeze-and-excitation has seen
-    response: running_mean.RunningMeanState  # squares of the hidden channels
+    pool: running_mean.RunningMeanState  # running mean for squeeze-and-excitation
+    response: running_mean.RunningMeanState  # running mean of squares of the hidden channels
 
 
 class UniRepLK(Mixer):
     """y = scale * (GRN(gelu(SE(conv(x)) W_up + b)) W_down + b), conv the sum of a large depthwise kernel and dilated small ones.
 
-    The published block sees the future in four places, each closed here:
+    Four parts of the published block depend on later tokens and are changed here:
 
-    - padding on both sides: all of it is on the left, tap j looks at the token j steps ago, the branches' taps too;
-    - batch norm, of each branch and after their sum: an affine map per channel without statistics, so that the branches
-      still merge into one kernel; the norm per token in front of the mixer keeps the scale, and the initial values give
-      each branch the share that its batch norm would. One bias serves for all of them;
-    - squeeze-and-excitation pools over the whole sequence: here over the document so far;
-    - global response normalisation, likewise: the mean of squares so far, of which the norm over so many tokens is a multiple
-      that the division by the mean over channels removes.
+    - Padding: on the left only; tap j reads the token j steps ago, also in the branches.
+    - Batch norm, of each branch and of their sum: an affine map per channel without statistics, so that the branches can still
+      be merged into one kernel. The norm before the mixer controls the scale, and the initial values give each branch the
+      same variance as its batch norm would. All branches share one bias.
+    - Squeeze-and-excitation: the mean over the document so far, not over the whole sequence.
+    - Global response normalisation: the mean of squares over the document so far. It differs from the squared norm by a factor
+      (the number of tokens) that cancels when dividing by the mean over channels.
 
-    The layer scale starts at 1: the paper's 1e-6 cost the laptop size 0.19 bits a byte after 250 steps (2.75 instead of 2.56).
-    State: the last kernel - 1 inputs and the two running means. `merged` holds the one kernel that `merge` makes.
+    The initial layer scale is 1: the paper's 1e-6 was 0.19 bits per byte worse at the laptop size after 250 steps (2.75 instead
+    of 2.56). State: the last kernel - 1 inputs and the two running means. With `merged` the parameters are those that `merge`
+    returns.
     """
 
     kernel: int = 13  # taps; see _reparam.BRANCHES
@@ -52,9 +53,9 @@ class UniRepLK(Mixer):
         )
 
     def _kernel(self) -> jax.Array:
-        """[W, D], all branches in it: to convolve with their sum is to sum their convolutions."""
+        """The kernel [W, D] as the sum of all branches; convolution is linear."""
         own = () if self.merged else _reparam.branches(self.kernel)
-        gain = (1 + len(own)) ** -0.5  # the branches' outputs have equal variance at the start, as after batch norms
+        gain = (1 + len(own)) ** -0.5  # initially all branches have outputs of equal variance, as after batch norm
 
         def branch(label, taps):
             w_WD = param(self, f"conv{label}", normal(taps**-0.5), (taps, self.width), (None, "embed"))
@@ -100,9 +101,9 @@ class UniRepLK(Mixer):
 
 
 def merge(params: Mapping[str, Any]) -> dict:
-    """Parameters of a `UniRepLK` -> those of one with `merged=True` that computes the same.
+    """Convert the parameters of a `UniRepLK` to those of an equivalent one with `merged=True`.
 
-    The branches go into the kernel; GRN's bias and the layer scale into W_down. Under `jax.vmap` for layers that lie stacked.
+    Branches are merged into the kernel; the bias of GRN and the layer scale into W_down. Use `jax.vmap` for stacked layers.
     """
     merged = {name: params[name] for name in ("conv_bias", "squeeze", "excite", "up", "grn_gamma")}
     w_WD = params["conv"] * params["scale"]

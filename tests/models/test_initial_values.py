@@ -147,7 +147,7 @@ def test_published_sizes_have_the_published_figure(name):
 
 
 def test_recipes_refuse_what_they_do_not_use():
-    with pytest.raises(UserError, match="no initial values 'gpt3'"):
+    with pytest.raises(UserError, match="no initialisation 'gpt3'"):
         initialised("transformer", **{"model.attention.initial": "gpt3"})
     with pytest.raises(UserError, match="init_std=0.02"):
         initialised("neox", **{"model.mlp.init_std": 0.02})
