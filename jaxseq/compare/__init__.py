@@ -1,1 +1,1 @@
-"""The main job: architectures of equal size trained on the same text, side by side, and what they cost."""
+"""The comparison: trains architectures of equal size on the same text and reports their quality and their costs."""

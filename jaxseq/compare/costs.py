@@ -1,7 +1,8 @@
-"""What the figures say about speed, memory and decoding: ratios at the longest length that both reached, crossovers.
+"""Verdicts on speed, memory and decoding: ratios at the longest length measured for both, and crossovers.
 
-A crossover is the first measured length from which one stays below the other; between measurements only the size of
-the state is interpolated, since it is counted and grows in straight lines. Measured times must differ by NOISE to count.
+A crossover is the first measured length from which one architecture stays below the other. Only the state size is
+interpolated between measurements, because it is computed exactly and is piecewise linear. Measured times count as
+different if their ratio is at least NOISE.
 """
 
 import math
@@ -40,22 +41,24 @@ def possessive(who: str) -> str:
 
 
 class Wording(NamedTuple):
-    """What is said of two architectures at the longest length x that both reached, as templates.
+    """Sentence templates for two architectures at the longest length x measured for both.
 
-    {larger}, {smaller}: those with the larger and the smaller value; {first}, {second}: the reference and the other;
-    {high}, {low}, {ratio}: the values and high / low; {since}: the length from which they are in this order; {state}: a
-    clause on the sizes of their states.
+    {larger}, {smaller}: the architectures with the larger and the smaller value
+    {first}, {second}: the reference and the other architecture
+    {high}, {low}, {ratio}: the two values and high / low
+    {since}: the length from which they are in this order
+    {state}: a clause on their state sizes
     """
 
     metric: Metric
     value: Callable[[float], str]
     differ: str
-    alike: str  # below `noise` times as large
-    later: str = ""  # added to `differ` where the order was another one at shorter lengths
+    alike: str  # used if high / low < `noise`
+    later: str = ""  # appended to `differ` if the order is different at shorter lengths
     noise: float = NOISE
     headline: str = ""
     headline_alike: str = ""
-    crossing: float = NOISE  # how far apart they must be to be in order
+    crossing: float = NOISE  # the ratio from which one counts as below the other
 
 
 DECODING = Wording(
@@ -105,32 +108,32 @@ def verdicts(architectures: Mapping[str, Any], called: Mapping[str, str]) -> dic
 
 
 def sentences(architectures: Mapping[str, Any], called: Mapping[str, str], wording: Wording) -> list[str]:
-    """One for each architecture that the reference can be held against."""
+    """One sentence for each architecture that can be compared with the reference."""
     return against(architectures, wording.metric, lambda a, b: compared(architectures, called, wording, a, b))
 
 
 def reference(architectures: Mapping[str, Any], metric: Metric) -> str | None:
-    """Whom the others are held against: the reference if it was measured, or the first that was."""
+    """The architecture that the others are compared with: REFERENCE if it was measured, else the first one measured."""
     measured = [name for name in architectures if series(architectures[name], metric)]
     return REFERENCE if REFERENCE in measured else next(iter(measured), None)
 
 
 def against(architectures: Mapping[str, Any], metric: Metric, say: Callable[[str, str], str | None]) -> list[str]:
-    """What `say(anchor, other)` says of each other architecture that was measured."""
+    """`say(anchor, other)` for each other architecture that was measured."""
     anchor = reference(architectures, metric)
     others = [name for name in architectures if name != anchor and series(architectures[name], metric)]
     return [text for name in others if (text := say(anchor, name))]
 
 
 def at_longest(architectures: Mapping[str, Any], metric: Metric, a: str, b: str) -> tuple[int, float, float] | None:
-    """(length, a's, b's) at the longest length that both reached."""
+    """(length, a's value, b's value) at the longest length measured for both."""
     left, right = (series(architectures[name], metric) for name in (a, b))
     shared = left.keys() & right.keys()
     return (max(shared), left[max(shared)], right[max(shared)]) if shared else None
 
 
 def crossover(below: Series, above: Series, margin: float = 1.0) -> int | None:
-    """The first shared length from which `below` · margin < `above` at every length; None: not at the longest."""
+    """The first shared length from which `below` · margin < `above` everywhere; None if this fails at the longest length."""
     first = None
     for x in sorted(below.keys() & above.keys(), reverse=True):
         if not below[x] * margin < above[x]:
@@ -140,7 +143,7 @@ def crossover(below: Series, above: Series, margin: float = 1.0) -> int | None:
 
 
 def exact_crossover(below: Series, above: Series) -> int | None:
-    """The same for series that are straight between measurements: the first whole length, interpolated."""
+    """As `crossover`, for piecewise linear series: interpolates to the first integer length."""
     first = crossover(below, above)
     shared = sorted(below.keys() & above.keys())
     if first is None or first == shared[0]:
@@ -151,12 +154,12 @@ def exact_crossover(below: Series, above: Series) -> int | None:
 
 
 def ordered(a: str, b: str, value_a: float, value_b: float) -> tuple[str, str, float, float]:
-    """The larger one first."""
+    """Both names and values, the larger value first."""
     return (a, b, value_a, value_b) if value_a >= value_b else (b, a, value_b, value_a)
 
 
 def compared(architectures: Mapping[str, Any], called: Mapping[str, str], wording: Wording, a: str, b: str) -> str | None:
-    """The sentence on a and b; None where no length was measured of both."""
+    """The sentence on a and b; None if no length was measured for both."""
     found = at_longest(architectures, wording.metric, a, b)
     if found is None:
         return None
@@ -177,19 +180,19 @@ def compared(architectures: Mapping[str, Any], called: Mapping[str, str], wordin
 def said(
     called: Mapping[str, str], wording: Wording, larger: str, smaller: str, x: int, high: float, low: float
 ) -> dict[str, str]:
-    """The values of a template."""
+    """The values to fill a template with."""
     numbers = {"x": count(x), "high": wording.value(high), "low": wording.value(low), "ratio": times(high / low)}
     return numbers | {"larger": called[larger], "smaller": called[smaller]}
 
 
 def state_at(entry: Mapping[str, Any], context: int) -> float | None:
-    """Bytes of the state at a context, counted there or in the decoding run."""
+    """State bytes at a context, from the state series or from the decoding run."""
     return series(entry, STATE).get(context) or series(entry, Metric("decode", "context", "state_bytes")).get(context)
 
 
 def state_clause(slow: str, fast: str, of_slow: float, of_fast: float, called: Mapping[str, str], pronoun: bool) -> str:
     if of_slow == of_fast:
-        return f"their states are of one size ({size(of_slow)})"
+        return f"their states are the same size ({size(of_slow)})"
     large, _, high, low = ordered(slow, fast, of_slow, of_fast)
     whose = "its" if pronoun and large == slow else possessive(called[large])
     return f"{whose} state is {times(high / low)} times as large ({size(high)} against {size(low)})"
@@ -210,7 +213,7 @@ def state_crossover(architectures: Mapping[str, Any], called: Mapping[str, str],
 
 
 def run_speed(architectures: Mapping[str, Any], called: Mapping[str, str]) -> list[str]:
-    """How fast the runs themselves were, compilation left out."""
+    """Training speed of the runs themselves, without compilation."""
     rates = {name: finite(entry.get("tokens_per_second")) for name, entry in architectures.items()}
     rates = {name: rate for name, rate in rates.items() if rate and rate > 0}
     if len(rates) < 2:
@@ -228,7 +231,7 @@ def run_speed(architectures: Mapping[str, Any], called: Mapping[str, str]) -> li
 
 
 def headline(architectures: Mapping[str, Any], called: Mapping[str, str], wording: Wording) -> str | None:
-    """The reference against the one that needs least at the longest length that both reached."""
+    """The reference against the architecture that needs least, at the longest length measured for both."""
     metric = wording.metric
     anchor = reference(architectures, metric)
     others = [name for name in architectures if name != anchor and series(architectures[name], metric)]

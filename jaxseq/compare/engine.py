@@ -1,7 +1,7 @@
-"""A comparison: the same budget for every architecture, part after part, each written down when it is done.
+"""Runs a comparison: the same budget for every architecture, one part after another. Each part is saved when it is done.
 
-A part is done for an architecture when its figures stand in results.json; what stands there is never computed again. An
-architecture that fails is told so and left out of the parts that follow; run again, it gets another try.
+A part is done for an architecture when its figures are in results.json; they are never computed again. If an architecture
+fails, the failure is reported and the remaining parts skip it; the next run tries it again.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ EVALUATION_ROWS = 16
 
 
 class Interrupted(Exception):
-    """We were asked to stop; what is done is on disk. `signal`: the number of what asked, 0 where it is not known."""
+    """The comparison was asked to stop; finished parts are on disk. `signal`: the number of the signal, 0 if unknown."""
 
     def __init__(self, signal: int = 0):
         super().__init__()
@@ -51,14 +51,15 @@ def compare(
     preset: Preset, architectures: Sequence[str], out: str | Path, *, seed: int = 0, seeds: int = 1,
     overrides: Mapping[str, Any] | None = None, command: str = "", console: Console | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Runs or continues the comparison in the folder `out`, writes out/results.json and out/report.html, returns the results.
+    """Runs or resumes the comparison in the folder `out`. Writes out/results.json and out/report.html; returns the results.
 
     Args:
-        architectures: names as `jaxseq.config` takes them, .py files among them, or "all".
-        seed, seeds: each architecture is trained `seeds` times, with seed, seed + 1, …: initial values and order of the text
-            are those of the seed, the same order for every architecture. A comparison that is done goes on with more.
+        architectures: names or .py files as in `jaxseq.config`, or "all".
+        seed, seeds: each architecture is trained `seeds` times, with seed, seed + 1, …. The seed decides the initial values
+            and the order of the text, which is the same for every architecture. More seeds can be added to a finished
+            comparison.
         overrides: dotted config fields, for all architectures.
-        command: what the user typed, for the record.
+        command: the command line, for the report.
         console: where progress is shown.
 
     Raises UserError for bad input and for a folder that holds another comparison, Interrupted when asked to stop.
@@ -73,8 +74,8 @@ def compare(
 
 @contextlib.contextmanager
 def _compilation_cache(folder: Path) -> Iterator[None]:
-    """Compiled programs are kept in `folder`, for the measurements and for a comparison that goes on; unless the user keeps
-    them elsewhere."""
+    """Caches compiled programs in `folder`, for the measurements and for a resumed comparison, unless the user has set
+    another cache."""
     if jax.config.jax_compilation_cache_dir:
         yield
         return
@@ -86,7 +87,7 @@ def _compilation_cache(folder: Path) -> Iterator[None]:
 
 
 class Comparison:
-    """Everything that is fixed before the first part runs, and the parts."""
+    """The settings of a comparison, fixed before the first part runs, and the code of its parts."""
 
     def __init__(
         self, preset: Preset, architectures: Sequence[str], out: Path, seed: int, seeds: int, overrides: dict, command: str
@@ -115,7 +116,7 @@ class Comparison:
     def results(self) -> dict[str, Any]:
         return self.store.results
 
-    # What is done for each architecture. Every part leaves plain data in its entry.
+    # The parts for each architecture. Every part stores plain data in the architecture's entry.
 
     def run(self, display: Display) -> None:
         self.display = display
@@ -133,7 +134,7 @@ class Comparison:
         self.finish()
 
     def entries(self) -> dict[str, dict]:
-        """Of the architectures that were asked for now."""
+        """Entries of the architectures named in this run."""
         return {name: self.results["architectures"][name] for name in self.configs}
 
     def waiting(self, part: Part) -> list[str]:
@@ -141,13 +142,13 @@ class Comparison:
         return [name for name in part.names if not found[name]["status"].startswith("failed") and part.lacks(found[name])]
 
     def do(self, part: Part, names: list[str]) -> None:
-        """One part for these architectures; one that cannot do it has failed, the others go on."""
+        """Runs one part for these architectures. If one fails, the others continue."""
         self.display.begin(part.title, part.weight * len(names))
         began, others = time.monotonic(), machine.OtherPrograms()
         try:
             part.run(names)
         except Exception as error:
-            # A part of several architectures has its own net: what comes through it is a fault of ours.
+            # A part for several architectures handles their failures itself: an exception that gets here is a bug in jaxseq.
             if isinstance(error, Interrupted) or is_disk_full(error) or len(part.names) > 1:
                 raise
             self.fail(names[0], error, part.where)
@@ -167,7 +168,7 @@ class Comparison:
         self.display.say(f"{name} failed: {reason}")
 
     def start(self) -> None:
-        """Sizes of all architectures, the machine, the Markov models: what needs no training."""
+        """Everything that needs no training: sizes of all architectures, the machine, the Markov models."""
         results = self.results
         if "machine" not in results:
             results["machine"] = machine.describe()
@@ -188,7 +189,7 @@ class Comparison:
         self.store.save()
 
     def describe(self, name: str, entry: dict) -> None:
-        """Fits the architecture to the budget, or takes the size that it was given before."""
+        """Fits the architecture to the budget, or reuses the size from an earlier run."""
         config = entries.fitted(self.configs[name], self.preset.parameters)
         plain = to_dict(config)
         if "curve" in entry and entries.completed(entry["config"]) != plain:
@@ -235,7 +236,7 @@ class Comparison:
         }
 
     def evaluate(self, names: list[str], seed: int, step: int) -> None:
-        """Scores a checkpoint; the last one is the validation as well."""
+        """Scores a checkpoint. The score of the last one is also the final validation."""
         (name,) = names
         run = run_of(self.results["architectures"][name], seed)
         config = self.configs[name].copy_and_resolve_references()
@@ -268,7 +269,7 @@ class Comparison:
         ]
 
     def add_points(self, names: list[str], measurement: Measurement, size: int) -> None:
-        """The point of a series at one size for all these architectures at once."""
+        """Adds the point of a series at one size, for all these architectures together."""
         key, by, value = measurement.metric
         models = {name: self.subject(name) for name in names}
         for name, figure in measurement.figures(models, size, self.preset, self.display.update).items():
@@ -286,13 +287,13 @@ class Comparison:
         return self.subjects[name]
 
     def workdir(self, name: str, seed: int | None = None) -> Path:
-        """Of the first seed's run, or of another's."""
+        """The work folder of the first seed's run, or of another seed's."""
         runs = self.out / "runs"
         return (runs if seed in (None, self.seed) else runs / f"seed-{seed}") / name.replace(":", "-")
 
     def finish(self) -> None:
-        """The verdicts, and the report that shows them."""
-        from jaxseq.compare import report  # matplotlib takes a second
+        """Computes the verdicts and writes the report."""
+        from jaxseq.compare import report  # imported late: matplotlib takes a second
 
         self.results["verdicts"] = verdicts(self.results)
         self.store.save()

@@ -1,4 +1,4 @@
-"""The architectures of a comparison: from what the user named to configs of one size and one budget."""
+"""The architectures of a comparison: turns names given by the user into configs of equal size and budget."""
 
 import ast
 import math
@@ -18,13 +18,13 @@ from jaxseq.errors import UserError
 
 RECORDS = 60  # points of a loss curve
 WARMUP = 0.05  # of the steps
-INTERRUPTIONS = 100  # each leaves a checkpoint, and none that will be evaluated may go for it
-ALIKE = {"schedule": "cosine", "final_lr": 0.1, "weight_decay": 0.1}  # of train, for every architecture
-CHOSEN = ("model.width", "model.stack")  # what `fit` decides
+INTERRUPTIONS = 100  # each leaves a checkpoint, which must not push out one that is still to be evaluated
+ALIKE = {"schedule": "cosine", "final_lr": 0.1, "weight_decay": 0.1}  # fields of config.train, the same for every architecture
+CHOSEN = ("model.width", "model.stack")  # chosen by `fit`
 
 
 def keys(architectures: Iterable[str]) -> dict[str, str]:
-    """{name in the results: what `jaxseq.config` takes}. "all" stands for every built-in one; a file goes by its stem."""
+    """{name in the results: config name or file}. "all" stands for every built-in config; a file is named by its stem."""
     found: dict[str, str] = {}
     for given in architectures:
         for config_name in jaxseq.names() if given == "all" else (given,):
@@ -33,12 +33,12 @@ def keys(architectures: Iterable[str]) -> dict[str, str]:
             if found.setdefault(key, config_name) != config_name:
                 raise UserError(f"two architectures are called {key}: {found[key]} and {config_name}; rename one of the files")
     if not found:
-        raise UserError("no architecture is named; give --architectures=transformer,mamba or leave it out")
+        raise UserError("--architectures is empty; give --architectures=transformer,mamba or leave it out")
     return found
 
 
 def overridden(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The overrides, completed: a text of one's own brings its kind of source along."""
+    """The overrides, completed: if they name the user's own text, the kind of source is added."""
     out = dict(overrides)
     for key in CHOSEN:
         if key in out:
@@ -50,7 +50,7 @@ def overridden(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def budgeted(preset: Preset, configs: Iterable[ConfigDict], overrides: Mapping[str, Any]) -> Preset:
-    """The preset with what the overrides say of steps, batch and length."""
+    """The preset with the steps, batch and length of the overrides."""
     train = next(iter(configs)).train
     batch = train.batch if "train.batch" in overrides else preset.batch
     length = train.length if "train.length" in overrides else preset.length
@@ -61,12 +61,12 @@ def budgeted(preset: Preset, configs: Iterable[ConfigDict], overrides: Mapping[s
 
 
 def text(overrides: Mapping[str, Any]) -> ConfigDict:
-    """The data section of all: the defaults under the overrides, whatever a config of one's own says."""
+    """The data section for all architectures: the defaults with the overrides. Data sections of the configs are ignored."""
     return from_dict({}, **{key: value for key, value in overrides.items() if key.startswith("data.")}).data
 
 
 def prepared(config: ConfigDict, preset: Preset, seed: int, overrides: Mapping[str, Any]) -> ConfigDict:
-    """The config as it is trained, its size aside: the budget, the same schedule and decay for all, checkpoints to evaluate."""
+    """The config for training, except its size: the budget, a common schedule and decay, checkpoints to evaluate."""
     out = config.copy_and_resolve_references()
     with out.unlocked():
         out.data = text(overrides)
@@ -89,16 +89,16 @@ def prepared(config: ConfigDict, preset: Preset, seed: int, overrides: Mapping[s
 
 
 def seeds(first: int, count: int, overrides: Mapping[str, Any]) -> tuple[int, ...]:
-    """The seeds of a comparison. Raises UserError where they would all give the same."""
+    """The seeds of a comparison. Raises UserError if they would all give the same run."""
     if count < 1:
-        raise UserError(f"--seeds={count} trains nothing; give 1 or more, three at least for intervals over seeds")
+        raise UserError(f"--seeds={count} trains nothing; give 1 or more, and at least 3 for useful intervals over seeds")
     if count > 1 and {"train.seed", "data.seed"} <= overrides.keys():
-        raise UserError(f"--seeds={count} differ in nothing when config.train.seed and config.data.seed are set; leave one out")
+        raise UserError(f"--seeds={count} runs would be equal: config.train.seed and config.data.seed are set; leave one out")
     return tuple(range(first, first + count))
 
 
 def seeded(config: ConfigDict, seed: int, overrides: Mapping[str, Any]) -> ConfigDict:
-    """The config with the initial values and the order of the text of this seed, unless the user fixed them."""
+    """The config with this seed for initial values and text order, unless the user has set those seeds."""
     out = config.copy_and_resolve_references()
     with out.unlocked():
         for section in ("train", "data"):
@@ -108,7 +108,7 @@ def seeded(config: ConfigDict, seed: int, overrides: Mapping[str, Any]) -> Confi
 
 
 def fitted(config: ConfigDict, parameters: int) -> ConfigDict:
-    """The config at the size that has so many parameters, its learning rate that of the new width."""
+    """The config resized to this number of parameters, with the learning rate for the new width."""
     out = fit(config, parameters).copy_and_resolve_references()
     with out.unlocked():
         match_width(out)
@@ -116,7 +116,7 @@ def fitted(config: ConfigDict, parameters: int) -> ConfigDict:
 
 
 def completed(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """A config as it was written down, with the defaults of fields that came later."""
+    """A stored config, with defaults for fields that were added to jaxseq since."""
     return to_dict(from_dict(plain))
 
 
@@ -126,7 +126,7 @@ def evaluation_steps(preset: Preset) -> list[int]:
 
 
 def title(config_name: str) -> str:
-    """The first line of the config's docstring: what the experiment card is called."""
+    """The first line of the config's docstring: the title of the experiment card."""
     path = config_name.partition(":")[0]
     file = Path(path) if path.endswith(".py") else Path(registry.load("configs", path).__file__)
     doc = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""

@@ -1,4 +1,4 @@
-"""The text that all models of a comparison are judged on: validation documents, cut to a number of tokens in all."""
+"""The text that all models of a comparison are evaluated on: validation documents, cut to a total number of tokens."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,12 +10,12 @@ from jaxseq.evaluation.markov import Markov, examples
 
 
 class Excerpts:
-    """A corpus whose validation documents are cut: the longest most, so that `tokens` are left in all.
+    """A corpus whose validation documents are cut to a total of about `tokens` tokens, the longest documents first.
 
-    There are as many documents as there is text for `length` tokens each, evenly spaced over the split. What is cut ends where
-    a piece of `length` tokens ends; its end counts as an end of text, for Markov models too.
+    As many documents are taken as `tokens` allows at `length` tokens each, evenly spaced over the split. A document is cut at
+    a multiple of `length` tokens, and the cut counts as the end of the text, for Markov models too.
 
-    count, cut, tokens: documents taken, the most tokens that one has, all of them.
+    count, cut, tokens: number of documents, largest number of tokens of one document, tokens in all.
     """
 
     def __init__(self, corpus: Corpus, tokens: int, length: int):
@@ -61,8 +61,8 @@ def _level(lengths: np.ndarray, tokens: int) -> int:
 def markov(
     batches: Iterator[dict[str, np.ndarray]], steps: int, excerpts: Excerpts, orders: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """[{"order", "bits_per_byte", "documents": [{"id", "bytes", "nats"}]}] of the excerpts under Markov models of the very
-    rows that the architectures are trained on. In front of a row stand boundaries, as in front of a document.
+    """[{"order", "bits_per_byte", "documents": [{"id", "bytes", "nats"}]}] of the excerpts, for Markov models counted on the
+    rows that the architectures are trained on. Each row, like each document, is preceded by boundary tokens.
     """
     tokenizer = excerpts.tokenizer
     seen = [next(batches) for _ in range(steps)]

@@ -1,4 +1,4 @@
-"""The report's charts: which measurement goes on which axis, with a caption, a legend and the numbers behind it."""
+"""The report's charts: axes, captions, legends and tables of the plotted numbers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from jaxseq.compare.words import (
 )
 
 BINS = 60  # points of a training curve after averaging neighbours
-START = 0.04  # the first part of the training, whose high loss is cut off at the top of the chart
+START = 0.04  # share of the training whose high loss may be cut off at the top of the chart
 
 
 class Spec(NamedTuple):
@@ -49,7 +49,7 @@ TRAINING = (
         "tokens in a row",
         MEMORY,
         size,
-        "What the compiler allots to one training step on one row. Lower is better.",
+        "Memory that the compiler plans for one training step on one row. Lower is better.",
     ),
 )
 INFERENCE = (
@@ -62,7 +62,7 @@ INFERENCE = (
         "One token after a context of this length, one sequence. Lower is better.",
     ),
     Spec(
-        costs.STATE, "Size of the state", "context in tokens", STATE, size, "What is kept between two tokens, for one sequence."
+        costs.STATE, "Size of the state", "context in tokens", STATE, size, "Kept from one token to the next, for one sequence."
     ),
     Spec(
         costs.PREFILL, "Reading a prompt", "tokens in the prompt", SECONDS, duration, "Measured, one sequence. Lower is better."
@@ -71,13 +71,13 @@ INFERENCE = (
 
 
 class Figures:
-    """Charts of one results.json. `found` are its verdicts."""
+    """Charts of one results.json and its verdicts `found`."""
 
     def __init__(self, results: Mapping[str, Any], found: Mapping[str, Any]):
         self.results, self.found = results, found
         self.architectures = results.get("architectures") or {}
         self.labels = labels(self.architectures)
-        # The reference looks the same in every report; the others take the next look in their order.
+        # The reference has the same style in every report; the others get the next styles in order.
         others = [name for name in self.architectures if name != REFERENCE]
         self.styles = {REFERENCE: plots.Style(0)} | {name: plots.Style(i + 1) for i, name in enumerate(others)}
 
@@ -91,7 +91,7 @@ class Figures:
         return join(filter(None, [*map(self.lengths, INFERENCE), self.quality_of_state()]))
 
     def name(self, name: str) -> Markup:
-        """The architecture's mark and its label."""
+        """The architecture's marker and label."""
         return tag("span", Markup(self.styles[name].glyph()), self.labels[name], class_="name")
 
     def line(self, name: str, x: Sequence[float], y: Sequence[float]) -> plots.Line:
@@ -124,7 +124,7 @@ class Figures:
         return self.figure(spec.title, spec.caption, svg, legend, f"at {short_length(longest)}", numbers)
 
     def loss(self, by: str) -> Markup | None:
-        """Training loss in nats a token against tokens or seconds, neighbouring points averaged."""
+        """Training loss in nats per token against tokens or seconds; neighbouring points are averaged."""
         curves = {}
         for name, entry in self.architectures.items():
             points = [(finite(p.get(by)), finite(p.get("loss"))) for p in entry.get("curve") or ()]
@@ -145,7 +145,7 @@ class Figures:
         return self.figure(title, caption, svg, [(name, decimal(value, 2)) for name, value in last], "at the end")
 
     def validation(self) -> Markup | None:
-        """Bits per byte of the validation documents along the run, means over seeds, the Markov models as lines."""
+        """Validation bits per byte during the run (means over seeds), with the Markov models as horizontal lines."""
         lines, last = [], []
         for name, entry in self.architectures.items():
             points = mean_points(runs(entry))
@@ -160,7 +160,7 @@ class Figures:
         last.sort(key=lambda item: -item[1])
         said = [f"{self.labels[name]} ends at {decimal(value, 2)}" for name, value in last]
         said += [f"{level.label}: {decimal(level.y, 2)}" for level in levels]
-        title = "Validation along the run"
+        title = "Validation during the run"
         svg = plots.chart(
             "c-validation",
             lines,
@@ -173,7 +173,7 @@ class Figures:
         return self.figure(title, caption, svg, [(name, decimal(value, 2)) for name, value in last], "at the end")
 
     def differences(self) -> Markup | None:
-        """How far each is ahead of or behind the reference, with intervals, on both bases."""
+        """Differences from the reference with intervals, at equal tokens and at equal time."""
         ranked = [row["architecture"] for row in self.found["ranking"]["tokens"]]
         if len(ranked) < 2:
             return None
@@ -201,10 +201,10 @@ class Figures:
             "\u2190 better \u00b7 worse \u2192",
         )
         key = "Filled: at equal tokens. Hollow: at equal time. " if len(bases) > 1 else "At equal tokens. "
-        return self.figure(title, key + "Bars are 95 % intervals; one that crosses 0 tells nothing apart.", svg)
+        return self.figure(title, key + "Bars are 95 % intervals; if one crosses 0, the two are not told apart.", svg)
 
     def quality_of_state(self) -> Markup | None:
-        """Validation against the size of the state at the longest context: what each byte kept is worth."""
+        """Validation against state size at the longest context: how much quality each byte of state buys."""
         ranked = {row["architecture"]: row["bits_per_byte"] for row in self.found["ranking"]["tokens"]}
         states = {name: costs.series(self.architectures[name], costs.STATE) for name in ranked}
         longest = max((max(found) for found in states.values() if found), default=None)
@@ -227,7 +227,7 @@ class Figures:
     def figure(
         self, title: str, caption: str, svg: str, legend: Sequence[tuple[str, str]] = (), when: str = "", extra: Markup | str = ""
     ) -> Markup:
-        """Title, chart, legend (from the top of the chart down, with the value at its right end), caption, numbers."""
+        """Title, chart, legend (in the order of the lines' right ends, with their values), caption, table of numbers."""
         chips = [tag("li", self.name(name), " ", tag("span", value, class_="value")) for name, value in legend]
         listed = tag("ul", *chips, class_="legend", aria_label=f"Legend, {when}") if chips else ""
         head = tag("div", tag("h3", title), tag("p", caption), class_="head")
@@ -253,7 +253,7 @@ def averaged(points: np.ndarray) -> np.ndarray:
 
 
 def ceiling(lines: Sequence[plots.Line], start: float = START) -> float:
-    """The highest value after the first part of the longest line's x."""
+    """The highest value after the first share `start` of the x range, with a margin."""
     first = start * max(line.x[-1] for line in lines)
     late = [value for line in lines for at, value in zip(line.x, line.y, strict=True) if at >= first]
     return max(late) + 0.05 * (max(late) - min(late))
@@ -268,5 +268,5 @@ def time_axis(seconds: float) -> plots.Axis:
 
 
 def plain(value: float) -> str:
-    """A tick of a linear axis: as few digits as it has."""
+    """A tick of a linear axis, without trailing zeros."""
     return f"{round(value, 6):,g}".replace("-", "\u2212")

@@ -1,11 +1,10 @@
-"""One size for all: the depth and the width at which an architecture has the parameters that it is allowed.
+"""Finds the depth and width at which an architecture has a given number of parameters.
 
-Depth and width vary, hidden widths in proportion, everything else stays as its config says, the size of a head too: the
-number of heads grows and shrinks with the width. Only where no sound shape comes near enough, the hidden widths vary by
-themselves, and where that does not help, the size of a head. A shape near the config's with other hidden widths comes before
-a shape of half the depth. Of the shapes within TOLERANCE of the budget the one whose
-width / layers is nearest to that of the config is taken, and none that is more than LIMIT from it. Parameters are counted
-on shapes, nothing is allocated.
+Depth and width vary, and hidden widths vary in proportion to the width. Everything else is as in the config, including the
+head size: the number of heads changes with the width. Only if no sound shape meets the budget do hidden widths vary on their
+own, and after that the head size. A shape near the config's with other hidden widths is preferred to one of half the depth.
+Of the shapes within TOLERANCE of the budget, the one whose width / layers is nearest to the config's is taken, and none
+whose ratio is more than a factor LIMIT away. Parameters are counted from shapes; nothing is allocated.
 """
 
 import functools
@@ -24,20 +23,20 @@ from jaxseq.layers import Parameter
 from jaxseq.models import _stack
 
 TOLERANCE = 0.02
-SOUND = (1.5, 2.0)  # a shape is sound if its width / layers is within this factor of the config's: tried one after the other
-LIMIT = 4.0  # where none is sound, the factor within which it must be
-MARGIN = 0.06  # of what a parabola through three widths predicts: hidden sizes and ranks are rounded
+SOUND = (1.5, 2.0)  # a shape is sound if its width / layers is within this factor of the config's; tried in this order
+LIMIT = 4.0  # the factor allowed if no shape is sound
+MARGIN = 0.06  # relative error allowed for the parabola's prediction, since hidden sizes and ranks are rounded
 GRAINS = (8, 4, 2)  # of the width
 FACTORS = (0.95, 1.05, 0.9, 1.1, 0.85, 1.15, 0.8, 1.2)  # on hidden widths
 MOST = max(FACTORS)
 SIZES = (*((grain, 1.0) for grain in GRAINS), *((GRAINS[0], factor) for factor in FACTORS))
-HEADS = ("heads", "kv_heads")  # what a mixer calls its numbers of heads
+HEADS = ("heads", "kv_heads")  # the config fields that hold numbers of heads
 
 
 class ModelSize(NamedTuple):
     """A model's width, how often each segment of its stack is repeated, and the factor on its hidden widths.
 
-    exact: heads have the size that they have in the config; else the nearest that the width allows.
+    exact: heads have the config's size; otherwise the nearest size that the width allows.
     """
 
     width: int
@@ -54,12 +53,12 @@ Counter = Callable[[int, float], tuple[int, tuple[int, ...]] | None]
 
 
 def fit(config: ConfigDict, parameters: int, tolerance: float = TOLERANCE) -> ConfigDict:
-    """A locked copy of `config` with another model.width and model.stack, within `tolerance` of `parameters`.
+    """A locked copy of `config` whose model.width and model.stack give `parameters` within the relative `tolerance`.
 
-    Raises UserError, naming the nearest shape, if no shape comes that near, and whatever the config is at fault for.
+    Raises UserError if no shape comes that near (the message names the nearest one), and the errors of a bad config.
     """
     aspect = config.model.width / sum(segment.repeats for segment in _stack.parse(config.model.stack))
-    count(config, config.model.width)  # says what is wrong with the config itself
+    count(config, config.model.width)  # raises the errors of the config itself
     tried: dict[ModelSize, int] = {}
     for exact in (True, False):
         counter = functools.cache(functools.partial(_count_or_none, config, exact=exact))
@@ -83,7 +82,7 @@ def _sound(
     config: ConfigDict, parameters: int, tolerance: float, exact: bool, limit: float, counter: Counter,
     tried: dict[ModelSize, int],
 ) -> ModelSize | None:  # fmt: skip
-    """The first shape within `limit` of the config's that comes near enough; all that were counted go to `tried`."""
+    """The first shape within `limit` of the config's that meets the budget. Adds every shape counted to `tried`."""
     aspect = config.model.width / sum(segment.repeats for segment in _stack.parse(config.model.stack))
     before = None
     for grain, factor in SIZES:
@@ -103,7 +102,7 @@ def _sound(
 
 
 def possible_widths(config: ConfigDict, parameters: int, grain: int, exact: bool) -> list[int]:
-    """Multiples of `grain` that heads divide, if exact, and whose embedding alone is not too large."""
+    """Multiples of `grain` whose embedding alone fits the budget; if `exact`, only those that the heads divide."""
     vocab = config.model.vocab or 1
 
     def divides(width: int) -> bool:
@@ -120,10 +119,10 @@ def possible_widths(config: ConfigDict, parameters: int, grain: int, exact: bool
 def candidates(
     config: ConfigDict, counter: Counter, widths: Sequence[int], factor: float, parameters: int, aspect: float
 ) -> Iterator[ModelSize]:
-    """Shapes that are predicted to be near the budget, in order of their distance from `aspect`.
+    """Shapes predicted to be near the budget, in order of their distance from `aspect`.
 
-    Parameters grow as a parabola in the width, which is laid through three widths that the architecture can have, and
-    linearly with the hidden widths.
+    The prediction is a parabola in the width, fitted to three widths that the architecture can have, and linear in the
+    hidden widths.
     """
     segments, curve = _stack.parse(config.model.stack), parabola(counter, widths, 1.0)
     if curve is None:
@@ -145,7 +144,7 @@ def candidates(
 
 
 def parabola(counter: Counter, widths: Sequence[int], factor: float) -> np.ndarray | None:
-    """Coefficients, highest power first, of the parameters outside the segments and of each segment, as `count` has them."""
+    """Coefficients, highest power first, of the parameter counts that `count` returns."""
     known: dict[int, np.ndarray] = {}
     for goal in (8, 48, 96):  # any three will do
         for width in sorted(widths, key=lambda w: abs(w - goal))[:8]:
@@ -161,7 +160,7 @@ def total(sizes: tuple, repeats: tuple[int, ...]) -> float:
 
 
 def scaled(segments: Sequence[_stack.Segment], depth: int) -> tuple[int, ...]:
-    """The segments' repeats in proportion, the largest of them `depth`; those that stand once always do."""
+    """The segments' repeats scaled in proportion, the largest to `depth`; a segment without a count stays single."""
     most = max(segment.repeats for segment in segments)
     return tuple(1 if segment.fixed else max(1, round(segment.repeats * depth / most)) for segment in segments)
 
@@ -182,9 +181,9 @@ def reshape(config: ConfigDict, shape: ModelSize) -> ConfigDict:
 
 
 def heads_at(config: ConfigDict, width: int, exact: bool) -> dict[str, dict[str, int]]:
-    """{label: {field: number of heads}} at this width, for heads of the config's size and groups of its size.
+    """{label: {field: number of heads}} at this width, for the config's head size and group size.
 
-    One head stays one, and so does one for all queries. Raises UserError where `exact` heads do not divide the width.
+    A single head stays single, and so does a single key/value head. Raises UserError if `exact` heads do not divide the width.
     """
     found = {}
     for label in _stack.labels(config.model.stack):
@@ -198,13 +197,13 @@ def heads_at(config: ConfigDict, width: int, exact: bool) -> dict[str, dict[str,
         if kv_heads and kv_heads != 1:
             found[label]["kv_heads"] = max(1, round(grouped))
         if exact and (number < 1 or number % 1 or grouped < 1 or grouped % 1):
-            raise UserError(f"heads of the size of {label}'s do not divide a width of {width}; choose another")
+            raise UserError(f"the head size of {label} does not divide a width of {width}; choose another width")
     return found
 
 
 def hidden_widths(config: ConfigDict, shape: ModelSize) -> dict[str, float]:
-    """Hidden widths that have to be set in this shape: those of the config in proportion to the width, and with a factor the
-    others too."""
+    """Hidden widths to set for this shape: those set in the config, in proportion to the width; with a factor, all of
+    them."""
     found = {}
     for label in _stack.labels(config.model.stack):
         section, mixer = config.model[label], registry.load_class("mixers", label.split(":")[0])
@@ -225,7 +224,7 @@ def _boxes(config: ConfigDict) -> list:
 
 
 def count(config: ConfigDict, width: int, factor: float = 1.0, exact: bool = True) -> tuple[int, tuple[int, ...]]:
-    """Parameters outside the segments, and of one repeat of each segment, at this width."""
+    """Parameters outside the segments and of one repeat of each segment, at this width."""
     segments = len(_stack.parse(config.model.stack))
     fixed, layers = 0, [0] * segments
     for path, box in _boxes(reshape(config, ModelSize(width, (1,) * segments, factor, exact))):
@@ -237,7 +236,7 @@ def count(config: ConfigDict, width: int, factor: float = 1.0, exact: bool = Tru
 
 
 def _count_or_none(config: ConfigDict, width: int, factor: float, exact: bool) -> tuple[int, tuple[int, ...]] | None:
-    """None: the architecture cannot have this width (its heads do not divide it)."""
+    """As `count`; None if the architecture cannot have this width (its heads do not divide it)."""
     try:
         return count(config, width, factor, exact)
     except UserError:

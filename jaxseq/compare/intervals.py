@@ -1,26 +1,27 @@
-"""Differences in bits per byte with intervals that cover: over documents and seeds, paired in both.
+"""Differences in bits per byte with 95 % confidence intervals, paired over documents and seeds.
 
-The statistic is the sum of bits over the sum of bytes, of all documents, averaged over seeds; a difference is that of two
-models on the same documents and seeds. Its variance is the sum of two parts, each a jackknife: over documents (one is
-left out of both sums) and over seeds. Their degrees of freedom are Kish's effective number of documents, which unequal
-sizes lower, and the number of seeds, each less one; those of the sum are Satterthwaite's. When a part is estimated
-from few seeds and comes out small by chance, Satterthwaite gives too many degrees of freedom; so an interval is never
-narrower than either part's own. What documents and seeds do together is in both parts: the interval errs on the wide side.
+The statistic is the total bits of all documents divided by their total bytes, averaged over seeds. A difference is between
+two models on the same documents and seeds. Its variance is the sum of two jackknife estimates: over documents (one is
+left out of both totals) and over seeds. Their degrees of freedom are Kish's effective number of documents, which is lower
+for unequal sizes, minus one, and the number of seeds minus one; those of the sum are Satterthwaite's. If one part comes out
+small by chance because there are few seeds, Satterthwaite gives too many degrees of freedom; so an interval is never
+narrower than the interval of either part alone. The interaction of documents and seeds counts in both parts, so the
+interval is slightly too wide.
 
-Measured, coverage in percent of nominal 95 % intervals; documents 6, 11, 30 of log-normal size (sigma 0.5), seeds 3 and 5,
-spread of the seeds 0, 0.3 and 1 of that of the documents: mean of the 18 points, lowest, highest (20,000 replications each,
-standard error 0.15):
+Measured coverage of nominal 95 % intervals, in percent: 6, 11 and 30 documents of log-normal size (sigma 0.5); 3 and 5 seeds;
+spread over seeds 0, 0.3 and 1 times the spread over documents. Mean, lowest and highest of the 18 settings (20,000
+replications each, standard error 0.15):
 
-    this one                                                       95.2   94.3   96.8
-    the same, a document's own seed noise 0.3 of its spread        95.4   94.5   96.5
-    the same, 1.0                                                  96.5   94.8   97.7
-    without the floor of either part's own interval                94.8   92.4   95.7
-    the same with the number of documents less one                 94.3   92.3   95.1
-    parts' own intervals added in quadrature (Howe)                96.3   94.6   98.2
-    the interaction subtracted (Cameron, Gelbach, Miller)          94.8   92.4   95.7; noise 1.0: 91.3 without a floor
+    this method                                                    95.2   94.3   96.8
+    this method, seed noise per document 0.3 of its spread         95.4   94.5   96.5
+    this method, seed noise per document 1.0 of its spread         96.5   94.8   97.7
+    without the lower bound by either part's interval              94.8   92.4   95.7
+    the same, degrees of freedom from the number of documents      94.3   92.3   95.1
+    the parts' intervals added in quadrature (Howe)                96.3   94.6   98.2
+    the interaction subtracted (Cameron, Gelbach, Miller)          94.8   92.4   95.7; noise 1.0: 91.3 without the bound
 
-With 2 to 5 documents or 2 seeds it covers 94.7 to 99.5. One seed has no variance: the interval is over documents alone
-and says nothing of what another seed would give, so a difference below SEED_SPREAD is not told apart (`Estimate.told`).
+With 2 to 5 documents or 2 seeds, coverage is 94.7 to 99.5. With one seed the variance over seeds is unknown: the interval is
+over documents alone and does not cover other seeds, so a difference up to SEED_SPREAD is not told apart (`Estimate.told`).
 
 Sources: Efron and Stein, "The jackknife estimate of variance" (1981); Satterthwaite, "An approximate distribution of
 estimates of variance components" (1946); Holm, "A simple sequentially rejective multiple test procedure" (1979).
@@ -38,15 +39,15 @@ from jaxseq.compare.words import finite
 
 LEVEL = 0.95
 SEED_SPREAD = 0.05  # bits per byte: two seeds of one architecture differ by 0.02 to 0.05 at the sizes of the presets
-EXACT = 1e-9  # bits per byte: what rounding can make of two identical models
+EXACT = 1e-9  # bits per byte: how far rounding can separate two identical models
 
-Key = tuple[str, int, int]  # a document: (id, bytes, how many of the same were before it)
+Key = tuple[str, int, int]  # a document: (id, bytes, number of earlier documents with the same id and bytes)
 Scores = Mapping[Key, float]  # nats of each document
 Seeds = Mapping[int, Scores]  # of each seed
 
 
 class Parts(NamedTuple):
-    """A statistic and the two parts of its variance; arrays [...], over any number of experiments."""
+    """A statistic and the two parts of its variance; arrays [...] over any number of experiments."""
 
     value: np.ndarray
     by_documents: np.ndarray
@@ -55,21 +56,21 @@ class Parts(NamedTuple):
     seeds_df: int
 
     def both(self) -> tuple[np.ndarray, np.ndarray]:
-        """The whole variance and Satterthwaite's degrees of freedom."""
+        """The total variance and Satterthwaite's degrees of freedom."""
         variance = self.by_documents + self.by_seeds
         spread = self.by_documents**2 / self.documents_df + self.by_seeds**2 / max(self.seeds_df, 1)
         with np.errstate(divide="ignore", invalid="ignore"):
             return variance, np.where(spread > 0, variance**2 / spread, self.documents_df)
 
     def terms(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(variance, degrees of freedom) of what each bounds the interval: the whole, and either part."""
+        """(variance, degrees of freedom) of the total and of each part; each of them bounds the interval from below."""
         return [self.both(), (self.by_documents, self.documents_df), (self.by_seeds, np.asarray(max(self.seeds_df, 1)))]
 
     def half_width(self, level: float = LEVEL) -> np.ndarray:
         return np.max([stdtrit(df, 0.5 + level / 2) * np.sqrt(variance) for variance, df in self.terms()], axis=0)
 
     def p_value(self) -> np.ndarray:
-        """Two-sided, of the value 0; below 1 - level exactly where the interval leaves out 0."""
+        """The two-sided p-value of the hypothesis 0; below 1 - level exactly if the interval excludes 0."""
         found = []
         for variance, df in self.terms():
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -79,7 +80,7 @@ class Parts(NamedTuple):
 
 
 def two_way(bytes_D: np.ndarray, bits_DS: np.ndarray) -> Parts:
-    """The statistic of documents [..., D] and their bits under each seed [..., D, S]; two documents with bytes at least."""
+    """The statistic, from bytes of documents [..., D] and their bits under each seed [..., D, S]; needs two documents."""
     documents, seeds = bits_DS.shape[-2:]
     total = bytes_D.sum(-1)
     per_seed_S = bits_DS.sum(-2) / total[..., None]
@@ -93,17 +94,17 @@ def two_way(bytes_D: np.ndarray, bits_DS: np.ndarray) -> Parts:
 
 
 class Estimate(NamedTuple):
-    """Bits per byte of a model, or a's minus b's, over the documents and seeds that both have."""
+    """Bits per byte of a model, or a's minus b's over the documents and seeds that both have."""
 
     value: float
-    low: float | None  # None: fewer than two documents, there is no interval
+    low: float | None  # None with fewer than two documents: no interval
     high: float | None
-    p: float | None  # two-sided, of the value 0
+    p: float | None  # two-sided p-value of the hypothesis 0
     documents: int
     seeds: int
 
     def told(self, adjusted: float | None = None) -> bool:
-        """Whether it is told apart from 0; `adjusted`: its p-value, corrected for the comparisons made beside it."""
+        """Whether it differs significantly from 0. `adjusted`: the p-value corrected for multiple comparisons."""
         p = self.p if adjusted is None else adjusted
         if p is None or abs(self.value) <= EXACT or self.low <= EXACT and self.high >= -EXACT:
             return False
@@ -111,7 +112,7 @@ class Estimate(NamedTuple):
 
 
 def scores(documents: Iterable[Mapping[str, Any]] | None) -> dict[Key, float]:
-    """[{"id", "bytes", "nats"}] by document; empty if a number is missing or not finite."""
+    """[{"id", "bytes", "nats"}] as a mapping by document; empty if a number is missing or not finite."""
     seen: Counter = Counter()
     found = {}
     for document in documents or ():
@@ -125,7 +126,7 @@ def scores(documents: Iterable[Mapping[str, Any]] | None) -> dict[Key, float]:
 
 
 def estimate(a: Seeds, b: Seeds | None = None) -> Estimate | None:
-    """a's bits per byte, or a's minus b's; None if there is no seed, or no document with bytes, that all have."""
+    """a's bits per byte, or a's minus b's; None if they share no seed or no document with bytes."""
     seeds = sorted(seed for seed in a if a[seed] and (b is None or b.get(seed)))
     pairs = [(a[seed], b[seed] if b is not None else None) for seed in seeds]
     if not pairs:
@@ -145,7 +146,7 @@ def estimate(a: Seeds, b: Seeds | None = None) -> Estimate | None:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's adjusted p-values, in the order given: those below 5 % hold together at 5 %. None stays None."""
+    """Holm's adjusted p-values, in the given order: rejecting those below 5 % has a family-wise error of 5 %. None stays None."""
     order = sorted((p, at) for at, p in enumerate(p_values) if p is not None)
     out: list[float | None] = [None] * len(p_values)
     highest = 0.0

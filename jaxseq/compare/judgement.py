@@ -1,4 +1,4 @@
-"""Who is ahead of whom on one basis, and the sentences that say so; see jaxseq.compare.verdicts for the rules."""
+"""Which model is ahead of which on one basis, and the sentences about it; jaxseq.compare.verdicts states the rules."""
 
 import itertools
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ from jaxseq.compare.words import REFERENCE, bits, decimal, listing, places, plur
 
 NOT_TOLD_APART = "not told apart"
 MARKOV_ORDER = 2
-ALL_PAIRS = 4  # with more architectures, sentences name the pairs with the reference and with the best one
-MANY = 3  # more names than this are counted in a headline
+ALL_PAIRS = 4  # with more architectures, only pairs with the reference or the best one get a sentence
+MANY = 3  # a headline gives the number of names instead of the names if there are more than this
 
 
 class Standing(NamedTuple):
@@ -27,7 +27,7 @@ class Pair(NamedTuple):
     b: str
     difference: Estimate  # a - b, bits per byte
     adjusted: float | None  # the p-value after Holm's correction for all pairs
-    reason: str  # why nothing can be said; empty where something can
+    reason: str  # why neither is ahead; empty if one is
 
     @property
     def winner(self) -> str | None:
@@ -39,7 +39,7 @@ class Pair(NamedTuple):
 
 
 class Judgement:
-    """All pairs of models on one basis, and the sentences about them. `called`: name -> its name in a sentence."""
+    """All pairs of models on one basis, and the sentences about them. `called`: name -> the name to use in a sentence."""
 
     def __init__(self, standings: Mapping[str, Standing], markov: Scores, called: Mapping[str, str], when: str):
         self.standings, self.called, self.when = standings, called, when
@@ -54,7 +54,7 @@ class Judgement:
         self.pairs = {(a, b): self.judge(a, b, found[a, b], adjusted[a, b]) for a, b in found}
 
     def better_than_markov(self, name: str) -> bool | None:
-        """None: nothing can be said, for want of documents."""
+        """None if there are too few documents to tell."""
         found = self.markov[name]
         if found is None or found.p is None:
             return None
@@ -68,7 +68,7 @@ class Judgement:
         return Estimate(value, None, None, None, 0, 0)
 
     def reason(self, a: str, b: str, found: Estimate | None, adjusted: float | None) -> str:
-        """Why neither is ahead; empty where one is."""
+        """Why neither is ahead; empty if one is."""
         if found is None:
             return "no scores of the same documents and seeds at this point, so no interval"
         if found.p is None:
@@ -83,7 +83,7 @@ class Judgement:
         if worse:
             verb = "is" if len(worse) == 1 else "are"
             return f"{listing(worse)} {verb} no better than an order-{MARKOV_ORDER} Markov model"
-        return f"there is no order-{MARKOV_ORDER} Markov model to hold them against" if unknown else ""
+        return f"there is no order-{MARKOV_ORDER} Markov model to compare them with" if unknown else ""
 
     def pair(self, a: str, b: str) -> Pair:
         return self.pairs[a, b] if (a, b) in self.pairs else self.pairs[b, a]
@@ -108,7 +108,8 @@ class Judgement:
         return sentence(f"{self.when}, {a} and {b} are {NOT_TOLD_APART}{reason}; {a} minus {b} is {self.numbers(pair, False)}")
 
     def sentences(self) -> list[str]:
-        """One a pair; with many architectures only the pairs with the reference, those too close in one sentence."""
+        """One sentence per pair. With many architectures: only pairs with the reference or the best one, with one sentence for
+        all that are too close."""
         if len(self.standings) < 2:
             return [sentence(f"{self.when}, there are no two architectures to compare")]
         if len(self.standings) <= ALL_PAIRS:
@@ -127,7 +128,7 @@ class Judgement:
         return out
 
     def headline(self) -> str | None:
-        """The best model, and whether it is ahead of the others or only in front of them."""
+        """The best model, and whether it is significantly ahead of the others."""
         if len(self.order) < 2:
             return None
         best, *rest = self.order
@@ -146,13 +147,13 @@ class Judgement:
         return sentence(f"{who} is the lowest at {value} bits per byte and ahead of {ahead}; against {near}, {NOT_TOLD_APART}")
 
     def against_markov(self) -> list[str]:
-        """Who has learnt more than pairs of bytes."""
+        """Which models are better than the Markov model."""
         groups: dict[bool | None, list[str]] = {True: [], False: [], None: []}
         for name in self.order:
             groups[self.better_than_markov(name)].append(self.called[name])
         model = f"an order-{MARKOV_ORDER} Markov model of the training text"
         rest = f"no better than {model}, and so {NOT_TOLD_APART}"
-        out = [(groups[True], f"better than {model}"), (groups[False], rest), (groups[None], f"not held against {model}")]
+        out = [(groups[True], f"better than {model}"), (groups[False], rest), (groups[None], f"not compared with {model}")]
         return [sentence(f"{listing(who)} {'is' if len(who) == 1 else 'are'} {what}") for who, what in out if who]
 
     def pairs_json(self, basis: str) -> list[dict[str, Any]]:
@@ -184,5 +185,5 @@ class Judgement:
 
 
 def corrected(found: Mapping[Any, Estimate | None]) -> dict[Any, float | None]:
-    """Holm's adjusted p-values of estimates that are made together."""
+    """Holm's adjusted p-values of a family of estimates."""
     return dict(zip(found, holm([None if one is None else one.p for one in found.values()]), strict=True))

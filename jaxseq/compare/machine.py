@@ -1,4 +1,4 @@
-"""On what a comparison was run."""
+"""The machine that a comparison runs on."""
 
 import importlib.metadata
 import os
@@ -14,7 +14,7 @@ PACKAGES = ("jaxseq", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def describe() -> dict[str, Any]:
-    """The machine as plain data; takes a moment, because the rate of a large matrix product is measured."""
+    """The machine as plain data. Takes a moment, because it times a large matrix product."""
     from jaxseq.train.flops import matmul_peak
 
     device = jax.local_devices()[0]
@@ -33,13 +33,13 @@ def describe() -> dict[str, Any]:
 
 
 class OtherPrograms:
-    """How much of all processors other programs take, from when this is made: times beside them are those of a busy machine."""
+    """The share of all processors that other programs have used since this object was made. A high share distorts timings."""
 
     def __init__(self):
         self.before = self._seconds()
 
     def share(self) -> float:
-        """0: the machine was ours alone; 1: it was not ours at all."""
+        """0: no other program ran; 1: other programs used every processor."""
         wall, busy, own = (now - before for now, before in zip(self._seconds(), self.before, strict=True))
         return min(1.0, max(0.0, busy - own) / max(wall * (psutil.cpu_count() or 1), 1e-9))
 
@@ -47,12 +47,12 @@ class OtherPrograms:
     def _seconds() -> tuple[float, float, float]:
         times = psutil.cpu_times()
         waiting = times.idle + getattr(times, "iowait", 0.0)
-        guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # counted in user and nice as well
+        guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # also contained in user and nice
         return time.monotonic(), sum(times) - waiting - guests, sum(os.times()[:4])
 
 
 def processor() -> str:
-    """The processor's name, as the system tells it."""
+    """The processor's name, from the operating system."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -1,8 +1,8 @@
-"""What an architecture costs: bytes of state, speed and memory of training, decoding and prefill against length.
+"""Measures costs against length: state bytes, training speed, training memory, decoding and prefill.
 
-Everything is measured on the models that were trained. Whatever is timed has been compiled and run before; the
-architectures are timed in turns (A B C, A B C, …), so that a machine that is busy for a while slows all of them; figures
-are medians. Figures of one architecture that cannot be had (out of memory) are left out, with the reason.
+The trained models are measured. Every timed call has been compiled and run once before. Architectures are timed in turns
+(A B C, A B C, …), so that other load on the machine slows all of them alike; figures are medians. If a figure cannot be
+measured (out of memory), it is left out and the reason is recorded.
 """
 
 import functools
@@ -25,25 +25,25 @@ from jaxseq.train import mesh as meshes
 from jaxseq.train import prepare
 from jaxseq.train.step import Trainer
 
-FASTEST = 0.05  # seconds that one timing takes at least: short calls are repeated within it
-COMPILING = 0.8  # of the time of a measurement, about
-COMPILERS = 2  # programs compiled at a time
+FASTEST = 0.05  # minimum seconds of one timing: short calls are repeated to reach it
+COMPILING = 0.8  # approximate share of compilation in the time of a measurement
+COMPILERS = 2  # programs compiled at the same time
 COMPILE_EVENTS = ("/jax/core/compile/jaxpr_to_mlir_module_duration", "/jax/core/compile/backend_compile_duration")
 
 
 class MeasuredModel(NamedTuple):
-    """A trained model, and the devices that its training was laid out on."""
+    """A trained model and the devices of its training mesh."""
 
     config: ConfigDict
     model: Any
     params: Any
     devices: Sequence[jax.Device]
-    step_bytes: dict[int, int]  # length -> bytes of a training step on one row, as far as one was compiled
+    step_bytes: dict[int, int]  # length -> bytes of a training step on one row, for the steps compiled so far
 
 
 Models = Mapping[str, MeasuredModel]
-Figures = dict[str, Any]  # name -> a number, or the exception that stood in its way
-OnProgress = Callable[[float, str], None]  # (fraction of a measurement that is done, what is being done)
+Figures = dict[str, Any]  # name -> a number, or the exception that was raised instead
+OnProgress = Callable[[float, str], None]  # (fraction of a measurement that is done, current activity)
 
 
 def silent(fraction: float, note: str) -> None:
@@ -51,7 +51,7 @@ def silent(fraction: float, note: str) -> None:
 
 
 def in_turns(calls: Mapping[str, Callable[[], Any]], rounds: int, on_progress: OnProgress = silent) -> dict[str, float]:
-    """Median seconds of one call of each; a call returns when its work is done. One call before is not counted."""
+    """Median seconds per call of each. A call must block until its work is done. One warm-up call is not counted."""
     repeats = {name: max(1, math.ceil(FASTEST / max(_seconds(call, 1), 1e-6))) for name, call in calls.items()}
     laps: dict[str, list[float]] = {name: [] for name in calls}
     for lap in range(rounds):
@@ -69,12 +69,12 @@ def _seconds(call: Callable[[], Any], repeat: int) -> float:
 
 
 def _for_all(subjects: Models, make: Callable[[MeasuredModel], Any], on_progress: OnProgress) -> Figures:
-    """{name: make(subject)} or the exception that it raised; compiling leaves Python, so two run at a time."""
+    """{name: make(subject), or the exception that it raised}. Two run at a time: compiling releases Python's lock."""
 
     def attempt(subject: MeasuredModel) -> Any:
         try:
             return make(subject)
-        except (jax.errors.JaxRuntimeError, MemoryError, UserError) as error:  # no memory, or longer than the model can read
+        except (jax.errors.JaxRuntimeError, MemoryError, UserError) as error:  # out of memory, or too long for the model
             return error
 
     with ThreadPoolExecutor(COMPILERS) as pool:
@@ -86,7 +86,7 @@ def _for_all(subjects: Models, make: Callable[[MeasuredModel], Any], on_progress
 
 
 def _timed(subjects: Models, make: Callable[[MeasuredModel], Callable[[], Any]], rounds: int, on_progress: OnProgress) -> Figures:
-    """Seconds of the calls that `make` gives, or the exceptions. Most of the time goes into compiling."""
+    """Seconds of the calls that `make` returns, or the exceptions. Most of the time goes into compiling."""
     made = _for_all(subjects, make, lambda fraction, note: on_progress(COMPILING * fraction, note))
     able = {name: call for name, call in made.items() if not isinstance(call, Exception)}
     seconds = in_turns(able, rounds, lambda fraction, note: on_progress(COMPILING + (1 - COMPILING) * fraction, note))
@@ -94,7 +94,7 @@ def _timed(subjects: Models, make: Callable[[MeasuredModel], Callable[[], Any]],
 
 
 def op_forms(config: ConfigDict, length: int) -> dict[str, str]:
-    """{op: form} that the network of this config runs at rows of `length` tokens; traced, not run."""
+    """{op: form} that this config's network uses for rows of `length` tokens. The network is traced, not run."""
     found: dict[str, str] = {}
     init = functools.partial(jaxseq.build(config).init, form=forms.freeze(config.train.form))
     with forms.recording(lambda op, form, *_: found.setdefault(op, form)):
@@ -127,8 +127,8 @@ def train_speed(subjects: Models, length: int, tokens: int, rounds: int, on_prog
         compiled = trainer.compile()
         if rows == 1:
             subject.step_bytes[length] = _planned(compiled)
-        # A step donates its state: it must not own the parameters that other measurements read. Made on the host, it
-        # needs no program of its own.
+        # A step donates its state, so the parameters are copied: other measurements still read them. The copy is made on
+        # the host, where it needs no compiled program.
         empty = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), trainer.abstract)
         state = empty._replace(ok=np.ones((), bool), params=jax.tree.map(np.array, subject.params))
         state = jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), state, trainer.abstract)
@@ -151,8 +151,8 @@ def train_speed(subjects: Models, length: int, tokens: int, rounds: int, on_prog
 
 
 def train_memory(subjects: Models, length: int, on_progress: OnProgress = silent) -> Figures:
-    """Bytes that the compiler plans for one training step on one row: temporaries, arguments, results; it is not run."""
-    # What XLA's CPU compiler does after it has planned the memory takes half of its time and changes no byte.
+    """Bytes that the compiler plans for one training step on one row: temporaries, arguments, results. The step is not run."""
+    # XLA's CPU backend optimisations run after memory planning: they take half of the compile time and change no byte.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
 
     def make(subject: MeasuredModel) -> int:
@@ -168,7 +168,7 @@ def train_memory(subjects: Models, length: int, on_progress: OnProgress = silent
 
 def _planned(compiled: jax.stages.Compiled) -> int:
     plan = compiled.memory_analysis()
-    donated = plan.alias_size_in_bytes  # results that lie where arguments were
+    donated = plan.alias_size_in_bytes  # results stored in place of arguments
     return plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes - donated
 
 
@@ -183,7 +183,7 @@ def _decode(model: Any, steps: int, params: Any, state: Any, token_B: jax.Array)
 
 
 def full_state(model: Any, context: int, steps: int) -> Any:
-    """A made-up state of a row in which `steps` tokens are missing to `context`: its cost is that of a real one."""
+    """An artificial state of a row after `context` - `steps` tokens. Decoding from it costs as much as from a real one."""
 
     def fill(leaf: jax.ShapeDtypeStruct) -> jax.Array:
         counts = jnp.issubdtype(leaf.dtype, jnp.integer)
@@ -199,7 +199,7 @@ def decode(subjects: Models, context: int, steps: int, rounds: int, on_progress:
         carry = full_state(subject.model, context, steps), jnp.zeros((1,), jnp.int32)
         capacity_B = subject.model.remaining_capacity(carry[0])
         if capacity_B is not None and int(capacity_B[0]) < steps:
-            raise UserError(f"token {context:,} has no place in this model: its table of positions ends before it")
+            raise UserError(f"the model's table of positions is shorter than {context:,} tokens")
         jax.block_until_ready(carry := _decode(subject.model, steps, subject.params, *carry))
 
         def call() -> None:
@@ -219,7 +219,7 @@ def _prefill(model: Any, form: forms.Form, params: Any, tokens_BT: jax.Array) ->
 
 
 def prefill(subjects: Models, length: int, rounds: int, on_progress: OnProgress = silent) -> Figures:
-    """Seconds from a prompt of `length` tokens to the logits of the next token and the state behind the prompt."""
+    """Seconds to read a prompt of `length` tokens: to the logits of the next token and the final state."""
     tokens_BT = np.random.default_rng(0).integers(0, 256, (1, length)).astype(np.int32)
 
     def make(subject: MeasuredModel) -> Callable[[], None]:
@@ -232,7 +232,7 @@ def prefill(subjects: Models, length: int, rounds: int, on_progress: OnProgress 
 
 
 def compiling() -> Callable[[], float]:
-    """A function that says how many seconds XLA has been translating and compiling since this call."""
+    """A function that returns the seconds that XLA has spent on lowering and compiling since this call."""
     clock = _compile_clock()
     before = clock()
     return lambda: clock() - before
@@ -240,7 +240,7 @@ def compiling() -> Callable[[], float]:
 
 @functools.cache
 def _compile_clock() -> Callable[[], float]:
-    """The seconds of this process; registered once, because not every supported JAX can take a listener back."""
+    """Compile seconds of this process. Registered once, because not every supported JAX can unregister a listener."""
     spent = 0.0
 
     def listen(event: str, seconds: float, **_: Any) -> None:

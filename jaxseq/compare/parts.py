@@ -1,4 +1,4 @@
-"""The parts of a comparison, in their order. A part says what it computes, for whom, and when its figures are there already."""
+"""The parts of a comparison, in order. A part knows what it computes, for which architectures, and whether it is done."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -11,22 +11,22 @@ from jaxseq.compare.runs import evaluated, run_of
 if TYPE_CHECKING:
     from jaxseq.compare.engine import Comparison
 
-STEPS = 3  # timings of a training step: it is long, and so steady
+STEPS = 3  # timings of a training step: few, because a step is long and its time steady
 
 
 class Part(NamedTuple):
-    """`run(names)` computes something for the architectures that `lacks` it."""
+    """`run(names)` computes the part for architectures for whose entry `lacks` is true."""
 
     title: str
-    weight: float  # how long it takes for one architecture, in no unit
+    weight: float  # relative time for one architecture
     names: tuple[str, ...]
     lacks: Callable[[dict], bool]
     run: Callable[[list[str]], None]
-    where: str = ""  # named in front of the reason when it fails
+    where: str = ""  # prefix of the reason when it fails
 
 
 class Measurement(NamedTuple):
-    """A series of points at the lengths in the preset's field `sizes`."""
+    """A series of points at the lengths in the preset's field named `sizes`."""
 
     metric: costs.Metric
     title: str
@@ -76,7 +76,7 @@ def unmeasured(entry: dict, metric: costs.Metric, size: int) -> bool:
 
 
 def parts(comparison: "Comparison") -> Iterator[Part]:
-    """All parts in their order; weights are about the seconds that each takes on two cores."""
+    """All parts in order. Weights are roughly the seconds on two cores."""
     every, preset, bind = tuple(comparison.configs), comparison.preset, functools.partial
     training = 10 + 4e-5 * preset.tokens * (preset.parameters / 1e5) ** 0.5
     for name in every:

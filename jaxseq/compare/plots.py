@@ -1,7 +1,7 @@
-"""One chart as inline SVG: drawn by matplotlib, coloured by the page's CSS variables so that light and dark both work.
+"""Charts as inline SVG, drawn by matplotlib and coloured by the page's CSS variables, for light and dark mode.
 
-Matplotlib gets stand-in colours (#a0c0NN) that become var(--…) in the SVG; text stays text, in the page's font; every
-id gets the chart's own prefix. Legends and captions are HTML (jaxseq.compare.figures), so nothing covers the data.
+Matplotlib draws in placeholder colours (#a0c0NN), which are replaced by var(--…) in the SVG. Text stays text in the page's
+font. Every id gets the chart's prefix. Legends and captions are HTML (jaxseq.compare.figures), so nothing covers the data.
 """
 
 import html
@@ -17,16 +17,16 @@ from matplotlib.figure import Figure
 from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
-HUES = 7  # --s0 is the reference's, --s1 … --s7 the others'
-MARKERS = "os^DvPX<>phd8"  # 13, coprime with the hues: no two of 91 architectures look the same
+HUES = 7  # --s0 is for the reference, --s1 … --s7 for the others
+MARKERS = "os^DvPX<>phd8"  # 13 is coprime with the number of hues: 91 architectures get different styles
 DASHES = ((0, ()), (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)))
-WIDTH, HEIGHT, FONT = 400, 270, 10.5  # points; the font stays legible where a phone shrinks the chart to 85 %
-PHONE = 12.5 / FONT  # how much larger the page sets the font on a phone, in the chart's own units
-LETTER = 0.62  # width of a letter, in font sizes, of a wide sans serif
-LONGEST = 24  # letters of an architecture's name in an interval chart
-ROW = 16  # points of a row of an interval chart, at least
+WIDTH, HEIGHT, FONT = 400, 270, 10.5  # points; the font stays legible when a phone shrinks the chart to 85 %
+PHONE = 12.5 / FONT  # factor by which the page enlarges the font on a phone, in chart units
+LETTER = 0.62  # letter width of a wide sans serif, in units of the font size
+LONGEST = 24  # most letters of an architecture's name in an interval chart
+ROW = 16  # minimum height of a row of an interval chart, in points
 TICKS = 6
-MARGIN = 0.05  # of an axis, left free at either end
+MARGIN = 0.05  # share of an axis left free at either end
 INK, MUTED, GRID, CARD = "#a0c090", "#a0c091", "#a0c092", "#a0c093"
 VARIABLES = {"90": "--ink", "91": "--muted", "92": "--grid", "93": "--card"}
 SETTINGS = {
@@ -47,7 +47,7 @@ SETTINGS = {
 
 
 class Style(NamedTuple):
-    """How one architecture looks in every chart."""
+    """The colour, marker and dash pattern of one architecture in every chart."""
 
     index: int
 
@@ -96,7 +96,7 @@ class Level(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """A row of an interval chart: the value of each basis with its interval (None: no interval)."""
+    """A row of an interval chart: for each basis, the value and its interval (None: no interval)."""
 
     label: str
     style: Style
@@ -107,12 +107,12 @@ class Axis(NamedTuple):
     label: str
     say: Callable[[float], str]  # a tick's text
     log: int = 0  # base of a logarithmic axis, 0: linear
-    top: float | None = None  # what lies above is cut off
+    top: float | None = None  # values above are cut off
     unit: float = 1.0  # ticks of a linear axis fall on round multiples of it
 
 
 def chart(name: str, lines: Sequence[Line], x: Axis, y: Axis, description: str, levels: Sequence[Level] = ()) -> str:
-    """Lines over x. `name` prefixes the ids; `description` is what a screen reader says."""
+    """Lines over x. `name` prefixes the ids; `description` is for screen readers."""
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
         axes = figure.add_axes((0, 0.155, 1, 0.745))
@@ -143,7 +143,7 @@ def chart(name: str, lines: Sequence[Line], x: Axis, y: Axis, description: str, 
 
 
 def intervals(name: str, rows: Sequence[Bar], x: Axis, description: str, zero: str) -> str:
-    """One row an architecture, a value with its interval for each basis, around a line at 0."""
+    """One row per architecture: a value with its interval for each basis, around a line at 0."""
     with matplotlib.rc_context(SETTINGS):
         height = max(HEIGHT, 62 + ROW * len(rows))
         figure = Figure(figsize=(WIDTH / 72, height / 72))
@@ -183,17 +183,17 @@ def intervals(name: str, rows: Sequence[Bar], x: Axis, description: str, zero: s
 
 
 def text_width(text: str) -> float:
-    """Points that a text may need in the page's font, on a phone too."""
+    """Upper bound for the width of a text in the page's font, in points, including on a phone."""
     return LETTER * FONT * PHONE * len(text)
 
 
 def _place(axes: Axes, right: float) -> float:
-    """Gives the axes the width that their tick labels and `right` points leave; returns where the figure begins, for titles.
+    """Sets the width of the axes, leaving space for tick labels and `right` points; returns the figure's left edge, for titles.
 
-    The labels at either end of x are centred on their ticks and may stand out.
+    The first and last labels of x are centred on their ticks, so they may extend beyond the axes.
     """
     left = 8 + max(text_width(label) for label in axes.yaxis.get_major_formatter().format_ticks(axes.get_yticks()))
-    for _ in range(2):  # the second time with the width that the first gave
+    for _ in range(2):  # the second pass uses the width from the first
         for at, label in zip(axes.get_xticks(), axes.xaxis.get_major_formatter().format_ticks(axes.get_xticks()), strict=True):
             share = axes.transAxes.inverted().transform(axes.transData.transform((at, axes.get_ylim()[0])))[0]
             width, half = WIDTH - left - right, text_width(label) / 2
@@ -214,7 +214,7 @@ def _frame(axes: Axes, x: Axis, y: Axis, left: float) -> None:
 
 
 def _levels(axes: Axes, levels: Sequence[Level]) -> None:
-    """Dashed lines, their names to the right of the axes, moved apart where they would touch."""
+    """Dashed lines with their names to the right of the axes; names that would overlap are moved apart."""
     bottom, top = axes.get_ylim()
     gap = 0.06 * (top - bottom)
     lowest = -math.inf
@@ -236,7 +236,7 @@ def _levels(axes: Axes, levels: Sequence[Level]) -> None:
 
 
 def _scale(axis: matplotlib.axis.Axis, spec: Axis, values: Sequence[float]) -> None:
-    """Limits and ticks that fit the values."""
+    """Sets limits and ticks that fit the values."""
     low, high = min(values), max(values)
     if spec.top is not None:
         high = min(high, spec.top)
@@ -258,7 +258,7 @@ def _scale(axis: matplotlib.axis.Axis, spec: Axis, values: Sequence[float]) -> N
 
 
 def log_ticks(low: float, high: float, base: int) -> list[float]:
-    """At most TICKS values: powers of the base at an even stride; for 10, also its 1-2-5 multiples on a short axis."""
+    """At most TICKS ticks: powers of the base at an even stride; on a short axis of base 10, also 1-2-5 multiples."""
     first, last = math.ceil(math.log(low, base) - 1e-9), math.floor(math.log(high, base) + 1e-9)
     if base == 10 and last - first < 2:
         fine = [m * 10.0**k for k in range(first - 1, last + 1) for m in (1, 2, 5)]
@@ -273,7 +273,7 @@ def log_ticks(low: float, high: float, base: int) -> list[float]:
 
 
 def _inline(figure: Figure, name: str, title: str, description: str) -> str:
-    """The figure as <svg> to stand in HTML: no prolog, no namespaces, its ids prefixed, its colours variables."""
+    """The figure as an <svg> element for HTML: no prolog, no namespaces, prefixed ids, colours as CSS variables."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = buffer.getvalue()
@@ -296,6 +296,6 @@ def _inline(figure: Figure, name: str, title: str, description: str) -> str:
 
 
 def _shorten(match: re.Match) -> str:
-    """Coordinates to a hundredth of a point, paths on one line."""
+    """Rounds coordinates to a hundredth of a point and puts paths on one line."""
     text = re.sub(r"-?\d+\.\d+", lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), match[0])
     return re.sub(r" transform=\"rotate\(-?0 [^)]*\)\"", "", re.sub(r"\s*\n\s*", " ", text))

@@ -1,4 +1,4 @@
-"""Budgets of a comparison. All architectures of one get the same parameters, the same rows in the same order, the same tokens."""
+"""Budgets of a comparison. All its architectures get the same number of parameters and the same rows in the same order."""
 
 from typing import NamedTuple
 
@@ -6,26 +6,26 @@ CONTEXTS = tuple(2**n for n in range(7, 16))  # 128 … 32768
 
 
 class Preset(NamedTuple):
-    """A budget, and at which sizes what is measured.
+    """A budget, and the sizes at which costs are measured.
 
-    Widths are multiples of 8, so not every number of parameters can be met: those here are numbers that the
-    architectures of this package come near to in a sound shape.
+    Widths are multiples of 8, so not every number of parameters can be reached. The numbers here were chosen so that the
+    architectures of this package can reach them in a sound shape.
     """
 
     name: str
     parameters: int
     tokens: int  # of training; rounded to whole steps
-    batch: int  # rows of a step
-    length: int  # tokens of a row
-    evaluations: int  # along the run, the last one at its end
-    evaluation_tokens: int  # validation tokens of each, from as many documents as there are
-    speed_tokens: int  # of a step whose speed is measured, at every length; one row at least
+    batch: int  # rows per step
+    length: int  # tokens per row
+    evaluations: int  # during the run, the last one at its end
+    evaluation_tokens: int  # validation tokens of each evaluation, over all documents
+    speed_tokens: int  # tokens per step in the speed measurement, at every length; at least one row
     speed_lengths: tuple[int, ...]
     memory_lengths: tuple[int, ...]
     decode_contexts: tuple[int, ...]
     prefill_lengths: tuple[int, ...]
-    rounds: int  # timings of which the median is taken
-    decode_steps: int = 16  # tokens of one timing
+    rounds: int  # timings, of which the median is taken
+    decode_steps: int = 16  # tokens per timing
     sample_tokens: int = 160
     state_contexts: tuple[int, ...] = CONTEXTS
 
@@ -37,8 +37,8 @@ class Preset(NamedTuple):
 PRESETS = {
     preset.name: preset
     for preset in (
-        # So few tokens teach most in many small steps: with rows of 256 tokens, eight a step, a Transformer of this size is no
-        # better after 250k tokens than an order-1 Markov model; with rows of 128, two a step, it beats order 2.
+        # With so few tokens, many small steps work best: with eight rows of 256 tokens per step, a Transformer of this size
+        # is no better than an order-1 Markov model after 250k tokens; with two rows of 128 per step, it beats order 2.
         Preset(
             "quick", parameters=164_000, tokens=250_000, batch=2, length=128, evaluations=4, evaluation_tokens=72_000,
             speed_tokens=256, speed_lengths=(256, 2048), memory_lengths=(256, 2048, 8192), decode_contexts=(128, 2048, 32768),

@@ -1,4 +1,4 @@
-"""What a person sees while a comparison runs, on standard error: two live bars on a terminal, plain lines elsewhere."""
+"""Progress of a comparison on standard error: two live bars on a terminal, plain lines elsewhere."""
 
 import time
 
@@ -7,12 +7,12 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from jaxseq.train.progress import duration
 
-BAR = 10  # columns: 80 hold a bar, the longest title and a note
+BAR = 10  # columns: a bar, the longest title and a note fit into 80
 EVERY = 15.0  # seconds between two plain lines of one part
 
 
 class Display:
-    """Parts of known weights, one after the other; use as a context manager. `console=None` shows nothing."""
+    """Progress over parts of known weights. Use as a context manager. `console=None` shows nothing."""
 
     def __init__(self, console: Console | None):
         self.console = console
@@ -35,13 +35,13 @@ class Display:
             self.live.stop()
 
     def plan(self, total: float) -> None:
-        """`total`: the weights of all that is left to do."""
+        """`total`: the sum of the weights of the remaining parts."""
         self.total = total
         if self.live:
             self.whole = self.live.add_task("comparison", total=total, note="")
 
     def more(self, weight: float) -> None:
-        """There is so much more to do than was planned."""
+        """Adds `weight` to the planned total."""
         self.total += weight
         if self.live:
             self.live.update(self.whole, total=self.total)
@@ -51,12 +51,12 @@ class Display:
         if self.live:
             if self.part is not None:
                 self.live.remove_task(self.part)
-            self.part = self.live.add_task(title, total=None, note="")  # without a total it moves until something is known
+            self.part = self.live.add_task(title, total=None, note="")  # no total: the bar pulses until progress is known
         else:
             self.say(f"{title} …{self._whole(0.0)}")
 
     def update(self, fraction: float, note: str = "") -> None:
-        """`fraction` of the part that is running is done."""
+        """Reports that `fraction` of the current part is done."""
         if self.live:
             self.live.update(self.part, total=1.0, completed=fraction, note=note)
             self.live.update(self.whole, completed=self.done + fraction * self.weight, note=self._left(fraction))
@@ -76,13 +76,13 @@ class Display:
             self.console.print(text, highlight=False, soft_wrap=True)
 
     def _left(self, fraction: float) -> str:
-        """ "about 3 min left", or nothing while too little is done to say."""
+        """ "about 3 min left", or "" while too little is done to estimate."""
         done = self.done + fraction * self.weight
         if done <= 0.03 * self.total:
             return ""
         return f"about {duration((time.monotonic() - self.began) * (self.total / done - 1))} left"
 
     def _whole(self, fraction: float) -> str:
-        """For plain lines, which have no bar of the whole."""
+        """Overall progress for plain lines, which have no overall bar."""
         left = self._left(fraction)
         return f"  ({(self.done + fraction * self.weight) / self.total:.0%}, {left})" if left else ""

@@ -1,4 +1,4 @@
-"""What was run, on what and when, and what the numbers mean: the end of the report."""
+"""The end of the report: what was run, on which machine, when, and what the numbers mean."""
 
 import datetime
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from jaxseq.compare.words import count, duration, finite, listing, plural, sente
 
 
 def date(results: Mapping[str, Any]) -> str:
-    """The day in words; what it said where it is no ISO time."""
+    """The day in words; the stored text if it is not an ISO time."""
     created = str(results.get("created") or "")
     try:
         when = datetime.datetime.fromisoformat(created)
@@ -60,7 +60,7 @@ def what_was_run(results: Mapping[str, Any]) -> Markup:
 
 
 def command(results: Mapping[str, Any]) -> Markup | None:
-    """Breaks between words only, where they fit."""
+    """The command line, with line breaks only between words where possible."""
     words = str(results.get("command") or "").split(" ")
     return tag("code", join((tag("span", word) for word in words), " ")) if any(words) else None
 
@@ -91,26 +91,26 @@ def method(results: Mapping[str, Any], found: Mapping[str, Any]) -> Markup:
         "No tokenizer can flatter it.",
         f"Intervals are of 95 %, over {plural(documents, 'validation document')} and {plural(seeds, 'seed')}, paired in both: "
         "the variance is that of a jackknife over documents and of one over seeds, the degrees of freedom are Satterthwaite's. "
-        + ("They say what other documents would change, not what another seed would." if seeds == 1 else "")
+        + ("They cover the choice of documents, not the choice of the seed." if seeds == 1 else "")
         if documents > 1
         else "",
-        "A model is ahead where the interval leaves out 0 and still does after Holm's correction for "
+        "A model is ahead if the interval excludes 0 and still does after Holm's correction for "
         f"{plural(len(pairs), 'comparison')}: if all models were equal, the chance that any is called ahead is 5 %. Intervals "
         "are shown without the correction."
         if len(pairs) > 1
         else "",
-        f"“{sentence(NOT_TOLD_APART)[:-1]}” stands everywhere else: where an interval spans 0, where there is none, and where a "
-        "model is no better than a Markov model of order 2, which sees the two tokens before"
+        f"“{sentence(NOT_TOLD_APART)[:-1]}” is said in all other cases: if an interval spans 0, if there is none, and if a "
+        "model is no better than a Markov model of order 2, which sees the two previous tokens"
         + (f"; with one seed, also where the difference is at most {SEED_SPREAD} bits per byte." if seeds == 1 else "."),
-        f"Equal time is the moment at which the first architecture had finished its training ({duration(found['time'])}); the "
-        "others are taken as they stood then, between two evaluations on a straight line. Compilation is not counted."
+        f"Equal time is the moment when the first architecture finished its training ({duration(found['time'])}); the values of "
+        "the others at that moment are interpolated linearly between two evaluations. Compilation is not counted."
         if found["time"] is not None
         else "",
         "Training memory is what the compiler plans for one step on one row, not what was observed. Times are measured on the "
-        f"machine named below; the verdicts call differences under {percent} equal. Another machine will give other times.",
+        f"machine named below; the verdicts treat differences under {percent} as equal. Another machine will give other times.",
         "Learning rates come from the sources named in the table.",
         f"These are models of {count(min(parameters))} to {count(max(parameters))} parameters after {count(tokens)} tokens. "
-        "Nothing here says what happens at a thousand times the size."
+        "They do not show what happens at a thousand times the size."
         if parameters and tokens
         else "",
     ]

@@ -1,4 +1,4 @@
-"""report.html: one file that opens offline, without scripts and without a network. The words come from the verdicts."""
+"""report.html: one file that opens offline, without scripts. Its sentences come from the verdicts."""
 
 import json
 import string
@@ -15,14 +15,14 @@ from jaxseq.compare.runs import mean, runs
 from jaxseq.compare.verdicts import verdicts
 from jaxseq.compare.words import count, decimal, finite, plural, sentence, significant, size
 
-SHOWN = 5  # sentences of one kind before the rest is folded away
+SHOWN = 5  # sentences of one kind shown before the rest is folded away
 SAMPLE = 1200  # characters of a sample
 EMPTY = "–"
 SETTINGS = ("Width", "Learning rate", "Its source", "Stack", "Forms")
 
 
 def render(results: Mapping[str, Any]) -> str:
-    """The page of a results.json, whole or not yet finished. Deterministic; the verdicts are computed anew."""
+    """The page for a results.json, finished or not. Deterministic; the verdicts are recomputed."""
     found = verdicts(results)
     figures = Figures(results, found)
     template = resources.files("jaxseq.compare").joinpath("report_template.html").read_text(encoding="utf-8")
@@ -61,14 +61,14 @@ def intro(results: Mapping[str, Any], found: Mapping[str, Any]) -> Markup:
 
 
 def notice(found: Mapping[str, Any]) -> Markup | str:
-    """What was not run to its end."""
+    """A notice of the architectures that were not run to the end."""
     if not found["missing"]:
         return ""
-    return tag("aside", tag("strong", "Not everything was run to its end"), unordered(found["missing"]), class_="notice")
+    return tag("aside", tag("strong", "Not everything was run to the end"), unordered(found["missing"]), class_="notice")
 
 
 def headlines(found: Mapping[str, Any]) -> Markup:
-    """The four answers on top."""
+    """The four headlines at the top."""
     said = found["headlines"]
     cards = [
         ("At equal tokens", said["tokens"]),
@@ -81,7 +81,7 @@ def headlines(found: Mapping[str, Any]) -> Markup:
 
 
 def verdict_lists(found: Mapping[str, Any], figures: Figures) -> Markup:
-    """All sentences, by kind; what each basis' sentences have in common stands once, above them."""
+    """All sentences by kind. The common beginning of each basis' sentences is shown once, above them."""
     blocks = []
     for key, basis in (("equal_tokens", "tokens"), ("equal_time", "time")):
         when = found["when"][basis]
@@ -103,7 +103,7 @@ def verdict_list(title: str, sentences: list[str], extra: Markup | str = "") -> 
 
 
 def pair_table(found: Mapping[str, Any], figures: Figures, basis: str, when: str) -> Markup | str:
-    """Every pair: row minus column, bold where one of the two is ahead."""
+    """Every pair: row minus column, bold if one of the two is ahead."""
     order = [row["architecture"] for row in found["ranking"][basis]]
     if len(order) <= ALL_PAIRS:
         return ""
@@ -119,13 +119,13 @@ def pair_table(found: Mapping[str, Any], figures: Figures, basis: str, when: str
 
     rows = [[figures.labels[a], *(cell(a, b) for b in order)] for a in order]
     caption = (
-        f"{when}: bits per byte of the row minus those of the column; bold where one is ahead, grey where they are not told apart"
+        f"{when}: bits per byte of the row minus those of the column; bold if one is ahead, grey if they are not told apart"
     )
     return folded("All pairs", table(caption, ["", *(figures.labels[name] for name in order)], rows, class_="pairs"))
 
 
 def summary(found: Mapping[str, Any], figures: Figures) -> Markup:
-    """One row an architecture, best first; those without a validation last."""
+    """One row per architecture, best first; those without a validation last."""
     ranked = {row["architecture"]: row for row in found["ranking"]["tokens"]}
     order = [*ranked, *(name for name in figures.architectures if name not in ranked)]
     if not order:
@@ -150,7 +150,7 @@ def summary(found: Mapping[str, Any], figures: Figures) -> Markup:
 
 
 def settings(order: Sequence[str], figures: Figures) -> Iterator[list[Any]]:
-    """A row an architecture: what was chosen for it, which the numbers depend on."""
+    """One row per architecture: the settings that were chosen for it."""
     for name in order:
         entry = figures.architectures[name]
         forms = [f"{op}: {form}" for op, form in sorted((entry.get("forms") or {}).items())]
@@ -200,7 +200,7 @@ def number(value: Any, say) -> str:
 
 
 def measured(entry: Mapping[str, Any], metric: costs.Metric, longest: Mapping, say) -> str:
-    """The measurement at the longest length of all, or at its own longest, which is then said."""
+    """The measurement at the longest length of all, or at the architecture's own longest length, which is then named."""
     found = costs.series(entry, metric)
     if not found:
         return EMPTY
@@ -209,7 +209,7 @@ def measured(entry: Mapping[str, Any], metric: costs.Metric, longest: Mapping, s
 
 
 def samples(figures: Figures) -> Markup:
-    """What each model writes, the prompt set apart."""
+    """A sample from each model, with the prompt marked."""
     cards = []
     for name, entry in figures.architectures.items():
         shown = [sample for sample in entry.get("samples") or () if sample.get("text") is not None]
@@ -227,7 +227,7 @@ def cut(sample: str) -> str:
 
 
 def configs(figures: Figures) -> Markup | str:
-    """Each architecture's whole configuration, folded."""
+    """Each architecture's full configuration, folded."""
     shown = []
     for name, entry in figures.architectures.items():
         title = str(entry.get("title") or figures.labels[name])

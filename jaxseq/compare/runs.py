@@ -1,8 +1,7 @@
-"""The runs of an architecture in a results.json: one for each seed.
+"""The runs of an architecture in results.json, one for each seed.
 
-An architecture's entry holds the run of the comparison's first seed, and everything that is measured on that model; its
-`repeats` hold what other seeds gave: [{"seed", "curve", "evaluations", "validation", "train_seconds", …}]. An entry
-without repeats, as comparisons of one seed have always written it, is that one run.
+An architecture's entry holds the run of the first seed and everything measured on that model. Its `repeats` hold the
+other seeds: [{"seed", "curve", "evaluations", "validation", "train_seconds", …}]. A comparison with one seed has no `repeats`.
 """
 
 import statistics
@@ -15,26 +14,26 @@ RUN = ("curve", "compile_seconds", "train_seconds", "tokens_per_second", "flops_
 
 
 def runs(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every run with "seed" and what it has of RUN, the first seed's first, if it has any."""
+    """Every run, the first seed's first, with "seed" and those fields of RUN that it has."""
     first = {key: entry[key] for key in RUN if entry.get(key) is not None}
     found = [{"seed": entry.get("seed", 0), **first}] if first else []
     return [*found, *(repeat for repeat in entry.get("repeats") or () if len(repeat) > 1)]
 
 
 def count_seeds(trained: Iterable[Sequence[Mapping[str, Any]]]) -> tuple[int, int]:
-    """The fewest and the most runs with a validation that any architecture has, of those that have one."""
+    """The fewest and the most validated runs of any architecture; architectures without one are not counted."""
     counts = [found for mine in trained if (found := sum("validation" in run for run in mine))]
     return min(counts, default=0), max(counts, default=0)
 
 
 def mean(values: Iterable[Any]) -> float | None:
-    """Of those that are finite numbers; None without any."""
+    """The mean of the finite numbers; None if there are none."""
     found = [number for value in values if (number := finite(value)) is not None]
     return statistics.fmean(found) if found else None
 
 
 def run_of(entry: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Where the run of this seed is written down: the entry itself, or one of its repeats, which is made if need be."""
+    """The record of this seed's run: the entry itself or one of its repeats, which is added if it is missing."""
     if seed == entry["seed"]:
         return entry
     repeats = entry.setdefault("repeats", [])
@@ -45,12 +44,12 @@ def run_of(entry: dict[str, Any], seed: int) -> dict[str, Any]:
 
 
 def evaluated(run: Mapping[str, Any]) -> list[int]:
-    """The steps that a run was evaluated at."""
+    """The steps at which a run was evaluated."""
     return [point["step"] for point in run.get("evaluations", ())]
 
 
 def seconds_at(curve: Sequence[Mapping[str, float]], tokens: int) -> float:
-    """Seconds of training after which so many tokens had been seen, on a straight line between records."""
+    """Seconds of training after which this number of tokens was seen, interpolated linearly between records."""
     before = {"tokens": 0, "seconds": 0.0}
     for point in curve:
         if point["tokens"] >= tokens:

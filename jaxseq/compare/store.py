@@ -1,4 +1,4 @@
-"""results.json: one file, rewritten in one move after every finished part, so that an interrupted comparison goes on."""
+"""results.json: rewritten atomically after every finished part, so that an interrupted comparison can be resumed."""
 
 import datetime
 import json
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
     from jaxseq.compare.engine import Comparison
 
 SCHEMA = 1
-IDENTITY = ("schema", "preset", "seed", "budget", "evaluation", "overrides", "data")  # must agree to go on
-ELSEWHERE = ("path",)  # of `data`: the same text may lie elsewhere; its fingerprint tells
+IDENTITY = ("schema", "preset", "seed", "budget", "evaluation", "overrides", "data")  # must agree to resume
+ELSEWHERE = ("path",)  # fields of `data` that may differ: the text may have moved; its fingerprint identifies it
 
 
 class ResultsFile:
-    """results.json: `results` is its content as plain data."""
+    """The file results.json; `results` is its content as plain data."""
 
     def __init__(self, out: Path):
         self.path = out / "results.json"
         self.results: dict[str, Any] = {}
 
     def open(self, fresh: dict[str, Any]) -> None:
-        """Takes up the comparison in the folder, or begins `fresh`. Raises UserError if it is another one."""
+        """Resumes the comparison in the folder, or starts with `fresh`. Raises UserError if the folder holds another one."""
         if not self.path.exists():
             self.results = fresh
             return
@@ -33,7 +33,7 @@ class ResultsFile:
         except ValueError as error:
             raise UserError(f"{self.path} is not JSON ({error}); delete it, or give another --out") from None
         if not isinstance(self.results, dict) or not isinstance(self.results.get("architectures"), dict):
-            raise UserError(f"{self.path} is no results.json of a comparison; delete it, or give another --out")
+            raise UserError(f"{self.path} is not the results.json of a comparison; delete it, or give another --out")
         keys = IDENTITY
         if self.results.get("preset") != fresh["preset"]:
             keys = ("preset", "seed", "data")  # the rest follows from the preset
@@ -41,12 +41,12 @@ class ResultsFile:
         if wrong:
             raise UserError(
                 f"{self.path} belongs to another comparison ({'; '.join(wrong)}); give another --out, "
-                f"or delete {self.path.parent} to begin anew"
+                f"or delete {self.path.parent} to start over"
             )
         seeds = {*self.results.get("seeds", [self.results["seed"]]), *fresh["seeds"]}
         self.results |= {"command": fresh["command"], "seeds": sorted(seeds)}
         for entry in self.results["architectures"].values():
-            entry.setdefault("seed", self.results["seed"])  # comparisons of one seed did not always say it
+            entry.setdefault("seed", self.results["seed"])  # older files with one seed do not store it
 
     def save(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def fresh(comparison: "Comparison", command: str) -> dict[str, Any]:
         },
         "architectures": {},
         "seconds": {},  # of each part
-        "other_programs": {},  # the share of all processors that they took during each part
+        "other_programs": {},  # the share of all processors that they used during each part
     }
 
 
@@ -100,4 +100,4 @@ def _differing(name: str, there: Any, here: Any) -> list[str]:
     if isinstance(there, dict) and isinstance(here, dict):
         keys = [key for key in {**there, **here} if key not in ELSEWHERE]
         return [text for key in keys for text in _differing(f"{name}.{key}", there.get(key), here.get(key))]
-    return [] if there == here else [f"{name} is {there} there and {here} here"]
+    return [] if there == here else [f"its {name} is {there}, now {here}"]

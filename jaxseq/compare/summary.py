@@ -12,8 +12,8 @@ from jaxseq.compare.verdicts import verdicts
 from jaxseq.compare.words import count, finite, listing, size
 
 HEADLINES = {"At equal tokens": "tokens", "At equal time": "time", "Decoding": "decoding", "Training memory": "memory"}
-LINES = 12  # of verdicts in a terminal, where there are many
-SERIES = (  # name, where its sizes and its values stand, what the column is called
+LINES = 12  # most verdicts shown in a terminal
+SERIES = (  # name, field of its sizes, field of its values, column title
     ("train_memory", "length", "bytes", "memory, {}", size),
     ("state_bytes", "context", "bytes", "state, {}", size),
     ("decode", "context", "seconds_per_token", "ms/token, {}", lambda seconds: f"{1000 * seconds:.2f}"),
@@ -21,7 +21,7 @@ SERIES = (  # name, where its sizes and its values stand, what the column is cal
 
 
 def longest(results: Mapping[str, Any], series: str, by: str, value: str) -> tuple[int, dict[str, float]]:
-    """The longest size of a series that any architecture has a value for, and the values of those that have."""
+    """The longest size of a series for which any architecture has a value, and the values there by architecture."""
     entries = results["architectures"].items()
     points = [(p[by], name, p[value]) for name, e in entries for p in e.get(series) or () if p.get(value) is not None]
     most = max((at for at, _, _ in points), default=0)
@@ -29,7 +29,7 @@ def longest(results: Mapping[str, Any], series: str, by: str, value: str) -> tup
 
 
 def rows(results: Mapping[str, Any], found: Mapping[str, Any]) -> list[dict[str, str]]:
-    """A row an architecture, best first, then the Markov models; what is missing is empty. `found`: the verdicts."""
+    """One row per architecture, best first, then the Markov models; missing values are empty. `found`: the verdicts."""
     out = []
     series = [(*longest(results, name, by, value), words, show) for name, by, value, words, show in SERIES]
     ranked = {row["architecture"]: row for row in found["ranking"]["tokens"]}
@@ -57,13 +57,13 @@ def interval(row: Mapping[str, Any]) -> str:
 
 
 def header(table_rows: list[dict[str, str]]) -> list[str]:
-    """The columns of all rows, in the order of the fullest."""
+    """The columns of all rows, in the order of the row with the most columns."""
     fullest_first = sorted(table_rows, key=len, reverse=True)
     return list(dict.fromkeys(key for row in fullest_first for key in row))
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """How many seeds there are, whether the machine was busy, and the table as GitHub reads it."""
+    """The number of seeds, whether the machine was busy, and the table in GitHub's Markdown."""
     found = verdicts(results)
     table_rows = rows(results, found)
     columns = header(table_rows)
@@ -73,13 +73,13 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 
 def width_of(column: str, table_rows: list[dict[str, str]]) -> int:
-    """Characters that a column needs: its values stand on one line, its name may be broken between words."""
+    """Characters that a column needs: values stay on one line, the title may wrap between words."""
     return max(*(len(word) for word in column.split()), *(len(row.get(column, "")) for row in table_rows))
 
 
 def fitting(columns: list[str], table_rows: list[dict[str, str]], width: int) -> list[str]:
-    """The first of the columns, as many as stand side by side in `width` characters; two at least."""
-    kept, used = [], 1  # an edge on the left; every column brings the space on its right
+    """The first columns, as many as fit into `width` characters, but at least two."""
+    kept, used = [], 1  # the left edge; every column includes the space on its right
     for column in columns:
         used += width_of(column, table_rows) + 1
         if used > width and len(kept) > 1:
@@ -100,7 +100,7 @@ def show(results: Mapping[str, Any], console: Console) -> None:
     for column in shown:
         justify = "left" if column == shown[0] else "right"
         width = width_of(column, table_rows)
-        more = max(0, min(len(column) - width, spare))  # a name on one line where the width allows it
+        more = max(0, min(len(column) - width, spare))  # keep a title on one line if the width allows it
         spare -= more
         table.add_column(column, justify=justify, width=width + more)
     for row in table_rows:

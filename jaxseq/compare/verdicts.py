@@ -1,11 +1,11 @@
-"""What the figures of a comparison say, in words that are computed and never set by hand.
+"""Turns the figures of a comparison into sentences by fixed rules; no sentence is written by hand.
 
-Quality is judged twice. At equal tokens: the final validations. At equal time: when the first architecture had finished
-training, the others as they stood then, their evaluations before and after that moment interpolated linearly. A model
-is ahead of another if the 95 % interval of their difference over documents and seeds (jaxseq.compare.intervals) leaves out
-0, still does after Holm's correction for all pairs, and both are better than an order-2 Markov model of the training text
-by the same test. With one seed the difference must exceed what seeds alone make, too. In every other case the words are
-NOT_TOLD_APART. The costs (speed, memory, decoding) are in jaxseq.compare.costs.
+Quality is judged on two bases. Equal tokens: the final validations. Equal time: the moment when the first architecture
+finished training; the others are interpolated linearly between their evaluations before and after it. A model is ahead of
+another if the 95 % interval of their difference over documents and seeds (jaxseq.compare.intervals) excludes 0, still does
+after Holm's correction for all pairs, and both are better than an order-2 Markov model of the training text by the same
+test. With one seed, the difference must also exceed SEED_SPREAD. In every other case the verdict is NOT_TOLD_APART.
+Speed, memory and decoding are in jaxseq.compare.costs.
 """
 
 import statistics
@@ -19,23 +19,23 @@ from jaxseq.compare.runs import count_seeds, runs
 from jaxseq.compare.words import count, duration, finite, labels, sentence, subject
 
 UNRANKED = "nothing is ranked by bits per byte: the tokenizer loses text ({}), which makes them too low"
-BUSY = 0.1  # of the processors, taken by other programs: from there on times are said to be those of a busy machine
-WHOLE = 0.99  # of the most tokens that any architecture trained on, to count as "equal tokens"
+BUSY = 0.1  # share of the processors used by other programs from which the report warns about its times
+WHOLE = 0.99  # share of the largest number of training tokens that still counts as "equal tokens"
 
 
 def verdicts(results: Mapping[str, Any]) -> dict[str, Any]:
     """The verdicts of a results.json (only its measurements are read).
 
     Returns (JSON-able):
-      seeds: how many seeds each architecture was trained with, in words; with one, what that means
-      busy: what other programs did to the times, in words; "" if nothing
+      seeds: a sentence on the number of seeds per architecture and, with one seed, on what that means
+      busy: a warning if other programs disturbed the times, else ""
       equal_tokens, equal_time, markov, speed, memory, decoding, missing: sentences
       headlines: {"tokens", "time", "decoding", "memory"}: one sentence each, or None
       pairs: [{"a", "b", "basis": "tokens" | "time", "difference": bits per byte a - b, "low", "high" (None: no interval),
-        "p", "p_adjusted" (two-sided; by Holm), "documents", "seeds", "words": "X is ahead of Y" or NOT_TOLD_APART, "reason"}]
-      ranking: {"tokens": [...], "time": [...]}, best first: {"architecture", "bits_per_byte", "low", "high" (of itself),
+        "p", "p_adjusted" (two-sided; after Holm), "documents", "seeds", "words": "X is ahead of Y" or NOT_TOLD_APART, "reason"}]
+      ranking: {"tokens": [...], "time": [...]}, best first: {"architecture", "bits_per_byte", "low", "high" (its own interval),
         "seeds", "tokens", "seconds", "better_than_markov": bool | None, "ahead_of": [names], "behind": [names]}
-      time: the moment of equal time in seconds, or None; when: {"tokens", "time"}: how the sentences of each basis begin
+      time: the moment of equal time in seconds, or None; when: {"tokens", "time"}: the beginning of each basis' sentences
     """
     architectures = results.get("architectures") or {}
     called = {name: subject(text) for name, text in labels(architectures).items()}
@@ -49,7 +49,7 @@ def verdicts(results: Mapping[str, Any]) -> dict[str, Any]:
         final, then = {}, {}
     tokens = max((standing.tokens or 0 for standing in final.values()), default=0)
     when_tokens = "At equal tokens" + (f" ({count(tokens)})" if tokens else "")
-    when_time = f"At equal time ({duration(moment)} of training, when {called[first]} was done)" if first else "At equal time"
+    when_time = f"At equal time ({duration(moment)} of training, when {called[first]} finished)" if first else "At equal time"
     by_tokens = Judgement(final, markov, called, when_tokens)
     by_time = Judgement(then, markov, called, when_time)
     out = {
@@ -70,19 +70,19 @@ def verdicts(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def busy_words(results: Mapping[str, Any]) -> str:
-    """What is to be said of times that were taken while other programs ran; "" where they took less than BUSY."""
+    """A warning about times measured while other programs ran; "" if they used less than BUSY."""
     shares = results.get("other_programs") or {}
     title, share = max(shares.items(), key=lambda item: item[1], default=("", 0.0))
     if share < BUSY:
         return ""
     return (
-        f"The machine was busy: other programs took up to {100 * share:.0f} % of its processors ({title}). Times are not those "
-        "of an idle machine; bits per byte, sizes and memory do not depend on it."
+        f"The machine was busy: other programs took up to {100 * share:.0f} % of its processors ({title}). Times are those of "
+        "a busy machine; bits per byte, sizes and memory are not affected."
     )
 
 
 def missing(architectures: Mapping[str, Any], called: Mapping[str, str]) -> list[str]:
-    """What was not run to its end, and why."""
+    """The architectures that were not run to the end, and why."""
     out = []
     for name, entry in architectures.items():
         status = str(entry.get("status") or "partial")
@@ -92,14 +92,14 @@ def missing(architectures: Mapping[str, Any], called: Mapping[str, str]) -> list
 
 
 def seeds_sentence(trained: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """How often each architecture was trained; said in the first line."""
+    """How often each architecture was trained; the first line of the report."""
     fewest, most = count_seeds(trained.values())
     if not most:
         return ""
     if most == 1:
         return (
-            "One seed: each architecture was trained once. Intervals are over documents only, they do not say what another seed "
-            f"would give, and differences of up to {SEED_SPREAD} bits per byte, which seeds alone make, are {NOT_TOLD_APART}."
+            "One seed: each architecture was trained once. Intervals are over documents only and do not cover other seeds. "
+            f"Seeds alone differ by up to {SEED_SPREAD} bits per byte, so smaller differences are {NOT_TOLD_APART}."
         )
     each = f"{most} seeds" if fewest == most else f"{fewest} to {most} seeds"
     few = " With fewer than three seeds intervals are very wide." if fewest < 3 else ""
@@ -107,13 +107,13 @@ def seeds_sentence(trained: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 
 def last_tokens(run: Mapping[str, Any]) -> float | None:
-    """Tokens that the model was trained on."""
+    """Number of tokens that the model was trained on."""
     points = [finite(point.get("tokens")) for key in ("curve", "evaluations") for point in run.get(key) or ()]
     return max((tokens for tokens in points if tokens is not None), default=None)
 
 
 class Moment(NamedTuple):
-    """One run at one moment."""
+    """The state of one run at one moment."""
 
     bits_per_byte: float
     scores: Scores
@@ -122,7 +122,7 @@ class Moment(NamedTuple):
 
 
 def mean(moments: Mapping[int, Moment]) -> Standing:
-    """The runs of an architecture at one moment, by seed."""
+    """The mean over an architecture's runs at one moment, given by seed."""
 
     def average(values: Sequence[float | None]) -> float | None:
         return None if None in values else statistics.fmean(values)
@@ -137,7 +137,7 @@ def mean(moments: Mapping[int, Moment]) -> Standing:
 
 
 def last_moment(run: Mapping[str, Any]) -> Moment | None:
-    """A run at its end."""
+    """The state of a run at its end."""
     validation = run.get("validation") or {}
     value = finite(validation.get("bits_per_byte"))
     if value is None:
@@ -148,7 +148,7 @@ def last_moment(run: Mapping[str, Any]) -> Moment | None:
 def at_equal_tokens(
     trained: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> tuple[dict[str, Standing], dict[str, tuple[float, float]]]:
-    """Final validations; and those that stopped early: name -> (tokens, tokens of the others)."""
+    """The final validations, and the architectures that stopped early: name -> (tokens, tokens of the others)."""
     final = {}
     for name, mine in trained.items():
         found = {run["seed"]: moment for run in mine if (moment := last_moment(run))}
@@ -167,9 +167,9 @@ def stop_sentence(who: str, tokens: float, most: float) -> str:
 def at_equal_time(
     trained: Mapping[str, Sequence[Mapping[str, Any]]], final: Mapping[str, Standing]
 ) -> tuple[float | None, str | None, dict[str, Standing], list[str]]:
-    """(the moment in seconds, who had finished, who stood where, who has no evaluation there).
+    """(the moment in seconds, the architecture that finished then, all standings then, those without an evaluation then).
 
-    Seeds of one architecture do the same work: what their times differ by is the machine's, and the mean stands for each.
+    All seeds of an architecture do the same work, so their times differ only by noise; each gets the mean time.
     """
     done = {name: standing.seconds for name, standing in final.items() if standing.seconds is not None}
     if not done:
@@ -187,7 +187,7 @@ def at_equal_time(
 
 
 def at_moment(run: Mapping[str, Any], moment: float, whole: bool, seconds: float | None) -> Moment | None:
-    """The run at `moment`, its time scaled so that all of it takes `seconds`; `whole`: it was trained on all tokens."""
+    """The run at `moment`, with times scaled so that the run takes `seconds`. `whole`: it was trained on all tokens."""
     final = last_moment(run) if whole else None
     points = evaluations(run, final)
     if final is not None and final.seconds and seconds:
@@ -197,7 +197,7 @@ def at_moment(run: Mapping[str, Any], moment: float, whole: bool, seconds: float
 
 
 def evaluations(run: Mapping[str, Any], final: Moment | None) -> list[Moment]:
-    """The validations along the run in order of time, the final one last."""
+    """The validations during the run in order of time, the final one last."""
     points = []
     for point in run.get("evaluations") or ():
         value, seconds = finite(point.get("bits_per_byte")), finite(point.get("seconds"))
@@ -211,10 +211,10 @@ def evaluations(run: Mapping[str, Any], final: Moment | None) -> list[Moment]:
 
 
 def interpolate(points: Sequence[Moment], moment: float, finished: bool) -> Moment | None:
-    """The model at `moment`, linearly between the evaluations before and after it.
+    """The model at `moment`, interpolated linearly between the evaluations before and after it.
 
-    Documents are interpolated too where both evaluations scored them; otherwise those of the earlier one are taken,
-    and the bits per byte with them: a difference and its interval are of the same documents at the same moment.
+    Document scores are interpolated over the documents that both evaluations scored. If they share none, the earlier
+    evaluation is returned whole, so that a difference and its interval belong to the same documents and moment.
     """
     before = [point for point in points if point.seconds <= moment]
     after = [point for point in points if point.seconds > moment]

@@ -1,4 +1,4 @@
-"""How the report says things: numbers with their units, names of architectures, lists. Plain English, no markup."""
+"""Wording for the report, without markup: numbers with units, names of architectures, lists."""
 
 import math
 import re
@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-REFERENCE = "transformer"  # the question is what should replace it: where it was run, the others are held against it
+REFERENCE = "transformer"  # the others are compared with it if it was run: the question is what should replace it
 MINUS = "\u2212"
 
 
 def finite(value: Any) -> float | None:
-    """`value` as a float, None where it is missing, no number, or not finite."""
+    """`value` as a float; None if it is missing, not a number, or not finite."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     value = float(value)
@@ -19,9 +19,9 @@ def finite(value: Any) -> float | None:
 
 
 def labels(architectures: Mapping[str, Any]) -> dict[str, str]:
-    """Name -> what to call it: what stands in front of the colon in its card's first line, or its name.
+    """Name -> label: the text before the colon in the first line of the experiment card, or else the name.
 
-    Two that would be called the same keep their names.
+    Architectures that would get the same label keep their names.
     """
     found = {}
     for name, entry in architectures.items():
@@ -37,7 +37,7 @@ def subject(label: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """First letter large, full stop."""
+    """The text with a capital first letter and a full stop."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", ":", "!", "?")) else ".")
 
 
@@ -51,7 +51,7 @@ def plural(count: int, word: str) -> str:
 
 
 def decimal(value: float, places: int) -> str:
-    """Fixed places, a true minus sign, no negative zero."""
+    """A number with fixed places, a Unicode minus sign and no negative zero."""
     text = f"{value:,.{places}f}"
     return (MINUS if text.startswith("-") and float(text.replace(",", "")) != 0 else "") + text.lstrip("-")
 
@@ -112,18 +112,18 @@ def times(ratio: float) -> str:
 
 
 def bits(value: float, *others: float) -> str:
-    """Bits per byte, to enough places that no number shown rounds to zero."""
+    """Bits per byte, with enough places that no number shown rounds to zero."""
     return decimal(value, places(value, *others))
 
 
 def places(*values: float) -> int:
-    """2 to 5 decimal places, so that the smallest of the values still shows a digit (0 shows as 0.00)."""
+    """The number of decimal places, 2 to 5, at which the smallest nonzero value still shows a digit."""
     smallest = min((abs(value) for value in values if value), default=1.0)
     return 2 if smallest >= 0.005 else min(5, math.ceil(-math.log10(smallest)))
 
 
 def visible(text: Any) -> str:
-    """Text that any encoding and any page can carry: control characters as their pictures, lone surrogates as \ufffd."""
+    """Text that is valid in any page: control characters become their Unicode pictures, lone surrogates \ufffd."""
     text = str(text).replace("\r\n", "\n").encode("utf-8", "replace").decode()
     text = re.sub(r"[\x00-\x08\x0b-\x1f]", lambda match: chr(0x2400 + ord(match[0])), text)
     return re.sub(r"[\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff]", "\ufffd", text)

@@ -81,7 +81,7 @@ def test_fit_keeps_the_size_of_heads(name):
     for width in (config.model.width // 2, config.model.width * 2):
         fitted = head_sizes(fit.reshape(config, fit.ModelSize(width, (1,) * segments)), shared=True)
         assert {label: fitted[label] for label in head_sizes(config)} == head_sizes(config)
-    with pytest.raises(UserError, match="heads of the size"):
+    with pytest.raises(UserError, match="the head size of"):
         fit.reshape(config, fit.ModelSize(config.model.width + 2, (1,) * segments))
 
 
@@ -240,9 +240,9 @@ def test_one_that_fails_leaves_the_others_alone(scenario):
 
 def test_another_comparison_in_the_same_folder_is_refused(scenario):
     for changes, named in (
-        ({"seed": 1}, "seed is 0 there and 1 here"),
+        ({"seed": 1}, "its seed is 0, now 1"),
         ({"preset": TINY._replace(tokens=1024)}, "budget.tokens"),
-        ({"overrides": {"data.source": "dna"}}, "data.source is folder there and dna here"),
+        ({"overrides": {"data.source": "dna"}}, "its overrides.data.source is folder, now dna"),
     ):
         with pytest.raises(UserError, match=named) as refused:
             scenario["run"](**changes)
@@ -345,13 +345,13 @@ def test_seconds_between_records():
     [
         (["--preset=fast"], "choose one of: quick, standard"),
         (["--architectures=transfomer"], "choose one of"),
-        (["--architectures="], "no architecture is named"),
+        (["--architectures="], "--architectures is empty"),
         (["--config.model.width=64"], "config.model.width cannot be set here"),
         (["--config.data.path=/nowhere/text.txt"], "/nowhere/text.txt"),
         (["--config.train.lrr=1"], "did you mean 'lr'"),
         (["--config.train.batch=0"], "train.batch=0 is out of range"),
         (["--seeds=0"], "--seeds=0"),
-        (["--seeds=3", "--config.train.seed=1", "--config.data.seed=1"], "differ in nothing"),
+        (["--seeds=3", "--config.train.seed=1", "--config.data.seed=1"], "runs would be equal"),
     ],
 )
 def test_bad_input_is_one_line(arguments, said, tmp_path, capsys):

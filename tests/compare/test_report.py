@@ -100,8 +100,8 @@ def test_says_the_verdicts_the_numbers_and_what_was_run(three):
     for part in (
         "RetNet is ahead of the Transformer by 0.36 bits per byte (95 % interval 0.35 to 0.38, 12 documents, 1 seed).",
         "One seed: each architecture was trained once.",
-        "At equal time (30 s of training, when the Transformer was done)",
-        "Markov 1", "Markov 2", "Markov 3", "Validation along the run", "Training loss against tokens",
+        "At equal time (30 s of training, when the Transformer finished)",
+        "Markov 1", "Markov 2", "Markov 3", "Validation during the run", "Training loss against tokens",
         "Training loss against time",
         "Training speed", "Training memory", "Decoding time per token", "Size of the state", "Reading a prompt",
         "150,811", "My fellow Americans, ", "retnet: chunkwise", "twice the Transformer's", "32k", "16 MiB",

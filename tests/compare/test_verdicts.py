@@ -186,7 +186,7 @@ def test_equal_time_is_when_the_first_was_done_and_interpolates():
     assert got["difference"] == pytest.approx(standings["fast"] - standings["slow"])
     assert got["low"] <= got["difference"] <= got["high"] and got["words"] == "Fast is ahead of slow"
     assert pair(found, "fast", "slow")["words"] == "Slow is ahead of fast"
-    assert "At equal time (20 s of training, when fast was done)" in found["equal_time"][0]
+    assert "At equal time (20 s of training, when fast finished)" in found["equal_time"][0]
 
 
 def test_equal_time_without_documents_ranks_nothing():
