@@ -10,6 +10,7 @@ Command: jaxseq train --config=gdn --workdir=runs/gdn
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, pick
+from jaxseq.configs._rates import swept
 
 # name: layers, width, heads, key size, hidden, lr (§4: 4e-4 at 1.3B; sizes of flash-linear-attention's default)
 SIZES = {"1.3b": (21, 2048, 6, 256, 5632, 4e-4)}
@@ -17,7 +18,7 @@ SIZES = {"1.3b": (21, 2048, 6, 256, 5632, 4e-4)}
 
 def get_config(size: str = "") -> ConfigDict:
     config = base()
-    layers, width, heads, key_size, hidden, lr = pick(SIZES, size, (4, 128, 4, 24, None, 3e-3))
+    layers, width, heads, key_size, hidden, lr = pick(SIZES, size, (4, 128, 4, 24, None, None))
     config.model.stack = f"{layers}*(gdn swiglu)"
     config.model.width = width
     values = {"initial": "llama", "init_std": 0.02 if size else None}
@@ -27,6 +28,5 @@ def get_config(size: str = "") -> ConfigDict:
     if size:
         config.model.vocab = 32000
         config.model.embedding_std, config.model.head_scale = 0.02, 0.02 * width**0.5
-    config.train.lr = lr
-    config.train.lr_source = "the paper's, §4" if size else "the Transformer's at this size"
+    config.train.update({"lr": lr, "lr_source": "the paper's, §4"} if size else swept("gdn"))
     return config

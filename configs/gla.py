@@ -9,6 +9,7 @@ Command: jaxseq train --config=gla --workdir=runs/gla
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, pick
+from jaxseq.configs._rates import swept
 
 # name: layers, width, hidden (the authors' released models, 4 heads each; §5.1: learning rate 3e-4)
 SIZES = {
@@ -29,6 +30,5 @@ def get_config(size: str = "") -> ConfigDict:
     if size:
         config.model.vocab = 32000
         config.model.embedding_std, config.model.head_scale = 0.02, 0.02 * width**0.5
-    config.train.lr = 3e-4 if size else 3e-3
-    config.train.lr_source = "the paper's, §5.1" if size else "the Transformer's at this size"
+    config.train.update({"lr": 3e-4, "lr_source": "the paper's, §5.1"} if size else swept("gla"))
     return config

@@ -10,6 +10,7 @@ Command: jaxseq train --config=granite_hybrid --workdir=runs/granite_hybrid
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, pick
+from jaxseq.configs._rates import swept
 
 
 def get_config(size: str = "") -> ConfigDict:
@@ -20,6 +21,5 @@ def get_config(size: str = "") -> ConfigDict:
     config.model.mamba2 = {"heads": 8, "state_size": 64, "residuals": 2}
     config.model.attention = {"heads": 4, "kv_heads": 2, "rotary": False, "initial": "llama"}
     config.model.swiglu = {"initial": "llama"}
-    config.train.lr = 3e-3
-    config.train.lr_source = "the Transformer's at this size"
+    config.train.update(swept("granite_hybrid"))
     return config

@@ -10,6 +10,7 @@ Command: jaxseq train --config=kda --workdir=runs/kda
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, pick
+from jaxseq.configs._rates import swept
 
 
 def get_config(size: str = "") -> ConfigDict:
@@ -20,6 +21,5 @@ def get_config(size: str = "") -> ConfigDict:
     config.model.kda = {"heads": 4, "head_size": 32}
     config.model.swiglu = {"initial": "llama"}
     config.model.tied = False
-    config.train.lr = 3e-3
-    config.train.lr_source = "the Transformer's at this size"
+    config.train.update(swept("kda"))
     return config

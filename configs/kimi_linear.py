@@ -10,6 +10,7 @@ Command: jaxseq train --config=kimi_linear --workdir=runs/kimi_linear
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, pick
+from jaxseq.configs._rates import swept
 
 
 def get_config(size: str = "") -> ConfigDict:
@@ -21,6 +22,5 @@ def get_config(size: str = "") -> ConfigDict:
     config.model.mla = {"heads": 4, "kv_rank": 32, "head_size": 24, "rotary_size": 8, "rotary": False}
     config.model.swiglu = {"initial": "llama"}
     config.model.tied = False
-    config.train.lr = 3e-3
-    config.train.lr_source = "the Transformer's at this size"
+    config.train.update(swept("kimi_linear"))
     return config

@@ -9,6 +9,7 @@ Command: jaxseq train --config=lfm2 --workdir=runs/lfm2
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, pick
+from jaxseq.configs._rates import swept
 
 CONV, ATTENTION = "lfm_conv swiglu", "normed_attention swiglu"
 # Attention in layers 2, 5, 8, 10, 12 and 14 of 16
@@ -34,6 +35,5 @@ def get_config(size: str = "") -> ConfigDict:
     if size:
         config.model.vocab = 65536
         config.model.embedding_std = 0.02
-    config.train.lr = 3e-4 if size else 3e-3
-    config.train.lr_source = "ours: the report gives none" if size else "the Transformer's at this size"
+    config.train.update({"lr": 3e-4, "lr_source": "ours: the report gives none"} if size else swept("lfm2"))
     return config

@@ -10,6 +10,7 @@ Command: jaxseq train --config=qwen3_next --workdir=runs/qwen3_next
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, pick
+from jaxseq.configs._rates import swept
 
 
 def get_config(size: str = "") -> ConfigDict:
@@ -22,6 +23,5 @@ def get_config(size: str = "") -> ConfigDict:
     config.model.normed_attention = {"heads": 4, "kv_heads": 2, "gated": True, "rotary_fraction": 0.25}
     config.model.swiglu = {"initial": "llama"}
     config.model.tied = False
-    config.train.lr = 3e-3
-    config.train.lr_source = "the Transformer's at this size"
+    config.train.update(swept("qwen3_next"))
     return config
