@@ -1,6 +1,6 @@
-"""Configurations: one short file per architecture in configs/, these defaults underneath, dotted overrides on top.
+"""Configurations: the defaults of this file, changed by one short file per architecture in configs/, then by dotted overrides.
 
-A config is a locked `ml_collections.ConfigDict`. A .py file named by the user is a program and runs; a .json file is data.
+A config is a locked `ml_collections.ConfigDict`. A .py file that the user names is executed; a .json file is only parsed.
 """
 
 import contextlib
@@ -32,77 +32,77 @@ log = logging.getLogger(__name__)
 
 
 def base(kind: str = "lm") -> ConfigDict:
-    """Every field outside the mixers' sub-sections, with its default; those of `model` are `jaxseq.models.<kind>.DEFAULTS`."""
+    """All fields with their defaults, except the sub-sections of mixers. `model` is from `jaxseq.models.<kind>.DEFAULTS`."""
     return ConfigDict(
         {
             "model": {"kind": kind} | copy.deepcopy(registry.load("models", kind).DEFAULTS),
             "data": {
-                "source": "sotu",  # sotu, dna; with a path guessed: text, jsonl, csv, fasta, table, tokens, folder
+                "source": "sotu",  # sotu, dna; guessed from data.path: text, jsonl, csv, fasta, table, tokens, folder
                 "path": config_dict.placeholder(str),
                 "field": "text",
-                "label": "label",  # field of a labelled line, for train.objective=classification
-                "side": config_dict.placeholder(int),  # pixels of its images; empty: the model's, or as they are
-                # auto: that of train.init, else byte; or the path of a tokenizers JSON file or of an RWKV vocabulary (.txt)
+                "label": "label",  # field that holds the label, for train.objective=classification
+                "side": config_dict.placeholder(int),  # pixels per side to resize images to; empty: the model's size, or none
+                # auto: that of train.init, else byte; byte; or the path of a tokenizers JSON file or an RWKV vocabulary (.txt)
                 "tokenizer": "auto",
                 "validation_every": 20,
                 "prefetch": 4,
                 "seed": 0,
                 "cache": config_dict.placeholder(str),
-                "skip_records": 0,  # damaged records that are left out of each corpus, at most; one more ends the run
-                "cache_gb": 20.0,  # size of the token cache above which the least recently used entries go
+                "skip_records": 0,  # number of damaged records to skip in each corpus; one more is an error
+                "cache_gb": 20.0,  # size of the token cache; beyond it the least recently used entries are deleted
             },
             "train": {
                 "objective": "next_token",
-                "corruption": 0.15,  # fraction of the tokens that masked and span hide
-                "mean_span": 3.0,  # tokens, of span
-                "smoothing": 0.0,  # of the labels, for classification
+                "corruption": 0.15,  # fraction of tokens hidden by the objectives masked and span
+                "mean_span": 3.0,  # mean length of a span in tokens, for the objective span
+                "smoothing": 0.0,  # label smoothing, for classification
                 "steps": 1000,
-                "batch": 16,  # rows of all processes together
-                "length": 256,  # tokens a row
+                "batch": 16,  # rows, over all processes
+                "length": 256,  # tokens per row
                 "accumulate": 1,
                 "lr": 1e-3,
-                "lr_source": "",  # where the learning rate comes from
-                "lr_width": config_dict.placeholder(int),  # the model.width that it was found at; empty: holds for any
+                "lr_source": "",  # source of the learning rate, for the record
+                "lr_width": config_dict.placeholder(int),  # model.width at which lr was tuned; empty: use lr at any width
                 "schedule": "cosine",  # cosine, linear, wsd, constant
                 "warmup": 50,  # steps
-                "decay_steps": config_dict.placeholder(int),  # steps that the schedule is over; empty: train.steps
-                "decay_fraction": 0.2,  # of these, for wsd
-                "final_lr": 0.1,  # of lr
+                "decay_steps": config_dict.placeholder(int),  # length of the schedule in steps; empty: train.steps
+                "decay_fraction": 0.2,  # fraction of decay_steps in which wsd decays
+                "final_lr": 0.1,  # as a fraction of lr
                 "beta1": 0.9,
                 "beta2": 0.95,
                 "eps": 1e-8,
                 "weight_decay": 0.1,
                 "clip": 1.0,
-                "skip": 0,  # bad steps that are passed over in all, see jaxseq.train.guard
-                "skip_norm": 0.0,  # norm of the gradient above which a step is bad; 0: any finite one is good
-                "rewind": 0,  # times that the run goes back to its last checkpoint and on with the data after the bad ones
-                "spike": 0.0,  # times the median of the last losses at which a loss is a spike; 0: none is
+                "skip": 0,  # number of bad steps to skip in the whole run, see jaxseq.train.guard
+                "skip_norm": 0.0,  # gradient norm above which a step is bad; 0: only a gradient that is not finite is bad
+                "rewind": 0,  # number of rewinds to the last checkpoint after a bad step; the bad data are then skipped
+                "spike": 0.0,  # a loss above this multiple of the median of recent losses is a spike; 0: off
                 "seed": 0,
                 "form": "auto",
-                "init": config_dict.placeholder(str),  # a workdir whose weights to start from
-                "init_allow": "",  # fields of the model, with commas, that may differ from those of that workdir
+                "init": config_dict.placeholder(str),  # a workdir; start from its weights
+                "init_allow": "",  # comma-separated model fields that may differ from those of train.init
                 "log_every": 10,
-                "logger": config_dict.placeholder(str),  # one more place for the figures: wandb
+                "logger": config_dict.placeholder(str),  # additional logger: wandb
                 "checkpoint_every": 200,
                 "keep": 2,
-                "eval_every": 0,  # 0: at the end only
+                "eval_every": 0,  # steps; 0: at the end only
                 "precision": "default",
             },
             "mesh": {"data": 1, "fsdp": 1, "sequence": 1, "tensor": 1, "expert": 1},
             "eval": {
-                "batch": 8,  # documents at a time
-                "length": 256,  # tokens a piece
+                "batch": 8,  # documents evaluated at the same time
+                "length": 256,  # tokens per segment
                 "documents": 0,  # 0: all
-                "tokens": 1_000_000,  # about so many of the split are scored while training; 0: all
-                "carry_state": True,  # from piece to piece
-                "context": config_dict.placeholder(int),  # tokens until it starts anew; empty: never, or see evaluation
+                "tokens": 1_000_000,  # approximate number of tokens scored during training; 0: the whole split
+                "carry_state": True,  # from segment to segment
+                "context": config_dict.placeholder(int),  # reset the state after this many tokens; empty: never, see evaluation
             },
         }
     )
 
 
 def pick(sizes: Mapping[str, tuple], size: str, laptop: tuple) -> tuple:
-    """The row of a published size, or `laptop` for "". Raises UserError that lists the sizes."""
+    """The entry of a published size, or `laptop` for "". Raises UserError for an unknown size."""
     if size and size not in sizes:
         choices = f"choose one of: {', '.join(sizes)}, or none for the laptop size" if sizes else "give none, for the laptop size"
         raise UserError(f"there is no size {size!r}; {choices}")
@@ -110,13 +110,13 @@ def pick(sizes: Mapping[str, tuple], size: str, laptop: tuple) -> tuple:
 
 
 def names() -> tuple[str, ...]:
-    """The causal language models: files of configs/ with `model.kind = "lm"`. A file that is no config is named and left out."""
+    """Names of the causal language models: files of configs/ with `model.kind = "lm"`. A broken file is logged and skipped."""
     found = []
     for name in registry.names("configs"):
         try:
             if _get(_load(name), name).model.kind == "lm":
                 found.append(name)
-        except Exception as error:  # a program of somebody's, and none of the others' business
+        except Exception as error:  # a broken user file must not affect the others
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             log.warning("configs/%s.py is left out: %s", name, reason)
     return tuple(found)
@@ -126,8 +126,8 @@ def config(name: str, **overrides: Any) -> ConfigDict:
     """The locked config of "mamba", "mamba:130m", "path/to/file.py[:size]" or a workdir, with dotted overrides such as
     "model.width".
 
-    What the overrides leave open is fitted to them: a warm-up that would take more than half of the steps takes a tenth, and
-    weights that were trained before (train.init) are trained on with a tenth of the learning rate.
+    Fields that are not overridden are adjusted to the overrides: a warm-up longer than half of the steps is reduced to a tenth
+    of the steps, and fine-tuning (train.init) uses a tenth of the learning rate.
 
     Raises UserError for an unknown name, size or key, and for a value of the wrong type.
     """
@@ -138,7 +138,7 @@ def config(name: str, **overrides: Any) -> ConfigDict:
 
 
 def _of_workdir(workdir: str, overrides: Mapping[str, Any]) -> ConfigDict:
-    """The config of a run, naming its tokenizer where it lies now: the workdir may have been moved."""
+    """The config of a run, with the current path of its tokenizer, because the workdir may have been moved."""
     from jaxseq.data.tokenizer_files import locate  # takes a second
 
     cfg = from_file(Path(workdir) / "config.json")
@@ -147,7 +147,7 @@ def _of_workdir(workdir: str, overrides: Mapping[str, Any]) -> ConfigDict:
 
 
 def fitted(cfg: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
-    """See `config`."""
+    """The config with the fields that are not overridden adjusted to the overrides, see `config`."""
     train = cfg.train
     with cfg.unlocked():
         if "train.warmup" not in overrides and train.warmup > train.steps / 2:
@@ -159,7 +159,7 @@ def fitted(cfg: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
 
 
 def from_dict(data: Mapping[str, Any], **overrides: Any) -> ConfigDict:
-    """A locked config from plain data of any schema (a workdir's config.json): nothing in it is evaluated."""
+    """A locked config from plain data (a workdir's config.json, of any schema version); nothing in it is evaluated."""
     if not isinstance(data, Mapping):
         raise UserError(f"config.json holds no sections but {str(data)[:40]!r}; is it a jaxseq config?")
     data = schemas.migrate(data)
@@ -171,7 +171,7 @@ def from_dict(data: Mapping[str, Any], **overrides: Any) -> ConfigDict:
                 raise UserError(f"config.json has an unknown section {section!r}; is it a jaxseq config?")
             for key, value in fields.items():
                 if isinstance(value, Mapping) or key in cfg[section]:
-                    with cfg.ignore_type():  # it is checked as a whole
+                    with cfg.ignore_type():  # all types are checked below
                         cfg[section][key] = _section(section, key, value) if isinstance(value, Mapping) else value
                 else:
                     raise UserError(f"config.json has an unknown field {section}.{key!r}; is it a jaxseq config?")
@@ -194,7 +194,7 @@ def from_file(path: str | os.PathLike) -> ConfigDict:
 
 
 def _section(section: str, key: str, data: Mapping[str, Any]) -> ConfigDict:
-    """Raises UserError for names that no field can have."""
+    """The section as a ConfigDict. Raises UserError for invalid field names."""
     try:
         return ConfigDict({key: data})[key]
     except (ValueError, TypeError) as error:
@@ -202,7 +202,7 @@ def _section(section: str, key: str, data: Mapping[str, Any]) -> ConfigDict:
 
 
 def to_dict(cfg: ConfigDict) -> dict:
-    """Plain data, ready for json.dumps, with the number of its schema."""
+    """The config as plain data for json.dumps, with its schema version."""
     return {"schema": schemas.SCHEMA} | json.loads(cfg.copy_and_resolve_references().to_json())
 
 
@@ -221,27 +221,27 @@ def _load(name: str) -> types.ModuleType:
 
 
 def _get(module: types.ModuleType, name: str, size: str = "") -> ConfigDict:
-    """What its get_config(size) returns. Raises UserError if there is none, or if it is no config."""
+    """The result of the module's get_config(size). Raises UserError if it has no such function or returns no config."""
     function = getattr(module, "get_config", None)
     try:
         inspect.signature(function).bind(size)
     except TypeError:
         what = "cannot be called with a size" if callable(function) else "is missing"
-        raise UserError(f"{name}: the function get_config(size) {what}; see any file in configs/ for the shape of one") from None
+        raise UserError(f"{name}: the function get_config(size) {what}; see any file in configs/ for an example") from None
     found = function(size)
     if not isinstance(found, ConfigDict) or not all(isinstance(found.get(section), ConfigDict) for section in base()):
-        raise UserError(f"{name}: get_config(size) does not return a config; let it begin with jaxseq.config.base()")
+        raise UserError(f"{name}: get_config(size) does not return a config; start from jaxseq.config.base()")
     return found
 
 
 def finish(cfg: ConfigDict, **overrides: Any) -> ConfigDict:
-    """`cfg` locked, every sub-section filled with its mixer's defaults, under `overrides`."""
+    """`cfg` with defaults filled in for all sub-sections, then `overrides` applied; locked."""
     with cfg.unlocked():
         return _finish(cfg, overrides)
 
 
 def _finish(cfg: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
-    """Overrides, the stack's first: it decides which mixers have a sub-section."""
+    """Apply overrides. model.stack is first, because it determines the sub-sections."""
     overrides = dict(overrides)
     _check_fields(cfg)
     if "model.stack" in overrides:
@@ -260,7 +260,7 @@ def _finish(cfg: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
 
 
 def _check(cfg: ConfigDict) -> None:
-    """Types and ranges of every field."""
+    """Check types and ranges of all fields. Raises UserError."""
     _check_fields(cfg)
     for label in _stack.labels(cfg.model.stack) if "stack" in cfg.model else ():
         _check_section(cfg.model, label, registry.load_class("mixers", label.split(":")[0]))
@@ -268,12 +268,12 @@ def _check(cfg: ConfigDict) -> None:
         _check_section(cfg.model, cfg.model.block, registry.load_class("blocks", cfg.model.block))
 
 
-_defaults = functools.cache(base)  # to be read only
+_defaults = functools.cache(base)  # must not be modified
 _hints = functools.cache(typing.get_type_hints)
 
 
 def _check_fields(cfg: ConfigDict) -> None:
-    """Types and ranges of every field outside the mixers' sub-sections."""
+    """Check types and ranges of all fields outside the sub-sections of mixers."""
     kind = cfg.model.get("kind")
     wanted = _defaults(ranges.check("model.kind", kind, str, False))
     for section, fields in wanted.items():
@@ -301,12 +301,12 @@ def _check_section(model: ConfigDict, label: str, module: type) -> None:
 
 
 def scaled(lr: float, width: int, other: int) -> float:
-    """The learning rate at another width than it was found at: inversely proportional, to four digits (see jaxseq.sweep)."""
+    """Learning rate for the width `other`, tuned at `width`: lr * width / other, rounded to four digits (see jaxseq.sweep)."""
     return float(f"{lr * width / other:.4g}")
 
 
 def match_width(cfg: ConfigDict) -> None:
-    """Makes train.lr, where it was found at another width than the model's, the rate for the model's width."""
+    """Scale train.lr from the width at which it was tuned (train.lr_width) to the model's width."""
     train = cfg.train
     if not train.lr_width or train.lr_width == cfg.model.width:
         return
@@ -316,7 +316,7 @@ def match_width(cfg: ConfigDict) -> None:
 
 
 def _fill_section(model: ConfigDict, label: str, module: type) -> None:
-    """Give `model.<label>` every hyper-parameter of its mixer or block, at the default unless the config set it."""
+    """Fill `model.<label>` with the default of each hyper-parameter of its mixer or block that the config does not set."""
     hints = _hints(module)
     common = {f.name for base in (Mixer, Block) if issubclass(module, base) for f in dataclasses.fields(base)}
     fields = {f.name: f.default for f in dataclasses.fields(module) if f.name not in common}
@@ -351,7 +351,7 @@ def _set(cfg: ConfigDict, key: str, value: Any) -> None:
         raise UserError(f"config.{key} is a section; set one of its fields: {', '.join(section[last])}")
     kind = _type(section, last)
     try:
-        # "none" is a choice of some fields that hold text (model.remat); any other field it empties
+        # "none" is a valid value of some text fields (model.remat); for all other fields it means empty
         section[last] = value if value == "none" and isinstance(section[last], str) else _convert(value, kind)
     except (KeyError, TypeError, ValueError):
         raise UserError(f"config.{key} must be {kind.__name__}, not {value!r}") from None
@@ -369,7 +369,7 @@ def _type(section: ConfigDict, name: str) -> type:
 
 
 def _convert(value: Any, kind: type) -> Any:
-    """`value`, or the text of one, as `kind`; "none" empties a field."""
+    """`value`, or its text form, converted to `kind`; None for "none". Raises KeyError, TypeError or ValueError."""
     if isinstance(value, str) and value.lower() == "none" or value is None:
         return None
     if kind is bool and isinstance(value, str):

@@ -1,8 +1,8 @@
-"""Which form of an op runs: named by the user, per mixer if they like, or read from a committed table of measurements.
+"""Selects the form of an op: by name, per mixer label, or from a committed table of measurements.
 
-A `form` is a name ("recurrent", "parallel", "chunkwise", "pallas", "auto") or one name per mixer label,
-`{"attention": "pallas", "retention": "chunkwise"}`, where the label "*" stands for all others. "auto" reads
-`ops/_auto.json`, which `jaxseq bench --write` makes on a platform; every choice is logged once.
+A `form` is a name ("recurrent", "parallel", "chunkwise", "pallas", "auto") or a mapping from mixer labels to names,
+`{"attention": "pallas", "retention": "chunkwise"}`, where the label "*" stands for all others. "auto" uses the fastest form in
+`ops/_auto.json`, which `jaxseq bench --write` measures for a platform; each choice is logged once.
 """
 
 import contextlib
@@ -23,12 +23,12 @@ _log = logging.getLogger("jaxseq.forms")
 
 
 def freeze(form: str | Mapping[str, str] | Form) -> Form:
-    """A hashable form: a mapping becomes its sorted pairs."""
+    """The form as a hashable value: a mapping becomes a sorted tuple of its items."""
     return tuple(sorted(form.items())) if isinstance(form, Mapping) else form
 
 
 def of_label(form: Form, label: str) -> str:
-    """The form that the mixer with this label runs in; those a mapping leaves out run in "chunkwise" or in that of "*"."""
+    """The form for the mixer with this label; if a mapping has no such label, the form of "*", or else "chunkwise"."""
     if isinstance(form, str):
         return form
     forms = dict(form)
@@ -37,13 +37,13 @@ def of_label(form: Form, label: str) -> str:
 
 @functools.cache
 def table() -> dict:
-    """{platform: {op: [[longest T, form], …]}}; the last row of an op holds for every longer T."""
+    """{platform: {op: [[largest T, form], …]}}; the last row of an op also holds for larger T."""
     return json.loads(resources.files("jaxseq.ops").joinpath("_auto.json").read_text(encoding="utf-8"))
 
 
 @functools.cache
 def automatic(op: str, time: int, platform: str) -> str:
-    """The measured choice for this op, length and platform; "chunkwise" where nothing was measured."""
+    """The fastest measured form of this op for this length and platform; "chunkwise" if there is no measurement."""
     rows = table()["choices"].get(platform, {}).get(op, [])
     longest = [form for limit, form in rows if time <= limit] + [form for _, form in rows[-1:]]
     form = "recurrent" if time == 1 else (longest + ["chunkwise"])[0]
@@ -58,7 +58,7 @@ def op(name: str, form: str, time: int) -> Callable:
     forms = registry.load("ops", name).FORMS
     if form in forms:
         return forms[form]
-    from jaxseq import kernels  # Pallas is imported only by those who ask for a kernel
+    from jaxseq import kernels  # Pallas is imported only when a kernel is requested
 
     pallas = kernels.forms(name)
     if form not in pallas:
@@ -68,7 +68,7 @@ def op(name: str, form: str, time: int) -> Callable:
 
 @contextlib.contextmanager
 def recording(seen: Callable[[str, str, tuple, dict], None]) -> Iterator[None]:
-    """While it lasts, `seen(op, form, xs, kwargs)` hears of every op that is called: what a network runs, found by tracing it."""
+    """Context manager: calls `seen(op, form, xs, kwargs)` for each op that is traced, to list the ops that a network runs."""
     global op
     lookup = op
 

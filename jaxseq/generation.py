@@ -1,12 +1,12 @@
-"""Text from a language model: prefill in any form, then token after token in the recurrent form, in one compiled loop.
+"""Text generation: prefill in any form, then token by token in the recurrent form, in one compiled loop.
 
-At equal `rows` a row's tokens depend on its own prompt, its own seed and the settings, never on the other prompts: no array
-shape depends on the other rows. Batches always have `rows` rows (the last one is filled up with idle rows), the prompt is fed
-in pieces of fixed lengths, and rows whose full attention needs buffers of another size run in another batch. The random key
-of a token is fold_in(key(seed of the row), number of the token). It is then up to the backend to compute a row of a matrix
-product the same way whatever the other rows are. The CPU does, and tests hold it to the bit. A backend that tunes its kernels
-for each process may choose the other of two tokens whose logits differ by rounding alone, and so may another number of rows.
-Logits are compared in the accumulation dtype (at least float32).
+For a given `rows`, the tokens of a row depend only on its prompt, its seed and the settings, not on the other prompts. No array
+shape depends on the other rows: batches always have `rows` rows (the last batch is filled with idle rows), prompts are fed in
+segments of fixed lengths, and rows that need attention buffers of different sizes run in different batches. The random key of a
+token is fold_in(key(seed of the row), number of the token). The backend must also compute each row of a matrix product
+independently of the other rows. The CPU does, and tests check it bit for bit. With kernels that are autotuned per process, or
+with another value of `rows`, rounding may change the choice between two tokens with almost equal logits. Logits are compared
+in the accumulation dtype (at least float32).
 
 Temperature, top-k and top-p: `jaxseq.sampling`.
 """
@@ -28,15 +28,15 @@ from jaxseq.models.lm import LM, LMState
 from jaxseq.ops._time import PAD
 from jaxseq.sampling import Sampling, sample
 
-BLOCK = 16  # tokens between two looks of the host: stop strings, callbacks
-PIECES = (256, 32)  # lengths in which a prompt is fed; memory is linear in the first, waste is below the last
-ROWS = 4  # of a batch, at most, unless the caller says how many
-SLOTS = 128  # full attention's buffers are multiples of it, of a 16th of a power of two where that is more: few programs
+BLOCK = 16  # tokens per call of the compiled loop; stop strings and callbacks are handled between calls
+PIECES = (256, 32)  # segment lengths of the prefill; memory is linear in the first, padding is less than the last
+ROWS = 4  # maximum rows of a batch, unless the caller sets `rows`
+SLOTS = 128  # buffer sizes are multiples of it, or of 1/16 of a power of two if larger, so that few programs are compiled
 
 
 class Carry(NamedTuple):
     state: LMState
-    token_B: jax.Array  # the newest token of each row, which the state has not seen
+    token_B: jax.Array  # last token of each row, not yet part of the state
     done_B: jax.Array  # bool
 
 
@@ -47,7 +47,7 @@ def _prefill(model: LM, form: forms.Form, params: Any, state: LMState, tokens_BT
 
 @functools.partial(jax.jit, static_argnames=("model", "greedy"), donate_argnames="carry")
 def _decode(model: LM, greedy: bool, params: Any, carry: Carry, sampling: Sampling, start: jax.Array, stop: jax.Array):
-    """Tokens start to stop of each row, at most BLOCK, fewer when all are done: (carry, ids [B, BLOCK], -1: no token)."""
+    """Generate tokens number start to stop, at most BLOCK, until all rows are done: (carry, ids [B, BLOCK]; -1: no token)."""
 
     def going(loop):
         i, carry, _ = loop
@@ -74,9 +74,9 @@ def _decode(model: LM, greedy: bool, params: Any, carry: Carry, sampling: Sampli
 
 
 def pieces(prompts: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(tokens, pos) [B, T] of all tokens of the prompts, first in long pieces, what is left in short ones.
+    """Split the prompts into segments (tokens, pos) [B, T]: first long ones, then short ones for the rest.
 
-    How a row is cut depends on its own length alone; pieces that it has no part in are padding, which changes no state.
+    The segments of a row depend only on its own length; segments beyond its end are padding, which does not change the state.
     """
     done = np.zeros(len(prompts), int)
     for length in PIECES:
@@ -99,13 +99,13 @@ def stream(
     seed: int = 0, seeds: Sequence[int] | None = None, stop: Iterable[int | str] = (), tokenizer: Any = None,
     form: forms.Form = "auto", rows: int | None = None,
 ) -> Iterator[NewTokens]:  # fmt: skip
-    """Pieces of text as they come; the arguments are those of `generate`, which see. Raises UserError at once."""
+    """Yield new tokens and text as they are generated; arguments and errors as in `generate`, checked before the first token."""
     rows = max(1, min(len(prompts), ROWS)) if rows is None else rows
     stop_ids, stop_strings = _stops(model, stop, tokenizer)
     _check(model, prompts, max_tokens, temperature, top_k, top_p, rows)
     seeds = [seed + i for i in range(len(prompts))] if seeds is None else list(seeds)
     if len(seeds) != len(prompts):
-        raise UserError(f"{len(seeds)} seeds for {len(prompts)} prompts; give one seed a prompt, or only `seed`")
+        raise UserError(f"{len(seeds)} seeds for {len(prompts)} prompts; give one seed per prompt, or only `seed`")
     stop_V = np.zeros(model.vocab, bool)
     stop_V[list(stop_ids)] = True
     params, form = compute_weights(model, params, form), forms.freeze(form)
@@ -129,23 +129,24 @@ def generate(
     seed: int = 0, seeds: Sequence[int] | None = None, stop: Iterable[int | str] = (), tokenizer: Any = None,
     form: forms.Form = "auto", rows: int | None = None, on_tokens: Callable[[int, list[int]], None] | None = None,
 ) -> list[list[int]]:  # fmt: skip
-    """New token ids of each prompt (ids of any lengths, at least one; documents begin with the tokenizer's boundary).
+    """Generate token ids for each prompt: a list of new ids per prompt, without the prompt.
 
     Args:
-        max_tokens: new tokens a row at most.
-        temperature: 0 takes the likeliest token (the lowest id of equals); else logits are divided by it.
-        top_k, top_p: applied after it in this order; see `jaxseq.sampling.keep_top`. 0 and 1 switch them off.
-        seed, seeds: row i draws from its own seed, `seeds[i]`, by default seed + i. Alone with that seed, at equal `rows`, it
-            gets the same ids.
-        stop: ids, and strings (these need `tokenizer`); the output ends in front of the first to appear. A token that a stop
-            string begins inside of is kept whole; the text of `stream` is cut exactly.
-        tokenizer: its `ends` end a row too: the boundary, and the end ids of a generation_config.json beside it.
-        form: of the prefill; a name or one name per mixer label. Tokens are always made in the recurrent form.
-        rows: rows of a compiled batch; more prompts run batch after batch. Default: as many as prompts, 4 at most. A prompt
-            gets the same tokens at equal `rows`; another number may round otherwise.
+        prompts: token ids, of any lengths, at least one each. A document begins with the tokenizer's boundary.
+        max_tokens: maximum number of new tokens per row.
+        temperature: 0 selects the token with the largest logit (the lowest id in a tie); otherwise logits are divided by it.
+        top_k, top_p: applied after the temperature, in this order; see `jaxseq.sampling.keep_top`. 0 and 1 disable them.
+        seed, seeds: row i uses the seed `seeds[i]`, by default seed + i. With the same seed and `rows`, a prompt gets the same
+            ids when it is generated alone.
+        stop: ids, and strings (these need `tokenizer`). The output ends before the first one that appears. A token in which a
+            stop string begins is kept whole; the text of `stream` is cut exactly.
+        tokenizer: its `ends` also end a row: the boundary, and the end ids of a generation_config.json next to it.
+        form: form of the prefill; a name or one name per mixer label. New tokens always use the recurrent form.
+        rows: rows of a compiled batch; more prompts run in several batches. Default: the number of prompts, at most 4. Rounding
+            may differ between values of `rows`.
         on_tokens: called with (row, new ids) every few tokens.
 
-    Raises UserError for values out of range and for prompts that are empty or hold ids outside of the vocabulary.
+    Raises UserError for values out of range, and for prompts that are empty or contain ids outside the vocabulary.
     """
     out: list[list[int]] = [[] for _ in prompts]
     for piece in stream(
@@ -159,8 +160,8 @@ def generate(
 
 
 def compute_weights(model: LM, params: Any, form: forms.Form = "auto") -> Any:
-    """The weights as decoding reads them: those that the model casts to its own dtype at each use are cast once. No result
-    changes by a bit; weights that it computes with in float32 stay as they are."""
+    """Cast weights once to the dtype to which the model casts them at each use. Weights used in float32 are not changed, and
+    results are the same bit for bit."""
     if model.dtype == jnp.float32:
         return params
     params = jax.tree.map(jnp.asarray, params)
@@ -183,21 +184,21 @@ def _stops(model: LM, stop: Iterable[int | str], tokenizer: Any) -> tuple[set[in
     stop = [stop] if isinstance(stop, str) else list(stop)
     strings = [s for s in stop if isinstance(s, str)]
     ids = {int(s) for s in stop if not isinstance(s, str)}
-    ends = {i for i in tokenizer.ends if i < model.vocab} if tokenizer else set()  # others the model cannot write
+    ends = {i for i in tokenizer.ends if i < model.vocab} if tokenizer else set()  # the model cannot generate other ids
     if strings and tokenizer is None:
-        raise UserError("stop strings are found in decoded text; give tokenizer= as well, or stop ids")
+        raise UserError("stop strings need a tokenizer to decode the text; give tokenizer= as well, or stop ids")
     if "" in strings:
         raise UserError("a stop string is empty; leave it out, or name the text to stop at")
     if bad := [i for i in ids if not 0 <= i < model.vocab]:
-        raise UserError(f"the stop id {bad[0]} is outside of the model's vocabulary of {model.vocab}")
+        raise UserError(f"the stop id {bad[0]} is outside the model's vocabulary of {model.vocab}")
     return ids | ends, strings
 
 
 def _check(model: LM, prompts, max_tokens, temperature, top_k, top_p, rows) -> None:
     if max_tokens < 1:
-        raise UserError(f"max_tokens={max_tokens} makes no token; set it to 1 or more")
+        raise UserError(f"max_tokens={max_tokens} is not positive; set it to 1 or more")
     if not 0 <= temperature < math.inf:
-        raise UserError(f"temperature={temperature} is out of range; 0 takes the likeliest token, 1 samples as trained")
+        raise UserError(f"temperature={temperature} is out of range; 0 selects the likeliest token, 1 samples as trained")
     if top_k < 0:
         raise UserError(f"top_k={top_k} is negative; 0 keeps all tokens")
     if not 0 < top_p <= 1:
@@ -207,7 +208,7 @@ def _check(model: LM, prompts, max_tokens, temperature, top_k, top_p, rows) -> N
     for number, prompt in enumerate(prompts):
         if model.capacity is not None and len(prompt) + max_tokens - 1 > model.capacity:
             raise UserError(
-                f"prompt {number} of {len(prompt)} tokens and max_tokens={max_tokens} more do not fit into the {model.capacity} "
+                f"prompt {number} of {len(prompt)} tokens plus max_tokens={max_tokens} exceed the {model.capacity} "
                 "positions that this model has learned; lower max_tokens, or shorten the prompt"
             )
         ids = np.asarray(prompt)
@@ -215,17 +216,17 @@ def _check(model: LM, prompts, max_tokens, temperature, top_k, top_p, rows) -> N
             raise UserError(f"prompt {number} is empty; give at least one token, such as the tokenizer's boundary")
         if ids.min() < 0 or ids.max() >= model.vocab:
             bad = ids[(ids < 0) | (ids >= model.vocab)][0]
-            raise UserError(f"prompt {number} holds the id {bad}, outside of the model's vocabulary of {model.vocab}")
+            raise UserError(f"prompt {number} contains the id {bad}, outside the model's vocabulary of {model.vocab}")
 
 
 def slots(tokens: int) -> int:
-    """Slots of full attention for so many tokens: at most an eighth more, and no fewer than SLOTS."""
+    """Buffer size of full attention for this many tokens: at most an eighth more, and at least SLOTS."""
     step = max(SLOTS, 2 ** math.ceil(math.log2(max(tokens, 1))) // 16)
     return -(-tokens // step) * step
 
 
 def _groups(model: LM, prompts, max_tokens: int, rows: int) -> list[tuple[int | None, list[int]]]:
-    """(slots of full attention, prompt numbers) of each batch: rows that need buffers of the same size, in order."""
+    """(slots of full attention, prompt numbers) of each batch; the rows of a batch need buffers of the same size."""
     endless = jax.eval_shape(lambda: model.remaining_capacity(model.init_state(1, 1))) is None
     groups: dict[int | None, list[int]] = {}
     for number, prompt in enumerate(prompts):
@@ -234,7 +235,7 @@ def _groups(model: LM, prompts, max_tokens: int, rows: int) -> list[tuple[int | 
 
 
 def _start(model: LM, params, form, prompts: Sequence[np.ndarray], rows: int, context: int | None) -> Carry:
-    """State after all tokens but the last of each prompt. Rows past the prompts are idle."""
+    """State after all tokens of each prompt but the last. Rows without a prompt are idle."""
     idle = rows - len(prompts)
     state = model.init_state(rows, context)
     for tokens, pos in pieces([prompt[:-1] for prompt in prompts] + [np.zeros(0, np.int32)] * idle):
@@ -261,4 +262,4 @@ def _continue(model: LM, params, greedy, carry, sampling, texts: list[Row], max_
         done[: len(texts)] = [bool(row.end) for row in texts]
         if done.all():
             return
-        carry = carry._replace(done_B=jnp.array(done))  # a copy: the next call may write into it
+        carry = carry._replace(done_B=jnp.array(done))  # a copy, because the next call may overwrite it

@@ -1,7 +1,7 @@
-"""Linear maps, norms, rotary angles and the base of all mixers; the only user of logical partitioning metadata.
+"""Linear maps, norms, rotary positions and the base class of all mixers; the only module that attaches partitioning metadata.
 
-A parameter is made by `param`, which records beside it what the rest needs to know: the logical name of each axis (mapped
-to mesh axes in train/mesh.py), whether weight decay applies, and its learning-rate multiplier.
+Every parameter is created by `param`, which records its metadata: the logical name of each axis (mapped to mesh axes in
+train/mesh.py), whether weight decay applies, and its learning-rate multiplier.
 """
 
 import math
@@ -16,11 +16,11 @@ from flax import struct
 from jaxseq.ops import _time
 
 Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
-Streams = dict[str, jax.Array]  # values [B, T, D] that pass from layer to layer beside the residual stream, by name
+Streams = dict[str, jax.Array]  # values [B, T, D] passed from layer to layer in addition to the residual stream, by name
 
 
 class Parameter(nn.LogicallyPartitioned):
-    """A value with its logical axes (`names`) and its optimiser group."""
+    """A value with the logical names of its axes (`names`) and its optimiser group (weight decay, learning-rate multiplier)."""
 
     decay: bool = struct.field(default=True, pytree_node=False)
     lr: float = struct.field(default=1.0, pytree_node=False)
@@ -30,7 +30,10 @@ def param(
     module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...], axes: tuple[str | None, ...],
     decay: bool = True, lr: float = 1.0,
 ) -> jax.Array:  # fmt: skip
-    """A parameter of `module` in float32 (float64 if the module computes in it). `axes` names each axis of `shape`."""
+    """Create a parameter of `module` in float32 (float64 if the module computes in float64). `axes` names each axis of `shape`.
+
+    Raises ValueError if `axes` and `shape` differ in length.
+    """
     if len(shape) != len(axes):
         raise ValueError(f"{name}: shape {shape} and axes {axes} differ in length")
     dtype = jnp.promote_types(module.dtype, jnp.float32)
@@ -38,7 +41,7 @@ def param(
 
 
 def metadata(boxed: Any) -> Any:
-    """The tree of `Parameter` boxes' metadata: each leaf a Parameter whose value is a ShapeDtypeStruct, or a bare one."""
+    """The tree with each value replaced by its ShapeDtypeStruct; leaves stay boxed in their `Parameter` if they were."""
 
     def strip(leaf: Any) -> Any:
         value = leaf.value if isinstance(leaf, Parameter) else leaf
@@ -49,12 +52,12 @@ def metadata(boxed: Any) -> Any:
 
 
 def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-    """Ask for the sharding that the mesh's rules give these logical axes; nothing without a mesh."""
+    """Constrain x to the sharding that the mesh's rules define for these logical axes; a no-op without a mesh."""
     return nn.with_logical_constraint(x, axes)
 
 
 def fan_in(scale: float = 1.0) -> Initializer:
-    """Normal with standard deviation scale / sqrt(number of inputs); the last axis is the output."""
+    """Normal with standard deviation scale / sqrt(number of inputs); the last axis holds the outputs."""
     return lambda key, shape, dtype: scale * math.prod(shape[:-1]) ** -0.5 * jax.random.normal(key, shape, dtype)
 
 
@@ -67,7 +70,7 @@ def uniform(bound: float) -> Initializer:
 
 
 def scaled_uniform(scale: float = 1.0) -> Initializer:
-    """U(-b, b), b = scale / sqrt(number of inputs), the last axis the output; torch's default for linear layers has scale 1."""
+    """U(-b, b), b = scale / sqrt(number of inputs); the last axis holds the outputs. torch's linear layers have scale 1."""
     return lambda key, shape, dtype: uniform(scale * math.prod(shape[:-1]) ** -0.5)(key, shape, dtype)
 
 
@@ -79,17 +82,17 @@ FORMS = {"normal": normal, "uniform": lambda std: uniform(3**0.5 * std), "orthog
 
 
 def of_std(form: str, std: float) -> Initializer:
-    """Initial values of a matrix by their standard deviation; `form` is a key of FORMS."""
+    """Initialiser of a matrix with the standard deviation `std`; `form` is the distribution, a key of FORMS."""
     return FORMS[form](std)
 
 
 def xavier_uniform(gain: float = 1.0) -> Initializer:
-    """Uniform with variance gain^2 * 2 / (inputs + outputs) (Glorot & Bengio 2010), torch's convention for the gain."""
+    """Uniform with variance gain^2 * 2 / (inputs + outputs) (Glorot & Bengio 2010); the gain is defined as in torch."""
     return jax.nn.initializers.variance_scaling(gain**2, "fan_avg", "uniform")
 
 
 def on_matrix(init: Initializer, inputs: int) -> Initializer:
-    """Initialise a kernel of several axes as the matrix [product of the first `inputs`, product of the rest]."""
+    """Initialise a kernel of several axes as a matrix: its first `inputs` axes are merged into one, and so are the others."""
 
     def initialise(key, shape, dtype):
         matrix = (math.prod(shape[:inputs]), math.prod(shape[inputs:]))
@@ -101,15 +104,15 @@ def on_matrix(init: Initializer, inputs: int) -> Initializer:
 class Linear(nn.Module):
     """y = x W (+ b), contracting the last `inputs` axes of x with the first of W.
 
-    `axes` names the kernel's axes, inputs first; the bias has the outputs' names and no weight decay. Products are in
-    `dtype`, the parameters float32.
+    `axes` names the axes of the kernel, inputs first; the bias has the names of the outputs and no weight decay. Products are
+    computed in `dtype`; parameters are float32.
     """
 
     features: tuple[int, ...]
     axes: tuple[str | None, ...]
     inputs: int = 1
     bias: bool = False
-    init_fn: Initializer | None = None  # of the kernel as a matrix; default: fan_in()
+    init_fn: Initializer | None = None  # for the kernel as a matrix; default: fan_in()
     dtype: Any = jnp.float32
     bias_init: Initializer = jax.nn.initializers.zeros
 
@@ -132,7 +135,7 @@ def rms_normalize(x: jax.Array, eps: float) -> jax.Array:
 
 
 class RMSNorm(nn.Module):
-    """scale * rms_normalize(x); the scale starts at 1 and has no weight decay."""
+    """scale * rms_normalize(x); the scale is initially 1 and has no weight decay."""
 
     eps: float = 1e-5
     dtype: Any = jnp.float32
@@ -160,7 +163,7 @@ class LayerNorm(nn.Module):
 
 
 class RMSNormOuter(nn.Module):
-    """scale * x / (sqrt(mean(x^2)) + eps): RMSNorm with eps outside of the root (StripedHyena)."""
+    """scale * x / (sqrt(mean(x^2)) + eps): RMSNorm with eps outside the square root (StripedHyena)."""
 
     eps: float = 1e-5
     dtype: Any = jnp.float32
@@ -170,7 +173,7 @@ class RMSNormOuter(nn.Module):
         scale_D = param(self, "scale", jax.nn.initializers.ones, x.shape[-1:], ("norm",), decay=False)
         y = x.astype(_time.accumulation_dtype(x))
         square = jnp.mean(jnp.square(y), axis=-1, keepdims=True)
-        root = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)  # whose gradient at 0 is 0
+        root = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)  # the gradient at 0 is 0, not NaN
         return (y / (root + self.eps) * scale_D).astype(self.dtype)
 
 
@@ -178,10 +181,10 @@ NORMS = {"rmsnorm": RMSNorm, "rmsnorm_outer": RMSNormOuter, "layernorm": LayerNo
 
 
 def rotate(x_BTHK: jax.Array, pos_BT: jax.Array, frequency_F: jax.Array, interleaved: bool = False) -> jax.Array:
-    """Turn pairs of channels by pos * frequency (Su et al. 2021, arXiv:2104.09864, eq. 34).
+    """Rotate pairs of channels by pos * frequency (Su et al. 2021, arXiv:2104.09864, eq. 34).
 
-    Pairs are (i, i + F) for F frequencies, or (2i, 2i + 1) when `interleaved`; channels past 2F stay. Angles are in the
-    accumulation dtype, the result in x's.
+    Pairs are (i, i + F) for F frequencies, or (2i, 2i + 1) if `interleaved`; channels from 2F on are unchanged. Angles are in
+    the accumulation dtype; the result has the dtype of x.
     """
     dtype = _time.accumulation_dtype(x_BTHK)
     angle_BT1F = (pos_BT[..., None].astype(dtype) * frequency_F.astype(dtype))[:, :, None]
@@ -198,48 +201,48 @@ def rotate(x_BTHK: jax.Array, pos_BT: jax.Array, frequency_F: jax.Array, interle
 
 
 class Mixer(nn.Module):
-    """A map of a sequence and a state to a sequence and a state; `mix` is the only method that a mixer must write.
+    """Base of all mixers: maps a sequence and a state to a sequence and a state. A subclass must define `mix`.
 
-    Fields are the hyper-parameters that `config.model.<label>` sets; these three come from the model:
+    The fields of a subclass are its hyper-parameters, set by `config.model.<label>`. The fields below are set by the model.
     """
 
     width: int = 0  # D
     layers: int = 1  # blocks in the whole network, for depth-scaled initialisation
-    additions: int | None = None  # to the residual stream, in the whole network; default: two a block
+    additions: int | None = None  # residual additions in the whole network; default: two per block
     dtype: Any = jnp.float32  # of the computation; parameters and states are at least float32
 
     preserve_adopted_names: ClassVar[bool] = True  # the parameter path is the label in the stack
-    # what a field `hidden` is, for who fits a model to a size: channels grow with the width and may vary a little, a recurrence
-    # grows with the width, other stays
+    # meaning of the field `hidden` when a model is fitted to a parameter count: "channels" scale with the width and may be
+    # adjusted a little, "recurrence" scales with the width, "other" is not changed
     hidden_role: ClassVar[str] = "channels"
-    in_place: ClassVar[bool] = False  # for one token in the recurrent form `mix` takes, and gives, a `Layered` state
-    streams: ClassVar[tuple[str, ...]] = ()  # those that `mix` reads and gives on; zero in front of the first layer
+    in_place: ClassVar[bool] = False  # for T = 1 in the recurrent form `mix` takes and returns a `Layered` state
+    streams: ClassVar[tuple[str, ...]] = ()  # streams that `mix` reads and may change; zero before layer 0
 
     @nn.nowrap
     def init_state(self, batch: int, context: int | None) -> Any:
-        """The empty state; () for a mixer that looks at one token at a time. `context`: tokens that it must hold."""
+        """The empty state; () for a mixer without memory. `context`: the number of tokens that full attention must hold."""
         return ()
 
     @nn.nowrap
     def boxed(self) -> dict:
-        """{"params": tree of Parameter around ShapeDtypeStructs}; nothing is computed."""
+        """{"params": tree of Parameter boxes with ShapeDtypeStruct values}; nothing is computed."""
         x_BTD, pos_BT = jax.ShapeDtypeStruct((1, 2, self.width), self.dtype), jax.ShapeDtypeStruct((1, 2), jnp.int32)
         init = lambda x_BTD, pos_BT: self.init(jax.random.key(0), x_BTD, None, pos_BT, "recurrent", 0, mutable="params")  # noqa: E731
         return metadata(jax.eval_shape(init, x_BTD, pos_BT))
 
     @nn.nowrap
     def remaining_capacity(self, state: Any) -> jax.Array | None:
-        """How many more tokens each row of the state can take without losing one it needs; None: any number."""
+        """Number of tokens [B] that each row of the state can still take without overwriting visible ones; None: no limit."""
         return None
 
     def __call__(
         self, x_BTD: jax.Array, state: Any, pos_BT: jax.Array, form: str,
         layer: jax.Array | int | None = None, train: bool = False, streams: Streams | None = None,
     ) -> tuple:  # fmt: skip
-        """y_BTD and the next state. `state=None`: no prefix. `layer`: index of the block, a traced integer in a scan.
+        """(y_BTD, next state). `state=None`: the empty state. `layer`: index of the block, a traced integer in a scan.
 
-        A mixer with `streams` takes them by name, and `mix` gives a third result, those that it changes; so does this call
-        when it was given any. Without, they are zero.
+        If the class lists `streams`, `mix` gets their values by name and returns the changed ones as a third result. This method
+        returns that third result only if `streams` was passed; otherwise the streams are zero.
         """
         (x_BTD,) = _time.clean(pos_BT, x_BTD)
         if not self.streams:

@@ -1,8 +1,8 @@
-"""Whole networks, one file a kind.
+"""Whole networks, one file per kind.
 
-`lm` is the causal language model of every architecture; the others are called as their docstrings say. Where positions come
-from: in `lm` rotary angles inside attention, learned or sinusoidal ones at the embedding, ALiBi, or none; in `encoder` learned
-or sinusoidal ones; in `vit` a learned one a patch; in `encoder_decoder` a learned number for each bucket of distances.
+`lm` is the causal language model of all architectures; the call signatures of the others are in their docstrings. Positions:
+`lm` has rotary positions in attention, learned or sinusoidal ones added to the embedding, ALiBi, or none; `encoder` learned or
+sinusoidal ones; `vit` a learned one per patch; `encoder_decoder` a learned bias for each bucket of distances.
 """
 
 from flax import linen as nn
@@ -12,5 +12,5 @@ from jaxseq import registry
 
 
 def build(config: ConfigDict) -> nn.Module:
-    """The network of `config.model.kind`. Raises UserError for what the kind cannot be built from."""
+    """The network of kind `config.model.kind`. Raises UserError for values from which it cannot be built."""
     return registry.load("models", config.model.kind).build(config)

@@ -1,4 +1,4 @@
-"""The layers of an encoder-decoder: pre-norm without biases, relative positions shared by a stack, experts in some layers."""
+"""The layers of an encoder-decoder: pre-norm, no biases, one relative position bias per stack, experts in some layers."""
 
 import functools
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ KeysValues = tuple[jax.Array, jax.Array]  # [B, S, H, K], [B, S, H, K]
 
 
 class Dimensions(NamedTuple):
-    """What all layers of both stacks have in common."""
+    """Hyper-parameters shared by all layers of both stacks."""
 
     width: int
     heads: int
@@ -28,15 +28,15 @@ class Dimensions(NamedTuple):
     dropout: float
     buckets: int
     max_distance: int
-    sparse_every: int  # layers 1, 1 + n, 1 + 2n … (of n = 1: all) have a mixture of experts for their feed-forward; 0: none
-    experts: tuple[tuple[str, Any], ...]  # fields of the mixture
+    sparse_every: int  # n: layers 1, 1 + n, 1 + 2n … (all for n = 1) have a mixture of experts as feed-forward; 0: none
+    experts: tuple[tuple[str, Any], ...]  # fields of the MoE mixer
     depth: int  # layers of both stacks
     remat: str
     dtype: Any
 
     @property
     def period(self) -> int:
-        """Layers that the scan repeats as one."""
+        """Number of layers in one step of the scan."""
         return max(self.sparse_every, 1)
 
     def sparse(self, layer: int) -> bool:
@@ -44,22 +44,22 @@ class Dimensions(NamedTuple):
 
 
 class Look(NamedTuple):
-    """Who sees whom, the same in every layer: positions of the queries, masks and bias of the two attentions."""
+    """Arguments of the two attentions that are the same in every layer: query positions, masks and bias."""
 
     pos_BT: jax.Array
     mask_BTS: jax.Array
     bias_BHTS: jax.Array
     cross_BTS: jax.Array | None = None
-    slot_BT: jax.Array | None = None  # where each token goes in the state; past its end: nowhere
+    slot_BT: jax.Array | None = None  # slot of each token in the state; beyond the last slot: not stored
 
 
 def put(kept: jax.Array, new: jax.Array, slot_BT: jax.Array) -> jax.Array:
-    """`kept` [B, S, …] with `new` [B, T, …] at its slots."""
+    """`kept` [B, S, …] with `new` [B, T, …] written to the slots slot_BT."""
     return kept.at[jnp.arange(kept.shape[0])[:, None], slot_BT].set(new.astype(kept.dtype), mode="drop")
 
 
 class CoderLayer(nn.Module):
-    """x <- x + attention(norm(x)), then, in a decoder, x + attention to the encoder's output, then x + feed-forward."""
+    """x <- x + attention(norm(x)); in a decoder x <- x + attention(norm(x), source); then x <- x + feed_forward(norm(x))."""
 
     shape: Dimensions
     decoder: bool
@@ -68,7 +68,7 @@ class CoderLayer(nn.Module):
     def setup(self):
         s = self.shape
         norm = functools.partial(RMSNorm, s.norm_eps, s.dtype)
-        # no 1 / sqrt(K) in the scores: it is in the queries' initial values
+        # scores are not scaled by 1 / sqrt(K); the initial values of the queries include that factor
         attention = functools.partial(
             _transformer.MultiHeadAttention, s.width, s.heads, s.head_size, scale=1.0, query_init_fn=fan_in(s.head_size**-0.5),
             dropout=s.dropout, dtype=s.dtype,
@@ -86,7 +86,7 @@ class CoderLayer(nn.Module):
     def __call__(
         self, x_BTD: jax.Array, source: jax.Array | KeysValues | None, kept: KeysValues | None, look: Look, train: bool
     ) -> tuple[jax.Array, KeysValues | None]:
-        """y_BTD, and the keys and values `kept` with the new ones among them. source: [B, S, D], or keys and values of it."""
+        """(y_BTD, `kept` with the new keys and values). source: [B, S, D], or its keys and values."""
 
         def add(x_BTD, h_BTD):
             h_BTD = self.drop(h_BTD, deterministic=not train)
@@ -115,7 +115,7 @@ class Unit(nn.Module):
         self.layer = [CoderLayer(self.shape, self.decoder, self.shape.sparse(i)) for i in range(self.shape.period)]
 
     def __call__(self, x_BTD, sources, kept, look, train):
-        """sources, kept: one a layer."""
+        """sources, kept: one entry per layer."""
         after = []
         for layer, source, own in zip(self.layer, sources, kept, strict=True):
             x_BTD, own = layer(x_BTD, source, own, look, train)
@@ -123,12 +123,12 @@ class Unit(nn.Module):
         return x_BTD, tuple(after)
 
     def keys_values(self, source_BSD: jax.Array) -> tuple[KeysValues, ...]:
-        """What each layer's second attention sees."""
+        """Keys and values of the source for the cross-attention of each layer."""
         return tuple(layer.cross.keys_values(source_BSD) for layer in self.layer)
 
 
 class Stack(nn.Module):
-    """All layers, the bias that they share, the norm behind them."""
+    """All layers, their shared position bias, and the final norm."""
 
     shape: Dimensions
     layers: int
@@ -147,8 +147,8 @@ class Stack(nn.Module):
         return self.layers // self.shape.period
 
     def __call__(self, x_BTD, look: Look, source=None, state=None, train: bool = False):
-        """(y_BTD, kept). source [B, S, D] for a decoder without a state; state: (keys and values of the source, kept), leaves
-        [units, B, …]."""
+        """(y_BTD, kept). source: [B, S, D], for a decoder without state. state: (keys and values of the source, kept), with
+        leaves [units, B, …]."""
         x_BTD = self.drop(x_BTD, deterministic=not train)
         period = self.shape.period
 
@@ -160,6 +160,6 @@ class Stack(nn.Module):
         return self.drop(self.final_norm(x_BTD), deterministic=not train), kept
 
     def keys_values(self, source_BSD: jax.Array):
-        """Of the source, for all layers: leaves [units, B, S, H, K], one pair a layer of a unit."""
+        """Keys and values of the source for all layers: one pair per layer of a unit, with leaves [units, B, S, H, K]."""
         call = lambda unit, carry, _: (carry, unit.keys_values(source_BSD))  # noqa: E731
         return scan(self.blocks, self.units, jnp.zeros(()), None, call)[1]

@@ -1,4 +1,4 @@
-"""What all networks have in common: parameters as plain arrays or boxed with metadata, scanned layers, fields of a config."""
+"""Base of all networks: parameters as plain arrays or boxed with metadata, scanned layers, checks of config fields."""
 
 import contextlib
 import contextvars
@@ -15,11 +15,11 @@ from jaxseq.errors import UserError
 from jaxseq.layers import metadata
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
-BYTE_VOCAB = 257  # 256 bytes and the document boundary, for a config that names no vocabulary
+BYTE_VOCAB = 257  # 256 bytes and the document boundary; used if a config sets no vocabulary
 REMAT = {
-    "none": None,  # keep every activation
-    "full": jax.checkpoint_policies.nothing_saveable,  # keep each layer's input, compute the rest again
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep the outputs of matrix products
+    "none": None,  # store all activations
+    "full": jax.checkpoint_policies.nothing_saveable,  # store the input of each layer, recompute the rest
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # store the outputs of matrix products
 }
 
 
@@ -28,7 +28,7 @@ _unscanned = contextvars.ContextVar("unscanned", default=False)
 
 @contextlib.contextmanager
 def unscanned() -> Iterator[None]:
-    """What is traced within it has its layers one after another instead of in a loop; parameters and results are the same."""
+    """Context manager: functions traced inside unroll their layers instead of scanning; parameters and results are the same."""
     token = _unscanned.set(True)
     try:
         yield
@@ -37,25 +37,25 @@ def unscanned() -> Iterator[None]:
 
 
 class Network(nn.Module):
-    """A whole model; what inherits says in `example` what inputs look like."""
+    """Base of whole models. A subclass defines `example`, inputs that show their shapes and dtypes."""
 
-    collections: ClassVar[tuple[str, ...]] = ("params",)  # what `init` makes
+    collections: ClassVar[tuple[str, ...]] = ("params",)  # collections that `init` returns
     optional: ClassVar[tuple[str, ...]] = ()  # parameters that fine-tuning may add or leave out
 
     @nn.nowrap
     def example(self) -> tuple:
-        """Inputs that `init` can be given."""
+        """Example inputs for `init`."""
         raise NotImplementedError(f"{type(self).__name__} has no example of its inputs")
 
     @property
     def capacity(self) -> int | None:
-        """Tokens of one document that the model can read; None: any number."""
+        """Maximum number of tokens in a document; None: no limit."""
         return None
 
     @nn.nowrap
     def check_length(self, tokens: int) -> None:
-        """Raises UserError where a document of so many tokens is longer than the model can read. Ask it before a loop is
-        compiled: inside, positions are no longer known."""
+        """Raises UserError if a document of this many tokens exceeds `capacity`. Call it outside jit, where positions are
+        concrete."""
         if self.capacity is not None and tokens > self.capacity:
             raise UserError(
                 f"this model has learned {self.capacity} positions and cannot read {tokens} tokens; "
@@ -64,15 +64,15 @@ class Network(nn.Module):
 
     @nn.nowrap
     def check_positions(self, tokens_BT: jax.Array, pos_BT: jax.Array | None) -> None:
-        """The same of one call's tokens, as far as their positions are known: inside jit those that are given are not."""
+        """`check_length` for the tokens of one call; inside jit a given `pos` is not concrete and not checked."""
         if pos_BT is None:
             self.check_length(tokens_BT.shape[1])
         elif not isinstance(pos_BT, jax.core.Tracer) and np.size(pos_BT):
-            self.check_length(int(np.max(np.asarray(pos_BT))) + 1)  # jnp would trace it inside jit
+            self.check_length(int(np.max(np.asarray(pos_BT))) + 1)  # np, because jnp would trace it inside jit
 
     @nn.nowrap
     def init(self, rngs, *inputs, **kwargs) -> dict:
-        """{collection: tree of plain arrays}; the metadata boxes are in `boxed`. Without inputs: those of `example`."""
+        """{collection: tree of plain arrays}; see `boxed` for the metadata. Default inputs: those of `example`."""
         return nn.meta.unbox(super().init(rngs, *(inputs or self.example()), mutable=self.collections, **kwargs))
 
     @nn.nowrap
@@ -86,9 +86,9 @@ class Network(nn.Module):
 
 
 def scan(layer: nn.Module, repeats: int, carry: Any, xs: Any, call: Callable, remat: str = "none") -> tuple[Any, Any]:
-    """carry, ys: `repeats` copies of `layer` one after another, `carry, y = call(layer, carry, x)`; compiled once.
+    """Apply `repeats` copies of `layer` in sequence, `carry, y = call(layer, carry, x)`, compiled once; returns (carry, ys).
 
-    xs, ys: leaves [repeats, …], one slice a copy. What `call` closes over is the same for all of them.
+    xs, ys: leaves [repeats, …], one slice per copy. Values that `call` closes over are shared by all copies.
     """
     body = call if remat == "none" else nn.remat(call, prevent_cse=False, policy=REMAT[remat])
     scanned = nn.scan(
@@ -105,7 +105,7 @@ def scan(layer: nn.Module, repeats: int, carry: Any, xs: Any, call: Callable, re
 
 
 def check(model: ConfigDict | dict, **known: Container[str]) -> None:
-    """Raises UserError for the first of these fields whose value is none of the known ones."""
+    """Raises UserError if the value of one of these fields is not among its known values."""
     for field, choices in known.items():
         if model[field] not in choices:
             raise UserError(f"there is no model.{field} {model[field]!r}; choose one of: {', '.join(choices)}")

@@ -1,4 +1,4 @@
-"""Positions that are added to the embedding: a learned table, or sines and cosines."""
+"""Position embeddings added to the token embedding: a learned table, or sines and cosines."""
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +10,14 @@ KINDS = ("none", "learned", "sinusoidal")
 
 
 def table(module: nn.Module, kind: str, rows: int, width: int, init_fn: Initializer) -> jax.Array | None:
-    """The module's parameter "position" [rows, width], where there is one."""
+    """The parameter "position" [rows, width] if `kind` is learned, else None."""
     return param(module, "position", init_fn, (rows, width), (None, "embed"), decay=False) if kind == "learned" else None
 
 
 def add(x_BTD: jax.Array, pos_BT: jax.Array, kind: str, table_SD: jax.Array | None) -> jax.Array:
-    """x and what the kind of positions adds to it; padding (-1) gets the first row, to no effect.
+    """x plus its position embeddings. Padding (-1) reads the first row, which has no effect.
 
-    A position past the end of the table, which nobody can see inside jit, gives NaN and not the last row.
+    A position beyond the end of the table gives NaN instead of the last row, because inside jit it cannot be checked.
     """
     if kind == "learned":
         table_SD = constrain(table_SD, (None, None))
@@ -26,6 +26,6 @@ def add(x_BTD: jax.Array, pos_BT: jax.Array, kind: str, table_SD: jax.Array | No
 
 
 def sinusoids(pos_BT: jax.Array, width: int, dtype) -> jax.Array:
-    """sin(pos / 10000^(2i/D)) and cos of it in turn [B, T, D] (Vaswani et al. 2017, arXiv:1706.03762, §3.5)."""
+    """[B, T, D]: sin(pos / 10000^(2i/D)) and cos(…), interleaved (Vaswani et al. 2017, arXiv:1706.03762, §3.5)."""
     angle_BTF = pos_BT[..., None] * 10000.0 ** (-jnp.arange(0, width, 2, dtype) / width)
     return jnp.stack([jnp.sin(angle_BTF), jnp.cos(angle_BTF)], axis=-1).reshape(*pos_BT.shape, -1)[..., :width].astype(dtype)

@@ -1,4 +1,4 @@
-"""T5's relative positions: a learned number a head for each bucket of distances (Raffel et al. 2020, arXiv:1910.10683, §2.1)."""
+"""T5's relative positions: a learned bias per head and bucket of distances (Raffel et al. 2020, arXiv:1910.10683, §2.1)."""
 
 import functools
 from typing import Any
@@ -13,9 +13,9 @@ from jaxseq.layers import normal, param
 
 @functools.cache
 def bucket_of_distance(buckets: int, longest: int) -> np.ndarray:
-    """[longest + 1] int32: half of the buckets hold one distance each, the others are log-spaced up to `longest` and beyond.
+    """[longest + 1] int32: bucket of each distance d. The first b/2 buckets hold one distance each, the others are log-spaced.
 
-    floor(b/2 + b/2 log(d / (b/2)) / log(longest / (b/2))) for d >= b/2, at most b - 1: the released code, in float32 as there.
+    For d >= b/2: floor(b/2 + b/2 log(d / (b/2)) / log(longest / (b/2))), at most b - 1, in float32, as in the released code.
     """
     exact, distance = buckets // 2, np.arange(longest + 1)
     ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact)) / np.float32(np.log(longest / exact))
@@ -24,8 +24,8 @@ def bucket_of_distance(buckets: int, longest: int) -> np.ndarray:
 
 
 def bucket(query_BT: jax.Array, key_BS: jax.Array, buckets: int, longest: int, both_sides: bool) -> jax.Array:
-    """[B, T, S] int32 from positions. With `both_sides` the second half of the buckets is for keys behind the query; without,
-    those are in bucket 0."""
+    """Buckets [B, T, S] int32 from positions. With `both_sides` the second half of the buckets is for keys after the query;
+    otherwise those keys are in bucket 0."""
     ahead_BTS = key_BS[:, None, :] - query_BT[:, :, None]
     side = buckets // 2 if both_sides else buckets
     distance_BTS = jnp.abs(ahead_BTS) if both_sides else jnp.maximum(-ahead_BTS, 0)

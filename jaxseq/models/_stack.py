@@ -1,4 +1,4 @@
-"""The one line that an architecture is: "12*(rglru swiglu attention:local swiglu) + (rglru swiglu)"."""
+"""Parser of `model.stack`, the line that defines an architecture: "12*(rglru swiglu attention:local swiglu) + (rglru swiglu)"."""
 
 import re
 from typing import NamedTuple
@@ -12,7 +12,7 @@ _LABEL = re.compile(r"[a-z][a-z0-9_]*(:[a-z0-9_]+)?")
 class Segment(NamedTuple):
     repeats: int
     labels: tuple[str, ...]  # mixer names, each with an optional ":label"
-    fixed: bool = False  # written without a number: it stands once, whatever the depth
+    fixed: bool = False  # written without a number: it occurs once and is not scaled with the depth
 
 
 def parse(stack: str) -> tuple[Segment, ...]:
@@ -28,12 +28,12 @@ def parse(stack: str) -> tuple[Segment, ...]:
 
 
 def labels(stack: str) -> tuple[str, ...]:
-    """Every label once, in order: the sub-sections of `config.model`."""
+    """The distinct labels in order: the sub-sections of `config.model`."""
     return tuple(dict.fromkeys(label for segment in parse(stack) for label in segment.labels))
 
 
 def paths(labels: tuple[str, ...]) -> tuple[str, ...]:
-    """Parameter paths: the label, with _1, _2 … when a block uses one again (each use has its own parameters)."""
+    """Parameter paths: the label, with the suffix _1, _2 … for repeated uses in a block (each use has its own parameters)."""
     seen: dict[str, int] = {}
     out = []
     for label in labels:

@@ -1,6 +1,6 @@
-"""What the networks that are no causal language model share: attention over a whole sequence, feed-forward, a layer of both.
+"""Layers of the networks other than the causal language model: attention over a whole sequence and feed-forward.
 
-Masks come from positions alone: `segments` numbers the documents of a row, and attention stays inside a document.
+Masks are computed from positions: `segments` numbers the documents of a row, and tokens attend only to their own document.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,9 @@ from jaxseq.ops import _time
 
 
 def segments(pos_BT: jax.Array) -> jax.Array:
-    """1, 2, … for the tokens of a row's first, second … document, 0 for padding (pos == -1); pos == 0 begins a document.
+    """[B, T] int32: document number 1, 2, … of each token in its row, 0 for padding (pos == -1); pos == 0 begins a document.
 
-    Tokens in front of the first beginning belong to the first document.
+    Tokens before the first pos == 0 belong to the first document.
     """
     begun_BT, valid_BT = _time.segments(pos_BT), _time.valid(pos_BT)
     goes_on_B1 = jnp.any(valid_BT & (begun_BT == 0), axis=1, keepdims=True)
@@ -26,7 +26,7 @@ def segments(pos_BT: jax.Array) -> jax.Array:
 
 
 def together(query_BT: jax.Array, key_BS: jax.Array) -> jax.Array:
-    """[B, T, S] bool: the two tokens are of the same document, given their segments; padding is of none."""
+    """[B, T, S] bool: query and key have the same document number; false for padding."""
     return (query_BT[:, :, None] == key_BS[:, None, :]) & (key_BS > 0)[:, None, :]
 
 
@@ -34,10 +34,10 @@ def attend(
     q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHV: jax.Array, mask_BTS: jax.Array | None = None,
     bias_BHTS: jax.Array | None = None, scale: float | None = None, drop: Callable | None = None,
 ) -> jax.Array:  # fmt: skip
-    """y_BTHV = softmax(scale q k^T + bias) v over the keys that the mask admits (Vaswani et al. 2017, arXiv:1706.03762, eq. 1).
+    """y_BTHV = softmax(scale q k^T + bias) v over the unmasked keys (Vaswani et al. 2017, arXiv:1706.03762, eq. 1).
 
-    scale: default 1 / sqrt(K). bias: [B or 1, H, T, S]. drop: applied to the weights. Scores and weights are in the
-    accumulation dtype, the result in v's. A query without a key gives zero.
+    scale: default 1 / sqrt(K). bias: [B or 1, H, T, S]. drop: applied to the attention weights. Scores and weights are in the
+    accumulation dtype, the result has the dtype of v. The result is zero for a query without unmasked keys.
     """
     acc = _time.accumulation_dtype(q_BTHK)
     scale = q_BTHK.shape[-1] ** -0.5 if scale is None else scale
@@ -56,7 +56,7 @@ def attend(
 
 
 class MultiHeadAttention(nn.Module):
-    """Multi-head attention: y = attend(x W_Q, k, v) W_O with k, v = `keys_values` of the sequence that is looked at."""
+    """Multi-head attention: y = attend(x W_Q, k, v) W_O with k, v = `keys_values(source)`."""
 
     width: int
     heads: int
@@ -65,7 +65,7 @@ class MultiHeadAttention(nn.Module):
     scale: float | None = None  # default: 1 / sqrt(head_size)
     init_fn: Initializer | None = None  # of all kernels; default: 1 / sqrt(inputs)
     query_init_fn: Initializer | None = None  # default: init_fn
-    dropout: float = 0.0  # of the weights
+    dropout: float = 0.0  # of the attention weights
     dtype: Any = jnp.float32
 
     def setup(self):
@@ -77,7 +77,7 @@ class MultiHeadAttention(nn.Module):
         self.drop = nn.Dropout(self.dropout)
 
     def keys_values(self, x_BSD: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """k_BSHK, v_BSHK"""
+        """(k_BSHK, v_BSHK) of a sequence."""
         return self.k(x_BSD), self.v(x_BSD)
 
     def __call__(self, x_BTD, k_BSHK, v_BSHK, mask_BTS=None, bias_BHTS=None, train: bool = False) -> jax.Array:
@@ -109,7 +109,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Attention, then a feed-forward, each in a residual whose norm stands in front of the branch or (BERT) behind the sum."""
+    """Attention, then a feed-forward, each with a residual connection; pre-norm, or as in BERT post-norm."""
 
     width: int
     heads: int

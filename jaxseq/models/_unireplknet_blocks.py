@@ -1,4 +1,4 @@
-"""Parts of UniRepLKNet for images (Ding et al. 2023, arXiv:2311.15599). In suffixes here, Y and X are rows and columns."""
+"""Layers of UniRepLKNet for images (Ding et al. 2023, arXiv:2311.15599). In shape suffixes Y and X are rows and columns."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ from jaxseq.ops import _time
 
 INIT = normal(0.02)  # of convolutions and linear maps; the paper truncates at 100 standard deviations
 NORM_EPS = 1e-5  # of batch norms
-PLAIN = (3, 5)  # kernels that stand alone
+PLAIN = (3, 5)  # kernel sizes without parallel branches
 SAME = "SAME"
 
 
 def convolve(x_BYXI, kernel_WWID, stride=1, padding=SAME, dilation=1, groups=1) -> jax.Array:
-    """A convolution over rows and columns."""
+    """2-D convolution over rows and columns."""
     return jax.lax.conv_general_dilated(
         x_BYXI, kernel_WWID.astype(x_BYXI.dtype), (stride, stride), padding, rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups,
@@ -25,12 +25,12 @@ def convolve(x_BYXI, kernel_WWID, stride=1, padding=SAME, dilation=1, groups=1) 
 
 
 def depthwise(x_BYXD, kernel_WWD, padding=SAME, dilation=1) -> jax.Array:
-    """Each channel with its own kernel."""
+    """2-D depthwise convolution: one kernel per channel."""
     return convolve(x_BYXD, kernel_WWD[:, :, None], 1, padding, dilation, kernel_WWD.shape[2])
 
 
 def drop_path(module: nn.Module, y: jax.Array, rate: jax.Array) -> jax.Array:
-    """Whole examples of a branch left out, the others scaled up (Huang et al. 2016, arXiv:1603.09382)."""
+    """Stochastic depth: set the branch to zero for random examples, scale up the others (Huang et al. 2016, arXiv:1603.09382)."""
     keep_B = jax.random.bernoulli(module.make_rng("dropout"), 1 - rate, y.shape[:1])
     return _time.select(keep_B, (y / (1 - rate)).astype(y.dtype))
 
@@ -38,9 +38,9 @@ def drop_path(module: nn.Module, y: jax.Array, rate: jax.Array) -> jax.Array:
 class BatchNorm(nn.Module):
     """scale * (x - mean) / sqrt(variance + eps) + bias (Ioffe & Szegedy 2015, arXiv:1502.03167).
 
-    In training mean and variance are those of the batch, all devices' parts together; then the running ones move by `momentum`
-    towards them, the variance with n - 1 in its divisor, as torch has it. Else they are the running ones. `batch_stats` holds
-    mean, var and count, the number of batches seen.
+    In training, mean and variance are those of the batch over all devices, and the running statistics are updated with weight
+    `momentum` (the running variance uses the divisor n - 1, as in torch). In evaluation the running statistics are used. The
+    collection `batch_stats` holds mean, var and count, the number of batches.
     """
 
     momentum: float = 0.1
@@ -73,9 +73,9 @@ class BatchNorm(nn.Module):
 
 
 class LargeKernel(nn.Module):
-    """A depthwise convolution; from 7 taps on the sum of a large kernel and dilated small ones, each in its batch norm (§3.1).
+    """A depthwise convolution. From 7 taps on, the sum of a large kernel and small dilated ones, each with a batch norm (§3.1).
 
-    `merged`: one kernel and a bias.
+    With `merged`: a single kernel and a bias.
     """
 
     kernel: int
@@ -106,9 +106,9 @@ class LargeKernel(nn.Module):
 
 
 class UniRepLKNetBlock(nn.Module):
-    """x + drop_path(gamma * BN(GRN(gelu(SE(BN(conv(x))) W_up + b)) W_down)); merged, the batch norms and gamma are in the rest.
+    """x + drop_path(gamma * BN(GRN(gelu(SE(BN(conv(x))) W_up + b)) W_down)); if merged, batch norms and gamma are folded in.
 
-    Split at the two places where all positions meet, so that an image can pass in tiles: see `_unireplknet_tiles`.
+    Split at the two operations that need all positions, so that an image can be processed in tiles: see `_unireplknet_tiles`.
     """
 
     width: int
@@ -134,19 +134,19 @@ class UniRepLKNetBlock(nn.Module):
             self.gamma_D = param(self, "layer_scale", init, (width,), ("embed",), decay=False)
 
     def spatial(self, x_BYXD, train: bool = False, padding=SAME):
-        """What sees its surroundings; with padding "VALID" the result is smaller by kernel - 1."""
+        """BN(conv(x)), the only part that needs neighbouring positions; with padding "VALID" the result is kernel - 1 smaller."""
         h_BYXD = self.conv(x_BYXD, train, padding)
         return h_BYXD if self.merged else self.norm(h_BYXD, train)
 
     def gate(self, mean_BD):
-        """Squeeze-and-excitation's factor of each channel from the mean over all positions."""
+        """Squeeze-and-excitation: the factor of each channel, from the mean over all positions."""
         return jax.nn.sigmoid(self.excite(nn.relu(self.squeeze(mean_BD))))
 
     def expand(self, h_BYXD, gate_BD):
         return nn.gelu(self.up(h_BYXD * gate_BD[:, None, None]), approximate=False)
 
     def contract(self, h_BYXF, square_BF, train: bool = False):
-        """The block's branch; `square_BF`: of expand's result, summed over all positions."""
+        """The output of the branch; `square_BF`: squares of the result of `expand`, summed over all positions."""
         h_BYXF = _reparam.respond(h_BYXF, square_BF[:, None, None], self.grn_gamma_F)
         if self.merged:
             return self.down(h_BYXF)
@@ -154,7 +154,7 @@ class UniRepLKNetBlock(nn.Module):
         return self.down_norm(self.down(h_BYXF), train) * self.gamma_D.astype(self.dtype)
 
     def __call__(self, x_BYXD, rate: jax.Array | None = None, train: bool = False):
-        """`rate` of the drop path; None: there is none."""
+        """`rate`: probability of dropping the branch; None: never."""
         acc = _time.accumulation_dtype(x_BYXD)
         h_BYXD = self.spatial(x_BYXD, train)
         mean_BD = jnp.mean(h_BYXD, axis=(1, 2), dtype=acc).astype(self.dtype)
@@ -164,7 +164,7 @@ class UniRepLKNetBlock(nn.Module):
 
 
 class Reduce(nn.Module):
-    """Half the rows and columns: a 3 x 3 convolution of stride 2 and a norm over channels; GELU if another one follows."""
+    """Halve rows and columns: a 3 x 3 convolution of stride 2 and a norm over channels; then GELU if another Reduce follows."""
 
     width: int
     gelu: bool = False

@@ -1,6 +1,6 @@
-"""A trained block as the one that is run: batch norms, branches and layer scale folded into kernels (arXiv:2311.15599, §3.1).
+"""Merge a trained block for inference: fold batch norms, branches and layer scale into kernels (arXiv:2311.15599, §3.1).
 
-Every fold is linear algebra on the running statistics, so that both forms are one function in evaluation.
+All folds are linear and use the running statistics, so the merged block computes the same function in evaluation.
 """
 
 import functools
@@ -15,13 +15,13 @@ from jaxseq.models._unireplknet_blocks import NORM_EPS, PLAIN
 
 
 def affine(norm: Mapping[str, Any], stats: Mapping[str, Any]) -> tuple[jax.Array, jax.Array]:
-    """A batch norm in evaluation as (factor, summand)."""
+    """A batch norm in evaluation as an affine map, (factor, summand)."""
     factor_D = norm["scale"] / jnp.sqrt(stats["var"] + NORM_EPS)
     return factor_D, norm["bias"] - stats["mean"] * factor_D
 
 
 def merge_conv(params: Mapping[str, Any], stats: Mapping[str, Any], kernel: int) -> tuple[jax.Array, jax.Array]:
-    """(kernel [W, W, D], bias [D]) of a `LargeKernel`."""
+    """(kernel [W, W, D], bias [D]) of the merged `LargeKernel`."""
     kernel_WWD = params["kernel"]
     if kernel in PLAIN:
         return kernel_WWD, jnp.zeros_like(kernel_WWD[0, 0])
@@ -37,7 +37,7 @@ def merge_conv(params: Mapping[str, Any], stats: Mapping[str, Any], kernel: int)
 
 
 def merge_block(params: Mapping[str, Any], stats: Mapping[str, Any], kernel: int) -> dict:
-    """Parameters of a `UniRepLKNetBlock` with their running statistics -> parameters of one that is merged."""
+    """Parameters of the merged block, from parameters and running statistics of a `UniRepLKNetBlock`."""
     kernel_WWD, bias_D = merge_conv(params["conv"], stats.get("conv", {}), kernel)
     factor_D, summand_D = affine(params["norm"], stats["norm"])
     conv = {"kernel": kernel_WWD * factor_D, "bias": bias_D * factor_D + summand_D}
@@ -51,7 +51,7 @@ def merge_block(params: Mapping[str, Any], stats: Mapping[str, Any], kernel: int
 
 
 def merge(model, variables: dict) -> tuple[Any, dict]:
-    """The `UniRepLKNet` with one kernel a block and no batch norm, and its {"params"}: the same function as in evaluation."""
+    """(merged `UniRepLKNet`, {"params": …}): one kernel per block and no batch norm, the same function in evaluation."""
     if model.merged:
         return model, variables
     params, stats = dict(variables["params"]), variables["batch_stats"]

@@ -1,8 +1,8 @@
-"""Images larger than a device's memory: UniRepLKNet in evaluation, tile by tile, exactly.
+"""Exact tiled evaluation of UniRepLKNet, for images larger than device memory.
 
-A convolution needs a rim round its tile. Squeeze-and-excitation and global response normalisation need every position: a block
-passes over the tiles three times, and two sums over the whole image are taken in between. Maps lie on the host; the device
-holds one tile's activations.
+A convolution needs a margin around its tile. Squeeze-and-excitation and global response normalisation need all positions, so a
+block passes over the tiles three times, with a sum over the whole image after the first and the second pass. Feature maps are
+kept on the host; the device holds the activations of one tile.
 """
 
 import functools
@@ -21,13 +21,13 @@ from jaxseq.ops import _time
 
 
 def tiled(model, variables: dict, images: Any, tile: int = 512, features: bool = False):
-    """`model.apply(variables, images)` with at most `tile` x `tile` positions of any map on the device at once.
+    """`model.apply(variables, images)` with at most `tile` x `tile` positions of a feature map on the device at a time.
 
-    images [B, rows, columns, channels], on the host. Returns logits [B, classes], or with `features=True` the stages' maps as
-    numpy arrays. Sums are float64 on the host, so that the result differs from the whole's by rounding alone.
+    images [B, rows, columns, channels], on the host. Returns logits [B, classes], or with `features=True` the feature maps of all
+    stages as numpy arrays. Sums are in float64 on the host; the result differs from an untiled one only by rounding.
     """
     if tile < 1:
-        raise UserError(f"a tile of {tile} positions is empty; make it at least 1")
+        raise UserError(f"tile={tile} is not positive; make it at least 1")
     model, variables = merge(model, variables)
     params, maps = variables["params"], []
     x = np.asarray(images, model.dtype)
@@ -47,7 +47,7 @@ def tiled(model, variables: dict, images: Any, tile: int = 512, features: bool =
 
 
 class _Cut:
-    """A map's positions in tiles of one shape, each at most `tile` on a side; the last ones reach over the edge."""
+    """The positions of a feature map in tiles of one shape, at most `tile` per side; the last tiles may extend beyond the map."""
 
     def __init__(self, shape: tuple[int, int], tile: int):
         self.shape = shape
@@ -65,7 +65,7 @@ class _Tile:
         self.inside = [min(side, size - at) for at, side, size in zip(corner, cut.sides, cut.shape, strict=True)]
 
     def read(self, x: np.ndarray, stride: int = 1, rim: int = 0, after: int = 0) -> np.ndarray:
-        """What lies at stride * the tile in `x`, `rim` before and `after` behind it too; zero outside of the map."""
+        """The part of `x` at stride * tile, with `rim` extra positions before and `after` behind it; zero outside the map."""
         bounds = [(stride * at - rim, stride * (at + side) + after) for at, side in zip(self.corner, self.sides, strict=True)]
         slices = [slice(max(start, 0), stop) for start, stop in bounds]
         cut = x[:, slices[0], slices[1]]
@@ -78,7 +78,7 @@ class _Tile:
         x[:, top : top + rows, left : left + columns] = np.asarray(y)[:, :rows, :columns]
 
     def mask(self) -> np.ndarray:
-        """[rows, columns, 1] bool: what is inside of the map."""
+        """[rows, columns, 1] bool: inside the map."""
         rows, columns = (np.arange(side) < n for side, n in zip(self.sides, self.inside, strict=True))
         return (rows[:, None] & columns)[..., None]
 
@@ -94,7 +94,7 @@ def _reduced(module, params, x_BYXI):
 
 @functools.partial(jax.jit, static_argnames="module")
 def _spatial(module, params, x_BYXD, mask):
-    """A tile from its window, and its sums over positions."""
+    """(the block's `spatial` output on a tile, its sums over positions), from the tile with its margin."""
     h_BYXD = module.apply({"params": params}, x_BYXD, False, "VALID", method="spatial")
     return h_BYXD, _sum(h_BYXD, mask)
 

@@ -1,4 +1,4 @@
-"""A bidirectional encoder of tokens: BERT (Devlin et al. 2019, arXiv:1810.04805), masked-language-model head and all."""
+"""A bidirectional encoder of tokens with a masked-language-model head: BERT (Devlin et al. 2019, arXiv:1810.04805)."""
 
 import functools
 from typing import Any, ClassVar, NamedTuple
@@ -18,7 +18,7 @@ from jaxseq.ops import _time
 
 
 class EncoderOutput(NamedTuple):
-    """Zero under padding. What the model has no head for is None; what nobody asks for, jit does not compute."""
+    """Values are zero at padding, and None if the model has no such head. Under jit unused values are not computed."""
 
     hidden: jax.Array  # [B, T, D]
     logits: jax.Array | None  # [B, T, V] or [B, M, V], the masked-language-model head
@@ -29,13 +29,13 @@ class EncoderOutput(NamedTuple):
 class Encoder(Network):
     """out = model.apply({"params": params}, tokens, pos=None, types=None, train=False, at=None), an EncoderOutput
 
-    tokens, types [B, T] int32; pos [B, T] int32 is the position of a token in its document: 0 begins a document, -1 is
-    padding and may stand anywhere; attention stays inside a document. Default: one document a row, no padding. types: the
-    segment types (BERT's sentence A or B), default 0. at [B, M] int32: the only places whose logits are wanted. `positions`
-    are learned (a table), sinusoidal (Vaswani et al. 2017) or none, and are added to the embedding. There is no form: each
-    token sees those behind it, so there is no stream.
+    tokens, types [B, T] int32. pos [B, T] int32: position of a token in its document; 0 begins a document, -1 is padding and may
+    be anywhere. Tokens attend only to their own document. Default: one document per row, no padding. types: segment types (BERT's
+    sentence A or B), default 0. at [B, M] int32: compute logits only at these positions. `positions` added to the embedding are
+    learned (a table), sinusoidal (Vaswani et al. 2017) or none. There is no `form` and no state, because attention is
+    bidirectional.
 
-    Training drops embeddings, branches and attention weights with the same probability; it wants rngs={"dropout": key}.
+    In training the same dropout probability applies to embeddings, branches and attention weights; pass rngs={"dropout": key}.
     """
 
     vocab: int
@@ -48,16 +48,16 @@ class Encoder(Network):
     types: int = 2  # rows of the table of segment types; 0: none
     norm_first: bool = False
     norm_eps: float = 1e-12
-    activation: str = "gelu"  # the exact one
+    activation: str = "gelu"  # exact GELU
     dropout: float = 0.0
     masked_head: bool = True
     pooler: bool = False
-    classes: int = 0  # of a classifier on the pooled first token, which it needs; 0: none
+    classes: int = 0  # of a classifier on `pooled`; 0: no classifier
     init_std: float = 0.02
     remat: str = "none"
     dtype: Any = jnp.float32
 
-    optional: ClassVar[tuple[str, ...]] = ("masked", "pool", "classifier")  # what fine-tuning may add or leave out
+    optional: ClassVar[tuple[str, ...]] = ("masked", "pool", "classifier")  # heads that fine-tuning may add or leave out
 
     @property
     def capacity(self) -> int | None:
@@ -65,7 +65,7 @@ class Encoder(Network):
 
     @nn.nowrap
     def example(self) -> tuple[jax.Array]:
-        """Inputs that `init` can be given."""
+        """Example inputs for `init`."""
         return (jnp.zeros((1, 2), jnp.int32),)
 
     def setup(self):
@@ -140,21 +140,21 @@ class _MaskedHead(nn.Module):
 
 
 def build(config: ConfigDict) -> Encoder:
-    """The model that `config.model` describes. Raises UserError for values that it cannot have."""
+    """The model that `config.model` describes. Raises UserError for invalid values."""
     model = config.model.to_dict()
     model.pop("kind")
     check(model, positions=_positions.KINDS, remat=REMAT, dtype=DTYPES)
     _activations.find(model["activation"])
     if model["width"] % model["heads"]:
-        raise UserError(f"model.width={model['width']} does not divide into model.heads={model['heads']}; make it a multiple")
-    model["vocab"] = model["vocab"] or BYTE_VOCAB + 1  # one more id, for the mask
+        raise UserError(f"model.width={model['width']} is not a multiple of model.heads={model['heads']}; change one of them")
+    model["vocab"] = model["vocab"] or BYTE_VOCAB + 1  # and one id for the mask
     model["classes"] = model["classes"] or 0
     model["pooler"] = model["pooler"] or model["classes"] > 0
     return Encoder(**model | {"dtype": DTYPES[model["dtype"]]})
 
 
 DEFAULTS = {
-    "vocab": config_dict.placeholder(int),  # empty: the tokenizer's, and the objective's own ids
+    "vocab": config_dict.placeholder(int),  # empty: the tokenizer's, plus the ids that the objective adds
     "width": 128,
     "layers": 4,
     "heads": 4,
@@ -168,7 +168,7 @@ DEFAULTS = {
     "dropout": 0.0,
     "masked_head": True,
     "pooler": False,
-    "classes": config_dict.placeholder(int),  # empty: none, or those of the labels
+    "classes": config_dict.placeholder(int),  # empty: as many as labels in the data, if any
     "init_std": 0.02,
     "remat": "none",
     "dtype": "float32",

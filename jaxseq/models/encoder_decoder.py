@@ -1,4 +1,4 @@
-"""Encoder-decoders with relative positions: T5 (Raffel et al. 2020, arXiv:1910.10683), T5 v1.1 (gated GELU, its own head),
+"""Encoder-decoders with relative positions: T5 (Raffel et al. 2020, arXiv:1910.10683), T5 v1.1 (gated GELU, untied head),
 and Switch Transformer (Fedus et al. 2022, arXiv:2101.03961), T5 with experts in every other layer."""
 
 import functools
@@ -21,14 +21,14 @@ from jaxseq.ops import _time
 
 
 class DecoderState(NamedTuple):
-    """What decoding knows: the source, as every layer's second attention sees it, and the tokens so far."""
+    """State of decoding: keys and values of the source for cross-attention, and those of the tokens so far."""
 
-    source: tuple[KeysValues, ...]  # leaves [units, B, S, H, K], one pair a layer of a unit
+    source: tuple[KeysValues, ...]  # one pair per layer of a unit, with leaves [units, B, S, H, K]
     source_segment_BS: jax.Array  # int32; 0: padding
     kept: tuple[KeysValues, ...]  # leaves [units, B, context, H, K]
     kept_pos_BS: jax.Array  # int32
     kept_segment_BS: jax.Array  # int32; 0: empty
-    count_B: jax.Array  # int32: tokens kept
+    count_B: jax.Array  # int32: number of tokens stored
     next_pos_B: jax.Array  # int32
     segment_B: jax.Array  # int32: of the last token
 
@@ -37,17 +37,17 @@ class EncoderDecoder(Network):
     """logits = model.apply({"params": params}, source, tokens, source_pos=None, pos=None, train=False)
 
     source [B, S] and tokens [B, T] int32 -> logits [B, T, V] of the token that follows each of `tokens`, in the accumulation
-    dtype. source_pos, pos: position of a token in its document, 0 begins one, -1 is padding anywhere (its logits are zero);
-    the n-th document of a row's tokens looks at the n-th of its source. Default: one document a row.
+    dtype. source_pos, pos: position of a token in its document; 0 begins a document, -1 is padding and may be anywhere (logits
+    are zero there). The n-th document of `tokens` in a row attends to the n-th document of its source. Default: one document.
 
-    Step by step, with the same result and the source encoded once (tokens in any portions, padding in them passes):
+    Step-by-step decoding gives the same result and encodes the source once (any number of tokens per call; padding is skipped):
 
         state = model.apply(variables, source, source_pos, context=64, method="start")  # capacity: 64 tokens
         logits, state = model.apply(variables, tokens, state, pos=None, method="decode")
 
-    `encode(source, source_pos, train)` gives the encoder's output [B, S, D], zero under padding. Scores have no 1 / sqrt(K);
-    the bias of relative positions belongs to the stack, not to its first layer. `tied`: the head is the embedding;
-    `scaled_head`: it reads the decoder's output times width^-1/2. Training wants rngs={"dropout": key}.
+    `encode(source, source_pos, train)` returns the encoder's output [B, S, D], zero at padding. Scores are not scaled by
+    1 / sqrt(K). The relative position bias is a parameter of the stack, not of its first layer. `tied`: the head is the
+    transposed embedding; `scaled_head`: the head's input is multiplied by width^-1/2. In training pass rngs={"dropout": key}.
     """
 
     vocab: int
@@ -67,7 +67,7 @@ class EncoderDecoder(Network):
 
     @nn.nowrap
     def example(self) -> tuple[jax.Array, jax.Array]:
-        """Inputs that `init` can be given."""
+        """Example inputs for `init`."""
         return jnp.zeros((1, 2), jnp.int32), jnp.zeros((1, 2), jnp.int32)
 
     def setup(self):
@@ -99,7 +99,7 @@ class EncoderDecoder(Network):
         return _time.select(segment_BS > 0, x_BSD)
 
     def start(self, source, source_pos=None, *, context: int) -> DecoderState:
-        """The state in front of the first token, with slots for `context` of them."""
+        """The state before the first token, with slots for `context` tokens."""
         source_pos, batch = _positions(source, source_pos), source.shape[0]
         pairs = self.decoder.keys_values(self.encode(source, source_pos))
         empty = lambda x: jnp.zeros((*x.shape[:2], context, *x.shape[3:]), x.dtype)  # noqa: E731
@@ -109,7 +109,7 @@ class EncoderDecoder(Network):
         return DecoderState(pairs, segments, jax.tree.map(empty, pairs), *kept_S, *(number((batch,)) for _ in range(3)))
 
     def decode(self, tokens, state: DecoderState, pos=None) -> tuple[jax.Array, DecoderState]:
-        """(logits [B, T, V], the state after the tokens). Raises UserError when the state has too few slots (outside jit)."""
+        """(logits [B, T, V], state after the tokens). Outside jit, raises UserError if the state has too few slots."""
         if pos is None:
             pos = state.next_pos_B[:, None] + jnp.arange(tokens.shape[1], dtype=jnp.int32)
         valid_BT, context = _time.valid(pos), state.kept_pos_BS.shape[1]
@@ -150,7 +150,7 @@ def _positions(tokens: jax.Array, pos: jax.Array | None) -> jax.Array:
 
 
 def _continued(pos_BT: jax.Array, segment_B: jax.Array) -> jax.Array:
-    """Segments of tokens that come after those up to segment_B; see `_transformer.segments`."""
+    """`_transformer.segments` for tokens that continue a row whose last document number is segment_B."""
     segment_B1 = segment_B[:, None]
     first_BT = _transformer.segments(pos_BT)
     return jnp.where((segment_B1 > 0) & (first_BT > 0), _time.segments(pos_BT) + segment_B1, first_BT)
@@ -162,7 +162,7 @@ def _check_capacity(count_B: jax.Array, context: int) -> None:
 
 
 def build(config: ConfigDict) -> EncoderDecoder:
-    """The model that `config.model` describes. Raises UserError for values that it cannot have."""
+    """The model that `config.model` describes. Raises UserError for invalid values."""
     model = config.model.to_dict()
     check(model, remat=REMAT, dtype=DTYPES)
     _activations.find(model["activation"])
@@ -184,7 +184,7 @@ def build(config: ConfigDict) -> EncoderDecoder:
 
 
 DEFAULTS = {
-    "vocab": config_dict.placeholder(int),  # empty: the tokenizer's, and the objective's own ids
+    "vocab": config_dict.placeholder(int),  # empty: the tokenizer's, plus the ids that the objective adds
     "width": 128,
     "encoder_layers": 3,
     "decoder_layers": 3,
@@ -193,13 +193,13 @@ DEFAULTS = {
     "hidden": 512,
     "activation": "relu",
     "gated": False,
-    "buckets": 32,  # of relative positions, of both sides together
-    "max_distance": 128,  # the last bucket holds what is farther
+    "buckets": 32,  # of relative positions, for both directions together
+    "max_distance": 128,  # larger distances are in the last bucket
     "tied": True,
     "scaled_head": True,
     "norm_eps": 1e-6,
     "dropout": 0.0,
-    "sparse_every": 0,  # layers; 2: every other one, from the second on, has a mixture of experts
+    "sparse_every": 0,  # 2: every second layer has a mixture of experts, 0: none
     "experts": 4,
     "expert_capacity_factor": config_dict.placeholder(float),  # in training; empty: no token is dropped
     "expert_balance_loss": 0.01,

@@ -21,7 +21,7 @@ from jaxseq.ops._layered import Layered
 
 
 class LMState(NamedTuple):
-    segments: tuple  # one a segment: a tuple of the mixers' states, each leaf [repeats, B, ...]
+    segments: tuple  # one entry per segment: a tuple of the states of its mixers, each leaf [repeats, B, ...]
     next_pos_B: jax.Array  # int32: position of the next token in its document
 
 
@@ -30,7 +30,7 @@ def _gather(x: jax.Array, order_BT: jax.Array) -> jax.Array:
 
 
 def _in_place(block: nn.Module, form: forms.Form) -> tuple[int, ...]:
-    """The mixers whose states one token reads and writes in place, in the stack of all layers: scanned over, they are copied."""
+    """Indices of the mixers that update their state in place for T = 1, as `Layered`; as inputs of a scan, states are copied."""
     chosen = (forms.of_label(form, mixer.name) for mixer in block.mixers)
     return tuple(j for j, f in enumerate(chosen) if block.mixers[j].in_place and f in ("recurrent", "auto"))
 
@@ -38,30 +38,30 @@ def _in_place(block: nn.Module, form: forms.Form) -> tuple[int, ...]:
 class LM(Network):
     """logits, state = model.apply({"params": params}, tokens, state=None, pos=None, form="chunkwise", train=False)
 
-    tokens [B, T] int32 -> logits [B, T, V] in the accumulation dtype, and the LMState after them. pos [B, T]: see
-    `jaxseq.ops`; here padding (-1) may stand anywhere. Without `pos` the sequence continues at the state's `next_pos_B`, or
-    at 0. `form` is a name or a mapping of mixer labels to names. Outputs under padding are zero.
+    tokens [B, T] int32 -> logits [B, T, V] in the accumulation dtype, and the LMState after the tokens. pos [B, T]: see
+    `jaxseq.ops`, but here padding (-1) may be anywhere. Without `pos` the sequence continues at `next_pos_B` of the state, or at
+    0. `form` is a name or a mapping from mixer labels to names. Outputs at padding are zero.
 
-    Raises UserError when a state of full attention has too few slots left for the tokens (outside jit; inside, the caller
-    has to know).
+    Outside jit, raises UserError if a state of full attention has too few slots left for the tokens. Inside jit this cannot be
+    checked; the caller must ensure it.
     """
 
     vocab: int
     width: int
-    repeats: tuple[int, ...]  # how often each segment's block stands in a row
-    blocks: tuple[nn.Module, ...]  # one a segment
+    repeats: tuple[int, ...]  # number of times the block of each segment is repeated
+    blocks: tuple[nn.Module, ...]  # one per segment
     tied: bool = True  # the head is the embedding's transpose
     norm: str = "rmsnorm"
     norm_eps: float = 1e-5
     embedding_std: float = 0.02  # of its initial values, and of those of learned positions
     embedding_init: str = "normal"  # or uniform, orthogonal
     embedding_scale: float = 1.0  # of the embedding's output (Vaswani et al. 2017, §3.4: sqrt(width))
-    embedding_norm: bool = False  # one more norm, in front of the first block (RWKV)
+    embedding_norm: bool = False  # a norm before the first block (RWKV)
     positions: str = "none"  # added to the embedding: none, learned (GPT-2), sinusoidal (Vaswani et al. 2017)
     max_positions: int = 2048  # rows of the learned table
-    head_scale: float = 1.0  # times 1 / sqrt(width): standard deviation of the untied head's initial values
+    head_scale: float = 1.0  # initial standard deviation of the untied head, times sqrt(width)
     head_init: str = "normal"  # or uniform, orthogonal
-    logit_penalty: float = 0.0  # weight of the mean square of each position's largest logit, halved (RWKV's L2Wrap)
+    logit_penalty: float = 0.0  # RWKV's L2Wrap: adds logit_penalty / 2 * mean over positions of (largest logit)^2 to the loss
     remat: str = "none"
     dtype: Any = jnp.float32  # of the computation
     residual_dtype: Any = jnp.float32  # of the residual stream
@@ -76,12 +76,12 @@ class LM(Network):
 
     @nn.nowrap
     def example(self) -> tuple[jax.Array]:
-        """Inputs that `init` can be given."""
+        """Example inputs for `init`."""
         return (jnp.zeros((1, 2), jnp.int32),)
 
     @nn.nowrap
     def init_state(self, batch: int, context: int | None = None) -> LMState:
-        """The state of no tokens. `context`: how many tokens full attention must hold."""
+        """The empty state. `context`: the number of tokens that full attention must hold."""
 
         def stacked(repeats, block):
             state = block.init_state(batch, context)
@@ -92,7 +92,7 @@ class LM(Network):
 
     @nn.nowrap
     def remaining_capacity(self, state: LMState) -> jax.Array | None:
-        """How many more tokens each row can take [B]; None: any number."""
+        """Number of tokens [B] that each row can still take; None: no limit."""
         capacities = [
             jnp.min(capacity, axis=0)
             for block, block_state in zip(self.blocks, state.segments, strict=True)
@@ -122,8 +122,8 @@ class LM(Network):
         return logits_BTV, state
 
     def embed(self, tokens_BT: jax.Array, pos_BT: jax.Array) -> tuple[jax.Array, Streams]:
-        """x_BTD in front of the first block, and the streams' zeros."""
-        # Whole along embed: looked up in parts of it, rows that are split over the same devices would all be gathered.
+        """(x_BTD before the first block, streams of zeros)."""
+        # Gather the table along embed first. If it stayed sharded, the lookup would gather rows sharded over the same devices.
         x_BTD = constrain(self.embedding_VD, ("vocab", None))[tokens_BT] * self.embedding_scale
         x_BTD = _positions.add(x_BTD, pos_BT, self.positions, self.position_SD)
         x_BTD = self.first_norm(x_BTD) if self.embedding_norm else x_BTD
@@ -194,7 +194,7 @@ class LM(Network):
         short = int((need_B - np.asarray(capacity_B)).max(initial=0))
         if short > 0:
             raise UserError(
-                f"full attention's state, or the table of learned positions, has {short} slots too few for these tokens; "
+                f"the state of full attention, or the table of learned positions, has {short} slots too few for these tokens; "
                 "make it larger: model.init_state(batch, context=N), or model.max_positions"
             )
 
@@ -206,7 +206,7 @@ def build(config: ConfigDict) -> LM:
     check(model, norm=NORMS, remat=REMAT, dtype=DTYPES, residual_dtype=DTYPES, positions=_positions.KINDS)
     segments, dtype = _stack.parse(model.stack), DTYPES[model.dtype]
     block_class = registry.load_class("blocks", model.block)
-    own = model.get(model.block, ConfigDict()).to_dict()  # the fields that this kind of block adds
+    own = model.get(model.block, ConfigDict()).to_dict()  # fields of this kind of block
     layers = sum(segment.repeats for segment in segments)
     additions = sum(segment.repeats * len(segment.labels) for segment in segments)
 
@@ -234,7 +234,7 @@ def build(config: ConfigDict) -> LM:
     return LM(repeats=tuple(s.repeats for s in segments), blocks=blocks, **fields)
 
 
-# Fields of LM that config.model has under the same name, with the same default.
+# Fields of LM that have the same name and default in config.model.
 OPTIONS = {field.name: field.default for field in dataclasses.fields(LM) if isinstance(field.default, bool | int | float | str)}
 DEFAULTS = {
     "stack": "4*(attention swiglu)",
@@ -242,9 +242,9 @@ DEFAULTS = {
     "width": 128,
     "vocab": config_dict.placeholder(int),  # empty: the tokenizer's, 257 for bytes
     **OPTIONS,
-    "embedding_std": config_dict.placeholder(float),  # empty: embedding_gain / sqrt(width), as blocks start with 1 / sqrt(inputs)
+    "embedding_std": config_dict.placeholder(float),  # empty: embedding_gain / sqrt(width), like the 1 / sqrt(inputs) of blocks
     "embedding_gain": 1.0,
-    "scaled_embedding": False,  # times sqrt(width), whatever the width
+    "scaled_embedding": False,  # multiply the embedding's output by sqrt(width)
     "dtype": "float32",  # of the computation; parameters are float32
     "residual_dtype": "float32",
     "dropout": 0.0,

@@ -1,4 +1,4 @@
-"""A stack of recurrent layers on vectors, one or both ways in time, as torch.nn.LSTM and GRU and the SRU package have it."""
+"""Stacked recurrent layers on vectors, unidirectional or bidirectional, like torch.nn.LSTM, torch.nn.GRU and the SRU package."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,9 +20,9 @@ CELLS = {"lstm": lstm, "gru": gru, "sru": sru}
 
 
 class GatedLayer(nn.Module):
-    """One direction of one LSTM or GRU layer. Both biases are kept, as torch keeps them; an LSTM's are only ever added.
+    """One direction of one LSTM or GRU layer. It has two biases, as in torch; those of an LSTM only matter as their sum.
 
-    Everything starts uniform in 1 / sqrt(hidden), torch's default; an LSTM's forget bias is `forget_bias` on top.
+    Initial values: U(-b, b) with b = 1 / sqrt(hidden), torch's default; `forget_bias` is added to the forget bias of an LSTM.
     """
 
     cell: str
@@ -57,8 +57,8 @@ class GatedLayer(nn.Module):
 
 
 class SRULayer(nn.Module):
-    """One SRU layer (Lei et al. 2018, arXiv:1709.02755, §3). The highway brings `scale` x, scale a constant kept among the
-    parameters, or a projection of x (the kernel's fourth part) where the sizes differ."""
+    """One SRU layer (Lei et al. 2018, arXiv:1709.02755, §3). The highway input is `scale` x, where scale is a constant stored
+    with the parameters, or, if the sizes differ, a projection of x (the fourth part of the kernel)."""
 
     hidden: int
     highway_bias: float = 0.0
@@ -91,9 +91,9 @@ class SRULayer(nn.Module):
 
 
 def turned(pos_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The order that turns each row's real tokens round, padding staying behind, and `pos` of a run in that order.
+    """(order that reverses the tokens of each row and keeps padding at the end, `pos` for a run in that order).
 
-    What was the last token of a document begins one there; an order of this kind is its own inverse.
+    The last token of a document begins a document in the reversed order. The order is its own inverse.
     """
     valid_BT = _time.valid(pos_BT)
     index_1T = jnp.arange(pos_BT.shape[1])[None]
@@ -107,9 +107,9 @@ def turned(pos_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
 class RNN(Network):
     """y, state = model.apply({"params": params}, x, state=None, pos=None, form="recurrent", train=False)
 
-    x [B, T, inputs] -> y [B, T, hidden], or [B, T, 2 hidden] where bidirectional: forward, then backward. state: a tuple over
-    layers of tuples over directions of the op's states. pos: see `jaxseq.ops`; the backward direction reads each document
-    from its end, so that only a one-way model obeys the law of streams. `dropout` falls on what one layer hands the next.
+    x [B, T, inputs] -> y [B, T, hidden], or if bidirectional [B, T, 2 hidden]: forward, then backward. state: a tuple over layers
+    of tuples over directions of states of the op. pos: see `jaxseq.ops`. The backward direction reads each document from its
+    end, so only unidirectional models obey the stream laws. `dropout` is applied between layers.
     """
 
     cell: str
@@ -125,7 +125,7 @@ class RNN(Network):
 
     @nn.nowrap
     def example(self) -> tuple[jax.Array]:
-        """Inputs that `init` can be given."""
+        """Example inputs for `init`."""
         return (jnp.zeros((1, 2, self.inputs), self.dtype),)
 
     @property
@@ -169,7 +169,7 @@ def build(config: ConfigDict) -> RNN:
     model.pop("kind")
     check(model, cell=CELLS, dtype=DTYPES)
     if model["cell"] == "sru" and (model["bidirectional"] or not model["bias"]):
-        raise UserError("SRU layers run forward in time and have biases; set model.bidirectional=false and model.bias=true")
+        raise UserError("SRU layers are unidirectional and have biases; set model.bidirectional=false and model.bias=true")
     return RNN(**model | {"dtype": DTYPES[model["dtype"]]})
 
 

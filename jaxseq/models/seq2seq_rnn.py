@@ -18,9 +18,9 @@ from jaxseq.ops import _time
 class Seq2SeqRNN(Network):
     """logits, state = model.apply({"params": params}, tokens, state, pos, source, source_pos, form="recurrent", train=False)
 
-    source [B, S] int32 is read by the encoder, whose last state is the decoder's first; tokens [B, T] int32 are what the decoder
-    is given, logits [B, T, V] what it makes of them. To go on with a state, leave `source` out. pos and source_pos: see
-    `jaxseq.ops`; only padding at the end makes sense of a source. One layer each.
+    source [B, S] int32 is the input of the encoder, whose final state is the initial state of the decoder. tokens [B, T] int32
+    are the inputs of the decoder, logits [B, T, V] its outputs. To continue from a state, omit `source`. pos and source_pos: see
+    `jaxseq.ops`; a source may only have padding at the end. Encoder and decoder have one layer each.
     """
 
     cell: str  # gru or lstm
@@ -32,7 +32,7 @@ class Seq2SeqRNN(Network):
 
     @nn.nowrap
     def example(self) -> tuple[jax.Array, None, None, jax.Array]:
-        """Inputs that `init` can be given."""
+        """Example inputs for `init`."""
         tokens_BT = jnp.zeros((1, 2), jnp.int32)
         return tokens_BT, None, None, tokens_BT
 
@@ -51,7 +51,7 @@ class Seq2SeqRNN(Network):
         return table_VD[jnp.where(_time.valid(pos_BT), tokens_BT, 0)].astype(self.dtype)
 
     def encode(self, source, pos=None, form="recurrent"):
-        """The state after the source."""
+        """The state of the encoder after the source."""
         chex.assert_rank(source, 2)
         pos_BT = _time.positions(pos, source)
         return self.encoder(self._look_up(self.source_embedding_VD, source, pos_BT), None, pos_BT, form)[1]
@@ -68,7 +68,7 @@ class Seq2SeqRNN(Network):
 
 @functools.partial(jax.jit, static_argnames=("model", "start", "stop", "steps"))
 def greedy(model: Seq2SeqRNN, params, source, start: int, stop: int, steps: int, source_pos=None):
-    """Tokens [B, steps] that are each the likeliest after those before it; `stop` and what follows it is `stop`."""
+    """Greedy decoding: tokens [B, steps], each the likeliest next token. From the first `stop` on, all tokens are `stop`."""
 
     def step(carry, _):
         token_B1, state = carry

@@ -1,4 +1,4 @@
-"""UniRepLKNet: a convolutional network of few large kernels for images (Ding et al. 2023, arXiv:2311.15599).
+"""UniRepLKNet: a convolutional network with a few large kernels, for images (Ding et al. 2023, arXiv:2311.15599).
 
 Its causal counterpart for sequences is the mixer `unireplk`.
 """
@@ -29,11 +29,11 @@ HEAD_EPS = 1e-6
 class Stage(NamedTuple):
     depth: int
     width: int
-    kernels: tuple[int, ...]  # of its blocks in turn, again and again
+    kernels: tuple[int, ...]  # kernel sizes of successive blocks, repeated cyclically
 
     @property
     def group(self) -> tuple[int, ...]:
-        """Kernels of the blocks that the scan repeats as one."""
+        """Kernel sizes of the blocks in one step of the scan."""
         return self.kernels if self.depth % len(self.kernels) == 0 else (self.kernels * self.depth)[: self.depth]
 
     @property
@@ -77,18 +77,18 @@ class Group(nn.Module):
 class UniRepLKNet(Network):
     """logits = model.apply(variables, images, train=False)
 
-    images [B, rows, columns, channels] -> logits [B, classes] in the accumulation dtype, or with `features=True`, and always
-    without a classifier, the tuple of what the stages give, at 1/4, 1/8, 1/16 and 1/32 of the resolution.
+    images [B, rows, columns, channels] -> logits [B, classes] in the accumulation dtype. With `features=True`, or if there is no
+    classifier: the tuple of feature maps of the stages, at 1/4, 1/8, 1/16 and 1/32 of the resolution.
 
-    variables: {"params", "batch_stats"} as `init` gives them; those of a merged model are {"params"} alone. With `train=True`
-    batches are normalised by their own statistics, and the running ones are changed if "batch_stats" is mutable; the drop path
-    takes the random key "dropout".
+    variables: {"params", "batch_stats"} as returned by `init`; only {"params"} for a merged model. With `train=True` batch norm
+    uses the statistics of the batch, and updates the running ones if "batch_stats" is mutable; drop path uses the random key
+    "dropout".
     """
 
     stages: tuple[Stage, ...]
     classes: int = 0  # 0: no classifier
     channels: int = 3
-    drop_path: float = 0.0  # of the last block; it rises linearly from 0
+    drop_path: float = 0.0  # rate of the last block; rates increase linearly from 0
     layer_scale: float = 1e-6
     momentum: float = 0.1  # of the running statistics
     merged: bool = False
@@ -99,13 +99,13 @@ class UniRepLKNet(Network):
 
     @nn.nowrap
     def example(self) -> tuple:
-        """What `init` needs to see: the smallest image."""
+        """Example inputs for `init`: the smallest image."""
         side = 2 ** (1 + len(self.stages))
         return (jnp.zeros((1, side, side, self.channels), self.dtype),)
 
     @nn.nowrap
     def fields(self, stage: Stage) -> tuple[tuple[str, Any], ...]:
-        """Of the stage's blocks, the kernel aside."""
+        """Fields of the blocks of a stage, except the kernel size."""
         own = dict(width=stage.width, merged=self.merged, layer_scale=self.layer_scale)
         return tuple((own | dict(momentum=self.momentum, dtype=self.dtype)).items())
 
@@ -131,12 +131,12 @@ class UniRepLKNet(Network):
         return self.classify(jnp.mean(x_BYXD, axis=(1, 2), dtype=_time.accumulation_dtype(x_BYXD)))
 
     def classify(self, mean_BD):
-        """Logits from the mean of the last stage's map."""
+        """Logits from the mean over positions of the last feature map."""
         return self.head(self.norm(mean_BD)).astype(mean_BD.dtype)
 
 
 def build(config: ConfigDict) -> UniRepLKNet:
-    """The model that `config.model` describes. Raises UserError for stages, dtypes and policies that there are not."""
+    """The model that `config.model` describes. Raises UserError for invalid stages, dtypes and remat policies."""
     model = config.model
     check(model, dtype=DTYPES, remat=REMAT)
     if not 0 <= model.drop_path < 1:
@@ -146,13 +146,13 @@ def build(config: ConfigDict) -> UniRepLKNet:
 
 
 DEFAULTS = {
-    "stages": "2*40:3 2*80:13 6*160:13 2*320:13",  # blocks*width:kernels in turn; this is UniRepLKNet-A
-    "classes": config_dict.placeholder(int),  # empty: those of the labels
+    "stages": "2*40:3 2*80:13 6*160:13 2*320:13",  # blocks*width:kernels of each stage; this is UniRepLKNet-A
+    "classes": config_dict.placeholder(int),  # empty: the number of labels in the data
     "channels": 3,
     "drop_path": 0.0,
     "layer_scale": 1e-6,
-    "momentum": 0.1,  # of running statistics: what a new batch counts
-    "merged": False,  # for evaluation: one kernel a block
+    "momentum": 0.1,  # weight of a new batch in the running statistics
+    "merged": False,  # one kernel per block, for evaluation
     "dtype": "float32",
     "remat": "none",
 }

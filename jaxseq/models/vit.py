@@ -23,7 +23,7 @@ class ViTOutput(NamedTuple):
 
 
 def patches(images_BYXI: jax.Array, side: int) -> jax.Array:
-    """[B, N, side, side, C]: the image's squares of `side` pixels, row by row."""
+    """[B, N, side, side, C]: patches of side x side pixels, row by row."""
     rows, columns = (size // side for size in images_BYXI.shape[1:3])
     x = images_BYXI.reshape(images_BYXI.shape[0], rows, side, columns, side, images_BYXI.shape[3])
     return x.swapaxes(2, 3).reshape(images_BYXI.shape[0], rows * columns, side, side, images_BYXI.shape[3])
@@ -32,11 +32,11 @@ def patches(images_BYXI: jax.Array, side: int) -> jax.Array:
 class ViT(Network):
     """out = model.apply({"params": params}, images, train=False), a ViTOutput
 
-    images [B, size, size, channels], about zero and in [-1, 1] as the objective `classification` gives them. z = [class;
+    images [B, size, size, channels], with values in [-1, 1], as the objective `classification` provides them. z = [class;
     patches E] + positions, then pre-norm layers of attention over all patches and a feed-forward, a norm, and a linear
-    classifier on the class token (§3.1, eq. 1 to 4; as for fine-tuning, without the hidden layer of pre-training).
+    classifier on the class token (§3.1, eq. 1 to 4; as in fine-tuning, without the hidden layer of pre-training).
 
-    Training drops embeddings, branches and attention weights with the same probability; it wants rngs={"dropout": key}.
+    In training the same dropout probability applies to embeddings, branches and attention weights; pass rngs={"dropout": key}.
     """
 
     size: int
@@ -47,18 +47,18 @@ class ViT(Network):
     hidden: int
     channels: int = 3
     classes: int = 0  # 0: no classifier
-    pooler: bool = False  # the hidden layer of pre-training (§3.1), for those who want its features
+    pooler: bool = False  # add the hidden layer of pre-training (§3.1), whose output is `pooled`
     norm_eps: float = 1e-6
     activation: str = "gelu"
     dropout: float = 0.0
     remat: str = "none"
     dtype: Any = jnp.float32
 
-    optional: ClassVar[tuple[str, ...]] = ("pool", "classifier")  # what fine-tuning may add or leave out
+    optional: ClassVar[tuple[str, ...]] = ("pool", "classifier")  # heads that fine-tuning may add or leave out
 
     @nn.nowrap
     def example(self) -> tuple[jax.Array]:
-        """Inputs that `init` can be given."""
+        """Example inputs for `init`."""
         return (jnp.zeros((1, self.size, self.size, self.channels), self.dtype),)
 
     def setup(self):
@@ -73,7 +73,7 @@ class ViT(Network):
         if self.pooler:
             self.pool = Linear((self.width,), ("embed", "mlp"), bias=True, dtype=self.dtype)
         if self.classes:
-            zeros = jax.nn.initializers.zeros  # as the paper's code has it: no class is likelier
+            zeros = jax.nn.initializers.zeros  # as in the paper's code: all classes are equally likely
             self.classifier = Linear((self.classes,), ("embed", "vocab"), bias=True, init_fn=zeros, dtype=self.dtype)
 
     def __call__(self, images, train: bool = False) -> ViTOutput:
@@ -94,22 +94,22 @@ class ViT(Network):
 
 
 def build(config: ConfigDict) -> ViT:
-    """The model that `config.model` describes. Raises UserError for values that it cannot have."""
+    """The model that `config.model` describes. Raises UserError for invalid values."""
     model = config.model.to_dict()
     model.pop("kind")
     check(model, remat=REMAT, dtype=DTYPES)
     _activations.find(model["activation"])
     for whole, part in (("size", "patch"), ("width", "heads")):
         if model[part] < 1 or model[whole] % model[part]:
-            raise UserError(f"model.{whole}={model[whole]} does not divide into model.{part}={model[part]}; make it a multiple")
+            raise UserError(f"model.{whole}={model[whole]} is not a multiple of model.{part}={model[part]}; change one of them")
     return ViT(**model | {"dtype": DTYPES[model["dtype"]], "classes": model["classes"] or 0})
 
 
 DEFAULTS = {
-    "size": 32,  # pixels of a side
+    "size": 32,  # pixels per side
     "patch": 4,
     "channels": 3,
-    "classes": config_dict.placeholder(int),  # empty: those of the labels
+    "classes": config_dict.placeholder(int),  # empty: the number of labels in the data
     "pooler": False,
     "width": 128,
     "layers": 4,
