@@ -1,4 +1,4 @@
-"""The laws that every architecture is held to, for this package's own and for anyone's: see `check_laws`."""
+"""Checks the laws that every architecture must satisfy, for those of this package and for your own: see `check_laws`."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -35,7 +35,7 @@ LAWS = {
 
 
 def subjects(thing: Any) -> list[Subject]:
-    """What the laws are put to. An op whose example sets options is put to them once more with those at their defaults."""
+    """The subjects to test. An op whose example sets options is tested a second time with the default options."""
     if isinstance(thing, str):
         named = _named(thing)
         model = f"{thing} (model)" if len(named) > 1 else thing
@@ -53,9 +53,9 @@ def _subjects(thing: Any, name: str | None) -> list[Subject]:
 
 
 def _named(name: str) -> list[Any]:
-    """The op and the model of the architecture of that name (`gru` is both). Raises UserError where there is neither.
+    """The op and the architecture of that name (`gru` is both). Raises UserError if there is neither.
 
-    The model is narrow and has two layers a segment.
+    The architecture is built as a narrow model with two layers per segment.
     """
     found = [registry.load("ops", name)] if name in registry.names("ops") else []
     if name in jaxseq.names():
@@ -68,35 +68,35 @@ def _named(name: str) -> list[Any]:
 
 
 def check_law(subject: Subject, law: str) -> float:
-    """Put one law to a subject. Returns the largest relative error that passed; raises LawBroken."""
+    """Check one law on a subject. Returns the largest relative error; raises LawBroken if it exceeds the tolerance."""
     try:
         with enable_x64(True), jax.default_matmul_precision("highest"):
             return LAWS[subject.kind][law](subject)
     except LawBroken:
         raise
     except Exception as error:
-        error.add_note(f"while {subject.name} was held to the law {law!r}")
+        error.add_note(f"while checking {subject.name} for the law {law!r}")
         raise
 
 
 def check_laws(thing: Any) -> dict[str, dict[str, float]]:
-    """Hold an architecture to every law; {subject: {law: largest relative error}}, which `laws_table` prints.
+    """Check an architecture for all laws. Returns {subject: {law: largest relative error}}, see `laws_table`.
 
     `thing` is one of:
 
-    - the name of an op or of an architecture of this package: "retention", "retnet" (both, where both have it: "gru");
+    - the name of an op or of an architecture of this package: "retention", "retnet" ("gru" names both; both are checked);
     - an op: a module, or any object with `FORMS = {"recurrent": …, "parallel": …, "chunkwise": …}` and
       `example(key, batch, time, dtype) -> jaxseq.ops._example.Example`; a form is called as
       `form(*xs, state=None, pos=None, **weights, **options) -> (y, state)`; optional: `summary`, `combine`, `apply`,
-      `canonical`, `stress(key, batch, time, dtype) -> {case: Example}` (hard inputs; without it some are made from the example).
-      A form's option `chunk` is set to a small number, but for hard inputs;
-    - a mixer: an instance of a `jaxseq.layers.Mixer`, as small as you like, e.g. `Mine(width=16, layers=2)`;
-    - a model: what `jaxseq.build(config)` returns; take a few layers of small width, it is compiled some thirty times.
+      `canonical`, `stress(key, batch, time, dtype) -> {case: Example}` (hard inputs; by default some are made from the example).
+      The option `chunk` of a form is set to a small number, except for hard inputs;
+    - a mixer: an instance of a `jaxseq.layers.Mixer`, preferably small, e.g. `Mine(width=16, layers=2)`;
+    - a model: the result of `jaxseq.build(config)`; use a few narrow layers, because it is compiled about thirty times.
 
-    Raises LawBroken, an AssertionError that names the law, the form, T, the dtype and the size of the error; what an op or a
-    module raises itself gets a note with the law, the form and T. What the
-    laws say stands in the docstrings of `jaxseq.testing.stream`, `numerics`, `structure`, `stress` and `hygiene`. Everything runs
-    in float64 for the while, whatever `jax_enable_x64` is. Expect 20 s for an op on one core.
+    Raises LawBroken, an AssertionError that names the law, the form, T, the dtype and the size of the error. Exceptions raised by
+    an op or a module get a note with the law, the form and T. The laws are defined in the docstrings of `jaxseq.testing.stream`,
+    `numerics`, `structure`, `stress` and `hygiene`. jax_enable_x64 is switched on during the checks. An op takes about 20 s on
+    one core.
 
         import jaxseq.testing, my_op
         print(jaxseq.testing.laws_table(jaxseq.testing.check_laws(my_op)))
@@ -105,9 +105,9 @@ def check_laws(thing: Any) -> dict[str, dict[str, float]]:
 
 
 def laws_table(reports: Mapping[str, Mapping[str, float]], kinds: Mapping[str, Iterable[str]] = LAWS) -> str:
-    """Subjects x laws with the largest error let pass ("0": equal bit for bit); MISSING was not run, BROKEN did not hold.
+    """Text table of subjects x laws with the largest error ("0": bitwise equal); MISSING: not run, BROKEN: the law failed.
 
-    `kinds`: the columns that belong together, of which a row has all or none.
+    `kinds`: the laws of each kind of subject; a row with one of them is expected to have all of them.
     """
     laws = list(dict.fromkeys(law for kind in kinds.values() for law in kind))
     laws = [law for law in laws if any(law in row for row in reports.values())]
@@ -116,7 +116,7 @@ def laws_table(reports: Mapping[str, Mapping[str, float]], kinds: Mapping[str, I
     def cell(row, law):
         if law in row:
             return "BROKEN" if row[law] != row[law] else "0" if row[law] == 0 else f"{row[law]:.0e}"
-        together = frozenset().union(*(kind for kind in of_kind if kind & set(row)))  # of a row that has several kinds
+        together = frozenset().union(*(kind for kind in of_kind if kind & set(row)))  # a row may have several kinds
         required = min((kind for kind in of_kind if set(row) <= kind), key=len, default=together)
         return "MISSING" if law in required else ""
 

@@ -1,4 +1,4 @@
-"""One law put to one subject: comparisons that raise LawBroken, and the largest error that passed."""
+"""The check of one law on one subject: comparisons that raise LawBroken, and the largest error so far."""
 
 import numpy as np
 
@@ -12,14 +12,14 @@ class Check:
         self.subject, self.law, self.largest = subject, law, 0.0
 
     def close(self, found: tuple[float, str], form, time, what, allowed=compare.FLOAT64, dtype=np.float64):
-        """`found` is a size and a place, as compare.worst gives them."""
+        """Fail if the error is larger than `allowed`; `found` is (error, leaf), as returned by compare.worst."""
         size, where = found
         if not size <= allowed:
             self.fail(form, time, f"{what} differ by {size:.2e} (allowed {allowed:.2e}) in {where}", dtype)
         self.largest = max(self.largest, size)
 
     def result(self, got, wanted, form, time, what="", **options):
-        """Compare two (y, state)."""
+        """Fail if two (y, state) differ."""
         self.close(compare.worst(got[0], wanted[0]), form, time, what + "outputs", **options)
         self.close(self.subject.compare_states(got[1], wanted[1]), form, time, what + "states", **options)
 
@@ -44,6 +44,6 @@ def positions(subject: Subject, time: int) -> np.ndarray:
 
 
 def garbage(x: np.ndarray, pos: np.ndarray) -> np.ndarray:
-    """x with NaN under padding; integers, which have no NaN, become others of the same range."""
+    """x with NaN at padding; integers are replaced by other integers of the same range."""
     mask = (pos == PAD).reshape(pos.shape + (1,) * (x.ndim - 2))
     return np.where(mask, np.asarray(np.nan, x.dtype) if compare.is_float(x) else x.max() - x, x)

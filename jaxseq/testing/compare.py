@@ -1,18 +1,18 @@
-"""How far two results are apart, and how far they may be: one table, by dtype alone."""
+"""Errors between two results, and their tolerances, which depend only on the dtype."""
 
 import jax
 import ml_dtypes
 import numpy as np
 
-FLOAT64 = 1e-10  # between two forms in float64: relative to the largest value of the array
+FLOAT64 = 1e-10  # between two forms in float64, relative to the largest value of the array
 FINITE_DIFFERENCE = 1e-5  # between a gradient and a central difference in float64
-ROUNDINGS = 33  # of the dtype that the recurrent form may be away from float64
-OWN_ERROR = 16.0  # how many times the recurrent form's own rounding error another form may make in a lower dtype
+ROUNDINGS = 33  # tolerance of the recurrent form against float64, in units of the dtype's epsilon
+OWN_ERROR = 16.0  # tolerance of the other forms in a lower dtype, as a multiple of the recurrent form's error
 LOW_DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 
 
 class LawBroken(AssertionError):
-    """A law that does not hold: the message names subject, law, form, T, dtype and the size of the error."""
+    """Raised when a law fails; the message names subject, law, form, T, dtype and the size of the error."""
 
 
 def is_float(x) -> bool:
@@ -24,12 +24,12 @@ def epsilon(dtype) -> float:
 
 
 def cast(tree, dtype):
-    """Floating arrays to `dtype`, the others as they are; everything on the host."""
+    """Cast floating arrays to `dtype`, leave the others unchanged; all on the host."""
     return jax.tree.map(lambda x: np.asarray(x, dtype) if is_float(x) else np.asarray(x), tree)
 
 
 def error(got, wanted) -> float:
-    """Largest difference relative to the largest wanted value; infinite where one of them alone is NaN or infinite."""
+    """Largest difference relative to the largest wanted value; infinite if only one of them is NaN or infinite somewhere."""
     got, wanted = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
     if got.shape != wanted.shape:
         return float("inf")
@@ -43,7 +43,7 @@ def error(got, wanted) -> float:
 
 
 def worst(got, wanted) -> tuple[float, str]:
-    """The largest `error` over two trees of equal structure, and the leaf where it is."""
+    """(largest `error` over the leaves of two trees, the leaf where it occurs); infinite if their structures differ."""
     got_leaves = jax.tree_util.tree_leaves_with_path(got)
     wanted_leaves, same = jax.tree.leaves(wanted), jax.tree.structure(got) == jax.tree.structure(wanted)
     if not same:

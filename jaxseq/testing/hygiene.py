@@ -1,4 +1,4 @@
-"""Laws of a network's make: its parameters and their groups, its layers, its rematerialisation, ragged batches."""
+"""Laws about how a network is built: parameters and their groups, scanned layers, rematerialisation, ragged batches."""
 
 import math
 
@@ -15,9 +15,9 @@ from jaxseq.testing.subjects import BATCH, PIECE, quick
 
 
 def parameters(subject: NetworkSubject) -> float:
-    """`init` makes 'params' and nothing else; each has logical axes and an optimiser group.
+    """`init` returns only the collection 'params'; each parameter has logical axes and an optimiser group.
 
-    Weight decay is for matrices: norms, biases, other vectors, A_log and D have none.
+    Only matrices have weight decay; norms, biases, other vectors, A_log and D have none.
     Parameters are float32 when the computation is in bfloat16.
     """
     check = Check(subject, "parameters")
@@ -42,7 +42,7 @@ def parameters(subject: NetworkSubject) -> float:
 
 
 def _whole(subject: ModelSubject, module, what):
-    """`what(module, params, tokens, state, pos)` jitted, in float64."""
+    """The result of `what(module, params, tokens, state, pos)`, jitted, in float64."""
     case, pos = subject.case(np.float64), positions(subject, PIECE)
     module = with_dtype(module, np.float64)
     function = jax.jit(lambda *arguments: what(module, *arguments, pos), compiler_options=quick())
@@ -68,7 +68,7 @@ def remat(subject: ModelSubject) -> float:
 
 
 def layers(subject: ModelSubject) -> float:
-    """The scan over layers is the layers one by one, each with its slice of parameters and state."""
+    """The scan over layers equals applying the layers one by one, each with its slice of parameters and state."""
     check = Check(subject, "layers")
     case, pos, form = subject.case(np.float64), positions(subject, PIECE), "recurrent"
     module = with_dtype(subject.module, np.float64)
@@ -101,7 +101,7 @@ def layers(subject: ModelSubject) -> float:
 
 
 def ragged(subject: ModelSubject) -> float:
-    """Padding may stand anywhere in `pos`: left padding is right padding; next_pos counts the real tokens only."""
+    """Padding may be anywhere in `pos`: left and right padding give the same results; next_pos counts only real tokens."""
     check, case = Check(subject, "ragged"), subject.case(np.float64)
     tokens = case.part(0, PIECE)[0]
     real, start = PIECE - 3, subject.next_position

@@ -1,4 +1,4 @@
-"""Sequential steps of a form, counted in its jaxpr: how long is the longest loop at a given T?"""
+"""Counts the sequential steps of a form in its jaxpr: the length of the longest loop at a given T."""
 
 import math
 
@@ -9,7 +9,7 @@ PALLAS = ("pallas_call", "mpmd_map")  # the second is `pl.kernel`
 
 
 def _inner(value):
-    """The jaxprs that sit in an equation's parameter."""
+    """The jaxprs inside a parameter of an equation."""
     if isinstance(value, (tuple, list)):
         for item in value:
             yield from _inner(item)
@@ -20,7 +20,7 @@ def _inner(value):
 
 
 def _conjuncts(jaxpr):
-    """The equations whose results are joined by `and` into a jaxpr's only output."""
+    """The equations whose results are combined by `and` into the only output of a jaxpr."""
     made = {out: eqn for eqn in jaxpr.eqns for out in eqn.outvars}
     queue = [jaxpr.outvars[0]]
     while queue:
@@ -32,8 +32,8 @@ def _conjuncts(jaxpr):
 
 
 def _bound(eqn) -> float:
-    """Steps that a `while` takes at most: its condition must hold that a counter, which begins at a literal and grows by one
-    each time, is less than a literal. Infinite without such a counter."""
+    """Maximum number of steps of a `while`. Its condition must include `counter < literal`, with a counter that starts at a
+    literal and is incremented by one per step; otherwise infinite."""
     condition, body = eqn.params["cond_jaxpr"].jaxpr, eqn.params["body_jaxpr"].jaxpr
     consts, body_consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     bounds = [math.inf]
@@ -51,17 +51,17 @@ def _bound(eqn) -> float:
 
 
 def _carries(scan) -> bool:
-    """Whether a scan has a carry. Its outputs are the body's: a carry in the same shape, the others stacked in one axis more.
-    (The parameters that tell them apart differ between versions of JAX.)"""
+    """Whether a scan has a carry: an output of the scan with the same shape as in its body, because other outputs are stacked
+    along a new axis. (The parameters that give the number of carries differ between versions of JAX.)"""
     body = scan.params["jaxpr"].jaxpr.outvars
     return any(len(out.aval.shape) == len(var.aval.shape) for out, var in zip(scan.outvars, body, strict=True))
 
 
 def longest(jaxpr) -> float:
-    """Steps of the longest nest of loops in a jaxpr; a `while` without a bound that tracing knows counts as infinite.
+    """Steps of the longest nest of loops in a jaxpr; infinite if a `while` has no static bound.
 
-    A loop inside a loop multiplies it. A scan that carries nothing (`lax.map`) is no sequence: it counts once.
-    `lax.fori_loop` with static bounds is a scan. A Pallas call is one step: its grid is the kernel's own business.
+    Steps of nested loops are multiplied. A scan without carry (`lax.map`) is not sequential and counts as one step.
+    `lax.fori_loop` with static bounds is a scan. A Pallas call counts as one step, whatever its grid.
     """
     found = 0.0
     for eqn in jaxpr.eqns:

@@ -1,4 +1,4 @@
-"""Mixers and models as subjects: a small network whose parameters were all moved off their initial values."""
+"""Mixers and models as subjects of the laws: small networks with all parameters moved away from their initial values."""
 
 import dataclasses
 from typing import Any
@@ -11,13 +11,13 @@ from flax import linen as nn
 from jaxseq.compat import enable_x64
 from jaxseq.testing.subjects import BATCH, PIECE, PREFIX, Subject
 
-WHOLE = 2 * PIECE + 1  # chunks are the ops' matter
+WHOLE = 2 * PIECE + 1  # short: chunks are tested on the ops
 CONTEXT = PREFIX + WHOLE
-MOVE = 0.1  # standard deviation of what is added to every parameter: a zero or a one cannot hide a mistake
+MOVE = 0.1  # standard deviation of the noise added to each parameter, so that initial zeros and ones hide no mistake
 
 
 def with_dtype(module: nn.Module, dtype) -> nn.Module:
-    """The same network, computing in `dtype`, and so for every module among its fields."""
+    """The same network, and all modules among its fields, computing in `dtype`."""
 
     def change(value: Any, name: str):
         if isinstance(value, nn.Module):
@@ -59,7 +59,7 @@ class NetworkSubject(Subject):
         return (x[:, PREFIX:],), (other,), weights, state, empty
 
     def applied(self, form, dtype, xs, weights, state, pos, **options):
-        """What `module.apply` gives, with its options."""
+        """The result of `module.apply` with these options."""
         raise NotImplementedError
 
     def call(self, form, dtype, xs, weights, state, pos):
@@ -101,7 +101,7 @@ class MixerSubject(NetworkSubject):
 
 class ModelSubject(NetworkSubject):
     kind = "model"
-    forms_without_pos = ("recurrent",)  # LM.__call__ makes positions before any form is called
+    forms_without_pos = ("recurrent",)  # LM.__call__ creates positions before it calls a form
 
     def applied(self, form, dtype, xs, weights, state, pos, **options):
         return with_dtype(self.module, dtype).apply({"params": weights}, xs[0], state, pos, form, **options)
@@ -110,7 +110,7 @@ class ModelSubject(NetworkSubject):
         return jax.random.randint(key, (BATCH, time), 0, self.module.vocab, jnp.int32)
 
     def boxed(self, module, key, x) -> dict:
-        # Losses are sown, in init too; `module.init` leaves them out. Nothing else may come with the parameters.
+        # Losses are also sown in init; `module.init` drops them. There must be no other collection.
         return nn.Module.init(module, key, x, mutable=nn.DenyList(["intermediates", "losses"]))
 
     def initial(self, module, key, x):

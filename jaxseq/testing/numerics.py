@@ -8,13 +8,13 @@ from jaxseq.testing import compare
 from jaxseq.testing.check import Check, garbage, positions, run
 from jaxseq.testing.subjects import BATCH, PIECE, Subject, join_floats, split_floats
 
-STEP = 3e-7  # of the central difference: its own error is third derivative x STEP^2 + rounding / STEP
+STEP = 3e-7  # of the central difference, whose error is third derivative x STEP^2 + rounding / STEP
 
 
 def gradient(subject: Subject) -> float:
-    """Gradients by inputs, weights and state are those of the recurrent form, which are those of a central difference.
+    """Gradients with respect to inputs, weights and state equal those of the recurrent form, which match a central difference.
 
-    Nothing under PAD, NaN included, reaches a gradient, and the gradient there is zero.
+    Values at padding, NaN included, do not affect any gradient, and the gradient at padding is zero.
     """
     check, case, pos = Check(subject, "gradient"), subject.case(np.float64), positions(subject, PIECE)
     rng, xs = np.random.default_rng(0), case.part(0, PIECE)
@@ -34,7 +34,7 @@ def gradient(subject: Subject) -> float:
     found = compare.error(slope, (value(STEP) - value(-STEP)) / (2 * STEP)), "a random direction"
     check.close(found, "recurrent", PIECE, "gradient and central difference", allowed=compare.FINITE_DIFFERENCE)
 
-    check.largest = 0.0  # what the table shows is the agreement of the forms
+    check.largest = 0.0  # report only the agreement of the forms
     for form in subject.forms:
         for inputs in (xs, tuple(garbage(x, pos) for x in xs)):
             got = subject.gradients(form, inputs, case.weights, case.state, pos, cotangents)[1]
@@ -45,9 +45,9 @@ def gradient(subject: Subject) -> float:
 
 
 def spec(subject: Subject) -> float:
-    """What comes out has the structure, shapes and dtypes of what went in, in every dtype.
+    """The state has the same structure, shapes and dtypes before and after a call, in every dtype.
 
-    States are float64 in float64; otherwise they accumulate in float32 or cache inputs in the inputs' dtype.
+    In float64 states are float64; otherwise they accumulate in float32 or store inputs in the inputs' dtype.
     """
     check = Check(subject, "spec")
     for dtype in (np.float64, *compare.LOW_DTYPES.values()):
@@ -65,10 +65,10 @@ def spec(subject: Subject) -> float:
 
 
 def dtype(subject: Subject) -> float:
-    """In float32 and bfloat16 no form is much further from float64 than the recurrent one is.
+    """In float32 and bfloat16 the error of each form against float64 is at most OWN_ERROR times that of the recurrent form.
 
-    A state leaf of an op in bfloat16 must be a copy of inputs: sums are kept in float32. Where a network chooses (a router
-    among experts) and rounding turned a choice over, the row is compared up to there.
+    A state leaf of an op in bfloat16 must be a copy of inputs, because sums are kept in float32. If rounding flips a router's
+    choice of experts, only the tokens before it are compared.
     """
     check, pos = Check(subject, "dtype"), positions(subject, subject.whole)
     for low in compare.LOW_DTYPES.values():
@@ -94,9 +94,9 @@ def dtype(subject: Subject) -> float:
 
 
 def _up_to_other_choices(check: Check, subject: Subject, low, arguments, exact, results: dict, pos) -> dict:
-    """`results`, in each row from the first token on that chose otherwise than in float64 replaced by `exact`, and its state.
+    """`results` with each row replaced by `exact` from the first token on whose choice differs from float64, and its state too.
 
-    At least half of the tokens must be left.
+    Fails if fewer than half of the tokens remain.
     """
     wanted, case = subject.choices("recurrent", np.float64, *arguments, pos), subject.case(low)
     if not wanted:

@@ -1,10 +1,10 @@
-"""The law of sharding: several devices compute what one does.
+"""The law of sharding: several devices compute the same as one.
 
     XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m jaxseq.testing.sharding retention retnet
 
-puts it to ops and architectures by name and prints the largest error of each. An op: its rows split over the devices, its
-sequence split by the partitioner, and, where it has `summary`, its sequence split with one exchange of summaries. An
-architecture: a step's loss and gradients on a mesh data=2 fsdp=2 tensor=2, and on one of sequence=4 data=2.
+checks ops and architectures by name and prints the largest error of each. Ops are checked with the batch sharded, with the
+sequence sharded by the partitioner, and, if the op has a `summary`, with the sequence sharded by exchanging summaries. For an
+architecture, loss and gradients of a training step are checked on the meshes data=2 fsdp=2 tensor=2 and sequence=4 data=2.
 """
 
 import functools
@@ -27,11 +27,11 @@ from jaxseq.testing.subjects import BATCH, OpSubject, patterns, quick
 
 AXIS = "parts"
 MESHES = {"rows and tensors": {"data": 2, "fsdp": 2, "tensor": 2}, "sequence": {"data": 2, "sequence": 4}}
-ALLOWED = 2e-4  # of the loss and gradients of a model in float32, relative to the largest value of each array
+ALLOWED = 2e-4  # error of loss and gradients of a model in float32, relative to the largest value of each array
 
 
 def ops(subject: OpSubject) -> dict[str, float]:
-    """{how it was split: largest error} of an op in float64. Raises LawBroken."""
+    """{sharding: largest error} of an op in float64. Raises LawBroken."""
     check, form = Check(subject, "sharding"), "chunkwise"
     count = jax.device_count()
     mesh = jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,))
@@ -61,7 +61,7 @@ def ops(subject: OpSubject) -> dict[str, float]:
 
 
 def _exchanged(subject: OpSubject, form: str, mesh, xs, weights, state, pos):
-    """A sequence on several devices: each sums up its part, all hear of all summaries, and each runs from the state before it."""
+    """Run a sharded sequence: each device computes its summary, all gather the summaries, each runs from its incoming state."""
     op, count = subject.op, mesh.size
     options = subject.options_of(op.summary, subject.options)
 
@@ -72,7 +72,7 @@ def _exchanged(subject: OpSubject, form: str, mesh, xs, weights, state, pos):
             after = op.apply(jax.tree.map(lambda x, number=number: x[number], parts), state)
             state = jax.tree.map(lambda new, old, number=number: jnp.where(number < index, new, old), after, state)
         y, state = subject.call(form, np.float64, xs, weights, state, pos)
-        return y, jax.tree.map(lambda x: jax.lax.all_gather(x, AXIS)[-1], state)  # the last device's
+        return y, jax.tree.map(lambda x: jax.lax.all_gather(x, AXIS)[-1], state)  # of the last device
 
     steps, whole = PartitionSpec(None, AXIS), PartitionSpec()
     specs = (steps, whole, whole, steps)

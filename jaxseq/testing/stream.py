@@ -1,10 +1,10 @@
-"""The laws of a stream: how a sequence is cut, packed or padded, and which form takes a piece, changes nothing.
+"""The stream laws: splitting, packing or padding a sequence, and the form used for each segment, do not change the result.
 
     run(x1 ++ x2, s) == let (y1, s1) = run(x1, s); (y2, s2) = run(x2, s1) in (y1 ++ y2, s2)
     run([], s)       == ([], s)
 
 Everything is compared in float64 with the `recurrent` form. A law is a function of a subject; it returns the largest error
-that it let pass or raises LawBroken. There are no exemptions, and tolerances depend on the dtype alone (compare.py).
+found, or raises LawBroken. No op is exempt, and tolerances depend only on the dtype (compare.py).
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from jaxseq.testing import compare
 from jaxseq.testing.check import Check, garbage, positions, run
 from jaxseq.testing.subjects import BATCH, PIECE, Subject
 
-PLANS = 6  # random ways to cut a sequence, besides the whole in every form
+PLANS = 6  # number of random splits of a sequence, in addition to the whole sequence in each form
 
 
 def _plans(forms: tuple[str, ...], whole: int, seed: int = 0):
@@ -27,7 +27,7 @@ def _plans(forms: tuple[str, ...], whole: int, seed: int = 0):
 
 
 def split(subject: Subject) -> float:
-    """However a sequence is cut and whichever form takes each piece, outputs and final state are the same."""
+    """Outputs and final state do not depend on how the sequence is split, nor on the form used for each segment."""
     check, case, pos = Check(subject, "split"), subject.case(np.float64), positions(subject, subject.whole)
     wanted = run(subject, "recurrent", case.xs, case.state, pos)
     for plan in _plans(subject.forms, subject.whole):
@@ -43,7 +43,7 @@ def split(subject: Subject) -> float:
 
 
 def unit(subject: Subject) -> float:
-    """No tokens: no outputs, and the state bit for bit; from state=None the empty state of a padded row."""
+    """T = 0 gives no outputs and returns the state bit for bit; state=None gives the empty state, as a padded row does."""
     check, case = Check(subject, "unit"), subject.case(np.float64)
     for form in subject.forms:
         like = run(subject, "recurrent", case.part(0, 1), case.state, positions(subject, 1))[0]
@@ -55,7 +55,7 @@ def unit(subject: Subject) -> float:
 
 
 def none(subject: Subject) -> float:
-    """state=None is the empty state, that of a document's start; pos=None is neither a start nor padding."""
+    """state=None equals the empty state, as at a document start; pos=None means no document start and no padding."""
     check, case, pos = Check(subject, "none"), subject.case(np.float64), positions(subject, PIECE)
     xs = case.part(0, PIECE)
     document = np.broadcast_to(np.arange(PIECE, dtype=np.int32), pos.shape)
@@ -78,7 +78,7 @@ def none(subject: Subject) -> float:
 
 
 def reset(subject: Subject) -> float:
-    """Documents packed into a row, NaN after them, are the documents one by one."""
+    """Documents packed into a row, followed by NaN at padding, give the same results as the documents one by one."""
     check, case, count = Check(subject, "reset"), subject.case(np.float64), subject.whole // PIECE
     document = np.arange(PIECE, dtype=np.int32)
     row = np.concatenate([subject.next_position + document, *[document] * (count - 1)])
@@ -91,7 +91,7 @@ def reset(subject: Subject) -> float:
     y = np.pad(y, ((0, 0), (0, subject.whole - len(row))) + ((0, 0),) * (y.ndim - 2))
     pos = np.tile(np.pad(row, (0, subject.whole - len(row)), constant_values=PAD), (BATCH, 1))
 
-    pos[0, len(row) - PIECE :], y[0, len(row) - PIECE :] = PAD, 0  # one row has a document less
+    pos[0, len(row) - PIECE :], y[0, len(row) - PIECE :] = PAD, 0  # one row has one document fewer
     xs = tuple(garbage(x, pos) for x in case.xs)
     for form in subject.forms:
         got_y, got = run(subject, form, xs, case.state, pos)
@@ -103,21 +103,21 @@ def reset(subject: Subject) -> float:
 
 
 def padding(subject: Subject) -> float:
-    """Under PAD the output is zero and the state passes; what lies there, NaN included, reaches nothing."""
+    """At PAD the output is zero and the state is unchanged; inputs there, NaN included, have no effect."""
     check, case, pos = Check(subject, "padding"), subject.case(np.float64), positions(subject, subject.whole)
     xs = tuple(garbage(x, pos) for x in case.xs)
     for form in subject.forms:
         y, state = got = run(subject, form, xs, case.state, pos)
         check.result(got, run(subject, form, case.xs, case.state, pos), form, subject.whole, "with NaN under PAD, ", allowed=0.0)
         check.zero(y[pos == PAD], form, subject.whole, "outputs under PAD and zero")
-        last = slice(-1, None)  # this row is padding from end to end
+        last = slice(-1, None)  # this row is all padding
         found = subject.compare_states(subject.rows(state, last), subject.rows(case.state, last))
         check.close(found, form, subject.whole, "states of a padded row", allowed=0.0)
     return check.largest
 
 
 def causality(subject: Subject) -> float:
-    """Other inputs from token t on leave every output before t as it was, to the last bits (where a solver stops)."""
+    """Changing the inputs from token t on does not change outputs before t, up to a few roundings (of an iterative solver)."""
     check, case, pos = Check(subject, "causality"), subject.case(np.float64), positions(subject, subject.whole)
     for form in subject.forms:
         y = run(subject, form, case.xs, case.state, pos)[0]

@@ -1,7 +1,7 @@
-"""The law of hard inputs: no form may lose more than the recurrent one does, on what real data and trained weights bring.
+"""The law of hard inputs: on inputs as from real data and trained weights, no form is much less accurate than the recurrent one.
 
-An op's `stress(key, batch, time, dtype)` gives the cases by name (`jaxseq.ops._example.STRESSES`): decays of exactly 1, near 1,
-near e^-50 and all mixed, one token repeated over all blocks, and inputs or weights far from their initial values.
+An op's `stress(key, batch, time, dtype)` returns the cases by name (`jaxseq.ops._example.STRESSES`): decays of exactly 1, near 1,
+near e^-50 and a mix of these, one token repeated over all blocks, and inputs or weights far from their initial values.
 """
 
 import functools
@@ -15,13 +15,13 @@ from jaxseq.testing import compare
 from jaxseq.testing.check import Check
 from jaxseq.testing.subjects import OpSubject, canonical_by_class, join_floats, quick, split_floats
 
-TIME, LONG = 257, 4096  # every chunk of 64 tokens is crossed, and a rest of one token is left; every chunk of 1024 is
-OWN_ERROR, FLOOR = 20.0, 1e-6  # of the recurrent form's own error in float32, and beside it
+TIME, LONG = 257, 4096  # several chunks of 64 tokens and one token more; several chunks of 1024
+OWN_ERROR, FLOOR = 20.0, 1e-6  # tolerance: OWN_ERROR * (recurrent form's error in float32) + FLOOR
 BATCH = 2
 
 
 def cases(op, time: int, dtype, batch: int = BATCH) -> dict[str, Example]:
-    """The op's cases on the host; an op without `stress` is put to those that can be made from its example."""
+    """The cases of the op, on the host; for an op without `stress`, those that can be made from its example."""
 
     options = {}
 
@@ -40,7 +40,7 @@ def cases(op, time: int, dtype, batch: int = BATCH) -> dict[str, Example]:
 
 
 def positions(time: int, batch: int) -> np.ndarray:
-    """Rows that go on; in all but the first a document begins after some blocks."""
+    """pos [batch, time]: all rows continue a document; in all but the first, a document begins after some blocks."""
     pos_BT = np.tile(np.arange(1, time + 1, dtype=np.int32), (batch, 1))
     pos_BT[1:, time // 3 :] = np.arange(time - time // 3)
     return pos_BT
@@ -48,7 +48,7 @@ def positions(time: int, batch: int) -> np.ndarray:
 
 @functools.cache
 def _compiled(function, options: tuple, canonical, gradients: bool):
-    """A form's (y, canonical state), and its gradients by all floating arguments; one for all ops that share the form."""
+    """Compiled function for (y, canonical state) of a form and its gradients by all floating arguments; cached per form."""
 
     def run(xs, weights, state, pos):
         floats, rest, structure = split_floats((xs, weights, state))
@@ -70,13 +70,13 @@ def _compiled(function, options: tuple, canonical, gradients: bool):
 
 def _run(subject: OpSubject, form: str, case: Example, arguments, pos_BT, gradients: bool):
     function, op = subject.op.FORMS[form], subject.op
-    options = {k: v for k, v in subject.options_of(function, case.options).items() if k != "chunk"}  # chunks as in use
+    options = {k: v for k, v in subject.options_of(function, case.options).items() if k != "chunk"}  # default chunk sizes
     canonical = op.canonical if hasattr(op, "canonical") else canonical_by_class
     return jax.device_get(_compiled(function, tuple(options.items()), canonical, gradients)(*arguments, pos_BT))
 
 
 def measure(subject: OpSubject, case: Example, gradients: bool = True) -> dict[str, list[tuple[float, str]]]:
-    """Errors of each form against the recurrent one in float64, of the values and of the gradients."""
+    """Errors of values and gradients of each form, against the recurrent form in float64."""
     arguments = case.xs, case.weights, None if subject.defaults else case.state
     pos_BT = positions(case.xs[0].shape[1], case.xs[0].shape[0])
     exact = _run(subject, "recurrent", case, compare.cast(arguments, np.float64), pos_BT, gradients)
@@ -89,7 +89,7 @@ def measure(subject: OpSubject, case: Example, gradients: bool = True) -> dict[s
 
 
 def hold(subject: OpSubject, name: str, case: Example, gradients: bool = True) -> float:
-    """Put one case to all forms; the largest error, of values or gradients, that passed."""
+    """Check one case in all forms. Returns the largest error of values or gradients; raises LawBroken."""
     check, time, dtype = Check(subject, "stress"), case.xs[0].shape[1], case.xs[0].dtype
     found = measure(subject, case, gradients)
     for kind, own in enumerate(found["recurrent"]):
@@ -103,8 +103,8 @@ def hold(subject: OpSubject, name: str, case: Example, gradients: bool = True) -
 
 
 def stress(subject: OpSubject) -> float:
-    """On hard inputs every form's error against float64 is at most OWN_ERROR times the recurrent form's own, plus FLOOR.
+    """On hard inputs the error of each form against float64 is at most OWN_ERROR times that of the recurrent form, plus FLOOR.
 
-    In float32, with gradients, over several blocks of every form: T = TIME. The cases are those of the op's `stress`.
+    In float32, with gradients, at T = TIME, which spans several blocks of every form. The cases are those of `stress`.
     """
     return max(hold(subject, name, case) for name, case in cases(subject.op, TIME, jnp.float32).items())

@@ -1,7 +1,7 @@
 """Hard inputs for whole models: one repeated token, and weights far from their initial values.
 
-The rule is that of ops (`jaxseq.testing.stress`): in float32 the error of each form against float64 is at most OWN_ERROR times
-the recurrent form's own, plus FLOOR. Ops keep the chunks that they have in use, and T crosses them.
+The tolerance is that of ops (`jaxseq.testing.stress`): in float32 the error of each form against float64 is at most OWN_ERROR
+times that of the recurrent form, plus FLOOR. Ops use their default chunk sizes, and T spans several chunks.
 """
 
 import functools
@@ -21,14 +21,14 @@ from jaxseq.testing.stress import FLOOR, LONG, OWN_ERROR, positions
 from jaxseq.testing.subjects import quick, split_floats
 
 CASES = ("repeated", "far")
-LIMIT = {"float32": 1e-2, "bfloat16": 0.5}  # of the recurrent form's own error: beyond it a case says nothing
-SMALL = 1e-3  # of the largest gradient: smaller ones, which may be zero but for rounding, are measured against this
+LIMIT = {"float32": 1e-2, "bfloat16": 0.5}  # maximum error of the recurrent form; a case beyond it is rejected as meaningless
+SMALL = 1e-3  # fraction of the largest gradient; errors of smaller gradients, which may be only rounding, are relative to it
 SEEDS = 5
 
 
 @functools.cache
 def subject(name: str) -> ModelSubject:
-    """An architecture with one block a segment, narrow, and with learned positions for every T."""
+    """The architecture as a narrow model with one block per segment, and enough learned positions for every T."""
     stack = re.sub(r"\d+\s*\*", "1*", jaxseq.config(name).model.stack)
     small = {"model.stack": stack, "model.width": 32, "model.vocab": 11, "model.max_positions": LONG + 2}
     found = ModelSubject(jaxseq.build(jaxseq.config(name, **small)))
@@ -37,7 +37,7 @@ def subject(name: str) -> ModelSubject:
 
 
 def far(params: Any, key: jax.Array) -> Any:
-    """Every parameter some times as large or as small as it starts, and moved."""
+    """Parameters far from their initial values: each is scaled up or down and perturbed."""
     leaves, structure = jax.tree.flatten(params)
     factors = jnp.exp(jax.random.normal(key, (len(leaves),), leaves[0].dtype))
     return moved(jax.tree.unflatten(structure, [x * f for x, f in zip(leaves, factors, strict=True)]), key)
@@ -59,7 +59,7 @@ def inputs(subject: ModelSubject, case: str, time: int, batch: int, seed: int = 
 
 @functools.cache
 def _compiled(subject: ModelSubject, form: str, dtype: str, gradients: bool):
-    """(logits, canonical state), what routers chose, and the gradients of a sum of them by the parameters."""
+    """Compiled function for ((logits, canonical state), choices of routers, gradients of a weighted sum by the parameters)."""
     module = with_dtype(subject.module, jnp.dtype(dtype))
 
     def results(params, tokens, pos):
@@ -86,7 +86,7 @@ def _run(subject: ModelSubject, form: str, dtype: str, tokens, params, gradients
 
 
 def _gradient_error(got: Any, wanted: Any) -> tuple[float, str]:
-    """As `compare.worst`, but that what is far smaller than the largest gradient is measured against that one."""
+    """Like `compare.worst`, but errors of small gradients are relative to SMALL times the largest gradient."""
     largest = max((np.abs(x).max(initial=0.0) for x in jax.tree.leaves(wanted)), default=0.0)
 
     def error(path, got, wanted):
@@ -99,13 +99,13 @@ def _gradient_error(got: Any, wanted: Any) -> tuple[float, str]:
 
 
 def _chosen(choices: list[np.ndarray], wanted: list[np.ndarray]) -> np.ndarray | None:
-    """[B, T] bool: up to here all routers chose as they do in float64; None for a model that has none."""
+    """[B, T] bool: tokens before the first choice that differs from float64; None for a model without routers."""
     same = [np.all(np.sort(a) == np.sort(b), axis=(*range(a.ndim - 3), -1)) for a, b in zip(choices, wanted, strict=True)]
     return np.logical_and.accumulate(np.all(same, axis=0), axis=1) if same else None
 
 
 def _errors(found, exact) -> list[tuple[float, str]] | None:
-    """Of values and gradients. Where rounding turned a router's choice, of the logits up to there, if that is half of them."""
+    """Errors of values and gradients. If rounding flips a router's choice, only of the logits before it, if at least half."""
     same_BT = _chosen(found[1], exact[1])
     if same_BT is None or same_BT.all():
         return [compare.worst(found[0], exact[0]), _gradient_error(found[2], exact[2])]
@@ -116,7 +116,7 @@ def _errors(found, exact) -> list[tuple[float, str]] | None:
 
 
 def hold(subject: ModelSubject, case: str, time: int, dtype: str = "float32", batch: int = 2, gradients: bool = True) -> float:
-    """Put one case to all forms; the largest error that passed. Raises LawBroken."""
+    """Check one case in all forms. Returns the largest error; raises LawBroken."""
     with enable_x64(True), jax.default_matmul_precision("highest"):
         for seed in range(SEEDS):
             tokens, params = inputs(subject, case, time, batch, seed)

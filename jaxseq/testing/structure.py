@@ -1,4 +1,4 @@
-"""Laws of an op's own making: its loops, its summaries, its example."""
+"""Laws about the structure of an op: its loops, its summaries, its example."""
 
 import jax
 import numpy as np
@@ -13,9 +13,9 @@ SHARE = 0.3  # of the output's norm that the example's state must carry at T = P
 
 
 def loops(subject: OpSubject) -> float:
-    """The parallel form has no loop of T steps; the chunkwise form's loops grow by one step a chunk.
+    """The parallel form has no loop of T steps; the loops of the chunkwise form take one step per chunk.
 
-    A step may hold loops (a solver's iterations, up to their bound) if these are the same for a longer chunk.
+    A step may contain loops of bounded length (iterations of a solver) if that length does not depend on the chunk size.
     """
     check, case = Check(subject, "loops"), subject.case(np.float64)
 
@@ -33,13 +33,13 @@ def loops(subject: OpSubject) -> float:
         if longer > inside:
             check.fail("chunkwise", CHUNK, f"a loop of {inside:.0f} steps in a chunk, of {longer:.0f} in one twice as long")
         more = longest("chunkwise", 2 * LONG) - longest("chunkwise", LONG)
-        if not more <= LONG / CHUNK * max(inside, 1):  # NaN, of two loops without a known end, is refused too
+        if not more <= LONG / CHUNK * max(inside, 1):  # `not <=` also fails for NaN, the difference of two unbounded loops
             check.fail("chunkwise", LONG, f"{more:.0f} more steps for {LONG} more tokens in chunks of {CHUNK}")
     return 0.0
 
 
 def summary(subject: OpSubject) -> float:
-    """apply(summary(x), s) is recurrent(x, s)'s state, and combine joins segments, associatively."""
+    """apply(summary(x), s) equals the state after recurrent(x, s); combine joins the summaries of two segments, associatively."""
     check, case, op = Check(subject, "summary"), subject.case(np.float64), subject.op
     if not hasattr(op, "summary"):
         for name in ("combine", "apply"):
@@ -70,12 +70,12 @@ def summary(subject: OpSubject) -> float:
 
 
 def example(subject: OpSubject) -> float:
-    """The example's state is so large that a law which lost it would notice: SHARE of the output comes from it."""
+    """At least SHARE of the example's output comes from its state, so that the laws detect a form that ignores the state."""
     check, case = Check(subject, "example"), subject.case(np.float64)
     pos = np.broadcast_to(subject.next_position + np.arange(PIECE, dtype=np.int32), (BATCH, PIECE))
     y = run(subject, "recurrent", case.part(0, PIECE), case.state, pos)[0]
     without = run(subject, "recurrent", case.part(0, PIECE), case.empty, pos)[0]
     share = float(np.linalg.norm(y - without) / np.linalg.norm(y))
     if not share >= SHARE:
-        check.fail("recurrent", PIECE, f"the state carries {share:.0%} of the output, it must be {SHARE:.0%} at least")
+        check.fail("recurrent", PIECE, f"the state carries {share:.0%} of the output; it must be at least {SHARE:.0%}")
     return 0.0

@@ -1,4 +1,4 @@
-"""What the laws are put to: an op, a mixer or a model, each as one function of inputs, weights, state and positions."""
+"""Subjects of the laws: an op, a mixer or a model, each as one function of inputs, weights, state and positions."""
 
 import functools
 import inspect
@@ -15,15 +15,15 @@ from jaxseq.testing import compare
 
 FORMS = ("recurrent", "parallel", "chunkwise")
 BATCH = 5  # one row for each pattern of positions
-PIECE = 7  # T is 1, PIECE or the subject's `whole`, and nothing else, so that little is compiled
-PREFIX = 15  # tokens before the state of those subjects that bring none of their own
+PIECE = 7  # T is 1, PIECE or the subject's `whole`, so that few programs are compiled
+PREFIX = 15  # tokens that make the initial state of subjects without an example state
 CHUNK = 4
 
 
 @functools.cache
 def quick() -> dict[str, Any]:
-    """Compiler options that take a third of the time to compile (what is compiled here runs for microseconds), as far as
-    this jax and its backend know them."""
+    """Compiler options that reduce compile time to a third, if this jax and its backend support them; run time does not
+    matter here."""
     known: dict[str, Any] = {}
     for name, value in {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}.items():
         try:
@@ -35,7 +35,7 @@ def quick() -> dict[str, Any]:
 
 
 class Case(NamedTuple):
-    """Arguments on the host. xs have [BATCH, whole, ...]; `other` are different inputs; `empty` is the state of no tokens."""
+    """Arguments on the host. xs have [BATCH, whole, ...]; `other` are different inputs; `empty` is the empty state."""
 
     xs: tuple
     other: tuple
@@ -48,25 +48,25 @@ class Case(NamedTuple):
 
 
 def canonical_by_class(state):
-    """The state with every part that is defined only up to a gauge in the form that its class calls canonical."""
+    """The state with each part replaced by its `canonical()`, if its class has one: equivalent states become equal."""
     gauged = lambda part: hasattr(part, "canonical")  # noqa: E731
     return jax.tree.map(lambda part: part.canonical() if gauged(part) else part, state, is_leaf=gauged)
 
 
 class Subject:
-    """Base: `call` is the function under test, `make` its arguments; both are traced, once per form, T and dtype.
+    """Base: `call` is the function under test, `make` returns its arguments; both are traced once per form, T and dtype.
 
-    kind says which laws there are ("op", "mixer", "model"); exact_caches: a state leaf in a low dtype must be a copy
-    of inputs; forms_without_pos: those put to the test with `pos=None`.
+    kind: "op", "mixer" or "model", selects the laws; exact_caches: a state leaf in a low dtype must be a copy of inputs;
+    forms_without_pos: the forms that are tested with `pos=None`.
     """
 
     kind: str
     name: str
     forms: tuple[str, ...] = FORMS
     exact_caches = False
-    compiler_options: dict[str, Any] | None = None  # None: `quick`, without the optimisations that users' programs get
-    whole = 33  # odd, and holds several chunks and a rest
-    next_position = PREFIX  # what the first token after the state would be, for rows that go on
+    compiler_options: dict[str, Any] | None = None  # None: `quick`, with fewer optimisations than in users' programs
+    whole = 33  # odd: several chunks and a remainder
+    next_position = PREFIX  # position of the first token after the state, for rows that continue a document
 
     @property
     def forms_without_pos(self) -> tuple[str, ...]:
@@ -80,7 +80,7 @@ class Subject:
         raise NotImplementedError
 
     def called(self, form: str, dtype, xs, weights, state, pos):
-        """`call`; an exception that it raises gets a note of the form, T and dtype."""
+        """`call`; adds a note with form, T and dtype to its exceptions."""
         try:
             return self.call(form, dtype, xs, weights, state, pos)
         except Exception as error:
@@ -99,7 +99,7 @@ class Subject:
         return jax.tree.map(lambda s: s[rows], state)
 
     def replace_rows(self, state, other, rows: np.ndarray, axis: int = 0):
-        """The state with the rows of a mask from another one; `axis` is that of the batch."""
+        """The state with the rows in the mask `rows` taken from `other`; `axis` is the batch axis."""
 
         def replace(old, new):
             return np.where(np.expand_dims(rows, [i for i in range(old.ndim) if i != axis]), new.astype(old.dtype), old)
@@ -107,7 +107,7 @@ class Subject:
         return jax.tree.map(replace, state, other)
 
     def case(self, dtype) -> Case:
-        """Drawn once, in float64; in another dtype the same numbers, rounded to the dtypes that `make` gives there."""
+        """The arguments, drawn once in float64; for another dtype the same numbers, rounded to the dtypes of `make`."""
         name = np.dtype(dtype).name
         if name in self._cases:
             return self._cases[name]
@@ -129,9 +129,9 @@ class Subject:
             return jax.device_get(self._jit("run", self.called, form, dtype)(xs, weights, state, pos))
 
     def choices(self, form: str, dtype, xs, weights, state, pos) -> list[np.ndarray]:
-        """What it chose among, on the host, each [..., B, T, R]: values sown into 'intermediates' as 'choice'; none for most.
+        """Discrete choices, such as those of a router, each [..., B, T, R]: sown into 'intermediates' as 'choice'; usually none.
 
-        A choice is a step in the function: rounding may turn it over.
+        The function is discontinuous at a change of choice, so rounding may flip a choice.
         """
         return []
 
@@ -154,7 +154,7 @@ class Subject:
         return jax.eval_shape(functools.partial(self.called, form, dtype), xs, case.weights, case.state, pos)
 
     def gradients(self, form: str, xs, weights, state, pos, cotangents):
-        """Value of <y, u> + <canonical(state), v> and its gradients, a list, by all floating arguments, in float64."""
+        """(value of <y, u> + <canonical(state), v>, list of its gradients by all floating arguments), in float64."""
         floats, rest, structure = split_floats((xs, weights, state))
         jitted = self._jit("grad", functools.partial(self._value_and_grad, structure), form, np.dtype(np.float64))
         return jax.device_get(jitted(floats, rest, pos, cotangents))
@@ -176,7 +176,7 @@ class Subject:
 
 
 def split_floats(tree):
-    """Floating leaves, the others (None in place of floats), and what `join_floats` needs to put them together."""
+    """(floating leaves, other leaves with None for floats, tree structure), to be joined by `join_floats`."""
     leaves, structure = jax.tree.flatten(tree)
     floats = [x for x in leaves if compare.is_float(x)]
     return floats, [None if compare.is_float(x) else x for x in leaves], structure
@@ -188,7 +188,7 @@ def join_floats(floats, rest, structure):
 
 
 class OpSubject(Subject):
-    """An op module, or any object with FORMS, example and __name__. `defaults`: with options left at their defaults."""
+    """An op module, or any object with FORMS, example and __name__. `defaults`: use the default options, not the example's."""
 
     kind = "op"
     exact_caches = True
@@ -201,7 +201,7 @@ class OpSubject(Subject):
         self.options: dict[str, Any] = {}
 
     def variant(self, op) -> "OpSubject":
-        """Another op on this one's arguments, in its recurrent form alone: nothing is drawn or compiled twice."""
+        """Another op on the arguments of this one, in its recurrent form only; nothing is drawn or compiled twice."""
         other = OpSubject(op, self.defaults, tuple(f for f in op.FORMS if f == "recurrent" or len(op.FORMS) == 2))
         if op.example is self.op.example:
             other._cases, other.options = self._cases, self.options
@@ -231,7 +231,7 @@ class OpSubject(Subject):
         key, key_other = jax.random.split(key)
         xs, weights, self.options, state = self.op.example(key, BATCH, time, dtype)
         other = self.op.example(key_other, BATCH, self.whole, dtype).xs
-        # Padding passes the state through: a padded segment leaves the empty state, of a size for `time` tokens.
+        # Padding does not change the state: a segment of padding returns the empty state, sized for `time` tokens.
         pos_BT = jnp.full((BATCH, time), PAD)
         empty = self.call("recurrent", dtype, xs, weights, None, pos_BT)[1]
         if self.defaults:
@@ -240,14 +240,15 @@ class OpSubject(Subject):
         return tuple(x[:, PREFIX:] for x in xs), other, weights, state, empty
 
     def has_options(self) -> bool:
-        """Whether the example sets options that have defaults: then the defaults must obey the laws too."""
+        """Whether the example sets options that have defaults; then the defaults are tested too."""
         self.case(np.float64)
         parameters = inspect.signature(self.op.FORMS["recurrent"]).parameters
         return any(parameters[k].default is not inspect.Parameter.empty for k in self.options)
 
 
 def patterns(time: int, next_position: int = PREFIX) -> np.ndarray:
-    """pos [BATCH, time]: goes on · goes on, then a document · three documents, padding · goes on, padding · padding."""
+    """pos [BATCH, time], one row each: continues · continues, then a new document · three documents, then padding · continues,
+    then padding · only padding."""
     a, b, t = time // 3, time // 2, np.arange(time)
     rows = (
         next_position + t,

@@ -1,7 +1,7 @@
-"""Ops with one thing wrong, as wrappers round any right op: each must be caught by its law, or that law proves nothing.
+"""Wrappers that introduce one fault into a correct op. Each must be caught by its law; otherwise that law proves nothing.
 
-Every form is wrapped, so that the forms may well agree with one another; the usual test (no state, the whole sequence,
-outputs only) passes most of them.
+All forms are wrapped, so the forms may agree with each other; most faults pass the usual test (no state, the whole sequence,
+outputs only).
 """
 
 import functools
@@ -19,12 +19,12 @@ from jaxseq.testing.compare import is_float
 
 
 def _floats(function: Callable, state):
-    """`function` of every floating leaf."""
+    """Apply `function` to each floating leaf."""
     return jax.tree.map(lambda x: function(x) if is_float(x) else x, state)
 
 
 def _add(y, term, pos):
-    """y + term in y's dtype, zero under padding as before."""
+    """y + term in y's dtype, still zero at padding."""
     return (y + select(positions(pos, y) >= 0, jnp.broadcast_to(term, y.shape))).astype(y.dtype)
 
 
@@ -54,14 +54,14 @@ def forgets_when_empty(form, xs, state, pos, **kwargs):
 
 
 def starts_from_one(form, xs, state, pos, **kwargs):
-    """Without a prefix, one token of ones comes before the first."""
+    """state=None is replaced by the state after one token of ones."""
     if state is None:
         _, state = form(*(jnp.ones_like(x[:, :1]) for x in xs), state=None, **kwargs)
     return form(*xs, state=state, pos=pos, **kwargs)
 
 
 def starts_without_pos(form, xs, state, pos, **kwargs):
-    """No positions taken for "the row begins a document"."""
+    """pos=None is treated as if each row began a document."""
     return form(*xs, state=state, pos=positions(pos, xs[0]).at[:, :1].set(START) if pos is None else pos, **kwargs)
 
 
@@ -75,7 +75,7 @@ def ignores_resets(form, xs, state, pos, **kwargs):
 
 
 def counts_padding(form, xs, state, pos, **kwargs):
-    """Outputs are right and nothing is NaN, but the state has seen the padding."""
+    """Outputs are correct and nothing is NaN, but padding changes the state."""
     y, after = form(*xs, state=state, pos=pos, **kwargs)
     if pos is None:
         return y, after
@@ -84,14 +84,14 @@ def counts_padding(form, xs, state, pos, **kwargs):
 
 
 def lets_garbage_into_state(form, xs, state, pos, **kwargs):
-    """0 x NaN = NaN: what lies under padding is multiplied by zero instead of being left out."""
+    """Inputs at padding are multiplied by zero instead of being masked: 0 x NaN = NaN."""
     y, state = form(*xs, state=state, pos=pos, **kwargs)
     zero = sum(0 * jnp.sum(x) for x in xs)
     return y, _floats(lambda s: s + zero.astype(s.dtype), state)
 
 
 def lets_garbage_into_gradient(form, xs, state, pos, **kwargs):
-    """Right values: the NaN is cut off, but after the product whose backward pass multiplies it by zero."""
+    """Values are correct, but NaN is masked only after a product whose backward pass multiplies it by zero."""
     y, state = form(*xs, state=state, pos=pos, **kwargs)
     zero = sum(0 * jnp.sum(x * x) for x in xs)
     return _add(y, jnp.where(jnp.isnan(zero), 0, zero), pos), state
@@ -112,7 +112,7 @@ def keeps_state_in_float32(form, xs, state, pos, **kwargs):
 
 
 def rounds_float32_to_bfloat16(form, xs, state, pos, **kwargs):
-    """What a matrix product at an accelerator's default precision does to float32."""
+    """Rounds float32 inputs like a matrix product at an accelerator's default precision."""
     rounded = (x.astype(jnp.bfloat16).astype(x.dtype) if x.dtype == jnp.float32 else x for x in xs)
     return form(*rounded, state=state, pos=pos, **kwargs)
 
@@ -148,7 +148,7 @@ def _wrapped(op, wrapper: Callable):
 
 
 def _structures(op) -> list[tuple[str, Any]]:
-    """Ops wrong in what they declare rather than in what a form computes."""
+    """Ops with a fault in their declarations instead of in their forms."""
     recurrent = op.FORMS["recurrent"]
 
     def empty_example(*args):
@@ -173,10 +173,10 @@ def _structures(op) -> list[tuple[str, Any]]:
 
 
 def _inexact(op) -> list[Any]:
-    """Ops that are right on benign or short inputs; both forms of each, so that it is run whole."""
+    """Ops that are correct only on benign or short inputs; both forms of each, so that the whole op is run."""
 
     def cancels(*xs, state=None, pos=None, **kwargs):
-        """Long sequences lose digits, as differences of long sums do."""
+        """Loses digits on long sequences, like differences of long sums."""
         y, state = op.FORMS["parallel"](*xs, state=state, pos=pos, **kwargs)
         return jax.lax.reduce_precision(y, 8, 14) if y.shape[1] > 64 else y, state
 
@@ -189,7 +189,7 @@ def _inexact(op) -> list[Any]:
 
 
 def power_product(A_BHTT):
-    """(I - A)^-1 as (I + A)(I + A^2)(I + A^4) …: exact, but where keys repeat its terms grow like binomial coefficients."""
+    """(I - A)^-1 as (I + A)(I + A^2)(I + A^4) …: exact, but with repeated keys its terms grow like binomial coefficients."""
     time = A_BHTT.shape[-1]
     eye = jnp.eye(time, dtype=A_BHTT.dtype)
     inverse, power, reach = eye + A_BHTT, A_BHTT, 2
@@ -201,6 +201,6 @@ def power_product(A_BHTT):
 
 
 def wrong_ops(op) -> list[tuple[str, Any]]:
-    """(law, wrong op) pairs: that law must refuse that op."""
+    """(law, wrong op) pairs: the law must fail for that op."""
     wrapped = [(law, _wrapped(op, wrapper)) for law, wrappers in WRAPPERS.items() for wrapper in wrappers]
     return wrapped + _structures(op) + [("stress", wrong) for wrong in _inexact(op)]

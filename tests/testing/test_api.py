@@ -108,7 +108,7 @@ def test_what_an_op_raises_itself_is_told_with_law_form_and_length():
     with pytest.raises(TypeError, match="of its own") as raised:
         testing.check_laws(op(FORMS={"recurrent": recurrent, "parallel": broken}))
     told = " ".join(raised.value.__notes__)
-    assert "form 'parallel', T=" in told and "running_sum was held to the law 'split'" in told
+    assert "form 'parallel', T=" in told and "checking running_sum for the law 'split'" in told
 
 
 def test_a_row_of_several_kinds_of_columns_misses_what_is_left_out_of_each():
