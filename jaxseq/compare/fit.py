@@ -30,7 +30,7 @@ GRAINS = (8, 4, 2)  # of the width
 FACTORS = (0.95, 1.05, 0.9, 1.1, 0.85, 1.15, 0.8, 1.2)  # on hidden widths
 MOST = max(FACTORS)
 SIZES = (*((grain, 1.0) for grain in GRAINS), *((GRAINS[0], factor) for factor in FACTORS))
-HEADS = ("heads", "kv_heads")  # the config fields that hold numbers of heads
+GROUPED = ("kv_heads", "value_heads")  # the config fields that hold numbers of heads, besides `heads`
 
 
 class ModelSize(NamedTuple):
@@ -183,20 +183,18 @@ def reshape(config: ConfigDict, shape: ModelSize) -> ConfigDict:
 def heads_at(config: ConfigDict, width: int, exact: bool) -> dict[str, dict[str, int]]:
     """{label: {field: number of heads}} at this width, for the config's head size and group size.
 
-    A single head stays single, and so does a single key/value head. Raises UserError if `exact` heads do not divide the width.
+    A single head stays single, also a single key/value head. Raises UserError if `exact` heads do not divide the width.
     """
     found = {}
     for label in _stack.labels(config.model.stack):
         section = config.model[label]
-        heads, kv_heads = (section.get(name) for name in HEADS)
+        heads = section.get("heads")
         if not heads or heads == 1:
             continue
-        number = heads * width / config.model.width
-        found[label] = {"heads": max(1, round(number))}
-        grouped = number * kv_heads / heads if kv_heads and kv_heads != 1 else 1
-        if kv_heads and kv_heads != 1:
-            found[label]["kv_heads"] = max(1, round(grouped))
-        if exact and (number < 1 or number % 1 or grouped < 1 or grouped % 1):
+        fields = {"heads": heads} | {name: section.get(name) for name in GROUPED if (section.get(name) or 1) != 1}
+        numbers = {name: number * width / config.model.width for name, number in fields.items()}
+        found[label] = {name: max(1, round(number)) for name, number in numbers.items()}
+        if exact and any(number < 1 or number % 1 for number in numbers.values()):
             raise UserError(f"the head size of {label} does not divide a width of {width}; choose another width")
     return found
 

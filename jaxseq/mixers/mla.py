@@ -53,7 +53,7 @@ class LatentAttention(Mixer):
         return MLAState(latent, jnp.zeros((batch,), jnp.int32))
 
     @nn.nowrap
-    def room(self, state):
+    def remaining_capacity(self, state):
         return state.latent_BSK.shape[-2] - state.count_B
 
     def _up(self, name: str, size: int):

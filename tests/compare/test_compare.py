@@ -60,13 +60,14 @@ def test_fit_keeps_segments_in_proportion_and_respects_heads():
 
 
 def head_sizes(config, shared: bool = False) -> dict[str, float]:
-    """{label: width / heads, and queries a key head, those of a single one only if `shared`}"""
+    """{label: width / heads, and queries a head of keys or values}; of single heads only if `shared`"""
     found = {}
     for label, section in config.model.items():
-        if hasattr(section, "get") and (section.get("heads") or 1) > 1:
+        if hasattr(section, "get") and (section.get("heads") or 0) > (0 if shared else 1):
             found[label] = config.model.width / section.heads
-            if (section.get("kv_heads") or 1) > 1 or (shared and section.get("kv_heads")):
-                found[f"{label}, group"] = section.heads / section.kv_heads
+            for name in fit.GROUPED:
+                if (section.get(name) or 0) > (0 if shared else 1):
+                    found[f"{label}, {name}"] = section.heads / section[name]
     return found
 
 

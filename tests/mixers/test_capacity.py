@@ -1,0 +1,19 @@
+"""What a mixer's state can hold, for every mixer of the registry."""
+
+import pytest
+
+from jaxseq import registry
+from jaxseq.errors import UserError
+
+
+@pytest.mark.parametrize("name", registry.names("mixers"))
+def test_a_mixer_that_must_know_its_context_says_how_much_is_left(name):
+    """Without it, tokens past the state's end would overwrite others in silence."""
+    mixer = registry.load_class("mixers", name)(width=16, layers=2)
+    try:
+        mixer.init_state(2, None)
+    except UserError:
+        left_B = mixer.remaining_capacity(mixer.init_state(2, 5))
+        assert left_B is not None and left_B.shape == (2,) and (left_B == 5).all()
+    else:
+        assert mixer.remaining_capacity(mixer.init_state(2, 5)) is None
