@@ -1,7 +1,7 @@
-"""The three kernels of `attention_tpu`, each over one block of I queries and one block of J keys at a grid step.
+"""The three kernels of `attention_tpu`; a grid step processes one block of I queries and one block of J keys.
 
-`first` and `last` (scalar memory) bound the blocks that the outer block needs. Vectors lie along lanes in memory, as rows;
-those that a kernel needs as columns are turned once for each outer block. `stats` holds L and D, `span` low and high.
+`first` and `last` (scalar memory) are the range of inner blocks that an outer block needs. Vectors are stored as rows, along
+lanes; those needed as columns are transposed once per outer block. `stats` holds L and D, `span` holds low and high.
 """
 
 import jax
@@ -10,12 +10,12 @@ from jax.experimental import pallas as pl
 
 
 def _outer_block():
-    """Index in the flat `first` and `last` [B * blocks] of the block that accumulates."""
+    """Index of the accumulating block in the flat arrays `first` and `last` [B * blocks]."""
     return pl.program_id(0) * pl.num_programs(2) + pl.program_id(2)
 
 
 def _dot(a, b, acc, axes=(1, 0)):
-    # Products of bfloat16 are exact in float32, and the compiler refuses to be asked for more than that.
+    # Products of bfloat16 are exact in float32, and the compiler rejects a higher precision for them.
     precision = jax.lax.Precision.DEFAULT if a.dtype == jnp.bfloat16 else None
     return jax.lax.dot_general(a, b, (((axes[0],), (axes[1],)), ((), ())), precision, preferred_element_type=acc)
 
@@ -44,7 +44,7 @@ def forward(first, last, span_2I, number_1J, q_IK, k_JK, v_JV, y_IV, lse_1I, spa
     def _():
         s_IJ = _scores(q_IK[...], k_JK[...], span_I2[:, :1], span_I2[:, 1:], number_1J[...], scale, acc)
         top = jnp.maximum(top_I1[...], jnp.max(s_IJ, axis=1, keepdims=True))
-        shift = jnp.where(top == -jnp.inf, 0, top)  # nothing seen yet: exp(-inf - 0) = 0 and no NaN
+        shift = jnp.where(top == -jnp.inf, 0, top)  # no visible key yet: exp(-inf - 0) = 0, not NaN
         p_IJ, keep = jnp.exp(s_IJ - shift), jnp.exp(top_I1[...] - shift)
         top_I1[...] = top
         sum_I1[...] = keep * sum_I1[...] + jnp.sum(p_IJ, axis=1, keepdims=True)

@@ -1,28 +1,29 @@
-"""Flash attention for TPU: the form `pallas` of `jaxseq.ops.attention`, forward and backward, under the same law.
+"""Flash attention for TPU: the form `pallas` of `jaxseq.ops.attention`, forward and backward, tested by the same laws.
 
-Compiles for v5e, simulated on CPU; not yet timed on a TPU; opt-in.
+Compiles for v5e and is tested in the simulator on CPU; not yet timed on a TPU; opt-in.
 
-For query t and the keys s that it may see, with the log-sum-exp L of its scores (FlashAttention-2, Dao 2023,
-arXiv:2307.08691, algorithms 1 and 2):
+For query t and its visible keys s, with L the log-sum-exp of the scores (FlashAttention-2, Dao 2023, arXiv:2307.08691,
+algorithms 1 and 2):
 
     s_ts = scale q_t . k_s,   L_t = log sum_s exp(s_ts),   p_ts = exp(s_ts - L_t),   y_t = sum_s p_ts v_s
     D_t = dy_t . y_t,         ds_ts = p_ts (dy_t . v_s - D_t)
     dq_t = scale sum_s ds_ts k_s,   dk_s = scale sum_t ds_ts q_t,   dv_s = sum_t p_ts dy_t
 
-The forward pass keeps a running maximum, sum and output for a block of I queries while blocks of J keys pass by, and saves
-y and L alone: the backward pass computes the scores again, once for dq and once, with keys as rows, for dk and dv,
-which also sum over the H / G query heads that share a key head. No [T, S] array exists outside of a block.
+The forward pass keeps a running maximum, sum and output for a block of I queries while it loops over blocks of J keys, and saves
+only y and L. The backward pass recomputes the scores twice: once for dq, and once, with keys as rows, for dk and dv, which are
+also summed over the H / G query heads that share a key head. No [T, S] array exists outside a block.
 
-Who sees whom is an interval. Number the tokens of a row onwards from the state's count, never restarting: then query t sees
-the keys with low_t <= number <= high_t, where high_t is its own number and low_t the later of its document's first
-token and high_t - window + 1. The ring buffer's slots, whatever their order, have numbers too; padding and empty slots
-have -1. Two integers a query and one a key carry causality, window, packing and the state, and their extrema over blocks
-tell, ahead of the call, which blocks of keys a block of queries needs: the others are neither fetched nor computed.
+The visible keys of a query form an interval. Number the tokens of a row consecutively, starting from the state's count and
+without restarting at documents. Query t sees the keys with low_t <= number <= high_t, where high_t is its own number and low_t is
+the maximum of the number of its document's first token and high_t - window + 1. Slots of the ring buffer have the numbers of
+their tokens, in any order; padding and empty slots have -1. So two integers per query and one per key encode causality, window,
+packing and state. Their minima and maxima over blocks determine, before the call, which blocks of keys a block of queries needs;
+all others are neither fetched nor computed.
 
-Shapes: q [B, T, H, K], k [B, T, G, K], v [B, T, G, V] and the state's [B, S, G, ...], in bfloat16 or float32; inside, heads
-come before time and S counts the state's slots and the call's tokens. Scores, L, D and sums are float32; p and ds are rounded
-to the inputs' dtype where they meet v, k, q and dy. On a TPU `block_q` and `block_k` are multiples of 128. A Pallas call is
-opaque to the partitioner: on several devices it runs inside `jax.shard_map(..., check_vma=False)`.
+Shapes: q [B, T, H, K], k [B, T, G, K], v [B, T, G, V], state [B, S, G, ...], in bfloat16 or float32. Inside, the head axis comes
+before time, and S counts the slots of the state and the tokens of the call. Scores, L, D and sums are float32; p and ds are
+rounded to the inputs' dtype for the products with v, k, q and dy. On a TPU `block_q` and `block_k` must be multiples of 128. The
+partitioner cannot shard a Pallas call: on several devices use `jax.shard_map(..., check_vma=False)`.
 """
 
 import functools
@@ -42,18 +43,18 @@ NEVER = jnp.iinfo(jnp.int32).max
 
 
 class _Plan(NamedTuple):
-    """What is static in a call."""
+    """Static parameters of a call."""
 
     scale: float
     block_q: int
     block_k: int
-    key_steps: int  # blocks of keys that a block of queries can need
-    query_steps: int  # blocks of queries that a block of keys can need
-    pairs: int  # about how many keys all the queries of one head see, for the compiler's cost model
+    key_steps: int  # maximum number of blocks of keys for a block of queries
+    query_steps: int  # maximum number of blocks of queries for a block of keys
+    pairs: int  # estimated number of visible (query, key) pairs per head, for the compiler's cost model
 
 
 def pallas(q_BTHK, k_BTGK, v_BTGV, *, state=None, pos=None, window=None, scale=None, block_q: int = 512, block_k: int = 512):
-    """The law of `attention.parallel`; `block_q` queries meet `block_k` keys at a time (multiples of 128 on a TPU)."""
+    """Same function as `attention.parallel`, in blocks of `block_q` queries x `block_k` keys (multiples of 128 on a TPU)."""
     scale, q_BTHK, k_BTGK, v_BTGV, pos_BT = attention._prepare(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale)
     time = q_BTHK.shape[1]
     if time == 0:
@@ -74,7 +75,7 @@ def pallas(q_BTHK, k_BTGK, v_BTGV, *, state=None, pos=None, window=None, scale=N
 
 
 def _visible(state, k_BTGK, v_BTGV, pos_BT, window):
-    """The numbers that each query sees, from low to high [B, T], and the number of each key [B, S]. Padding sees nothing."""
+    """(low, high) [B, T] of each query and the number [B, S] of each key; the interval is empty for padding."""
     n_BT, _, keys = attention.gather_keys(state, k_BTGK, v_BTGV, pos_BT)
     valid_BT = _time.valid(pos_BT)
     own_BT = jnp.cumsum(valid_BT, axis=1) - 1 + (0 if state is None else state.count_B[:, None])
@@ -90,15 +91,15 @@ def _round_up(n: int, multiple: int) -> int:
 
 
 def _pad(x_BT, block: int, fill=0):
-    """Fill axis 1 up to a multiple of `block`."""
+    """Pad axis 1 to a multiple of `block` with `fill`."""
     return jnp.pad(x_BT, ((0, 0), (0, -x_BT.shape[1] % block), *((0, 0),) * (x_BT.ndim - 2)), constant_values=fill)
 
 
 def _plan(scale, window, slots, block_q, block_k, queries, keys) -> _Plan:
-    """With a window, the blocks that another one can need lie within a range whose length does not depend on T.
+    """The static parameters. With a window, the number of blocks that a block can need does not depend on T.
 
-    A block that sees the state lies within a window of the call's beginning, so that its keys are the slots, that window
-    and the block itself. Padding is a suffix: a token's place in the row is its number less the count.
+    A block that sees the state is within one window of the start of the call, so its keys are the slots, that window and the
+    block itself. Padding is a suffix, so the index of a token in the row is its number minus the count.
     """
     key_steps, query_steps = keys // block_k, queries // block_q
     if window is not None:
@@ -109,7 +110,7 @@ def _plan(scale, window, slots, block_q, block_k, queries, keys) -> _Plan:
 
 
 def _ranges(plan, span_B2T, number_B1S):
-    """First and last block of keys for each block of queries [B * T / I], then of queries for each block of keys."""
+    """(first, last) block of keys for each block of queries [B * T / I], then of queries for each block of keys."""
     batch = span_B2T.shape[0]
     low_BZ = jnp.min(span_B2T[:, 0].reshape(batch, -1, plan.block_q), axis=2)
     high_BZ = jnp.max(span_B2T[:, 1].reshape(batch, -1, plan.block_q), axis=2)
@@ -121,7 +122,7 @@ def _ranges(plan, span_B2T, number_B1S):
     def ends(need_BZU):
         last = need_BZU.shape[2] - 1
         some_BZ = jnp.any(need_BZU, axis=2)
-        first_BZ = jnp.where(some_BZ, jnp.argmax(need_BZU, axis=2), 1)  # nothing to do: 1 > 0, and 0 can be fetched
+        first_BZ = jnp.where(some_BZ, jnp.argmax(need_BZU, axis=2), 1)  # none needed: 1 … 0 is empty, 0 can be fetched
         last_BZ = jnp.where(some_BZ, last - jnp.argmax(need_BZU[:, :, ::-1], axis=2), 0)
         return first_BZ.astype(jnp.int32).ravel(), last_BZ.astype(jnp.int32).ravel()
 
@@ -150,7 +151,7 @@ _attend.defvjp(_attend_fwd, _attend_bwd)
 
 
 def _specs(plan: _Plan, key_size, value_size, queries_at, keys_at):
-    """Blocks of (span, number, q, k, v, y, statistics) where `queries_at` and `keys_at` of the grid's indices say."""
+    """Block specs of (span, number, q, k, v, y, statistics); `queries_at` and `keys_at` map grid indices to block indices."""
 
     def heads(block, size, at):
         return pl.BlockSpec((None, None, block, size), lambda *ids: (*at(*ids), 0))
@@ -167,12 +168,12 @@ def _specs(plan: _Plan, key_size, value_size, queries_at, keys_at):
 
 
 def _needed(blocks, b, x, step, first, last):
-    """The `step`-th block that block x of row b needs; past the last it stays there, so that nothing new is fetched."""
+    """The `step`-th block that block x of row b needs; after the last one the index stays the same, so nothing is fetched."""
     return jnp.minimum(first[b * blocks + x] + step, last[b * blocks + x])
 
 
 def _query_grid(plan, q_BHTK, k_BGSK, v_BGSV):
-    """For each block of queries the blocks of keys: the grid (B, H, T / I, steps) and the blocks of the arrays."""
+    """(grid (B, H, T / I, steps), block specs): loops over the blocks of keys of each block of queries."""
     batch, heads, queries, key_size = q_BHTK.shape
     group, blocks = heads // k_BGSK.shape[1], queries // plan.block_q
 
@@ -184,7 +185,7 @@ def _query_grid(plan, q_BHTK, k_BGSK, v_BGSV):
 
 
 def _key_grid(plan, q_BHTK, k_BGSK, v_BGSV):
-    """For each block of keys the blocks of queries of each head: the grid (B, G, S / J, H / G, steps), the blocks."""
+    """(grid (B, G, S / J, H / G, steps), block specs): loops over heads and blocks of queries for each block of keys."""
     batch, kv_heads, keys, key_size = k_BGSK.shape
     group, blocks = q_BHTK.shape[1] // kv_heads, keys // plan.block_k
 
@@ -196,9 +197,9 @@ def _key_grid(plan, q_BHTK, k_BGSK, v_BGSV):
 
 
 def _call(kernel, plan, ranges, grid, specs, inputs, outputs, scratch, products: int):
-    """One kernel over one grid, whose three outer dimensions are independent; those inside accumulate in scratch.
+    """Run one kernel over a grid: its three outer dimensions are parallel, the inner ones accumulate in scratch memory.
 
-    `specs` are the inputs' blocks, then the outputs'; `products` are the multiply-adds for a pair of a query and a key.
+    `specs`: block specs of inputs, then outputs; `products`: multiply-adds per pair of a query and a key.
     """
     pairs = plan.pairs * inputs[2].shape[0] * inputs[2].shape[1]
     out_shape = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in outputs]
@@ -220,7 +221,7 @@ def _call(kernel, plan, ranges, grid, specs, inputs, outputs, scratch, products:
 
 
 def _forward(plan, q_BHTK, k_BGSK, v_BGSV, span_B2T, number_B1S):
-    """y [B, H, T, V] and the log-sum-exp L [B, H, 1, T]; both zero where a query sees nothing."""
+    """y [B, H, T, V] and the log-sum-exp L [B, H, 1, T]; both zero for a query without visible keys."""
     acc, size = _time.accumulation_dtype(q_BHTK), plan.block_q
     batch, heads, time, key_size = q_BHTK.shape
     value_size = v_BGSV.shape[3]
