@@ -119,7 +119,7 @@ def test_jitter_is_of_training():
 
 
 def test_what_is_refused():
-    with pytest.raises(UserError, match="no causal model may; set routing to token_choice"):
+    with pytest.raises(UserError, match="not causal; set routing to token_choice"):
         MoE(routing="expert_choice")
     with pytest.raises(UserError, match="top_k=3 is outside of 1 … 2"):
         jaxseq.build(jaxseq.config("mixtral", **{"model.moe.experts": 2, "model.moe.top_k": 3}))
