@@ -1,7 +1,7 @@
-"""The command line: one file a command, each with `add_arguments(parser)` and `run(args) -> dict | None`.
+"""The command line: one file per command, each with `add_arguments(parser)` and `run(args) -> dict | None`.
 
-Exit status 0: done. 2: the user's input is wrong, one line says what and how to mend it. 1: a fault of ours, or of the machine.
-With --json, `run`'s result is printed as the one document on standard output; everything for people goes to standard error.
+Exit status 0: success. 2: bad input; one line says what is wrong and how to fix it. 1: a bug or a failure of the machine.
+With --json, the only output on standard output is `run`'s result as one document; everything else goes to standard error.
 """
 
 import argparse
@@ -17,18 +17,18 @@ from jaxseq.cli import _paths, _programs
 from jaxseq.errors import UserError
 from jaxseq.plain_files import json_text
 
-INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
+INTERRUPTED = 130  # the shell's exit status for a command ended by Ctrl-C
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse's errors as one line."""
+    """Raises argparse's errors as one line."""
 
     def error(self, message):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
 class _Help(argparse.HelpFormatter):
-    """Paragraphs are filled to the terminal's width; what is indented, an example, stays as it is."""
+    """Wraps paragraphs to the terminal's width; indented text, such as an example, is left unchanged."""
 
     def _fill_text(self, text, width, indent):
         parts = [part if part.startswith(" ") else textwrap.fill(" ".join(part.split()), width) for part in text.split("\n\n")]
@@ -36,7 +36,7 @@ class _Help(argparse.HelpFormatter):
 
 
 class _Version(argparse.Action):
-    """Prints the versions that a report of a fault should name."""
+    """Prints the versions that a bug report should name."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         found = {"jaxseq": jaxseq.__version__, "python": sys.version.split()[0]}
@@ -48,9 +48,9 @@ class _Version(argparse.Action):
 def parser() -> argparse.ArgumentParser:
     top = _Parser(
         prog="jaxseq", description="What should replace the Transformer? Train, compare and run sequence models.",
-        epilog="What was compiled is kept for the next time; JAXSEQ_CACHE=0 switches that off.",
+        epilog="Compiled programs are cached between runs; JAXSEQ_CACHE=0 switches that off.",
     )  # fmt: skip
-    top.add_argument("--version", action=_Version, nargs=0, help="print the version, and those of jax and python")
+    top.add_argument("--version", action=_Version, nargs=0, help="print the versions of jaxseq, jax and python")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
     for name in registry.names("cli"):
         module = registry.load("cli", name)
@@ -77,12 +77,12 @@ def main(argv: list[str] | None = None) -> int:
         if args.json:
             print(json_text(result, default=float))
         if sys.stdout is not None:
-            sys.stdout.flush()  # while a reader that has gone can still be told from a fault
+            sys.stdout.flush()  # here, so that a closed pipe is caught below and not reported as an error
         return 0
     except UserError as error:
         print(f"jaxseq: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # `| head` has read enough; nothing is written at exit either
+    except BrokenPipeError:  # `| head` has read enough; write nothing at exit either
         for stream in filter(None, (sys.stdout, sys.stderr)):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return 1
@@ -114,8 +114,8 @@ def _has_device() -> bool:
 
 
 def _join_processes(where: str) -> None:
-    """Makes this one process of several. JAXSEQ_DISTRIBUTED is "1" on TPU slices and under Slurm or MPI, where jax finds the
-    others itself, and HOST:PORT,COUNT,INDEX elsewhere."""
+    """Joins this process to a distributed job. JAXSEQ_DISTRIBUTED is "1" on TPU slices and under Slurm or MPI, where jax
+    finds the other processes itself, and HOST:PORT,COUNT,INDEX elsewhere."""
     if not where:
         return
     import jax
@@ -131,7 +131,7 @@ def _join_processes(where: str) -> None:
 
 
 def entry() -> None:
-    """The console script. What an output's encoding lacks is printed as an escape."""
+    """The console script. Characters that the output's encoding lacks are printed as escapes."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.reconfigure(errors="backslashreplace")

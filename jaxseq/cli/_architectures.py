@@ -1,4 +1,4 @@
-"""What `jaxseq compare` and `jaxseq sweep` begin with: a preset, the architectures, and where their messages go."""
+"""Shared setup of `jaxseq compare` and `jaxseq sweep`: the preset, the architectures and the console."""
 
 import argparse
 import logging
@@ -9,15 +9,15 @@ from typing import Any
 from jaxseq.cli import _config
 from jaxseq.errors import UserError
 
-PLAIN_WIDTH = 120  # columns where standard error is no terminal
+PLAIN_WIDTH = 120  # columns if standard error is not a terminal
 
 
 def begin(args: argparse.Namespace) -> tuple[Any, list[str], dict[str, Any]]:
-    """(preset, names of the architectures, the arguments that both take: overrides, command, console).
+    """(preset, names of the architectures, the common arguments: overrides, command, console).
 
-    Raises UserError for a preset that there is not. Says it when a GPU or TPU is here and unused.
+    Raises UserError for an unknown preset. Warns if the machine has a GPU or TPU that JAX does not use.
     """
-    from jaxseq.compare.presets import PRESETS  # none of this is loaded for --help
+    from jaxseq.compare.presets import PRESETS  # imported late, so that --help is fast
 
     if args.preset not in PRESETS:
         raise UserError(f"there is no preset {args.preset!r}; choose one of: {', '.join(PRESETS)}")
@@ -26,7 +26,7 @@ def begin(args: argparse.Namespace) -> tuple[Any, list[str], dict[str, Any]]:
     from jaxseq import accelerators
 
     accelerators.warn()
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax tells every file that it writes
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs every file that it writes
     console = Console(stderr=True, width=None if sys.stderr.isatty() else PLAIN_WIDTH)
     names = [name for name in args.architectures.split(",") if name] + args.config
     command = shlex.join(["jaxseq", args.command, *sys.argv[2:]])

@@ -23,7 +23,7 @@ def add_config(parser: argparse.ArgumentParser, default: str | None = None) -> N
 
 
 def overrides(args: argparse.Namespace) -> dict[str, Any]:
-    """{"train.steps": "100"} from the words that begin with --config."""
+    """{"train.steps": "100"} from the arguments that begin with --config."""
     pairs = {}
     for word in args.overrides:
         key, equals, value = word.removeprefix("--config.").partition("=")
@@ -34,11 +34,11 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def load(args: argparse.Namespace, defaults: Mapping[str, Any] = types.MappingProxyType({})) -> ConfigDict:
-    """The config that the arguments name, locked. defaults: values of fields that the arguments leave open."""
+    """The locked config that the arguments name. defaults: values of fields that the arguments do not set."""
     if not args.config:
         raise UserError(f"jaxseq {args.command} needs --config=NAME; `jaxseq list` shows the names")
     name = _paths.local(args.config, "--config")
     if "/" in name and not name.endswith(".py") and ".py:" not in name and not (Path(name) / "config.json").is_file():
         stem = Path(name).name
-        raise UserError(f"--config={name} is no .py file and no workdir; built-in configs go by name alone: --config={stem}")
+        raise UserError(f"--config={name} is neither a .py file nor a workdir; give a built-in config by name: --config={stem}")
     return config(name, **dict(defaults) | overrides(args))

@@ -1,4 +1,4 @@
-"""A long command that is stopped says how to go on, and ends with the status of the signal, in a bounded time."""
+"""Stopping a long command: it says how to resume and exits with the signal's status, within a bounded time."""
 
 import contextlib
 import os
@@ -9,17 +9,17 @@ from collections.abc import Callable, Iterator
 
 from rich.console import Console
 
-STOPPED = 128  # the exit status of a signal is this and its number
-GRACE = 5.0  # seconds after which a stop that was not heard is made
+STOPPED = 128  # the exit status for a signal is this plus its number
+GRACE = 5.0  # seconds that Python has to act on a signal before the process is ended
 
 
 @contextlib.contextmanager
 def bounded(line: Callable[[], str]) -> Iterator[None]:
-    """Within it a stop (SIGTERM or Ctrl-C) that Python has not acted on after GRACE seconds is made all the same, with `line`.
+    """Inside this context, if Python has not acted on SIGTERM or Ctrl-C after GRACE seconds, prints `line` and exits.
 
-    Python acts on signals between two of its own instructions, and compiling a large model can be one of them for minutes.
-    The kernel's part is done at once: a byte in a pipe, which a thread reads. A training that has begun is left alone: see
-    `jaxseq.train.stopping`.
+    Python runs signal handlers only between bytecode instructions, and compiling a large model can be a single instruction
+    for minutes. But a signal also writes a byte to a pipe at once, which a thread reads here. Once training has begun,
+    `jaxseq.train.stopping` is responsible instead.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -48,7 +48,7 @@ def bounded(line: Callable[[], str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stoppable(console: Console) -> Iterator[None]:
-    """SIGTERM stops as Ctrl-C does. What is done must be on disk at any moment."""
+    """Makes SIGTERM stop the command as Ctrl-C does. Finished work must be on disk at any moment."""
     from jaxseq.compare.engine import Interrupted
 
     received = []
@@ -57,7 +57,7 @@ def stoppable(console: Console) -> Iterator[None]:
         received.append(number)
         raise KeyboardInterrupt
 
-    line = "stopped; run the same command again to go on, nothing that is done is repeated"
+    line = "stopped; run the same command again to resume, finished work is not repeated"
     before = signal.signal(signal.SIGTERM, terminate)
     try:
         with bounded(lambda: line):

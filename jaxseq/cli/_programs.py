@@ -1,4 +1,4 @@
-"""Compiled programs are kept between runs, in the user's cache folder: the second run of a command does not compile again."""
+"""Caches compiled programs in the user's cache folder, so that the second run of a command does not compile again."""
 
 import hashlib
 import importlib.util
@@ -6,7 +6,7 @@ import os
 import platform
 from pathlib import Path
 
-LIMIT = 2 << 30  # bytes that are kept, the programs used last
+LIMIT = 2 << 30  # bytes to keep; the least recently used programs are removed first
 
 
 def cache_home() -> Path:
@@ -15,24 +15,24 @@ def cache_home() -> Path:
 
 
 def location() -> Path:
-    """Where compiled programs lie: JAX_COMPILATION_CACHE_DIR if that is set, else below the user's cache folder."""
+    """The folder of compiled programs: JAX_COMPILATION_CACHE_DIR if set, else a folder in the user's cache folder."""
     own = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     return Path(own) if own else cache_home() / "programs" / _machine()
 
 
 def folder() -> Path | None:
-    """`location`, or None if JAXSEQ_CACHE=0 says that none are kept."""
+    """`location`, or None if JAXSEQ_CACHE=0 switches the cache off."""
     off = os.environ.get("JAXSEQ_CACHE") == "0" and not os.environ.get("JAX_COMPILATION_CACHE_DIR")
     return None if off else location()
 
 
 def files(path: Path) -> list[Path]:
-    """What jax keeps in such a folder, by the names that it gives; nothing else that may lie there."""
+    """jax's own files in such a folder, recognised by their names; other files are not listed."""
     return [file for ending in ("cache", "atime") for file in path.glob(f"*-{ending}") if file.is_file()]
 
 
 def use() -> None:
-    """From here on jax keeps what it compiles, unless JAXSEQ_CACHE=0, or something else has been set up already."""
+    """Switches jax's compilation cache on, unless JAXSEQ_CACHE=0 or another cache has been set up."""
     import jax
 
     path = folder()
@@ -40,19 +40,19 @@ def use() -> None:
         return
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except OSError:  # a home that cannot be written: it costs time, nothing else
+    except OSError:  # the home folder is not writable: this costs only time
         return
     if not os.access(path, os.W_OK):
         return
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    if importlib.util.find_spec("filelock"):  # with which jax drops what was used longest ago
+    if importlib.util.find_spec("filelock"):  # jax needs it to remove the least recently used programs
         jax.config.update("jax_compilation_cache_max_size", LIMIT)
 
 
 def _machine() -> str:
-    """A name for the processor: code that was compiled for another one must not run here, in a home that machines share."""
+    """A name for the processor. Machines may share a home folder, and code compiled for another processor must not run."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
     known = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())

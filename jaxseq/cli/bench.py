@@ -1,9 +1,9 @@
 """Time the forms of every op, or (`jaxseq bench data`) the reading and tokenising of text.
 
-Every op is timed forward and in training, its forms against each other and against the machine.
+Every op is timed forward and in training; its forms are compared with each other and with the machine's limits.
 
-Milliseconds are medians of runs in turns. --write puts the form that trains fastest at each length into jaxseq/ops/_auto.json
-for this platform: that is what the form "auto" takes.
+Times are medians in milliseconds; the forms run in turns. --write stores the form that trains fastest at each length on this
+platform in jaxseq/ops/_auto.json, from which the form "auto" chooses.
 """
 
 from jaxseq.errors import UserError
@@ -13,13 +13,13 @@ LENGTHS = "64,256,1024,4096"
 
 def add_arguments(parser):
     parser.add_argument("what", nargs="?", default="ops", choices=["ops", "data"], help="default: ops")
-    parser.add_argument("--mb", type=int, default=100, metavar="N", help="of data: megabytes of text (default: 100)")
-    parser.add_argument("--tokenizer", default="byte", metavar="FILE", help="of data: as data.tokenizer (default: byte)")
-    parser.add_argument("--ops", default="", metavar="A,B", help="only these (default: all)")
-    parser.add_argument("--lengths", default=LENGTHS, metavar="T,T", help=f"tokens a row (default: {LENGTHS})")
+    parser.add_argument("--mb", type=int, default=100, metavar="N", help="for data: megabytes of text (default: 100)")
+    parser.add_argument("--tokenizer", default="byte", metavar="FILE", help="for data: as data.tokenizer (default: byte)")
+    parser.add_argument("--ops", default="", metavar="A,B", help="only these ops (default: all)")
+    parser.add_argument("--lengths", default=LENGTHS, metavar="T,T", help=f"tokens per row (default: {LENGTHS})")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each form, in turns (default: 5)")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="default: float32")
-    parser.add_argument("--write", action="store_true", help="commit the choices to jaxseq/ops/_auto.json")
+    parser.add_argument("--write", action="store_true", help="write the choices to jaxseq/ops/_auto.json")
 
 
 def run(args):
@@ -74,7 +74,7 @@ def _lengths(text: str) -> list[int]:
 
 
 def table(records: list[dict]):
-    """One op at one length as a rich table: milliseconds, how often the best form's, how often the floor's."""
+    """One op at one length as a rich table: milliseconds, and the ratios to the best form and to the machine's limit."""
     from rich.table import Table
 
     first = records[0]

@@ -1,8 +1,8 @@
-"""List what jaxseq keeps in caches, and clear them.
+"""List the contents of jaxseq's caches, and clear them.
 
-The token cache holds tokenised corpora (data.cache, by default ~/.cache/jaxseq); data.cache_gb bounds it. The program cache holds
-compiled programs (JAXSEQ_CACHE=0 switches it off, JAX_COMPILATION_CACHE_DIR moves it). --clear removes what is listed; it is
-made again when it is needed.
+The token cache holds tokenised corpora (data.cache, by default ~/.cache/jaxseq); data.cache_gb bounds its size. The program
+cache holds compiled programs (JAXSEQ_CACHE=0 switches it off, JAX_COMPILATION_CACHE_DIR moves it). --clear removes the listed
+entries; jaxseq makes them again when it needs them.
 """
 
 import argparse
@@ -15,8 +15,8 @@ from jaxseq.errors import UserError
 
 
 class Cache(NamedTuple):
-    """where(folder): its path. entries(path): [{"name", "bytes", "used" (seconds since 1970), …}], the least recently used
-    first. clear(path): removes them. A folder is given by --folder, or None."""
+    """where(folder): its path; `folder` is --folder or None. entries(path): [{"name", "bytes", "used" (seconds since 1970),
+    …}], the least recently used first. clear(path): removes them."""
 
     where: Callable
     entries: Callable
@@ -51,13 +51,13 @@ def _programs() -> Cache:
     return Cache(lambda given: Path(given).expanduser() if given else programs.location(), entries, clear)
 
 
-CACHES = {"tokens": _tokens, "programs": _programs}  # name: opens it
+CACHES = {"tokens": _tokens, "programs": _programs}  # name: function that opens it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", metavar="NAME", help=f"only this one of {', '.join(CACHES)} (default: all)")
-    parser.add_argument("--folder", metavar="DIR", help="its folder, if it is not in its usual place")
-    parser.add_argument("--clear", action="store_true", help="remove what is listed")
+    parser.add_argument("--folder", metavar="DIR", help="folder of the cache, if it is not the default one")
+    parser.add_argument("--clear", action="store_true", help="remove the listed entries")
 
 
 def run(args: argparse.Namespace) -> dict:

@@ -1,8 +1,9 @@
-"""Train architectures of equal size on the same text, side by side, and say which does what.
+"""Train architectures of equal size on the same text and compare their quality, speed and memory.
 
-One command does everything: a size that gives all of them the same number of parameters, the same rows in the same order,
-validation, speed, memory, decoding, samples; DIR/results.json and DIR/report.html. Interrupted, the same command goes on and
-repeats nothing that is done. Your own text: --config.data.path=FILE (any --config.x.y=value holds for all architectures).
+One command does everything. It gives all architectures the same number of parameters, trains them on the same rows in the same
+order, and measures validation, speed, memory and decoding. It writes DIR/results.json and DIR/report.html. If it is
+interrupted, the same command resumes and does not repeat finished work. To use your own text, give --config.data.path=FILE;
+any --config.x.y=value applies to all architectures.
 """
 
 import argparse
@@ -19,23 +20,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--architectures",
         default=DEFAULT,
         metavar="A,B",
-        help=f"names and .py files, or all: half an hour with quick (default: {DEFAULT})",
+        help=f"names and .py files, or all, which takes half an hour with quick (default: {DEFAULT})",
     )
     parser.add_argument(
-        "--config", action="append", default=[], metavar="FILE.py", help="one more architecture, of your own; may be repeated"
+        "--config", action="append", default=[], metavar="FILE.py", help="one more architecture, from a file; may be repeated"
     )
     parser.add_argument("--out", default="runs/compare", metavar="DIR", help="default: runs/compare")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights, the order of the text and the samples (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, text order and samples (default: 0)")
     parser.add_argument(
         "--seeds", type=int, default=1, metavar="N",
-        help="train each architecture N times, with seeds SEED, SEED+1, …: three or more, and intervals are over seeds, too; "
-        "a comparison that is done goes on with more (default: 1)",
+        help="train each architecture N times, with seeds SEED, SEED+1, …; use 3 or more for intervals over seeds; "
+        "seeds can be added to a finished comparison (default: 1)",
     )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> dict:
     preset, names, common = _architectures.begin(args)
-    from jaxseq.cli._interrupt import stoppable  # none of this is loaded for --help
+    from jaxseq.cli._interrupt import stoppable  # imported late, so that --help is fast
     from jaxseq.compare.engine import compare
 
     console = common["console"]

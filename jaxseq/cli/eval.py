@@ -1,9 +1,8 @@
-"""Score held-out data with a trained model by its objective: for a language model bits per byte and perplexity, the state
-carried over each whole document.
+"""Score a trained model on held-out data by its objective; a language model gets bits per byte and perplexity.
 
-The data are those of the run unless --config.data.path=PATH (and its like) says otherwise. The whole split is scored unless
---config.eval.tokens=N says about how many tokens of it; --config.eval.carry_state=false scores each piece of a document
-from an empty state.
+The data are those of the run unless --config.data.path=PATH or another --config.data field is given. The whole split is scored;
+--config.eval.tokens=N limits it to about N tokens. The state is carried over each whole document;
+--config.eval.carry_state=false scores each piece of a document from an empty state.
 """
 
 import sys
@@ -18,13 +17,13 @@ def add_arguments(parser):
     parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of a training run")
     parser.add_argument("--step", type=int, help="checkpoint to take (default: the latest)")
     parser.add_argument("--split", default="validation", choices=("train", "validation"), help="default: validation")
-    parser.set_defaults(config=None)  # lets --config.data.path=PATH and its like through
+    parser.set_defaults(config=None)  # accept --config.data.path=PATH and other fields
 
 
 def run(args):
     overrides = _config.overrides(args)
     if fixed := [key for key in overrides if not key.startswith(SETTABLE)]:
-        raise UserError(f"--config.{fixed[0]} was settled by the run; jaxseq eval takes --config.data.… and --config.eval.…")
+        raise UserError(f"--config.{fixed[0]} was fixed by the run; jaxseq eval takes only --config.data.… and --config.eval.…")
     import jax
 
     from jaxseq import registry

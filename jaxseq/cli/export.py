@@ -1,8 +1,8 @@
-"""Write a workdir's weights as the folder that another library reads: config.json and safetensors.
+"""Write a workdir's weights as a folder that another library can read: config.json and safetensors.
 
   jaxseq export runs/transformer exported --source=hf/llama
 
-The tokenizer, its chat template and the generation settings of the workdir go along.
+The tokenizer, its chat template and the generation settings of the workdir are copied too.
 """
 
 import sys
@@ -14,8 +14,8 @@ from jaxseq.errors import UserError
 def add_arguments(parser):
     parser.add_argument("workdir", metavar="DIR", help="a workdir with a checkpoint")
     parser.add_argument("out", metavar="OUT", help="the folder to write")
-    parser.add_argument("--source", help="whose format, such as hf/llama (default: the only one that can hold the model)")
-    parser.add_argument("--step", type=int, help="of the checkpoint (default: the latest)")
+    parser.add_argument("--source", help="the format, such as hf/llama (default: the only one that can hold the model)")
+    parser.add_argument("--step", type=int, help="checkpoint to take (default: the latest)")
 
 
 def run(args):
@@ -27,7 +27,7 @@ def run(args):
     model, params, config = train.load(args.workdir, args.step)
     source = convert.save_pretrained(args.out, model, params, args.source)
     if config.model.get("vocab") is not None and not _tokenizer.export(args.out, config, args.workdir):
-        print(f"{args.out} has no tokenizer, as {args.workdir} has none", file=sys.stderr)
+        print(f"{args.out} has no tokenizer because {args.workdir} has none", file=sys.stderr)
     for file in Path(args.out).iterdir():
         file.chmod(0o644)
     print(f"{args.out}: written as {source}", file=sys.stderr)

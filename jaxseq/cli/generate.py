@@ -1,11 +1,11 @@
 """Write text with a trained model.
 
-In front of every prompt stands what the tokenizer puts there; --prompt= alone is an empty prompt, which begins a document. The
-end of the document, or a --stop string, ends the text. One prompt's text is printed as it comes; several prompts' when each is
-done, each below a line --- with its prompt. A character that is cut at the end, of which some bytes are missing, is not printed.
-With --chat each prompt is what a user says, and the checkpoint's chat template makes the text that the model goes on from.
+The tokenizer puts its own start tokens before every prompt; --prompt= is an empty prompt, which begins a document. The text ends
+at the end of the document or before a --stop string. With one prompt, text is printed as it is generated; with several, each
+text is printed when it is finished, below a line --- with its prompt. An incomplete character at the end is not printed. With
+--chat, each prompt is a user's message, and the checkpoint's chat template makes the text that the model continues.
 
-A prompt gets the same tokens whatever the other prompts are, at equal --rows (and --seed, for prompt 0).
+The tokens for a prompt do not depend on the other prompts, at equal --rows (and --seed, for prompt 0).
 """
 
 import re
@@ -22,33 +22,33 @@ def add_arguments(parser):
     parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="may be given several times")
     parser.add_argument(
         "--prompt_file", action="append", default=[], metavar="FILE",
-        help="a UTF-8 file that is one prompt, byte for byte (a byte order mark aside); - for standard input",
+        help="a UTF-8 file with one prompt, taken byte for byte (without a byte order mark); - for standard input",
     )  # fmt: skip
-    parser.add_argument("--max_tokens", type=int, default=256, metavar="N", help="new tokens at most (default: 256)")
-    parser.add_argument("--temperature", type=float, default=1.0, help="0: always the likeliest token (default: 1)")
-    parser.add_argument("--top_k", type=int, default=0, metavar="K", help="only the K likeliest tokens (default: 0, all)")
+    parser.add_argument("--max_tokens", type=int, default=256, metavar="N", help="maximum number of new tokens (default: 256)")
+    parser.add_argument("--temperature", type=float, default=1.0, help="0: always the most likely token (default: 1)")
+    parser.add_argument("--top_k", type=int, default=0, metavar="K", help="only the K most likely tokens (default: 0, all)")
     parser.add_argument(
-        "--top_p", type=float, default=1.0, metavar="P", help="only the likeliest tokens of total probability P (default: 1, all)"
+        "--top_p", type=float, default=1.0, metavar="P", help="only the most likely tokens, of total probability P (default: 1)"
     )
     parser.add_argument("--seed", type=int, default=0, help="prompt i draws from seed + i (default: 0)")
-    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end in front of TEXT; may be repeated")
-    parser.add_argument("--chat", action="store_true", help="answer each prompt, by the checkpoint's chat template")
-    parser.add_argument("--system", metavar="TEXT", help="with --chat: the system message in front of each prompt")
-    parser.add_argument("--tokenizer", metavar="FILE", help="another than the run's; of weights imported without one")
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end the text before TEXT; may be repeated")
+    parser.add_argument("--chat", action="store_true", help="answer each prompt, using the checkpoint's chat template")
+    parser.add_argument("--system", metavar="TEXT", help="with --chat: the system message before each prompt")
+    parser.add_argument("--tokenizer", metavar="FILE", help="tokenizer to use instead of the run's, or if the run has none")
     parser.add_argument("--form", default="auto", help="form of the prefill (default: auto)")
-    parser.add_argument("--rows", type=int, metavar="N", help="prompts computed at a time (default: all, 4 at most)")
+    parser.add_argument("--rows", type=int, metavar="N", help="prompts per batch (default: all, but at most 4)")
 
 
 def run(args):
     prompts = _prompts(args)
     for text in args.stop:
         _hint("stop", text)
-    from jaxseq import data, generation, train  # after the check: loading takes seconds
+    from jaxseq import data, generation, train  # imported after the checks: loading takes seconds
     from jaxseq.config import from_dict, to_dict
 
     model, params, config = train.load(args.workdir, args.step)
     if config.model.kind != "lm":
-        raise UserError(f"--workdir={args.workdir} holds a model of kind {config.model.kind}; only causal language models go on")
+        raise UserError(f"--workdir={args.workdir} holds a model of kind {config.model.kind}; only causal LMs generate text")
     if args.tokenizer:
         config = from_dict(to_dict(config), **{"data.tokenizer": args.tokenizer})
     params = generation.compute_weights(model, params, args.form)
@@ -85,7 +85,7 @@ def _prompts(args) -> list[str]:
             raise UserError(f"--{option}={bad[0]!r} is not UTF-8 text; write it in UTF-8, or put it into a file of that encoding")
     prompts = [*args.prompt, *map(_read, args.prompt_file)]
     if not prompts:
-        raise UserError("there is no prompt; give --prompt=TEXT or --prompt_file=FILE, or --prompt= to begin a document")
+        raise UserError("no prompt was given; use --prompt=TEXT or --prompt_file=FILE, or --prompt= to begin a document")
     for text in args.prompt:
         _hint("prompt", text)
     return prompts
@@ -94,19 +94,19 @@ def _prompts(args) -> list[str]:
 def _is_utf8(text: str) -> bool:
     try:
         return bool(text.encode() or True)
-    except UnicodeEncodeError:  # bytes that are no UTF-8 reach us as lone surrogates
+    except UnicodeEncodeError:  # bytes that are not UTF-8 arrive as lone surrogates
         return False
 
 
 def _hint(option: str, text: str) -> None:
-    """The shell leaves the two characters \\n as they are; few people mean them."""
+    """Warns about a backslash and n: the shell does not turn them into a line break, which the user probably meant."""
     if re.search(r"\\[nrt]", text):
         mend = f"for a line break or a tab write --{option}=$'{text}'"
         print(f"--{option}={text} holds a backslash and a letter; {mend}", file=sys.stderr)
 
 
 def _read(name: str) -> str:
-    """The text of a file as it is, line ends included, without the byte order mark that some editors put in front."""
+    """The text of a file, with line ends unchanged and without a byte order mark."""
     try:
         return (sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()).decode("utf-8-sig")
     except OSError as error:
@@ -123,8 +123,8 @@ def _show(piece, texts: list[str], prompts: list[str]) -> None:
 
 
 class _Clock:
-    """Seconds since the start, and the rate of what ran after compilation: the first piece of each row waits for the prefill
-    and the compiler, and is left out with the time that it took."""
+    """Seconds since the start, and the rate of decoding after compilation: the first piece of each row waits for the prefill
+    and the compiler, so its tokens and time are not counted."""
 
     def __init__(self):
         self.start = self.last = time.perf_counter()
@@ -139,5 +139,5 @@ class _Clock:
         self.last = now
 
     def read(self) -> tuple[float, float | None]:
-        """(seconds, tokens per second, or None where nothing ran after compilation)."""
+        """(seconds, tokens per second, or None if nothing ran after compilation)."""
         return self.last - self.start, self.tokens / self.seconds if self.tokens and self.seconds else None

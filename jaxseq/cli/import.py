@@ -1,11 +1,12 @@
-"""Turn published weights into a workdir that `generate`, `eval` and `train --config.train.init=DIR` open.
+"""Turn published weights into a workdir for `generate`, `eval` and `train --config.train.init=DIR`.
 
   jaxseq import ~/SmolLM2-135M runs/smollm2      a folder with config.json and safetensors
   jaxseq import RWKV-x060-1B6.pth runs/rwkv6     one checkpoint file: .safetensors, .pth, .gguf
   jaxseq import hf://HuggingFaceTB/SmolLM2-135M@main runs/smollm2
                                                  from the hub (or HF_ENDPOINT), downloaded once; also hf://owner/name/FILE.gguf
 
-Nothing in the files is executed. A tokenizer beside the weights is taken along, with its chat template and special ids.
+Nothing in the files is executed. If there is a tokenizer beside the weights, it is copied, with its chat template and special
+ids.
 """
 
 import sys
@@ -17,7 +18,7 @@ from jaxseq.errors import UserError
 def add_arguments(parser):
     parser.add_argument("source_path", metavar="SRC", help="a folder, a checkpoint file, or hf://owner/name[@revision][/FILE]")
     parser.add_argument("workdir", metavar="DIR", help="the new workdir")
-    parser.add_argument("--source", help="whose names they have, such as hf/llama (default: found)")
+    parser.add_argument("--source", help="the format, such as hf/llama (default: detected from the files)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the parameters")
     parser.add_argument(
         "--tokenizer", metavar="FILE",
@@ -38,7 +39,7 @@ def run(args):
 
     path = hub.fetch(args.source_path) if args.source_path.startswith(hub.PREFIX) else args.source_path
     source, theirs, config, model, params = convert.open_model(path, args.source, args.dtype)
-    read = config.model.get("vocab") is not None  # whether it reads ids of text
+    read = config.model.get("vocab") is not None  # whether it reads token ids
     files = convert.tokenizer(path, source, theirs, args.tokenizer) if read else {}
     name = _tokenizer.check(files, config.model.vocab) if read else None
     target.mkdir(parents=True, exist_ok=True)

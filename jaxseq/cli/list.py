@@ -1,8 +1,8 @@
 """List the architectures: the forms of their mixers, the bytes of their state, their parameters. --sources: published weights.
 
-Nothing is computed: sizes come from shapes alone. What was found out is kept until the code changes: with the package, or in
-the user's cache folder. --write=README.md rewrites the blocks between `<!-- generated: jaxseq list --markdown -->`, or
-`<!-- generated: jaxseq list --sources --markdown -->`, and `<!-- end -->`, and what is kept with the package.
+No model is run: sizes come from shapes alone. The rows are stored in the package or in the user's cache folder until the code
+changes. --write=README.md rewrites the blocks between `<!-- generated: jaxseq list --markdown -->`, or
+`<!-- generated: jaxseq list --sources --markdown -->`, and `<!-- end -->`, and the rows stored in the package.
 """
 
 import functools
@@ -23,17 +23,17 @@ from jaxseq.config import config, names
 from jaxseq.errors import UserError
 from jaxseq.models import _stack, build
 
-CONTEXTS = (128, 32768)  # tokens that the state has seen
-PLATFORMS = ("tpu", "gpu")  # for which there may be a Pallas kernel
+CONTEXTS = (128, 32768)  # tokens that the state has read
+PLATFORMS = ("tpu", "gpu")  # platforms that may have a Pallas kernel
 SHIPPED = Path(__file__).with_name("_list.json")
-CODE = ("blocks", "configs", "kernels", "mixers", "models", "ops", "config.py", "forms.py", "layers.py")  # that rows come from
+CODE = ("blocks", "configs", "kernels", "mixers", "models", "ops", "config.py", "forms.py", "layers.py")  # determine the rows
 BEGIN, END = "<!-- generated: jaxseq list --markdown -->", "<!-- end -->"
 BEGIN_SOURCES = "<!-- generated: jaxseq list --sources --markdown -->"
 
 
 def add_arguments(parser):
     parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
-    parser.add_argument("--sources", action="store_true", help="whose weights can be read and written, instead")
+    parser.add_argument("--sources", action="store_true", help="list the formats of published weights instead")
     parser.add_argument("--write", metavar="FILE", help="put the Markdown tables into FILE's generated blocks")
 
 
@@ -57,7 +57,7 @@ def run(args):
 
 
 def table() -> list[dict]:
-    """`describe` of every architecture, taken from where it is kept if the code is still the same."""
+    """`describe` of every architecture, read from the stored rows if the code has not changed."""
     kept = _programs.cache_home() / "list.json"
     for path in (SHIPPED, kept):
         try:
@@ -65,7 +65,7 @@ def table() -> list[dict]:
             if found["code"] == fingerprint():
                 return found["rows"]
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # there is none, or it is damaged
+            continue  # missing or damaged
     rows = [describe(name) for name in names()]
     if os.environ.get("JAXSEQ_CACHE") != "0":
         _keep(kept, rows)
@@ -78,13 +78,13 @@ def _keep(path: Path, rows: list[dict]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft.write_text(json.dumps({"code": fingerprint(), "rows": rows}, indent=1) + "\n", encoding="utf-8")
         draft.replace(path)
-    except OSError:  # it is found out again the next time
+    except OSError:  # not stored; computed again next time
         draft.unlink(missing_ok=True)
 
 
 @functools.cache
 def fingerprint() -> str:
-    """Of the code that the rows come from."""
+    """A hash of the code that determines the rows."""
     home, configs = Path(jaxseq.__file__).parent, Path(importlib.import_module("jaxseq.configs").__file__).parent
     digest = hashlib.blake2b(digest_size=16)
     for name in CODE:
@@ -98,7 +98,7 @@ def fingerprint() -> str:
 def describe(name: str) -> dict:
     """One architecture as plain data.
 
-    Keys: name, title, stack, mixers {label: [op, …]}, forms {op: [form, …]}, state_bytes {tokens: bytes a row}, parameters,
+    Keys: name, title, stack, mixers {label: [op, …]}, forms {op: [form, …]}, state_bytes {tokens: bytes per row}, parameters,
     and sizes {published size: parameters}.
     """
     module = registry.load("configs", name)
@@ -142,7 +142,7 @@ def state_bytes(model, context: int) -> int:
 
 
 def parameters(model) -> int:
-    """How many numbers are trained."""
+    """Number of trainable parameters."""
     return sum(math.prod(box.shape) for box in jax.tree.leaves(model.boxed()["params"]))
 
 
@@ -159,7 +159,7 @@ def human(number: float, unit: str = "") -> str:
 
 
 def _forms(row: dict, between: str) -> str:
-    """Ops that have the same forms on one line."""
+    """The ops and their forms; ops with the same forms are grouped."""
     groups: dict[str, list[str]] = {}
     for op, known in row["forms"].items():
         groups.setdefault(", ".join(known), []).append(op)
@@ -183,7 +183,7 @@ RIGHT = range(3, 6)  # columns of numbers
 
 
 def markdown(rows: list[dict]) -> str:
-    """The table as GitHub reads it."""
+    """The table in GitHub's Markdown."""
     rules = ["---:" if i in RIGHT else "---" for i in range(len(HEADER))]
     lines = [HEADER, rules, *([cell.replace("|", "\\|") for cell in _cells(row)] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,7 +1,7 @@
-"""Bring a trained Hyena into modal form: the same model with a state and a decoding step of constant size.
+"""Convert a trained Hyena to modal form: approximately the same model, with a state and a decoding step of constant size.
 
-Each filter becomes a sum of exponentials (arXiv:2310.18780). For each number of modes in --state the filters' and the logits'
-errors are printed; the model with the most of them is written to --out, a workdir that `generate` and `eval` open.
+Each filter is approximated by a sum of exponentials (arXiv:2310.18780). For each number of modes in --state, the errors of the
+filters and the logits are printed. The model with the most modes is written to --out, a workdir for `generate` and `eval`.
 """
 
 import sys
@@ -14,8 +14,8 @@ def add_arguments(parser):
     parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of a training run")
     parser.add_argument("--step", type=int, help="checkpoint to take (default: the latest)")
     parser.add_argument("--out", required=True, metavar="DIR", help="the new workdir")
-    parser.add_argument("--state", default="8,16,32", metavar="N,…", help="complex modes a channel (default: 8,16,32)")
-    parser.add_argument("--steps", type=int, default=500, help="of the refinement by gradients (default: 500)")
+    parser.add_argument("--state", default="8,16,32", metavar="N,…", help="complex modes per channel (default: 8,16,32)")
+    parser.add_argument("--steps", type=int, default=500, help="gradient steps to refine the fit (default: 500)")
     parser.add_argument("--rows", type=int, default=8, help="held-out rows on which logits are compared (default: 8)")
 
 
@@ -32,7 +32,7 @@ def run(args):
     from jaxseq.cli.list import human, state_bytes
 
     model, params, config = train.load(args.workdir, args.step)
-    modal.modal_config(config, sizes[0])  # before the corpus is read: is there a hyena?
+    modal.modal_config(config, sizes[0])  # fails early if the model has no hyena mixer
     corpus = data.corpus(config.data, data.tokenizer(config.data))
     tokens_BT = _tokens(corpus, config.train.length, args.rows)
     wanted_BTV = modal.log_probabilities(model, params, tokens_BT)
@@ -62,12 +62,12 @@ def _sizes(text: str) -> list[int]:
     except ValueError:
         sizes = [0]
     if sizes[0] < 1:
-        raise UserError(f"--state={text} is no list of positive numbers; write it like --state=8,16,32")
+        raise UserError(f"--state={text} is not a list of positive numbers; write it like --state=8,16,32")
     return sizes
 
 
 def _tokens(corpus, length: int, rows: int):
-    """The beginnings of held-out documents [rows, length]; of training ones where those are too short."""
+    """The beginnings of held-out documents [rows, length], or of training documents if those are too short."""
     import numpy as np
 
     found = []

@@ -1,6 +1,6 @@
-"""Write the four files of a new architecture: op, mixer, config, and the plain loop that tests hold the op to.
+"""Write the four files of a new architecture: op, mixer, config, and a plain loop as the reference for the tests.
 
-They are complete and pass the tests as they are: a decaying sum. Make them yours, and run `pytest -k NAME` again.
+The files are complete and pass the tests: they implement a decaying sum. Change them, and run `pytest -k NAME` again.
 
   jaxseq new decay
 """
@@ -19,13 +19,13 @@ from jaxseq.errors import UserError
 
 
 def add_arguments(parser):
-    parser.add_argument("name", metavar="NAME", help="small letters, digits and _, as in short_conv")
+    parser.add_argument("name", metavar="NAME", help="lower-case letters, digits and _, as in short_conv")
 
 
 def run(args):
     name = args.name
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
-        raise UserError(f"{name!r} is no name for an architecture; use small letters, digits and _, like short_conv")
+        raise UserError(f"{name!r} is not a valid architecture name; use lower-case letters, digits and _, like short_conv")
     taken = [package for package in ("ops", "mixers", "configs") if name in registry.names(package)]
     if taken:
         raise UserError(f"{name} is taken: there is one in {' and '.join(taken)}; choose another name")
@@ -37,7 +37,7 @@ def run(args):
         "oracle": package.parent / "tests" / "oracles",
     }
     if not folders["oracle"].is_dir():
-        raise UserError(f"{package.parent} is no checkout of jaxseq; clone it, and install it with: pip install -e '.[test]'")
+        raise UserError(f"{package.parent} is not a checkout of jaxseq; clone it, and install it with: pip install -e '.[test]'")
     paths = {kind: folder / f"{name}.py" for kind, folder in folders.items()}
     if there := [str(path) for path in paths.values() if path.exists()]:
         raise UserError(f"{', '.join(there)} exists already; move it away, or choose another name")
@@ -49,6 +49,6 @@ def run(args):
 
 
 def text(kind: str, name: str) -> str:
-    """The file of a kind (op, mixer, config, oracle) for an architecture of that name."""
+    """The contents of one of the files (kind: op, mixer, config or oracle) for a new architecture."""
     template = resources.files("jaxseq.cli").joinpath("_new", f"{kind}.txt").read_text(encoding="utf-8")
     return string.Template(template).substitute(name=name, Name="".join(part.capitalize() for part in name.split("_")))

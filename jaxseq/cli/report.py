@@ -1,8 +1,8 @@
-"""Write report.html again from a results.json: after an upgrade, or from a run that was broken off.
+"""Write report.html again from a results.json, after an upgrade or from an interrupted run.
 
-The verdicts are computed anew from the measurements. --markdown prints the table; --write=README.md puts it into the blocks
-between `<!-- generated: jaxseq report --results=FILE --markdown -->` and `<!-- end -->`, each from the FILE that it names (seen
-from the folder of README.md), and writes no page.
+The verdicts are recomputed from the measurements. --markdown prints the table. --write=README.md writes no page; it puts the
+table into the blocks between `<!-- generated: jaxseq report --results=FILE --markdown -->` and `<!-- end -->`. Each block names
+its FILE, relative to the folder of README.md.
 """
 
 import argparse
@@ -20,13 +20,13 @@ BEGIN, END = "<!-- generated: jaxseq report --results={} --markdown -->", "<!-- 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", metavar="FILE", help="results.json of `jaxseq compare`, or the folder it is in")
-    parser.add_argument("--out", metavar="FILE", help="where the page goes (default: report.html beside the results)")
-    parser.add_argument("--markdown", action="store_true", help="print the table of results in Markdown, too")
+    parser.add_argument("--out", metavar="FILE", help="file to write the page to (default: report.html beside the results)")
+    parser.add_argument("--markdown", action="store_true", help="also print the table of results in Markdown")
     parser.add_argument("--write", metavar="FILE", help="put the tables into FILE's generated blocks")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from jaxseq.compare import report, summary  # matplotlib takes a second that no other command should wait for
+    from jaxseq.compare import report, summary  # imported late: matplotlib takes a second
 
     if args.write:
         return rewrite(Path(args.write))
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     results = read(path)
     page = report.render(results)
     if not out.parent.is_dir():
-        raise UserError(f"--out={out}: there is no folder {out.parent}; make it first")
+        raise UserError(f"--out={out}: the folder {out.parent} does not exist; make it first")
     if out.is_dir():
         raise UserError(f"--out={out} is a folder; name a file, such as {out / 'report.html'}")
     out.write_text(page, encoding="utf-8")
@@ -63,7 +63,7 @@ def rewrite(path: Path) -> dict[str, Any]:
 
 
 def generated(text: str, folder: Path) -> tuple[str, int]:
-    """`text` with the table of every block of results computed anew, and how many there are."""
+    """`text` with the table of every results block recomputed, and the number of blocks."""
     from jaxseq.compare import summary
 
     def block(found: re.Match) -> str:
@@ -74,15 +74,15 @@ def generated(text: str, folder: Path) -> tuple[str, int]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The results in `path`. Raises UserError if they are no results of this program."""
+    """The results in `path`. Raises UserError if the file was not written by `jaxseq compare`."""
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"there is no {path}; name the results.json that `jaxseq compare --out=DIR` wrote") from None
+        raise UserError(f"{path} does not exist; name the results.json that `jaxseq compare --out=DIR` wrote") from None
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); run `jaxseq compare` again to write it") from None
     if not isinstance(results, dict) or not isinstance(results.get("architectures"), dict):
-        raise UserError(f"{path} is no results.json of `jaxseq compare`: it has no architectures")
+        raise UserError(f"{path} is not a results.json of `jaxseq compare`: it has no architectures")
     if results.get("schema") != SCHEMA:
         raise UserError(f"{path} has schema {results.get('schema')}, this version reads {SCHEMA}; run `jaxseq compare` again")
     return results

@@ -1,15 +1,15 @@
-"""Find the learning rate of every architecture: one grid, one schedule, documents that no comparison reports.
+"""Find the learning rate of every architecture, with one grid and one schedule, on documents that no comparison reports.
 
-Each architecture is fitted to the preset's size, as `jaxseq compare` does, and trained once at 1.5e-3, 3e-3 and 6e-3.
-Where the best is the lowest or the highest, the next rate of the grid (a factor of 2 apart) is tried, until a worse one stands
-on either side. Every 20th of the training documents tunes; those that `jaxseq compare` reports are not read.
+Each architecture is fitted to the preset's size, as in `jaxseq compare`, and trained once at 1.5e-3, 3e-3 and 6e-3. While the
+best rate is the lowest or the highest one tried, the next rate of the grid (a factor of 2 apart) is tried too. Rates are chosen
+on every 20th training document; the documents that `jaxseq compare` reports are not read.
 
-DIR/sweep.json and DIR/sweep.md hold the table, rewritten after every run: a run that diverged is told so, a best rate without a
-worse one on either side is marked. Interrupted, the same command goes on. A rate is for the width that it was found at; at
-another width it is multiplied by found width / other width.
+The table is in DIR/sweep.json and DIR/sweep.md, which are rewritten after every run. Runs that diverged are marked, and so is a
+best rate without a worse one on either side. If the command is interrupted, the same command resumes. A rate holds for the
+width at which it was found; for another width it is multiplied by found width / other width.
 
-How long: three to five trainings an architecture. On two free cores one to two minutes for each with the quick preset, 40
-minutes for all; about seven minutes for each with standard, three hours for all.
+A sweep takes three to five training runs per architecture. On two free cores, the quick preset takes one to two minutes for
+each and 40 minutes for all; the standard preset takes about seven minutes for each and three hours for all.
 
   jaxseq sweep --preset=quick --architectures=transformer,mamba     a few minutes
   jaxseq sweep --architectures=all --out=runs/sweep                 the whole table
@@ -27,15 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--architectures", default="all", metavar="A,B", help="names and .py files (default: all)")
     parser.add_argument(
         "--config", action="append", default=[], metavar="FILE.py",
-        help="one more architecture, of your own; fields for all: --config.data.path=my.txt --config.train.schedule=linear",
+        help="one more architecture, from a file; fields for all: --config.data.path=my.txt --config.train.schedule=linear",
     )  # fmt: skip
     parser.add_argument("--out", default="runs/sweep", metavar="DIR", help="default: runs/sweep")
-    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="trainings of each rate; the mean counts (default: 1)")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs per rate; their mean counts (default: 1)")
 
 
 def run(args: argparse.Namespace) -> dict:
     preset, names, common = _architectures.begin(args)
-    from jaxseq.cli._interrupt import stoppable  # none of this is loaded for --help
+    from jaxseq.cli._interrupt import stoppable  # imported late, so that --help is fast
     from jaxseq.sweep import markdown, sweep
 
     console = common["console"]

@@ -1,8 +1,8 @@
-"""Train a model; run again in the same folder, it goes on where it stopped.
+"""Train a model. Run again with the same folder, the command resumes where it stopped.
 
-Without --config it is the run that DIR holds that goes on, and a Transformer that is trained where DIR holds none.
-DIR gets config.json, checkpoints/, metrics.jsonl (one object a logged step) and TensorBoard events. kill -9 costs the steps
-since the last checkpoint and changes nothing else; SIGTERM and Ctrl-C save first.
+Without --config, the run in DIR is resumed; if DIR holds no run, a Transformer is trained. The command writes config.json,
+checkpoints/, metrics.jsonl (one object per logged step) and TensorBoard events to DIR. After kill -9, only the steps since the
+last checkpoint are lost and run again; SIGTERM and Ctrl-C save first.
 """
 
 import logging
@@ -16,26 +16,26 @@ from jaxseq.cli._interrupt import STOPPED, bounded
 from jaxseq.config import from_dict, from_file, to_dict
 from jaxseq.plain_files import read_object
 
-# Where a stop found it that the run itself did not heed; the second is a second signal, or one that came when all was done.
+# Ends of the message if the run itself did not handle the stop. LATE: a second signal, or one after the last step.
 EARLY, LATE = "before its first step, with nothing new to save", "at once: what was saved last is kept"
 
 
 def add_arguments(parser):
     _config.add_config(parser)
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run, made if need be")
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run, created if missing")
     parser.add_argument(
         "--dry-run", action="store_true",
-        help="say what would be done, with the memory of the step compiled here, and leave DIR as it is",
+        help="print what would be done, with the memory of the step compiled on this machine, and do not change DIR",
     )  # fmt: skip
     parser.add_argument(
         "--debug", action="store_true",
-        help="run the layers one after another, unscanned, and tell the norms of each layer's activations and gradients",
+        help="run the layers without a scan, and print the norms of each layer's activations and gradients",
     )  # fmt: skip
     parser.add_argument("--profile", metavar="FIRST-LAST", help="write a trace of these steps to DIR/profile, for TensorBoard")
 
 
 def chosen(args):
-    """The config of --config, else that of the run which DIR holds, else the Transformer's."""
+    """The config given by --config, else that of the run in DIR, else the Transformer's."""
     if not args.config:
         path = Path(args.workdir) / "config.json"
         if path.is_file():
@@ -47,7 +47,7 @@ def chosen(args):
 
 
 def older_defaults(args) -> dict:
-    """What the run that DIR holds goes on with, where an older version began it and today's defaults are others."""
+    """The defaults that the run in DIR was started with, where an older version's differ from today's."""
     path = Path(args.workdir) / "config.json"
     if not path.is_file():
         return {}
@@ -64,7 +64,7 @@ def older_defaults(args) -> dict:
     own = {field: value for field, value in own.items() if field not in _config.overrides(args)}
     if own:
         told = ", ".join(f"{field}={value}" for field, value in own.items())
-        print(f"{args.workdir} was begun by an older version and goes on with its defaults: {told}", file=sys.stderr)
+        print(f"{args.workdir} was started by an older version and keeps its defaults: {told}", file=sys.stderr)
     return own
 
 
@@ -74,7 +74,7 @@ def run(args):
     from rich.logging import RichHandler
 
     from jaxseq import accelerators
-    from jaxseq.train import BadStepError, goodput, planned, profiles, train  # after the check: loading takes seconds
+    from jaxseq.train import BadStepError, goodput, planned, profiles, train  # imported after the checks: loading takes seconds
     from jaxseq.train.progress import ProgressLine
 
     profile = profiles.steps(args.profile) if args.profile else None
@@ -83,8 +83,8 @@ def run(args):
     logger = logging.getLogger("jaxseq")
     logger.addHandler(RichHandler(console=console, show_time=False, show_level=False, show_path=False))
     logger.setLevel(logging.INFO)
-    logger.propagate = False  # libraries put handlers of their own on the root
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax prints the traceback of what it raises anyway
+    logger.propagate = False  # libraries put their own handlers on the root logger
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs tracebacks of exceptions that it raises anyway
 
     def announce(plan) -> None:
         for line in plan.lines():
@@ -125,10 +125,10 @@ def run(args):
 
 
 def stopped(console, where: str, number: int):
-    """Ends the command as `jaxseq compare` ends when it is stopped."""
+    """Ends the command in the same way as a stopped `jaxseq compare`."""
     console.print(said(where), highlight=False, soft_wrap=True)
     raise SystemExit(STOPPED + number)
 
 
 def said(where: str) -> str:
-    return f"stopped {where}; run the same command again to go on"
+    return f"stopped {where}; run the same command again to resume"

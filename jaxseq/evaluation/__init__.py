@@ -1,4 +1,4 @@
-"""Judging trained models."""
+"""Evaluation of trained models."""
 
 from jaxseq.evaluation.bits_per_byte import evaluate
 

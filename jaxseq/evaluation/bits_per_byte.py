@@ -1,10 +1,10 @@
-"""How well a model compresses held-out documents: bits per byte, which no tokenizer can flatter, and perplexity.
+"""Bits per byte and perplexity on held-out documents. Bits per byte can be compared between tokenizers.
 
-A document is the targets ids[1:] + [boundary]: each of its tokens and the end of the text. Documents longer than
-eval.length are streamed in pieces through one jitted function, the state carried from piece to piece. A model whose state
-does not grow is judged with all the context there is. Full attention, whose cost grows with it and whose positions were
-never trained past train.length, starts anew after that many tokens; eval.context says another number, for any model.
-Documents of similar length share a batch; what a document scores does not depend on its company.
+The targets of a document are ids[1:] + [boundary]: each of its tokens and the end of the text. Documents longer than
+eval.length go through one jitted function in pieces, with the state carried from piece to piece. A model whose state does not
+grow is evaluated with the whole preceding text as context. Full attention restarts after train.length tokens, because its cost
+grows with the context and later positions were never trained; eval.context sets another number, for any model. Documents of
+similar length share a batch; the score of a document does not depend on the other documents.
 """
 
 import functools
@@ -23,19 +23,19 @@ from jaxseq.ops._time import PAD
 
 Between = Callable[[], None]
 
-# Attention over a whole book costs its length squared, and says little about a model trained on short rows.
+# Attention over a whole book costs its length squared and says little about a model trained on short rows.
 CONTEXT = 1024
 
 
 class EncodedDocument(NamedTuple):
     id: str
-    ids: np.ndarray  # [T] int32, the tokenizer's start in front
+    ids: np.ndarray  # [T] int32, beginning with the tokenizer's start token
     n_bytes: int
-    end: int = 0  # what follows the last: the tokenizer's boundary
+    end: int = 0  # the target after the last token: the tokenizer's boundary
 
 
 class Piece(NamedTuple):
-    """One piece of a batch of documents: arrays [B, T]; targets under pos = PAD are not scored."""
+    """One piece of a batch of documents: arrays [B, T]; targets at pos = PAD are not scored."""
 
     tokens: np.ndarray
     targets: np.ndarray
@@ -59,11 +59,14 @@ def evaluate(
 ) -> dict[str, Any]:
     """Scores the first eval.documents documents of a split (0: all of them) and returns JSON-able figures.
 
-    Reads config.train.form and config.eval: batch, documents at a time; length, tokens a piece; documents; carry_state,
-    where False scores each piece from an empty state and position 0, as training rows are; context, the tokens after which
-    the state starts anew (0: never; empty: train.length for a state that grows, never for one that does not). With `mesh`,
-    documents are split over data and fsdp. `between` is called before each piece of each group of documents; what it
-    raises ends the evaluation.
+    Reads config.train.form and these fields of config.eval:
+      batch: documents per batch
+      length: tokens per piece
+      documents: see above
+      carry_state: False scores each piece from an empty state and position 0, like a training row
+      context: tokens after which the state is reset (0: never; None: train.length if the state grows, else never)
+    With `mesh`, documents are split over data and fsdp. `between` is called before each piece of each group of documents; an
+    exception that it raises ends the evaluation.
 
     Returns:
       bits_per_byte, nats_per_token, perplexity over all documents together, tokens, bytes, split, carry_state, context, and
@@ -103,7 +106,7 @@ def evaluate(
 
 
 def check(model, config, longest: int = 0) -> None:
-    """Raises UserError for settings out of range, and for a model that cannot read documents of `longest` tokens under them."""
+    """Raises UserError for settings out of range, and for a model that cannot read `longest` tokens with these settings."""
     settings = config.eval
     for name in ("batch", "length"):
         if settings[name] < 1:
@@ -120,13 +123,13 @@ def check(model, config, longest: int = 0) -> None:
 
 
 def groups(documents: list[EncodedDocument], batch: int) -> Iterator[list[int]]:
-    """Indices of documents to score together: the longest first, so that the largest program is met at once."""
+    """Indices of documents to score together, the longest first, so that running out of memory shows at once."""
     order = sorted(range(len(documents)), key=lambda index: (-len(documents[index].ids), index))
     return (order[start : start + batch] for start in range(0, len(order), batch))
 
 
 def restart(model, config) -> int | None:
-    """After how many tokens, a multiple of eval.length, a document goes on from an empty state; None: after none."""
+    """The number of tokens, a multiple of eval.length, after which the state is reset; None: never."""
     settings = config.eval
     if not settings.carry_state:
         return settings.length
@@ -151,17 +154,17 @@ def pieces(rows: list[EncodedDocument], length: int, restart: int | None) -> Ite
 
 @functools.partial(jax.jit, static_argnames=("model", "form", "carry_state", "mesh"), donate_argnames="state")
 def score_piece(model, form, carry_state: bool, mesh: Mesh | None, params, state, tokens_BT, targets_BT, pos_BT):
-    """(nats [B, T], zero under padding; the state after the piece, or None where none is carried)."""
+    """(nats [B, T], zero at padding; the state after the piece, or None if it is not carried)."""
     logits_BTV, state = model.apply({"params": params}, tokens_BT, state=state, pos=pos_BT, form=form)
     nats_BT, _ = token_nats(logits_BTV, targets_BT)
     nats_BT = jnp.where(pos_BT == PAD, 0.0, nats_BT)
-    if mesh is not None:  # so that each of several processes can read all of it
+    if mesh is not None:  # replicated, so that every process can read all of it
         nats_BT = jax.lax.with_sharding_constraint(nats_BT, NamedSharding(mesh, PartitionSpec()))
     return nats_BT, state if carry_state else None
 
 
 class Scorer(NamedTuple):
-    """Nats of whole documents, piece by piece; compiled once for each size of the state."""
+    """Computes nats of whole documents piece by piece; compiled once for each state size."""
 
     model: Any
     params: Any
@@ -179,7 +182,7 @@ class Scorer(NamedTuple):
         parts = []
         for piece in pieces(rows, self.length, self.restart):
             self.between()
-            jax.block_until_ready(parts[-2:-1])  # a few pieces ahead keep the device busy; more would outlive a stop
+            jax.block_until_ready(parts[-2:-1])  # a few queued pieces keep the device busy; more would delay a stop
             nats_BT, state = score_piece(
                 self.model, self.form, self.carry_state, self.mesh, self.params, state, *self.place(piece)
             )
@@ -196,5 +199,5 @@ class Scorer(NamedTuple):
 
 
 def slots(longest: int, length: int) -> int:
-    """Slots of the state: the longest document in pieces, rounded up to a power of two: few programs are compiled."""
+    """State slots for the longest document: its number of pieces is rounded up to a power of two, to compile few programs."""
     return length * 2 ** math.ceil(math.log2(max(longest / length, 1)))

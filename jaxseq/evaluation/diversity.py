@@ -1,7 +1,7 @@
-"""How far apart a network keeps its tokens, layer by layer (Wang et al. 2023, arXiv:2312.17276, §3).
+"""How different the features of a network's tokens are, layer by layer (Wang et al. 2023, arXiv:2312.17276, §3).
 
-Where attention makes all tokens alike the features collapse; PanGu-pi's parts are there to prevent it. Any language model can
-be asked, and any model made of blocks.
+If attention makes all tokens alike, the features collapse; PanGu-pi is designed to prevent this. The measures work for any
+language model and for any model made of blocks.
 """
 
 from typing import Any, NamedTuple
@@ -16,16 +16,16 @@ from jaxseq.models.lm import LM
 
 
 class Diversity(NamedTuple):
-    """One number a layer; the first is the embedding's, in front of all layers, where the model has one."""
+    """One number per layer. If the model has an embedding, the first number is for its output."""
 
-    diversity: np.ndarray  # relative_diversity, the mean over rows
+    diversity: np.ndarray  # relative_diversity, averaged over rows
     dimension: np.ndarray  # effective_dimension of all tokens together
 
 
 def relative_diversity(h_BTD: jax.Array) -> jax.Array:
     """[B]: ||(I - 1 1^T / T) H||_F / ||H||_F, in [0, 1]: 0 when all tokens of a row are the same (§3.1, d_M).
 
-    The numerator is the distance to the nearest matrix 1 x^T; dividing makes layers of different size comparable.
+    The numerator is the distance to the nearest matrix 1 x^T; the division makes layers of different scale comparable.
     """
     apart_BTD = h_BTD - jnp.mean(h_BTD, axis=1, keepdims=True)
     size_B = jnp.linalg.norm(h_BTD, axis=(1, 2))
@@ -33,18 +33,18 @@ def relative_diversity(h_BTD: jax.Array) -> jax.Array:
 
 
 def effective_dimension(h_ND: jax.Array, share: float = 0.8) -> jax.Array:
-    """The fewest principal components that carry `share` of the variance of N vectors (§3.1, d(0.8)); 0 of no variance."""
+    """The fewest principal components with `share` of the variance of N vectors (§3.1, d(0.8)); 0 if there is no variance."""
     singular = jnp.linalg.svd(h_ND - jnp.mean(h_ND, axis=0), compute_uv=False)
     carried = jnp.cumsum(jnp.square(singular))
     total, rounding = carried[-1], 8 * jnp.finfo(h_ND.dtype).eps
-    spread = total > rounding**2 * jnp.sum(jnp.square(h_ND))  # what is left of equal vectors is the mean's rounding
+    spread = total > rounding**2 * jnp.sum(jnp.square(h_ND))  # equal vectors leave only the rounding error of the mean
     return jnp.where(spread, jnp.sum(carried < share * total) + 1, 0)
 
 
 def hidden_states(model: nn.Module, params: Any, *inputs: jax.Array, **options: Any) -> jax.Array:
-    """[L, B, T, D]: what the embedding of a language model and each block give on, the first layer first.
+    """[L, B, T, D]: the outputs of a language model's embedding and of each block, in order.
 
-    model.apply({"params": params}, *inputs, **options) is run once; blocks are found wherever they stand.
+    model.apply({"params": params}, *inputs, **options) is run once; blocks are found at any depth of the model.
     """
 
     def seen(module: nn.Module, method: str) -> bool:
@@ -58,7 +58,7 @@ def hidden_states(model: nn.Module, params: Any, *inputs: jax.Array, **options: 
 
 
 def _outputs(tree: Any) -> list:
-    """The residual streams of all blocks in a tree of what was captured, blocks_2 in front of blocks_10."""
+    """The residual streams of all blocks in the tree of captured outputs, with blocks_2 before blocks_10."""
     if "__call__" in tree:
         return [result[0] for result in tree["__call__"]]
     number = lambda name: (int(name.rpartition("_")[2]) if name.rpartition("_")[2].isdigit() else -1, name)  # noqa: E731
@@ -68,9 +68,9 @@ def _outputs(tree: Any) -> list:
 def diversity(
     model: nn.Module, params: Any, tokens: jax.Array, share: float = 0.8, skip: int = 1, form: str = "chunkwise"
 ) -> Diversity:
-    """Of a language model on tokens [B, T], a document a row and no padding.
+    """The diversity of a language model on tokens [B, T], one document per row, without padding.
 
-    skip: first tokens of a row that do not count for the dimension; they are outliers that would carry most of the variance.
+    skip: number of first tokens per row that the dimension leaves out: they are outliers with most of the variance.
     """
 
     @jax.jit

@@ -1,13 +1,12 @@
-"""Markov models of the tokens: what a model must beat before it can be said to have learnt anything.
+"""Markov models of the tokens: the baseline that a trained model must beat.
 
-Order k predicts a token from the k in front of it. Counts are smoothed by interpolated Witten-Bell: with c(h, w) how
-often w followed the context h in training, c(h) their sum, n(h) how many different tokens followed h, and h' the
-context without its oldest token,
+Order k predicts a token from the k tokens before it. Counts are smoothed by interpolated Witten-Bell. Let c(h, w) be the
+number of times that w followed the context h in training, c(h) their sum over w, n(h) the number of different tokens that
+followed h, and h' the context without its oldest token. Then
 
     P(w | h) = (c(h, w) + n(h) P(w | h')) / (c(h) + n(h)),        P(w | h) = P(w | h') if h was never seen,
 
-down to P(w) over the empty context, which falls back on 1 / V. It is a proper distribution over the V tokens at every
-context.
+down to P(w) for the empty context, which falls back to 1 / V. For every context this is a distribution over the V tokens.
 
 Source: Witten and Bell, "The zero-frequency problem", IEEE Trans. Information Theory 37 (1991), method C; in the
 interpolated form of Chen and Goodman, "An empirical study of smoothing techniques for language modeling" (1998),
@@ -20,12 +19,12 @@ import numpy as np
 
 from jaxseq.data.corpora import Corpus, Documents
 
-TRAIN_TOKENS = 1 << 27  # counting takes about 100 bytes of memory a token; whole documents up to here are counted
+TRAIN_TOKENS = 1 << 27  # counting takes about 100 bytes of memory per token; only whole documents within this limit are counted
 DENSE = 1 << 25  # keys below this are looked up in a table, larger ones by binary search
 
 
 class _Keys:
-    """Numbers the different keys of an array 0, 1, …; a key that was not there is -1."""
+    """Numbers the distinct keys of an array 0, 1, …; a key that is not in the array gets -1."""
 
     def __init__(self, keys: np.ndarray, space: int):
         if space <= DENSE:
@@ -95,9 +94,9 @@ class Markov:
 
 
 def examples(ids: list[np.ndarray], order: int, boundary: int) -> tuple[np.ndarray, np.ndarray]:
-    """What a model of the documents is scored on: contexts [N, order] (nearest token first) and targets [N], int64.
+    """The contexts [N, order] (nearest token first) and targets [N], int64, on which a Markov model is scored.
 
-    Each document's targets are its tokens and the boundary behind them; in front of a document stand boundaries only.
+    Each document's targets are its tokens and the boundary after them; the context before a document is all boundaries.
     """
     lengths = np.array([len(document) for document in ids])
     stream = np.concatenate(ids).astype(np.int64)
@@ -120,12 +119,12 @@ def fit(documents: Documents, order: int, vocab: int) -> Markov:
 
 
 def bits_per_byte(corpus: Corpus, order: int) -> tuple[float, list[dict]]:
-    """The validation documents under a Markov model of the training documents.
+    """Bits per byte of the validation documents under a Markov model of the training documents.
 
     Returns:
         (bits_per_byte, documents): the sum of all targets' bits over the sum of the documents' UTF-8 bytes, and per
         document {"id", "bytes", "nats"}. Targets are those of the neural models: every token of a document and the
-        boundary behind it.
+        boundary after it.
 
     Raises:
         UserError: the corpus has no validation documents.

@@ -1,4 +1,4 @@
-"""Sentences as vectors, near each other where the meanings are (Reimers & Gurevych 2019, arXiv:1908.10084, §3)."""
+"""Sentence embeddings (Reimers & Gurevych 2019, arXiv:1908.10084, §3)."""
 
 import functools
 import math
@@ -17,18 +17,18 @@ def embed(
 ) -> np.ndarray:  # fmt: skip
     """[sentences, D] float32: the mean of the encoder's output over a sentence's tokens, scaled to length 1.
 
-    A sentence is [begin] text [end] with the tokenizer's [CLS] and [SEP] (without them its boundary), cut to `length` tokens
-    (default: 256, or as many as the model has positions).
-    What a sentence gives does not depend on the others: padding is not looked at. The dot product of two is their cosine.
+    The input is [begin] text [end], with the tokenizer's [CLS] and [SEP] (or its boundary if it has none), cut to `length`
+    tokens (default: 256, or the number of positions of the model if that is smaller). The vector of a sentence does not depend
+    on the other sentences, because padding is masked. The dot product of two vectors is their cosine similarity.
 
-    model: an Encoder, from `from_pretrained` or of a run.
+    model: an Encoder, from `from_pretrained` or from a run.
     """
     limit = model.capacity or math.inf
     length = min(256, limit) if length is None else length
     if not 3 <= length <= limit:
         raise UserError(f"length={length} is not between 3 and the model's {limit} positions; choose another")
     if isinstance(sentences, str):
-        raise UserError("sentences must be a list of texts; put the one text in a list")
+        raise UserError("sentences must be a list of texts; put a single text in a list")
     begin, end = (tokenizer.find(*names) for names in (("[CLS]", "<s>"), ("[SEP]", "</s>")))
     begin, end = (tokenizer.boundary if found is None else found for found in (begin, end))
     rows = [np.concatenate([[begin], ids[: length - 2], [end]]) for ids in map(tokenizer.encode, sentences)]
@@ -41,7 +41,7 @@ def embed(
 
 
 def _filled(rows: Sequence[np.ndarray], batch: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """tokens, pos [batch, T], T the longest row's rounded up to a power of two: few programs are compiled."""
+    """tokens, pos [batch, T]. T is the longest row rounded up to a power of two, so that few programs are compiled."""
     longest = min(length, 1 << (max(map(len, rows)) - 1).bit_length())
     tokens, pos = np.zeros((batch, longest), np.int32), np.full((batch, longest), -1, np.int32)
     for i, row in enumerate(rows):
@@ -51,6 +51,6 @@ def _filled(rows: Sequence[np.ndarray], batch: int, length: int) -> tuple[np.nda
 
 @functools.partial(jax.jit, static_argnames="model")
 def _mean(model, params, tokens_BT, pos_BT) -> jax.Array:
-    hidden_BTD = model.apply({"params": params}, tokens_BT, pos_BT).hidden.astype(jnp.float32)  # zero under padding
+    hidden_BTD = model.apply({"params": params}, tokens_BT, pos_BT).hidden.astype(jnp.float32)  # zero at padding
     mean_BD = jnp.sum(hidden_BTD, axis=1) / jnp.maximum(jnp.sum(pos_BT >= 0, axis=1), 1)[:, None]
     return mean_BD / jnp.maximum(jnp.linalg.norm(mean_BD, axis=-1, keepdims=True), 1e-12)

@@ -36,7 +36,7 @@ def test_the_exit_status_is_the_signals(stop, number, capsys):
     with pytest.raises(SystemExit) as ended, stoppable(Console()):
         stop()
     assert ended.value.code == 128 + number and STOPPED == train_command.STOPPED
-    assert "run the same command again to go on" in capsys.readouterr().out
+    assert "run the same command again to resume" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -107,5 +107,5 @@ def test_stopped_while_it_compiles_a_training_says_that_nothing_is_saved(tmp_pat
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, err[-2000:]
-    assert err.splitlines()[-1] == "stopped before its first step, with nothing new to save; run the same command again to go on"
+    assert err.splitlines()[-1] == "stopped before its first step, with nothing new to save; run the same command again to resume"
     assert "Traceback" not in err and steps(tmp_path / "run") == []

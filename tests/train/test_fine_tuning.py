@@ -96,7 +96,7 @@ def test_a_workdir_is_a_config(workdir, capsys):
     config = jaxseq.config(str(workdir), **{"train.steps": 3})
     assert config.model == load(workdir)[2].model and config.train.steps == 3
     assert cli.main(["train", "--config=no/where", "--workdir=x"]) == 2
-    assert "no workdir" in capsys.readouterr().err
+    assert "neither a .py file nor a workdir" in capsys.readouterr().err
 
 
 def test_load_gives_what_generate_takes(workdir):
