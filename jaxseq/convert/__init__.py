@@ -1,6 +1,6 @@
-"""Published weights in and out: folders with config.json and safetensors, torch's .pth and .bin, GGUF.
+"""Reads and writes published weights: folders with config.json and safetensors, torch's .pth and .bin, GGUF.
 
-Nothing in a file is executed: pickles are read by an unpickler that admits tensors only.
+Nothing in a file is executed: pickles are read by an unpickler that accepts only tensors.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def source_names() -> tuple[str, ...]:
-    """Their names: "hf/llama", "blinkdl/rwkv4", …"""
+    """The names of all sources: "hf/llama", "blinkdl/rwkv4", …"""
     return tuple(name.replace("_", "/", 1) for name in registry.names("convert.sources"))
 
 
@@ -43,12 +43,12 @@ def _source(name: str) -> WeightSource:
 
 
 def abstract(model: nn.Module, mesh: Mesh | None = None) -> Any:
-    """The model's parameters as ShapeDtypeStructs; of a model with statistics all its collections."""
+    """The model's parameters as ShapeDtypeStructs; for a model with running statistics, all its collections."""
     boxed = model.boxed()
     if mesh is None:
         shapes = jax.tree.map(lambda box: box.value, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.meta.AxisMetadata))
     else:
-        from jaxseq.train.step import abstract_params  # the trainer's own layout; importing it takes a second
+        from jaxseq.train.step import abstract_params  # the trainer's layout; imported late because it takes a second
 
         shapes = abstract_params(boxed, mesh)
     return shapes.get("params", {}) if set(shapes) <= {"params"} else shapes
@@ -57,13 +57,14 @@ def abstract(model: nn.Module, mesh: Mesh | None = None) -> Any:
 def from_state_dict(
     source: str, config: Mapping, tensors: Mapping[str, Any], dtype: Any = None, mesh: Mesh | None = None
 ) -> tuple[nn.Module, Any]:
-    """(model, params) of a checkpoint in memory, or in files through a lazy mapping.
+    """(model, params) from a checkpoint in memory, or from files through a lazy mapping.
 
-    source: one of `source_names()`. config: their config.json. tensors: their names and arrays. dtype: of the parameters, default
-    float32. mesh: where each array lies is what its logical axes say there, as in training (default: on the first device).
+    source: one of `source_names()`. config: the contents of their config.json. tensors: their names and arrays. dtype: of the
+    parameters (default: float32). mesh: arrays are sharded over it by their logical axes, as in training (default: all on the
+    first device).
 
-    Raises UserError for an unknown source, a config that we cannot honour, and tensors that are missing, unexpected or
-    mis-shaped, all listed by name.
+    Raises UserError for an unknown source, for an unsupported config, and for tensors that are missing, unexpected or of the
+    wrong shape; all of them are listed by name.
     """
     found, tensors = _source(source), _tensors.plain(_files.unwrapped(tensors))
     with _readable(source):
@@ -88,7 +89,7 @@ def _put(leaf: np.ndarray, like: jax.ShapeDtypeStruct) -> jax.Array:
 
 @contextlib.contextmanager
 def _readable(source: str):
-    """A field that their config lacks, or has of another type, is the user's matter."""
+    """Raises UserError if their config lacks a field or has one of the wrong type."""
     try:
         yield
     except UserError:
@@ -101,13 +102,13 @@ def _readable(source: str):
 
 
 def to_state_dict(source: str, model: nn.Module, params: Any) -> dict[str, np.ndarray]:
-    """Their names and arrays; `from_state_dict` of them gives `params` back to the bit. Raises UserError when the model is not
-    one that the source can hold."""
+    """The model as their names and arrays; `from_state_dict` restores `params` bit for bit. Raises UserError if the source
+    cannot hold the model."""
     return dict(_table.dump(_source(source).entries(describe(source, model)), params))
 
 
 def describe(source: str, model: nn.Module) -> dict:
-    """The source's config of our model. Raises UserError when it holds no such model."""
+    """The source's config for our model. Raises UserError if the source cannot hold it."""
     theirs = _source(source).describe(model)
     if theirs is None:
         raise UserError(f"{source} cannot hold this model; it holds: {_source(source).title}")
@@ -117,10 +118,10 @@ def describe(source: str, model: nn.Module) -> dict:
 def open_source(path: str | Path, source: str | None = None) -> tuple[str, dict, Mapping[str, Any]]:
     """(source, their config, lazy tensors) of a folder or file.
 
-    Raises UserError when nothing readable is there, and when the format does not tell the source: it lists the candidates.
+    Raises UserError if nothing there can be read, or if the files do not determine the source; the candidates are listed.
     """
     if source is not None:
-        _source(source)  # raises for one that there is not, before anything is said of the files
+        _source(source)  # an unknown source is reported before any error in the files
     theirs, tensors = _files.read(path)
     names = set(tensors)
     _whole_weights(path, theirs, names)
@@ -139,11 +140,11 @@ def open_source(path: str | Path, source: str | None = None) -> tuple[str, dict,
 
 
 def _whole_weights(path: str | Path, theirs: Mapping, names: set[str]) -> None:
-    """Raises UserError for what is no model in plain numbers."""
+    """Raises UserError for weights that are quantised or that are only an adapter."""
     if quantised := theirs.get("quantization_config"):
         method = quantised.get("quant_method", "an unnamed method") if isinstance(quantised, Mapping) else quantised
         raise UserError(
-            f"{path} holds weights that are quantised (quantization_config: {_fields.shown(method)}), which are not read; "
+            f"{path} holds weights that are quantised (quantization_config: {_fields.shown(method)}), which is not supported; "
             "give the weights before quantisation"
         )
     if lora := sorted(name for name in names if ".lora_A." in name or ".lora_B." in name):
@@ -153,7 +154,7 @@ def _whole_weights(path: str | Path, theirs: Mapping, names: set[str]) -> None:
 
 
 def _unknown(theirs: Mapping, names: set[str], found: list[str]) -> str:
-    """Why the source must be named, and which one comes nearest."""
+    """Why the source must be named, and which one is nearest."""
     if found:
         return f"could be of several sources: {', '.join(found)}; give one of them as --source"
     kind = theirs.get("model_type")
@@ -163,19 +164,19 @@ def _unknown(theirs: Mapping, names: set[str], found: list[str]) -> str:
     best = max(shared, key=shared.get, default=None)
     if best and 2 * shared[best] >= len(own):
         near = f"the nearest is {best}, which has {shared[best]} of the {len(own)} kinds of tensors here"
-        return f"{what}; {near}, but nothing says that it computes the same: --source={best} reads it as one"
+        return f"{what}; {near}, but the model may compute something else: --source={best} reads it as that source"
     alike = difflib.get_close_matches(f"hf/{kind}", source_names(), 1) if kind else ()
     near = f"the nearest name is {alike[0]}" if alike else f"give one of these as --source: {', '.join(source_names())}"
     return f"{what}; {near}"
 
 
 def _table_names(source: str, theirs: Mapping, names: set[str]) -> set[str]:
-    """The tensors that a source would expect with this config; none if it cannot read it."""
+    """The tensors that a source expects with this config; empty if it cannot read the config."""
     found = _source(source)
     try:
         theirs = _completed(found, dict(theirs), dict.fromkeys(names))
         return {name for entry in found.entries(theirs) for _, row in entry.rows() for name in row}
-    except Exception:  # whatever stands in a config that is not the source's own
+    except Exception:  # the config of another source can cause any error
         return set()
 
 
@@ -184,44 +185,44 @@ def _patterns(names: set[str]) -> set[str]:
 
 
 def _completed(source: WeightSource, theirs: dict, tensors: Mapping[str, Any]) -> dict:
-    """With what only the tensors tell."""
+    """Their config, completed by the fields that follow only from the tensors."""
     _fields.check(theirs)
     return source.complete(theirs, tensors)
 
 
 def from_pretrained(path: str | Path, source: str | None = None, dtype: Any = None, mesh: Mesh | None = None):
-    """(model, params) of a folder with config.json and safetensors (sharded too), or of one checkpoint file.
+    """(model, params) from a folder with config.json and safetensors (sharded or not), or from one checkpoint file.
 
-    source, dtype, mesh: as in `from_state_dict`; the source is found from the files where they tell it.
+    source, dtype, mesh: as in `from_state_dict`; by default the source is detected from the files.
     """
     source, theirs, tensors = open_source(path, source)
     return from_state_dict(source, theirs, tensors, dtype, mesh)
 
 
 def open_model(path: str | Path, source: str | None = None, dtype: Any = None, mesh: Mesh | None = None):
-    """(source, their config, ours, model, params) of a whole model; `from_pretrained` for those who also want a workdir.
+    """(source, their config, our config, model, params) of a whole model: `from_pretrained` with what a workdir needs.
 
     Raises UserError for a source of single layers, which have no config.
     """
     source, theirs, tensors = open_source(path, source)
     if not _source(source).config:
-        raise UserError(f"{source} is a single layer and no model; open it with jaxseq.convert.from_state_dict")
-    model, params = from_state_dict(source, theirs, tensors, dtype, mesh)  # which says what is wrong with the config
+        raise UserError(f"{source} is a single layer, not a model; open it with jaxseq.convert.from_state_dict")
+    model, params = from_state_dict(source, theirs, tensors, dtype, mesh)  # raises the errors of the config
     return source, theirs, _source(source).config(theirs), model, params
 
 
 def tokenizer(path: str | Path, source: str, theirs: Mapping, file: str | None = None) -> dict[str, bytes]:
-    """{name: contents} of the tokenizer that comes with a checkpoint, or of `file`, and of the small files beside it.
+    """{name: contents} of a checkpoint's tokenizer, or of `file`, and of the small files beside it.
 
-    theirs: their config, as `open_model` and `open_source` give it. See `jaxseq.convert._tokenizer`.
+    theirs: their config, as returned by `open_model` and `open_source`. See `jaxseq.convert._tokenizer`.
     """
     return _tokenizer.found(path, _source(source), theirs, file)
 
 
 def save_pretrained(path: str | Path, model: nn.Module, params: Any, source: str | None = None) -> str:
-    """Writes config.json and safetensors as the source's own library reads them; returns the source.
+    """Writes config.json and safetensors in the format of the source's own library; returns the source.
 
-    source: default: the only one that can hold the model. Raises UserError when there is none, or several.
+    source: by default the only one that can hold the model. Raises UserError if there is none, or more than one.
     """
     if source is None:
         found = [s for s in source_names() if s.startswith(_WRITABLE) and _source(s).describe(model) is not None]
@@ -238,8 +239,8 @@ def save_pretrained(path: str | Path, model: nn.Module, params: Any, source: str
 
 
 def write_config(path: Path, theirs: Mapping) -> None:
-    """Their config.json."""
+    """Writes their config.json."""
     path.write_text(json_text(theirs, indent=2) + "\n", encoding="utf-8")
 
 
-_WRITABLE = ("hf/",)  # formats that are a folder with config.json; the others must be named
+_WRITABLE = ("hf/",)  # sources whose format is a folder with config.json; others are used only if named

@@ -1,4 +1,4 @@
-"""What the fields of published configs may hold, and what is said of those that a source cannot honour."""
+"""The values that fields of published configs may have, and the errors for values that a source does not support."""
 
 import math
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from jaxseq.errors import UserError
 
 
 class Number(NamedTuple):
-    """From `low` to `high`; whole: without a fraction."""
+    """A number from `low` to `high`; whole: an integer."""
 
     low: float
     high: float
@@ -20,11 +20,11 @@ class Number(NamedTuple):
     def holds(self, value: Any) -> bool:
         if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
             return False
-        return self.low <= value <= self.high  # not of NaN
+        return self.low <= value <= self.high  # False for NaN
 
 
 class OrAuto(NamedTuple):
-    """A number, or the word for one that follows from the others."""
+    """A number, or the word that derives it from other fields."""
 
     number: Number
 
@@ -90,7 +90,7 @@ FIELDS: dict[str, Number | OrAuto | Kind] = {
     **dict.fromkeys(("rope_parameters", "rope_scaling", "quantization_config", "id2label", "ssm_cfg"), MAP),
     **dict.fromkeys(("architectures", "time_step_limit", "attn_layer_idxs"), LIST),
 }  # fmt: skip
-EMPTY = {  # those that may be null, which is as if they were not there
+EMPTY = {  # fields that may be null, which means that they are absent
     "n_inner", "head_dim", "num_key_value_heads", "sliding_window", "num_decoder_layers", "rope_parameters", "rope_scaling",
     "id2label", "quantization_config", "architectures", "dense_act_fn", "feed_forward_proj", "attention_bias", "pooler_act",
     "rope_theta", "intermediate_size",
@@ -98,7 +98,7 @@ EMPTY = {  # those that may be null, which is as if they were not there
 
 
 def check(theirs: Mapping[str, Any]) -> None:
-    """Raises UserError for a field of the wrong type, or with a value that no model has, before anything is built from it."""
+    """Raises UserError for a field of the wrong type or with an impossible value, before anything is built from it."""
     for name, wanted in FIELDS.items():
         value = theirs.get(name)
         if name in theirs and not (value is None and name in EMPTY) and not wanted.holds(value):
@@ -111,14 +111,14 @@ def shown(value: Any) -> str:
 
 
 def wanted(source: str, theirs: Mapping[str, Any], **values: Any) -> None:
-    """Raises UserError for a field that is there with another value than the only one that the source reads."""
+    """Raises UserError if a field is present and does not have the only value that the source supports."""
     for name, value in values.items():
         if theirs.get(name) is not None and theirs[name] != value:
             raise UserError(f"{source} reads models with {name}={value!r}, and this config has {name}={shown(theirs[name])}")
 
 
 def choice(source: str, theirs: Mapping[str, Any], name: str, choices: Mapping[str, Any], default: str | None = None) -> Any:
-    """What `choices` has for the field. Raises UserError that lists them."""
+    """The entry of `choices` for the field. Raises UserError, listing the choices, for another value."""
     value = theirs[name] if default is None else theirs.get(name, default)
     if value not in choices:
         raise UserError(f"{source} has no {name}={shown(value)}; it reads: {', '.join(choices)}")
@@ -126,12 +126,12 @@ def choice(source: str, theirs: Mapping[str, Any], name: str, choices: Mapping[s
 
 
 def number(theirs: Mapping[str, Any], name: str, wanted: Number) -> float:
-    """A number deeper inside a config."""
+    """Checks and returns a number from a nested part of a config."""
     if not wanted.holds(value := theirs[name]):
         raise UserError(f"{name} of the config is {shown(value)}; it must be {wanted}; give the checkpoint's own config.json")
     return value
 
 
 def finite(value: float) -> float | None:
-    """None for infinity, as our fields have it."""
+    """The value, with infinity as None, the convention of our fields."""
     return None if math.isinf(value) else float(value)

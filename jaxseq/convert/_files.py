@@ -1,4 +1,4 @@
-"""Checkpoints: folders and files read as lazy mappings {name: array} (`_tensors`), and safetensors folders written."""
+"""Reads checkpoint folders and files as lazy mappings {name: array} (`_tensors`), and writes safetensors folders."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def read(path: str | Path) -> tuple[dict, Tensors]:
-    """(config.json's contents, or the metadata of a file that has some, else {}; lazy tensors)."""
+    """(the contents of config.json, or the metadata in the file, or {}; lazy tensors)."""
     path = Path(path)
     if path.is_dir():
         return _config(path), unwrapped(_folders.tensors(path))
@@ -36,7 +36,7 @@ _WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "torch's data parallelism
 
 
 def unwrapped(tensors: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Without what training puts in front of every name of a model that it wraps."""
+    """The tensors without the prefix that a training wrapper puts before every name."""
     names = {name: name for name in tensors}
     while found := [p for p in _WRAPPERS if names and all(name.startswith(p) for name in names)]:
         log.warning("every name begins with %s, of a model saved inside %s; it is left out", found[0], _WRAPPERS[found[0]])
@@ -45,7 +45,7 @@ def unwrapped(tensors: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def write(folder: Path, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
-    """One model.safetensors, or several of at most SHARD_BYTES with an index; a former checkpoint of the folder goes."""
+    """Writes one model.safetensors, or shards of at most SHARD_BYTES with an index; replaces a checkpoint in the folder."""
     from safetensors.numpy import save_file
 
     for old in (*folder.glob("model*.safetensors"), *folder.glob(INDEX)):
@@ -56,7 +56,7 @@ def write(folder: Path, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
     def flush():
         draft = folder / f"model-{len(shards)}.safetensors"
         save_file(part, draft, metadata={"format": "pt"})
-        draft.chmod(0o644)  # the library makes files that others cannot read
+        draft.chmod(0o644)  # the library creates files that other users cannot read
         shards.append(list(part))
         part.clear()
 

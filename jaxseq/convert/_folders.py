@@ -1,4 +1,4 @@
-"""Which files of a folder are its checkpoint: what the library that wrote it would open, and nothing where that is not clear."""
+"""Finds a folder's checkpoint files: those that the original library would open. Ambiguous folders are refused."""
 
 import logging
 import re
@@ -12,16 +12,16 @@ from jaxseq.plain_files import read_object, regular
 
 INDEX_BYTES = 256 << 20
 SHOWN = 8  # names in a message
-# in the order in which transformers looks for them: each file, or the index of its shards
+# in the order in which transformers looks for them: each file or the index of its shards
 ORDER = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-# what trainers write beside the weights
+# files that trainers write beside the weights
 OTHERS = re.compile(r"(\..*|training_args|optimizer|scheduler|scaler|rng_state.*|random_states.*|adapter_model)\.\w+")
 SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.\w+)")
 log = logging.getLogger(__name__)
 
 
 class Joined(Tensors):
-    """Of {name: the tensors of the file that holds it}."""
+    """Tensors over several files; `parts` is {name: the tensors of the file that holds it}."""
 
     def shape(self, name):
         return self.parts[name].shape(name)
@@ -34,7 +34,7 @@ class Joined(Tensors):
 
 
 def tensors(folder: Path) -> Tensors:
-    """The tensors of a folder. Raises UserError that says what is there when it is no checkpoint, or more than one."""
+    """The tensors of a folder. Raises UserError, naming the files found, if they are no checkpoint or more than one."""
     if found := [name for name in ORDER if (folder / name).exists()]:
         if len(found) > 1:
             log.warning("%s: %s is read, as transformers would; left out: %s", folder, found[0], ", ".join(found[1:]))
@@ -52,7 +52,7 @@ def tensors(folder: Path) -> Tensors:
 
 
 def _only(folder: Path, files: list[Path]) -> Tensors:
-    """Of the one file, or of a whole set of shards that has lost its index."""
+    """The tensors of the only file, or of a complete set of shards without an index."""
     if len(files) == 1 and not SHARD.fullmatch(files[0].name):
         if files[0].suffix == ".gguf":
             raise UserError(f"a GGUF file carries its own config; give the file itself: {files[0]}")
@@ -79,10 +79,10 @@ def _joined(files: Iterable[Path]) -> Joined:
 
 
 def _indexed(index: Path) -> Joined:
-    """Each tensor from the file that the index names for it, which must lie in its folder."""
+    """Each tensor, read from the file that the index names; the file must be in the index's folder."""
     names = read_object(index, INDEX_BYTES).get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(file, str) for file in names.values()):
-        raise UserError(f"{index} is no index: it has no weight_map of tensors and files; fetch it again")
+        raise UserError(f"{index} is not an index: it has no weight_map of tensors and files; fetch it again")
     folder, files = index.parent, sorted(set(names.values()))
     if outside := [file for file in files if Path(file).name != file]:
         raise UserError(f"{index} names a file outside its folder: {outside[0]}; fetch it again")
@@ -98,7 +98,7 @@ def _adapter(folder: Path) -> str:
     config = read_object(folder / "adapter_config.json")
     kind, base = config.get("peft_type", "an"), config.get("base_model_name_or_path")
     return (
-        f"{folder} holds {kind} adapter weights, which change a base model ({base!r}) and are none of their own; "
+        f"{folder} holds {kind} adapter weights, which change a base model ({base!r}) and are not a model themselves; "
         "merge them into it (peft: merge_and_unload, then save_pretrained) and give that folder"
     )
 

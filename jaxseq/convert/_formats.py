@@ -1,4 +1,4 @@
-"""One file of tensors: safetensors, torch's, numpy's .npz."""
+"""Single files of tensors: safetensors, torch's formats, numpy's .npz."""
 
 import math
 import zipfile
@@ -11,19 +11,19 @@ from jaxseq.convert._tensors import Tensors
 from jaxseq.errors import UserError
 from jaxseq.plain_files import regular
 
-NPZ_BYTES = 2 << 30  # of all arrays together, which are small models'
+NPZ_BYTES = 2 << 30  # limit for all arrays of a file together; only small models use .npz
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".gguf", ".npz")
 
 
 def one(path: Path) -> Tensors:
-    """The tensors of one file, by its suffix."""
+    """The tensors of one file; its suffix gives the format."""
     if path.suffix == ".safetensors":
         return safetensors(path)
     if path.suffix in (".pth", ".pt", ".bin", ".ckpt"):
         return _torch.open(regular(path))
     if path.suffix == ".npz":
         return npz(regular(path))
-    raise UserError(f"{path} is none of {', '.join(SUFFIXES)}; convert it to safetensors")
+    raise UserError(f"{path} is not one of {', '.join(SUFFIXES)}; convert it to safetensors")
 
 
 _SAFETENSORS_DTYPES = {
@@ -33,7 +33,7 @@ _SAFETENSORS_DTYPES = {
 
 
 class SafeTensors(Tensors):
-    """Of {name: (file, shape, dtype)}. Each read opens its file anew: pages of a mapping that stays open count as memory."""
+    """`parts` is {name: (file, shape, dtype)}. Each read reopens its file: the pages of a mapping kept open count as memory."""
 
     def shape(self, name):
         return self.parts[name][1]
@@ -44,7 +44,7 @@ class SafeTensors(Tensors):
     def __getitem__(self, name):
         path, _, dtype = self.parts[name]
         if dtype not in _SAFETENSORS_DTYPES.values():
-            raise UserError(f"{name} of {path} is {dtype}, which are no weights without their scales; save it in bfloat16")
+            raise UserError(f"{name} of {path} is {dtype}, which needs scales to be weights; save it in bfloat16")
         with _open(path) as file:
             return file.get_tensor(name)
 
@@ -55,13 +55,13 @@ def _open(path: Path):
     try:
         return safetensors.safe_open(regular(path), "np")
     except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"{path} is no whole safetensors file ({error}); fetch it again") from error
+        raise UserError(f"{path} is not a complete safetensors file ({error}); fetch it again") from error
 
 
 def safetensors(path: Path) -> SafeTensors:
     parts = {}
     with _open(path) as file:
-        for name in file.keys():  # noqa: SIM118 (it is no mapping)
+        for name in file.keys():  # noqa: SIM118 (not a mapping)
             tensor = file.get_slice(name)
             dtype = tensor.get_dtype()
             parts[name] = path, tuple(tensor.get_shape()), _SAFETENSORS_DTYPES.get(dtype, dtype)
@@ -69,7 +69,7 @@ def safetensors(path: Path) -> SafeTensors:
 
 
 class Npz(Tensors):
-    """Of {name: (file, member, shape, dtype)}."""
+    """`parts` is {name: (file, member, shape, dtype)}."""
 
     def shape(self, name):
         return self.parts[name][2]
@@ -84,7 +84,7 @@ class Npz(Tensors):
 
 
 def npz(path: Path) -> Npz:
-    """The arrays of an .npz file, whose sizes are known before any is read."""
+    """The arrays of an .npz file. All sizes are checked before any array is read."""
     parts, total = {}, 0
     try:
         with zipfile.ZipFile(path) as archive:
@@ -97,16 +97,16 @@ def npz(path: Path) -> Npz:
                 total += size
                 parts[info.filename.removesuffix(".npy")] = path, info.filename, shape, dtype
     except (ValueError, OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, SyntaxError) as error:
-        raise UserError(f"{path} is no .npz file of plain arrays ({error}); save it again without objects") from error
+        raise UserError(f"{path} is not an .npz file of plain arrays ({error}); save it again without objects") from error
     if total > NPZ_BYTES:
-        raise UserError(f"{path} holds {total:,} bytes of arrays, and at most {NPZ_BYTES:,} are read; save it as safetensors")
+        raise UserError(f"{path} holds {total:,} bytes of arrays, more than the limit of {NPZ_BYTES:,}; save it as safetensors")
     return Npz(parts)
 
 
 def _npy_header(file) -> tuple[tuple[int, ...], np.dtype]:
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"version {version} of its arrays")
+        raise ValueError(f"array format version {version}")
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read_header(file)
     if dtype.hasobject or any(n < 0 for n in shape):

@@ -1,4 +1,4 @@
-"""GGUF files through the `gguf` package: metadata as the config, tensors dequantised to float32 when they are read."""
+"""Reads GGUF files with the `gguf` package: the metadata is the config, and tensors are dequantised to float32 on reading."""
 
 import mmap
 import struct
@@ -9,12 +9,12 @@ import numpy as np
 from jaxseq.convert._tensors import Tensors
 from jaxseq.errors import UserError
 
-ARRAY, STRING = 9, 8  # types of a value
-SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of the others
+ARRAY, STRING = 9, 8  # type codes of values
+SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of the other types
 
 
 class Quantized(Tensors):
-    """Of {name: gguf's ReaderTensor}; GGUF writes shapes with the fastest axis first."""
+    """`parts` is {name: gguf's ReaderTensor}. GGUF stores shapes with the fastest axis first."""
 
     def shape(self, name):
         return tuple(int(n) for n in reversed(self.parts[name].shape))
@@ -40,12 +40,12 @@ def open(path: Path) -> tuple[dict, Quantized]:
         reader = GGUFReader(path)
         metadata = {key: field.contents() for key, field in reader.fields.items() if not key.startswith("GGUF.")}
     except (ValueError, OSError, IndexError, KeyError, struct.error, TypeError, OverflowError) as error:
-        raise UserError(f"{path} is no whole GGUF file ({error}); fetch it again") from error
+        raise UserError(f"{path} is not a complete GGUF file ({error}); fetch it again") from error
     return metadata, Quantized({tensor.name: tensor for tensor in reader.tensors})
 
 
 def _check(path: Path) -> None:
-    """Raises ValueError where the header speaks of more than the file holds: the package would follow it out of the file."""
+    """Raises ValueError if the header claims more than the file holds: the package would read beyond its end."""
     if path.stat().st_size < 24:
         raise ValueError("it is too short")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -66,7 +66,7 @@ def _check(path: Path) -> None:
 
 
 def _string(data, at: int) -> int:
-    """Where a text that begins at `at` ends."""
+    """The end offset of the text that begins at `at`."""
     (length,) = struct.unpack_from("<Q", data, at)
     if (end := at + 8 + length) > len(data):
         raise ValueError(f"a text of {length:,} bytes")
@@ -74,13 +74,13 @@ def _string(data, at: int) -> int:
 
 
 def _value(data, at: int) -> int:
-    """Where the type and the value that begin at `at` end."""
+    """The end offset of the type and value that begin at `at`."""
     (kind,) = struct.unpack_from("<I", data, at)
     if kind != ARRAY:
         return _string(data, at + 4) if kind == STRING else at + 4 + SIZES[kind]
     item, count = struct.unpack_from("<IQ", data, at + 4)
     at += 16
-    if count * (8 if item == STRING else SIZES[item]) > len(data) - at:  # KeyError: of arrays, which no writer makes
+    if count * (8 if item == STRING else SIZES[item]) > len(data) - at:  # KeyError for arrays of arrays, which no writer makes
         raise ValueError(f"an array of {count:,}")
     if item != STRING:
         return at + count * SIZES[item]

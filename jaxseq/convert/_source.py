@@ -1,4 +1,4 @@
-"""A source: one file of `jaxseq/convert/sources`, whose functions are the fields below. Those with a default may be left out."""
+"""A source is one file of `jaxseq/convert/sources`. Its functions are the fields below; those with a default are optional."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -12,13 +12,13 @@ from jaxseq import models, registry
 
 @dataclasses.dataclass(frozen=True)
 class WeightSource:
-    """What is called `theirs` is their config, a dict. See `jaxseq.convert.sources`."""
+    """The argument `theirs` is always their config, a dict. See `jaxseq.convert.sources`."""
 
     title: str  # the first line of the file
-    describe: Callable[[nn.Module], dict | None]  # their config of one of our modules
+    describe: Callable[[nn.Module], dict | None]  # their config for one of our modules
     entries: Callable[[dict], list]  # the table of names
     config: Callable[[Mapping], Any] | None = None  # our config; None: a source of single layers
-    module: Callable[[Mapping], nn.Module] | None = None  # one of these
+    module: Callable[[Mapping], nn.Module] | None = None  # builds such a layer
     recognises: Callable[[dict, set[str]], bool] = lambda theirs, names: False
     aliases: Callable[[dict], dict] = lambda theirs: {}
     infer: Callable[[dict], dict] = lambda shapes: {}

@@ -1,6 +1,6 @@
-"""A source is a table of names: which of its tensors make which of our parameters, and how, in both directions.
+"""The table of a source: how its tensors map to our parameters, in both directions.
 
-Our layers lie stacked, theirs one by one: an entry with `layers` is read and written layer by layer, so that a conversion
+Our layers are stacked, theirs are separate: an entry with `layers` is read and written layer by layer, so that a conversion
 never holds more than the output and one tensor. All names and shapes are checked before the first tensor is read.
 """
 
@@ -18,12 +18,12 @@ SHOWN = 12  # names of each kind in a message
 
 
 class Entry(NamedTuple):
-    """Some of our leaves from some of their tensors. `forward(*theirs)` and `backward(*ours)` give tuples and are inverse to
-    the bit; they take numpy arrays without the axis of layers.
+    """Maps some of their tensors to some of our leaves. `forward(*theirs)` and `backward(*ours)` return tuples and are exact
+    inverses; they take numpy arrays without the layer axis.
 
-    ours: paths like "blocks_0/attention/q/kernel"; none for a buffer of theirs, which is dropped and made again.
-    theirs: names, with "{layer}" for each number of `layers`; the i-th of them is row i of the stacked leaf.
-    optional: their tensors may be absent on the way in (only without `ours`); on the way out they are written.
+    ours: paths like "blocks_0/attention/q/kernel"; empty for a buffer of theirs, which import drops and export recreates.
+    theirs: names, with "{layer}" for each number in `layers`; the i-th of them is row i of the stacked leaf.
+    optional: their tensors may be absent on import (only if `ours` is empty); export always writes them.
     """
 
     ours: tuple[str, ...]
@@ -37,7 +37,7 @@ class Entry(NamedTuple):
         return [name.replace("{layer}", str(layer)) for name in self.theirs]
 
     def rows(self) -> Iterator[tuple[int | None, list[str]]]:
-        """(row of our leaves or None, names of theirs)"""
+        """(row of our leaves or None, their names)"""
         if self.layers is None:
             yield None, self.names(None)
         else:
@@ -45,7 +45,7 @@ class Entry(NamedTuple):
 
 
 def same(ours: str, theirs: str, layers: Sequence[int] | None = None) -> Entry:
-    """The tensor as it is."""
+    """The tensor unchanged."""
     return Entry((ours,), (theirs,), lambda x: (x,), lambda x: (x,), layers)
 
 
@@ -57,7 +57,7 @@ def reshaped(ours: str, theirs: str, shape: Sequence[int], other: Sequence[int],
 def linear(
     ours: str, theirs: str, layers: Sequence[int] | None = None, shape: Sequence[int] | None = None, inputs: int = 1
 ) -> Entry:
-    """A torch matrix (outputs, inputs) as our kernel of `shape`, whose first `inputs` axes are the inputs."""
+    """A torch matrix (outputs, inputs) to our kernel of `shape`, whose first `inputs` axes are the inputs."""
     if shape is None:
         return Entry((ours,), (theirs,), lambda w: (w.T,), lambda w: (w.T,), layers)
     rows, columns = math.prod(shape[:inputs]), math.prod(shape[inputs:])
@@ -76,7 +76,7 @@ def split(
     ours: Sequence[str], theirs: str, sizes: Sequence[int], layers: Sequence[int] | None = None,
     maps: Sequence[tuple[Callable, Callable]] | None = None, axis: int = 0,
 ) -> Entry:  # fmt: skip
-    """One tensor of theirs cut along `axis` into ours; `maps` holds for each piece (forward, backward), default: as it is."""
+    """One tensor of theirs cut along `axis` into ours. `maps` has (forward, backward) for each piece (default: unchanged)."""
     cuts = np.cumsum(sizes)[:-1]
     maps = maps or [(lambda x: x, lambda x: x)] * len(ours)
 
@@ -90,7 +90,7 @@ def split(
 
 
 def buffer(theirs: str, value: Any, layers: Sequence[int] | None = None, optional: bool = True) -> Entry:
-    """What they store and we compute: dropped on the way in, written as `value` on the way out."""
+    """A tensor that they store and we compute: import drops it, export writes `value`."""
     value = np.asarray(value)
     return Entry((), (theirs,), lambda x: (), lambda: (value,), layers, optional)
 
@@ -110,11 +110,11 @@ def unflatten(flat: Mapping[str, Any]) -> dict:
 
 
 def load(entries: Sequence[Entry], tensors: Mapping[str, Any], abstract: Any, place: Callable, aliases: Mapping[str, str]):
-    """Our tree of parameters, shaped and typed like `abstract`. `place(leaf, like)` puts a finished numpy leaf on its devices.
+    """Our parameter tree, with the shapes and dtypes of `abstract`. `place(leaf, like)` puts a numpy leaf on its devices.
 
-    aliases: {a name of theirs that may be there a second time: the name whose values it must have}.
+    aliases: {their name for an optional second copy of a tensor: the name of the tensor that it must equal}.
 
-    Raises UserError that lists missing, unexpected and mis-shaped tensors by name.
+    Raises UserError that lists tensors that are missing, unexpected or of the wrong shape by name.
     """
     wanted = flatten(abstract)
     _complete(entries, wanted)
@@ -141,7 +141,7 @@ def load(entries: Sequence[Entry], tensors: Mapping[str, Any], abstract: Any, pl
 
 
 def _aligned(like) -> np.ndarray:
-    """Uninitialised memory that a CPU device can take over without a copy."""
+    """Uninitialised memory, aligned so that a CPU device can use it without a copy."""
     dtype = np.dtype(like.dtype)
     size = math.prod(like.shape) * dtype.itemsize
     raw = np.empty(size + 64, np.uint8)
@@ -156,18 +156,18 @@ def _owned(value: np.ndarray, like) -> np.ndarray:
 
 
 def dump(entries: Sequence[Entry], params: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, tensor) of theirs, one at a time."""
+    """Their (name, tensor) pairs, one at a time."""
     leaves = flatten(params)
     _complete(entries, leaves)
     for entry in entries:
         for row, names in entry.rows():
             ours = [np.asarray(leaves[path]) if row is None else np.asarray(leaves[path][row]) for path in entry.ours]
-            tensors = (np.asarray(x, order="C") for x in entry.backward(*ours))  # ascontiguousarray makes a scalar a vector
+            tensors = (np.asarray(x, order="C") for x in entry.backward(*ours))  # ascontiguousarray turns 0-d into 1-d
             yield from zip(names, tensors, strict=True)
 
 
 def _complete(entries: Iterable[Entry], wanted: Mapping[str, Any]) -> None:
-    """Every leaf of ours has one entry: a mistake in a table, not in a checkpoint."""
+    """Checks that every leaf of ours has exactly one entry; a failure is a bug in the table, not in the checkpoint."""
     paths = [path for entry in entries for path in entry.ours]
     if sorted(paths) != sorted(wanted):
         wrong = sorted(set(paths) ^ set(wanted)) or sorted({path for path in paths if paths.count(path) > 1})
@@ -175,11 +175,11 @@ def _complete(entries: Iterable[Entry], wanted: Mapping[str, Any]) -> None:
 
 
 def _check(entries: Sequence[Entry], tensors: Any, wanted: Mapping[str, Any], aliases: Mapping[str, str]) -> None:
-    """tensors: `_tensors.Tensors`. All is known from names, shapes and dtypes; no number is read."""
+    """Checks names, shapes and dtypes of `tensors` (`_tensors.Tensors`) without reading any values."""
     known, missing, misshaped, packed = set(aliases), [], [], []
     count = sum(len(entry.theirs) * (1 if entry.layers is None else len(entry.layers)) for entry in entries)
-    if count > 10 * len(tensors) + 10_000:  # to list them all would take for ever
-        raise UserError(f"the config describes a model of {count:,} tensors, and there are {len(tensors):,}; give its own config")
+    if count > 10 * len(tensors) + 10_000:  # listing them all would take too long
+        raise UserError(f"the config describes a model of {count:,} tensors, but there are {len(tensors):,}; give its own config")
     total = sum(math.prod(tensors.shape(name)) for name in tensors)
     for entry in entries:
         shapes = _shapes(entry, total, wanted)
@@ -196,8 +196,8 @@ def _check(entries: Sequence[Entry], tensors: Any, wanted: Mapping[str, Any], al
                     packed.append(f"{name} is {tensors.dtype(name)}")
     if packed:
         raise UserError(
-            f"these weights are packed or quantised ({len(packed)} of them: {_some(packed)}), and numbers of such a dtype are no "
-            "weights without their scales; save the model in float32, bfloat16 or float16 with the library that packed it"
+            f"these weights are packed or quantised ({len(packed)} of them: {_some(packed)}), and such dtypes need "
+            "scales to be weights; save the model in float32, bfloat16 or float16 with the library that packed it"
         )
     unexpected = sorted(set(tensors) - known)
     kinds = {"missing": missing, "unexpected": unexpected, "mis-shaped": misshaped}
@@ -208,7 +208,7 @@ def _check(entries: Sequence[Entry], tensors: Any, wanted: Mapping[str, Any], al
 
 
 def _shapes(entry: Entry, total: int, wanted: Mapping[str, Any]) -> list[tuple[int, ...]]:
-    """Of the tensors of one layer. `backward` may copy, so it is not asked for more than the `total` numbers that there are."""
+    """Shapes of one layer's tensors. `backward` may copy, so it is not called for more values than the `total` in the file."""
     shapes = [wanted[path].shape[entry.layers is not None :] for path in entry.ours]
     if (count := sum(map(math.prod, shapes))) > max(total, 1 << 20):
         raise UserError(
@@ -222,12 +222,12 @@ def _shapes(entry: Entry, total: int, wanted: Mapping[str, Any]) -> list[tuple[i
 
 
 def _is_float(dtype: Any) -> bool:
-    """Whether plain numbers: 64, 32 or 16 bits wide. Smaller ones come with scales."""
+    """Whether the dtype is a plain float of 64, 32 or 16 bits. Smaller floats need scales."""
     return str(np.dtype(dtype) if not isinstance(dtype, str) else dtype) in ("float64", "float32", "float16", "bfloat16")
 
 
 def _prefix(missing: Sequence[str], unexpected: Sequence[str]) -> str:
-    """A hint where all that is missing is there under a longer name."""
+    """A hint if all missing tensors are present under a longer name."""
     longer = [next((name for name in unexpected if name.endswith(f".{wanted}")), None) for wanted in missing[:100]]
     prefixes = {name and name.removesuffix(wanted) for name, wanted in zip(longer, missing, strict=False)}
     return f"; they are there as {prefixes.pop()}…: leave that prefix out" if len(prefixes) == 1 and None not in prefixes else ""

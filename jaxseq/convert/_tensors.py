@@ -7,7 +7,7 @@ import numpy as np
 
 
 class Tensors(Mapping):
-    """{name: array}; a subclass has `parts`, {name: whatever finds it}, `shape`, `dtype` and `__getitem__`."""
+    """{name: array}. A subclass has `parts`, {name: location of the tensor}, and `shape`, `dtype` and `__getitem__`."""
 
     def __init__(self, parts: Mapping[str, Any]):
         self.parts = dict(parts)
@@ -19,13 +19,13 @@ class Tensors(Mapping):
         return len(self.parts)
 
     def __contains__(self, name: object) -> bool:
-        return name in self.parts  # a mapping's own would read the tensor
+        return name in self.parts  # Mapping's implementation would read the tensor
 
     def shape(self, name: str) -> tuple[int, ...]:
         return np.shape(self[name])
 
     def dtype(self, name: str) -> str:
-        """numpy's name of it, or the file's own where numpy has none."""
+        """numpy's name of the dtype, or the file's name if numpy has none."""
         return np.asarray(self[name]).dtype.name
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -33,12 +33,12 @@ class Tensors(Mapping):
 
 
 def plain(tensors: Mapping[str, Any]) -> Tensors:
-    """Arrays in memory with the methods of files."""
+    """Arrays in memory, with the interface of Tensors."""
     return tensors if isinstance(tensors, Tensors) else Tensors(tensors)
 
 
 class Renamed(Tensors):
-    """Another mapping under other names: `names` is {new: old}."""
+    """Another mapping with renamed tensors; `names` is {new: old}."""
 
     def __init__(self, tensors: Mapping[str, Any], names: Mapping[str, str]):
         super().__init__(names)

@@ -1,4 +1,4 @@
-"""What comes with published weights beside the numbers: tokenizer, special ids, chat template, how to generate."""
+"""The files beside published weights: tokenizer, special ids, chat template, generation settings."""
 
 import tempfile
 from collections.abc import Mapping
@@ -13,17 +13,16 @@ from jaxseq.errors import UserError
 from jaxseq.plain_files import json_text
 
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-POSITIONS = ("max_position_embeddings", "n_positions", "llama.context_length")  # the first that their config has
-PUBLISHED = "published.json"  # in a workdir: what their config says and ours has no field for
+POSITIONS = ("max_position_embeddings", "n_positions", "llama.context_length")  # the first that their config has is used
+PUBLISHED = "published.json"  # in a workdir: fields of their config that ours does not have
 VOCABULARIES = "rwkv_vocab*.txt"
 
 
 def found(path: str | Path, source: WeightSource, theirs: Mapping, file: str | None = None) -> dict[str, bytes]:
-    """{name: contents} of the files that a workdir gets, with "tokenizer.json" or "tokenizer.txt" among them if there is a
-    tokenizer.
+    """{name: contents} of the files for a workdir; they include "tokenizer.json" or "tokenizer.txt" if there is a tokenizer.
 
-    file: the tokenizer to take instead of the one beside the weights; byte for none. Raises UserError when it is not there, or is
-    no tokenizer, or gives ids that the model has no rows for.
+    file: the tokenizer to take instead of the one beside the weights, or byte for none. Raises UserError if it does not exist,
+    is not a tokenizer, or produces ids for which the model has no embedding rows.
     """
     path = Path(path)
     folder = path if path.is_dir() else path.parent
@@ -58,19 +57,19 @@ def _beside(folder: Path) -> Path | None:
 
 
 def _made(source: WeightSource, theirs: Mapping) -> dict[str, str]:
-    """Files made of the metadata in the checkpoint itself."""
+    """Tokenizer files made from the metadata in the checkpoint itself."""
     text = source.tokenizer(theirs)
     return ({"tokenizer.json": text} if text else {}) | source.beside(theirs)
 
 
 def missing(path: str | Path, theirs: Mapping) -> str:
-    """Why there is no tokenizer beside the weights, in words."""
+    """Why no tokenizer was found beside the weights, for a message."""
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     return _vocabularies.made(folder, theirs.get("model_type"))[1]
 
 
 def check(out: Mapping[str, bytes], vocab: int) -> str | None:
-    """The name of the tokenizer file among those of `found`; None without one. Raises UserError when it cannot be used."""
+    """The name of the tokenizer file among those of `found`, or None. Raises UserError if it cannot be used."""
     name = next((name for name in ("tokenizer.json", "tokenizer.txt") if name in out), None)
     if name is None:
         return None
@@ -84,17 +83,17 @@ def check(out: Mapping[str, bytes], vocab: int) -> str | None:
             raise UserError(str(error).replace(f"data.tokenizer={folder}/", "the tokenizer ").replace(f"{folder}/", "")) from None
     if tokenizer.text_vocab > vocab:
         raise UserError(
-            f"with the tokenizer a text gives ids up to {tokenizer.text_vocab - 1} and the model has rows for {vocab}; "
-            "name the weights' own as --tokenizer"
+            f"the tokenizer produces ids up to {tokenizer.text_vocab - 1} and the model has rows for {vocab}; "
+            "give the tokenizer of these weights as --tokenizer"
         )
     return name
 
 
 def export(folder: str | Path, config, workdir: str | Path) -> bool:
-    """Writes a workdir's tokenizer and special ids beside the weights in `folder`, whose config.json it completes. False when
-    the workdir has no tokenizer.
+    """Writes a workdir's tokenizer beside the weights in `folder`, and its special ids into the config.json there. Returns
+    False if the workdir has no tokenizer.
 
-    Raises UserError when the tokenizer cannot be read.
+    Raises UserError if the tokenizer cannot be read.
     """
     folder, known = Path(folder), config.data.tokenizer != files.UNKNOWN
     published = files.beside(Path(workdir) / PUBLISHED, PUBLISHED)
@@ -123,7 +122,7 @@ def export(folder: str | Path, config, workdir: str | Path) -> bool:
 
 
 def _tokenizer_config(path: Path, tokenizer, positions: int) -> bytes:
-    """So that transformers knows the ends of a text and puts the file's own ids in front of it."""
+    """tokenizer_config.json: tells transformers the end-of-text tokens and the ids to put before a text."""
     import tokenizers
 
     word = tokenizers.Tokenizer.from_file(str(path)).id_to_token

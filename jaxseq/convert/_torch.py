@@ -1,8 +1,8 @@
-"""torch's zip files (.pth, .pt, .bin since torch 1.6) without torch, and without running what a pickle says.
+"""Reads torch's zip files (.pth, .pt, .bin since torch 1.6) without torch, and without executing the pickle.
 
-The pickle inside describes tensors as slices of storages. The unpickler here knows the six names that this takes and refuses
-every other, so that a file can describe tensors, dicts, lists, numbers and text, and nothing else. It is Python's own in Python,
-not in C: that one takes memory for whatever sizes a file claims.
+The pickle inside describes tensors as slices of storages. The unpickler here knows the six names that this needs and refuses
+all others, so a file can describe only tensors, dicts, lists, numbers and text. It is based on Python's pure-Python unpickler,
+because the one in C allocates memory for whatever sizes a file claims.
 """
 
 import collections
@@ -20,7 +20,7 @@ from jaxseq.convert._tensors import Tensors
 from jaxseq.errors import UserError
 
 LONGEST_PICKLE = 32 << 20  # bytes; names and shapes of a large model take less than 1 MiB
-DEEPEST, MOST = 32, 1_000_000  # levels of dicts, and their entries
+DEEPEST, MOST = 32, 1_000_000  # limits for the nesting and the number of entries of dicts
 DTYPES = {
     "FloatStorage": np.float32, "DoubleStorage": np.float64, "HalfStorage": np.float16, "BFloat16Storage": ml_dtypes.bfloat16,
     "LongStorage": np.int64, "IntStorage": np.int32, "ShortStorage": np.int16, "CharStorage": np.int8, "ByteStorage": np.uint8,
@@ -46,7 +46,7 @@ class Storage(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """A tensor: `shape` elements of a storage from `start` on, `strides` apart (all in elements)."""
+    """A tensor: elements of a storage, from `start` on, with `shape` and `strides` (all in elements)."""
 
     storage: Storage
     start: int
@@ -55,10 +55,10 @@ class Slice(NamedTuple):
 
 
 def _tensor(storage, start, shape, strides, *_rest) -> Slice:
-    """What torch._utils._rebuild_tensor_v2 is given."""
+    """Takes the arguments of torch._utils._rebuild_tensor_v2."""
     shape, strides = tuple(map(int, shape)), tuple(map(int, strides))
     if not isinstance(storage, Storage) or len(shape) != len(strides) or min((start, *shape, *strides), default=0) < 0:
-        raise pickle.UnpicklingError("a tensor without a sound storage")
+        raise pickle.UnpicklingError("a tensor without a valid storage")
     last = start + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
     if math.prod(shape) and last >= storage.count:
         raise pickle.UnpicklingError("a tensor that reaches past its storage")
@@ -72,7 +72,7 @@ def _parameter(data, *_rest) -> Slice:
 
 
 class _Unpickler(pickle._Unpickler):
-    # what torch writes, and no more: not the opcodes that make objects of other classes, or claim sizes in advance
+    # only the opcodes that torch writes: none that make objects of other classes or announce sizes in advance
     dispatch = {code: load for code, load in pickle._Unpickler.dispatch.items() if bytes([code]) in _OPCODES}
 
     def __init__(self, file, path: Path, archive: zipfile.ZipFile, root: str):
@@ -90,7 +90,7 @@ class _Unpickler(pickle._Unpickler):
             return known[module, name]
         if module in ("torch", "torch.storage") and name in DTYPES:
             return name
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, and only tensors are admitted")
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, but only tensors are allowed")
 
     def persistent_load(self, pid: Any) -> Storage:
         kind, dtype, key, _device, count = pid
@@ -99,14 +99,14 @@ class _Unpickler(pickle._Unpickler):
         member, dtype = f"{self.root}/data/{key}", np.dtype(DTYPES[dtype])
         info = self.archive.getinfo(member)
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-            raise pickle.UnpicklingError(f"the storage {key} is compressed, which torch does not do")
+            raise pickle.UnpicklingError(f"the storage {key} is compressed, which torch never does")
         if not 0 <= int(count) * dtype.itemsize <= min(info.file_size, self.path.stat().st_size):
             raise pickle.UnpicklingError(f"the storage {key} is shorter than it says")
         return Storage(self.path, member, dtype, int(count))
 
 
 class Storages(Tensors):
-    """Of {name: Slice}."""
+    """`parts` is {name: Slice}."""
 
     def shape(self, name):
         return self.parts[name].shape
@@ -125,29 +125,29 @@ class Storages(Tensors):
 
 
 def open(path: Path) -> Storages:
-    """The tensors of a file, those of nested dicts with dotted names. Raises UserError for anything but tensors."""
+    """The tensors of a file; those in nested dicts get dotted names. Raises UserError for anything but tensors."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = [name for name in archive.namelist() if name.endswith("/data.pkl")]
             if len(members) != 1:
-                raise pickle.UnpicklingError(f"{len(members)} descriptions (data.pkl) in it, where torch writes one")
+                raise pickle.UnpicklingError(f"it has {len(members)} data.pkl files, where torch writes one")
             if archive.getinfo(members[0]).file_size > LONGEST_PICKLE:
                 raise pickle.UnpicklingError("its description is too long")
             with archive.open(members[0]) as file:
                 content = _Unpickler(file, path, archive, members[0].removesuffix("/data.pkl")).load()
             parts = dict(_flat(content))
     except zipfile.BadZipFile as error:
-        raise UserError(f"{path} is no whole zip file of torch 1.6 or later; save it again with torch.save") from error
-    except Exception as error:  # whatever a malicious description makes of the unpickler
+        raise UserError(f"{path} is not a complete zip file of torch 1.6 or later; save it again with torch.save") from error
+    except Exception as error:  # a malicious pickle can raise any error in the unpickler
         what = f"{type(error).__name__} {error}" if isinstance(error, KeyError | IndexError) else error
-        raise UserError(f"{path} is no file of plain tensors: {what}; save the state dict alone, or safetensors") from error
+        raise UserError(f"{path} is not a file of plain tensors: {what}; save the state dict alone, or safetensors") from error
     if not parts:
         raise UserError(f"{path} holds no tensors; save a state dict, or safetensors")
     return Storages(parts)
 
 
 def _flat(content: Any) -> Iterator[tuple[str, Slice]]:
-    """Dotted names and tensors, in order. The levels are bounded, for a dict may hold itself."""
+    """Dotted names and tensors, in order. The nesting is bounded, because a dict may contain itself."""
     waiting, seen = [("", content, 0)], 0
     while waiting:
         name, value, depth = waiting.pop()

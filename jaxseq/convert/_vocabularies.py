@@ -1,8 +1,8 @@
-"""A tokenizers JSON file of what older folders hold instead of one: tokenizer.model (SentencePiece, BPE), or vocab.json and
-merges.txt (GPT-2's byte-level BPE). Other kinds are called by their names.
+"""Makes a tokenizers JSON file from the files of older folders: tokenizer.model (SentencePiece, BPE), or vocab.json and
+merges.txt (GPT-2's byte-level BPE). Other kinds are named in the error message.
 
-Ids of a tokenizer.model are SentencePiece's own. transformers 5 gives others for texts that begin with a space: it leaves out the
-one that SentencePiece puts in front.
+Ids for a tokenizer.model are those of SentencePiece. transformers 5 gives other ids for texts that begin with a space: it leaves
+out the space that SentencePiece adds in front.
 """
 
 import json
@@ -15,20 +15,20 @@ from jaxseq.data import tokenizer_files as files
 from jaxseq.errors import UserError
 from jaxseq.plain_files import read_json
 
-BYTE_LEVEL = ("GPT2Tokenizer", "GPT2TokenizerFast")  # tokenizer_class of vocab.json and merges.txt that are read
+BYTE_LEVEL = ("GPT2Tokenizer", "GPT2TokenizerFast")  # supported values of tokenizer_class for vocab.json and merges.txt
 SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
-REMEDY = "transformers' AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) makes a tokenizer.json of it"
+REMEDY = "transformers' AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) makes a tokenizer.json from it"
 OTHERS = ("spiece.model", "vocab.txt", "vocab.json")
 
 
 def made(folder: Path, model_type: Any) -> tuple[str | None, str]:
-    """(a tokenizers JSON text, "") of the files in a folder, or (None, why there is none, in words)."""
+    """(a tokenizers JSON text, "") made from the files in a folder, or (None, the reason why not)."""
     if (folder / "tokenizer.model").is_file():
         return _sentencepiece(folder)
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         return _merged(folder, model_type)
     other = next((name for name in OTHERS if (folder / name).is_file()), None)
-    return None, f"{other} alone is not read; {REMEDY}" if other else "none lies there"
+    return None, f"{other} alone is not read; {REMEDY}" if other else "there is none"
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -46,8 +46,8 @@ def _sentencepiece(folder: Path) -> tuple[str | None, str]:
         model.ParseFromString(files.contents(path, str(path)))
     except UserError:
         raise
-    except Exception as error:  # google.protobuf's DecodeError, whose module is no part of what it promises
-        raise UserError(f"{path} is no SentencePiece model ({error}); fetch it again") from None
+    except Exception as error:  # google.protobuf's DecodeError, whose module is not public
+        raise UserError(f"{path} is not a SentencePiece model ({error}); fetch it again") from None
     trainer, normalizer = model.trainer_spec, model.normalizer_spec
     kind = sentencepiece_model_pb2.TrainerSpec.ModelType.Name(trainer.model_type)
     odd = [name for name, found in (
@@ -79,7 +79,7 @@ def _merged(folder: Path, model_type: Any) -> tuple[str | None, str]:
         return None, f"vocab.json and merges.txt of {what} are not read; {REMEDY}"
     vocab = read_json(folder / "vocab.json", files.LARGEST)
     if not isinstance(vocab, dict) or sorted(map(str, vocab.values())) != sorted(map(str, range(len(vocab)))):
-        raise UserError(f"{folder / 'vocab.json'} does not give each word an id of its own from 0; fetch it again")
+        raise UserError(f"{folder / 'vocab.json'} does not give the words distinct ids from 0; fetch it again")
     try:
         lines = files.contents(folder / "merges.txt", str(folder / "merges.txt")).decode().split("\n")
     except UnicodeDecodeError:
@@ -101,13 +101,13 @@ def _merged(folder: Path, model_type: Any) -> tuple[str | None, str]:
 
 
 def _special(folder: Path, config: Mapping[str, Any]) -> set[str]:
-    """The texts of the special tokens that the files beside name."""
+    """The texts of the special tokens named in the files beside the vocabulary."""
     maps = (config, files.beside(folder / "tokenizer.json", "special_tokens_map.json"))
     return {text for found in maps for name in SPECIAL if (text := files.special(found, name))}
 
 
 def _with_added(text: str, folder: Path, config: Mapping[str, Any]) -> str:
-    """A tokenizers JSON text with the tokens that were added behind the vocabulary."""
+    """The tokenizers JSON text with the tokens that were added after the vocabulary."""
     given = config.get("added_tokens_decoder")
     given = given if isinstance(given, dict) else {}
     plain = files.beside(folder / "tokenizer.json", "added_tokens.json")
@@ -119,7 +119,7 @@ def _with_added(text: str, folder: Path, config: Mapping[str, Any]) -> str:
         if i in known or not isinstance(token.get("content"), str):
             continue
         if i < size and whole["model"]["vocab"].get(token["content"]) != i:
-            raise UserError(f"{folder} has {token['content']!r} added as {i}, which is another word's id; fetch its files again")
+            raise UserError(f"{folder} adds {token['content']!r} as {i}, which is another word's id; fetch its files again")
         flags = {name: token.get(name) is True for name in ("single_word", "lstrip", "rstrip", "normalized", "special")}
         whole["added_tokens"].append({"id": i, "content": token["content"], **flags})
     whole["added_tokens"].sort(key=lambda token: token["id"])

@@ -110,9 +110,9 @@ def test_torch_slices(tmp_path):
     [
         ({"a": call("os", "system", "touch hacked")}, "asks for os.system"),
         ({"a": call("builtins", "eval", "1")}, "asks for builtins.eval"),
-        ({"a": call("torch.nn.modules.linear", "Linear")}, "only tensors are admitted"),
+        ({"a": call("torch.nn.modules.linear", "Linear")}, "only tensors are allowed"),
         ({"a": tensor("0", np.zeros(4, np.float32), (5,))}, "past its storage"),
-        ({"a": tensor("0", np.zeros(4, np.float32), (2,), (-1,), start=3)}, "sound storage"),
+        ({"a": tensor("0", np.zeros(4, np.float32), (2,), (-1,), start=3)}, "valid storage"),
         ({"a": tensor("0", np.zeros(9, np.float32), (9,))}, "shorter than it says"),
         ({"note": 1}, "no tensors"),
     ],
@@ -161,9 +161,9 @@ def test_gguf(tmp_path):
     [
         (lambda path: path / "nowhere", "there is no"),
         (lambda path: path, "holds no .safetensors"),
-        (lambda path: _write(path / "a.onnx", b"x"), "none of .safetensors"),
-        (lambda path: _write(path / "a.safetensors", b"x"), "no whole safetensors"),
-        (lambda path: _write(path / "a.gguf", b"x"), "no whole GGUF"),
+        (lambda path: _write(path / "a.onnx", b"x"), "not one of .safetensors"),
+        (lambda path: _write(path / "a.safetensors", b"x"), "not a complete safetensors"),
+        (lambda path: _write(path / "a.gguf", b"x"), "not a complete GGUF"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, make, message):

@@ -115,7 +115,7 @@ def test_only_regular_files_are_opened(name, tmp_path):
     refused(folder / name, "is a pipe")
     (folder / name).unlink()
     (folder / name).symlink_to("/dev/zero")
-    refused(folder / name, "is a device|only regular files|none of")
+    refused(folder / name, "is a device|only regular files|not one of")
     refused(folder / "a\0b.safetensors", "there is no file")
 
 
@@ -181,7 +181,7 @@ def test_torch_storages_that_lie(tmp_path):
     data = (tmp_path / "plain.pth").read_bytes()
     for end in (10, len(data) // 2, len(data) - 5):
         (tmp_path / "cut.pth").write_bytes(data[:end])
-        with pytest.raises(UserError, match="no whole zip"):
+        with pytest.raises(UserError, match="not a complete zip"):
             _torch.open(tmp_path / "cut.pth")
 
 
@@ -202,9 +202,9 @@ def _npy(shape) -> bytes:
 def test_npz(data, tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("x.npy", data)
-    refused(tmp_path / "a.npz", "no .npz file of plain arrays")
+    refused(tmp_path / "a.npz", "not an .npz file of plain arrays")
     (tmp_path / "b.npz").write_bytes(data)
-    refused(tmp_path / "b.npz", "no .npz file of plain arrays")
+    refused(tmp_path / "b.npz", "not an .npz file of plain arrays")
 
 
 def test_npz_that_grows_a_thousand_times(tmp_path, monkeypatch):
@@ -236,7 +236,7 @@ GGUFS = (
 def test_gguf(data, tmp_path):
     pytest.importorskip("gguf")
     (tmp_path / "a.gguf").write_bytes(data)
-    with pytest.raises(UserError, match="no whole GGUF"):
+    with pytest.raises(UserError, match="not a complete GGUF"):
         _gguf.open(tmp_path / "a.gguf")
 
 

@@ -80,19 +80,19 @@ def test_damaged_parts_are_one_line(folder, files, words):
 
 def test_a_damaged_model_is_one_line(folder):
     pytest.importorskip("sentencepiece")
-    with pytest.raises(UserError, match="is no SentencePiece model"):
+    with pytest.raises(UserError, match="is not a SentencePiece model"):
         _vocabularies.made(folder("llama_model", tokenizer__model=b"garbage"), "llama")
 
 
 def test_what_is_not_read_names_the_remedy(folder, tmp_path):
-    remedy = "makes a tokenizer.json of it"
+    remedy = "makes a tokenizer.json from it"
     text, why = _vocabularies.made(folder("gpt2_parts", tokenizer_config__json='{"tokenizer_class": "CLIPTokenizer"}'), "clip")
     assert text is None and "of CLIPTokenizer are not read" in why and remedy in why
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "vocab.txt").write_text("[CLS]\n")
     text, why = _vocabularies.made(tmp_path / "bert", "bert")
     assert text is None and why.startswith("vocab.txt alone is not read") and remedy in why
-    assert _vocabularies.made(tmp_path, "x") == (None, "none lies there")
+    assert _vocabularies.made(tmp_path, "x") == (None, "there is none")
 
 
 def test_a_sentencepiece_model_of_another_kind_names_the_remedy(folder):
@@ -103,4 +103,4 @@ def test_a_sentencepiece_model_of_another_kind_names_the_remedy(folder):
         setattr(model.trainer_spec, field, value)
         (here / "tokenizer.model").write_bytes(model.SerializeToString())
         text, why = _vocabularies.made(here, "llama")
-        assert text is None and words in why and "makes a tokenizer.json of it" in why
+        assert text is None and words in why and "makes a tokenizer.json from it" in why
