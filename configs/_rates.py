@@ -1,4 +1,4 @@
-"""Learning rates that `jaxseq sweep` found: rates.json beside this file is its sweep.json.
+"""Learning rates found by `jaxseq sweep`; rates.json in this folder is its output file sweep.json.
 
     config.train.update(swept("mamba"))
 """
@@ -11,9 +11,10 @@ TABLE = resources.files(__package__).joinpath("rates.json")
 
 
 def swept(name: str) -> dict[str, Any]:
-    """The fields of config.train that are an architecture's learning rate, for the width that it was swept at.
+    """The fields of config.train for an architecture's learning rate, at the width of the sweep.
 
-    Other widths get theirs by the rule of `jaxseq.config.scaled`. Raises KeyError for an architecture that the table lacks.
+    For other widths the rate is scaled by `jaxseq.config.scaled`. Raises KeyError for an architecture that is not in the table,
+    and ValueError if the best rate is at the edge of the swept range.
     """
     table = json.loads(TABLE.read_text(encoding="utf-8"))
     entry = table["architectures"][name]

@@ -1,4 +1,4 @@
-"""What the RWKV configs share: the frame of the network and the optimiser of the released training."""
+"""Shared by the RWKV configs: the network around the blocks, and the optimiser of the released training code."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from jaxseq.config import base
 
 
 def frame(stack: str, width: int, rate: dict[str, Any], vocab: int | None) -> ConfigDict:
-    """Layer norms, one of them on the embedding; an untied head; the penalty on the largest logit.
+    """Config with layer norms, also after the embedding, an untied head, and a penalty on the largest logit.
 
-    rate: the fields of config.train that are the learning rate; vocab: of a published size.
+    rate: the learning-rate fields of config.train; vocab: vocabulary of a published size.
 
     Initial values and optimiser: BlinkDL/RWKV-LM, RWKV-v5/src/model.py, `generate_init_weight` (embedding in U(-1e-4, 1e-4),
-    orthogonal head of gain sqrt(vocab / width) / 2), and demo-training-run.sh, which is RWKV-7's as well.
+    orthogonal head of gain sqrt(vocab / width) / 2), and demo-training-run.sh, also used for RWKV-7.
     """
     config = base()
     config.model.stack = stack

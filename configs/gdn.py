@@ -1,9 +1,9 @@
-"""Gated DeltaNet: the delta rule with a decay, each token correcting what its key reads (Yang et al. 2024, arXiv:2412.06464).
+"""Gated DeltaNet: a delta rule with decay; each token corrects the value stored for its key (Yang et al. 2024, arXiv:2412.06464).
 
-Claim: better than Mamba-2 at recall and at language, with the same state and training in matrix products.
+Claim: better than Mamba-2 at recall and language modelling, with the same state and training by matrix products.
 Expected: near Mamba-2 on the quick comparison.
-Initial values: flash-linear-attention's (models/gated_deltanet): one normal figure for all matrices, here 1 / sqrt(inputs), A in
-U(0, 16), log-uniform steps; heads of 3/4 width / heads key and twice as many value channels.
+Initial values: as in flash-linear-attention (models/gated_deltanet): the same normal distribution for all matrices, here with
+1 / sqrt(inputs); A from U(0, 16), log-uniform steps. Heads have 3/4 width / heads key channels and twice as many value channels.
 Command: jaxseq train --config=gdn --workdir=runs/gdn
 """
 

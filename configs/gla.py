@@ -1,8 +1,8 @@
-"""Gated linear attention: linear attention whose state decays channel by channel (Yang et al. 2023, arXiv:2312.06635).
+"""Gated linear attention: linear attention with a decay per key channel (Yang et al. 2023, arXiv:2312.06635).
 
-Claim: competitive with the Transformer and Mamba at equal size, training in matrix products, and sound far past its length.
+Claim: competitive with the Transformer and Mamba at equal size, trains by matrix products, and extrapolates to long sequences.
 Expected: between RetNet and Mamba-2 on the quick comparison.
-Initial values: flash-linear-attention's (models/gla): one normal figure for all matrices, here 1 / sqrt(inputs).
+Initial values: as in flash-linear-attention (models/gla): the same normal distribution for all matrices, here 1 / sqrt(inputs).
 Command: jaxseq train --config=gla --workdir=runs/gla
 """
 

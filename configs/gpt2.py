@@ -1,10 +1,10 @@
 """GPT-2: learned positions, layer norm, GELU, biases everywhere (Radford et al. 2019, "Language Models are Unsupervised
 Multitask Learners").
 
-Claim: the decoder that the field still measures itself by; it cannot read past its table of positions.
-Expected: far behind the Transformer on the quick comparison: absolute positions teach little in so few tokens.
-Initial values: GPT-2's, as transformers' GPT2PreTrainedModel has them: 0.02, embedding and positions too, and 0.02 / sqrt(2
-layers) back to the stream. At the laptop size 1 / sqrt(inputs) in the place of 0.02, which is 1 / sqrt(2500).
+Claim: still the reference decoder of the field; its context is limited to its table of positions.
+Expected: far behind the Transformer on the quick comparison: absolute positions learn slowly.
+Initial values: as in transformers' GPT2PreTrainedModel: 0.02, also for embedding and positions, and 0.02 / sqrt(2 layers) for
+maps back to the residual stream. The laptop size uses 1 / sqrt(inputs) instead of 0.02, which is 1 / sqrt(2500).
 Command: jaxseq train --config=gpt2 --workdir=runs/gpt2
 """
 
@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from jaxseq.config import base, pick
 from jaxseq.configs._rates import swept
 
-# name: layers, width, heads, lr (the paper gives none: GPT-3's of that size, Brown et al. 2020, table 2.1)
+# name: layers, width, heads, lr (not given in the paper: GPT-3's of that size, Brown et al. 2020, table 2.1)
 SIZES = {
     "124m": (12, 768, 12, 6e-4),
     "355m": (24, 1024, 16, 3e-4),

@@ -1,9 +1,9 @@
-"""Mamba-2 with a few layers of attention without positions: the pattern of Granite 4.0-H and Nemotron-H (arXiv:2504.03624).
+"""Mamba-2 with a few attention layers without positions: the pattern of Granite 4.0-H and Nemotron-H (arXiv:2504.03624).
 
-Claim: a Transformer's quality with a tenth of its attention layers, and so a tenth of its state.
+Claim: the quality of a Transformer with a tenth of its attention layers, and so a tenth of its state.
 Expected: near Mamba-2 on the quick comparison.
-Initial values: Mamba-2's own in its layers, its map back smaller by the root of two additions a layer; elsewhere transformers'
-GraniteMoeHybridPreTrainedModel: one normal figure, here 1 / sqrt(inputs).
+Initial values: Mamba-2's in its layers, with W_out divided by sqrt(2 layers) for two residual additions per layer; elsewhere as
+in transformers' GraniteMoeHybridPreTrainedModel: the same normal distribution for all matrices, here 1 / sqrt(inputs).
 Command: jaxseq train --config=granite_hybrid --workdir=runs/granite_hybrid
 """
 

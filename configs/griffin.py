@@ -1,9 +1,9 @@
 """Griffin: gated linear recurrences and local attention, two to one (De et al. 2024, arXiv:2402.19427).
 
-Claim: matches Llama-2 after a sixth of its tokens, with a state of fixed size, and reads far past its training length.
-Expected: ahead of the Transformer on the quick comparison, behind Mamba; decoding as fast at any length.
-Initial values: recurrentgemma's: variance 1 / inputs, 2 / (residual blocks * inputs) back to the stream, embedding 1 / width,
-times sqrt(width) on its way in.
+Claim: matches Llama-2 with a sixth of its training tokens, has a state of fixed size, and extrapolates to long sequences.
+Expected: ahead of the Transformer on the quick comparison, behind Mamba; decoding speed does not depend on the length.
+Initial values: as in recurrentgemma: variance 1 / inputs, 2 / (residual blocks * inputs) for maps back to the residual stream,
+1 / width for the embedding, whose output is multiplied by sqrt(width).
 Command: jaxseq train --config=griffin --workdir=runs/griffin
 """
 
@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 from jaxseq.config import base, pick
 from jaxseq.configs._rates import swept
 
-# name: layers, width, hidden of the recurrence, heads of 128, lr (table 2; learning rates of GPT-3 at that size, the paper's
-# are extrapolated from small runs and not printed)
+# name: layers, width, hidden of the recurrence, heads of 128, lr (table 2; learning rates of GPT-3 at that size, because the
+# paper extrapolates its own from small runs and does not list them)
 SIZES = {
     "100m": (12, 768, 1024, 6, 6e-4),
     "200m": (12, 1024, 1536, 8, 3e-4),

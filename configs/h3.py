@@ -1,9 +1,9 @@
-"""H3: shift and diagonal state space models between gates, with layers of attention (Fu et al. 2022, arXiv:2212.14052).
+"""H3: gated shift and diagonal state space models, with a few attention layers (Fu et al. 2022, arXiv:2212.14052).
 
-Claim: the first state space model to match Transformers on text, with two layers of attention left.
-Expected: between Hyena and the Transformer at the laptop size, which has no attention.
-Initial values: HazyResearch/H3, `_init_weights`: 0.02, and 0.02 / sqrt(2 layers) out of attention and feed-forwards, not out
-of H3; at the laptop size 1 / sqrt(inputs) in the place of 0.02. The two state space models as S4D's.
+Claim: the first state space model to match Transformers on text, with only two attention layers.
+Expected: between Hyena and the Transformer at the laptop size, which has no attention layers.
+Initial values: HazyResearch/H3, `_init_weights`: 0.02, and 0.02 / sqrt(2 layers) for the outputs of attention and feed-forwards,
+but not of H3; the laptop size uses 1 / sqrt(inputs) instead of 0.02. Both state space models as in S4D.
 Command: jaxseq train --config=h3 --workdir=runs/h3
 """
 
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from jaxseq.config import base, pick
 from jaxseq.configs._rates import swept
 
-# name: layers, width, heads, numbers of the layers of attention, lr (§F.2 and the released models)
+# name: layers, width, heads, indices of the attention layers, lr (§F.2 and the released models)
 SIZES = {
     "125m": (12, 768, 12, (6,), 6e-4),
     "355m": (24, 1024, 16, (8, 16), 3e-4),
@@ -22,7 +22,7 @@ SIZES = {
 
 
 def stack(layers: int, attention: tuple[int, ...]) -> str:
-    """Attention in the layers of these numbers, counted from 0; H3 in all others."""
+    """The stack with attention in the layers with these indices (from 0) and H3 in all others."""
     runs = [b - a - 1 for a, b in zip((-1, *attention), (*attention, layers), strict=True)]
     return " + (attention mlp) + ".join(f"{n}*(h3 mlp)" for n in runs)
 
@@ -39,7 +39,7 @@ def get_config(size: str = "") -> ConfigDict:
     config.model.mlp = {"init_std": std}
     if size:
         config.model.attention = {"heads": heads, "rotary": False, "bias": True, "init_std": std}
-        config.model.vocab = 50264  # GPT-2's, up to a multiple of 8
+        config.model.vocab = 50264  # GPT-2's, rounded up to a multiple of 8
         config.train.length = 2048
     config.train.update({"lr": lr, "lr_source": "GPT-3's, as H3 §F.2"} if size else swept("h3"))
     return config

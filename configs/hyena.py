@@ -1,10 +1,11 @@
 """Hyena: gates and long convolutions with implicit filters, no attention (Poli et al. 2023, arXiv:2302.10866).
 
-Claim: matches Transformers' perplexity with a fifth less compute at length 2048; O(T log T), its state is its input.
+Claim: matches the perplexity of Transformers with a fifth less compute at length 2048; O(T log T); the state is the input.
 Expected: ahead of the Transformer on the quick comparison, behind Mamba; decoding reads the last 255 inputs of each layer.
-Initial values: HazyResearch/safari's: 0.02, and 0.02 / sqrt(2 layers) back to the stream, in the filters' MLP too, whose
-biases are zero. At the laptop size 1 / sqrt(inputs) in the place of 0.02, and in the filters' MLP torch's default, for its
-sines are slower (4 in the place of 14): their argument's deviation, sine * std * sqrt(hidden), is 2.3 here and 2.2 there.
+Initial values: as in HazyResearch/safari: 0.02, and 0.02 / sqrt(2 layers) for maps back to the residual stream, also in the MLP
+of the filters, whose biases are zero. The laptop size uses 1 / sqrt(inputs) instead of 0.02, and torch's default in the MLP of
+the filters, because its sines have frequency 4 instead of 14: the standard deviation of their argument, sine * std * sqrt(hidden),
+is then 2.3, close to safari's 2.2.
 Command: jaxseq train --config=hyena --workdir=runs/hyena
 """
 
@@ -32,9 +33,9 @@ def get_config(size: str = "") -> ConfigDict:
     std = 0.02 if size else None
     config.model.embedding_std = std
     config.model.mlp = {"hidden": hidden, "init_std": std}
-    config.model.hyena = {"l_max": 256, "features": 5, "hidden": 16, "sine": 4.0, "position_lr": 1 / 300}  # of train.lr
+    config.model.hyena = {"l_max": 256, "features": 5, "hidden": 16, "sine": 4.0, "position_lr": 1 / 300}  # times train.lr
     if size:
-        config.model.vocab = 50264  # GPT-2's, up to a multiple of 8
+        config.model.vocab = 50264  # GPT-2's, rounded up to a multiple of 8
         config.model.hyena = {"l_max": 2048, "features": 33, "hidden": 64, "sine": 14.0, "init_std": std, "filter_std": std}
         config.train.length = 2048
         config.train.batch = 256

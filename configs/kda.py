@@ -1,9 +1,9 @@
-"""Kimi Delta Attention alone: the gated delta rule with a decay for each key channel (Kimi Team 2025, arXiv:2510.26692).
+"""Kimi Delta Attention alone: the gated delta rule with a decay per key channel (Kimi Team 2025, arXiv:2510.26692).
 
-Claim: finer forgetting than Gated DeltaNet's one decay a head, at equal size.
+Claim: finer control of forgetting than Gated DeltaNet, which has one decay per head, at equal size.
 Expected: near Gated DeltaNet on the quick comparison.
-Initial values: transformers' KimiLinearPreTrainedModel: one normal figure for all matrices, here 1 / sqrt(inputs), A in U(1, 16),
-log-uniform steps. No model of this mixer alone is published; see kimi_linear.
+Initial values: as in transformers' KimiLinearPreTrainedModel: the same normal distribution for all matrices, here with
+1 / sqrt(inputs); A from U(1, 16), log-uniform steps. There is no published model with only this mixer; see kimi_linear.
 Command: jaxseq train --config=kda --workdir=runs/kda
 """
 

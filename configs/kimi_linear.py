@@ -1,9 +1,10 @@
-"""Three layers of Kimi Delta Attention to one of latent attention without positions (Kimi Team 2025, arXiv:2510.26692, §4).
+"""Kimi Linear: three layers of Kimi Delta Attention per layer of latent attention (Kimi Team 2025, arXiv:2510.26692, §4).
 
-Claim: better than full attention at equal tokens, with a quarter of its state and decoding several times faster.
+Claim: better than full attention at equal tokens, with a quarter of its state and several times faster decoding.
 Expected: ahead of the Transformer on the quick comparison.
-Initial values: transformers' KimiLinearPreTrainedModel: one normal figure for all matrices, here 1 / sqrt(inputs); A in U(1, 16),
-log-uniform steps. The released model has experts.
+Latent attention has no positions. Departure: dense feed-forwards; the released model has experts.
+Initial values: as in transformers' KimiLinearPreTrainedModel: the same normal distribution for all matrices, here with
+1 / sqrt(inputs); A from U(1, 16), log-uniform steps.
 Command: jaxseq train --config=kimi_linear --workdir=runs/kimi_linear
 """
 

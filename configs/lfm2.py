@@ -1,8 +1,8 @@
 """LFM2: gated short convolutions, and attention in a few layers (Liquid AI 2025, arXiv:2511.23404).
 
-Claim: a small model's quality at twice the decoding speed on a CPU: most layers remember two tokens.
+Claim: the quality of small Transformers at twice the decoding speed on a CPU; most layers have a memory of only two tokens.
 Expected: near the Transformer on the quick comparison.
-Initial values: transformers' Lfm2PreTrainedModel: one normal figure for all matrices, here 1 / sqrt(inputs).
+Initial values: as in transformers' Lfm2PreTrainedModel: the same normal distribution for all matrices, here 1 / sqrt(inputs).
 Command: jaxseq train --config=lfm2 --workdir=runs/lfm2
 """
 

@@ -2,9 +2,9 @@
 Ben Allal et al. 2025, arXiv:2502.02737).
 
 Claim: the recipe of most open models; grouped queries make the state a fraction of the Transformer's.
-Expected: the Transformer's quality at the laptop size, with half of its state.
-Initial values: transformers' LlamaPreTrainedModel: 0.02 for every matrix, embedding and head too. At the laptop size 1 /
-sqrt(inputs) in its place: 0.02 is 1 / sqrt(2500), and SmolLM2 at width 576 has 1 / sqrt(576) as well.
+Expected: the quality of the Transformer at the laptop size, with half of its state.
+Initial values: as in transformers' LlamaPreTrainedModel: 0.02 for every matrix, including embedding and head. The laptop size
+uses 1 / sqrt(inputs) instead: 0.02 is 1 / sqrt(2500), and SmolLM2 at width 576 uses 1 / sqrt(576).
 Command: jaxseq train --config=llama --workdir=runs/llama
 """
 
@@ -44,7 +44,7 @@ def get_config(size: str = "") -> ConfigDict:
     if size:
         config.model.vocab = vocab
         config.model.embedding_std, config.model.head_scale = std, std * width**0.5
-        config.train.schedule = "wsd" if tied else "cosine"  # SmolLM2 decays at the end only
+        config.train.schedule = "wsd" if tied else "cosine"  # SmolLM2 decays only at the end
         config.train.warmup = 2000
     config.train.update({"lr": lr, "lr_source": "SmolLM2 §6 and §4" if tied else "Llama table 2"} if size else swept("llama"))
     return config

@@ -1,9 +1,9 @@
-"""Mamba: a selective state space model, alone in the stack (Gu & Dao 2023, arXiv:2312.00752).
+"""Mamba: selective state space layers only (Gu & Dao 2023, arXiv:2312.00752).
 
 Claim: matches Transformers of twice its size at equal tokens; state and decoding cost are constant.
-Expected: the best of the three at the laptop size, at more seconds a token on a CPU.
-Initial values: mamba_ssm's: torch's default for linear layers, W_out smaller by sqrt(layers), the embedding 0.02; at the
-laptop size 1 / sqrt(width) in its place, as 0.02 is for widths of thousands.
+Expected: better than Transformer and RetNet at the laptop size, but more time per token on a CPU.
+Initial values: as in mamba_ssm: torch's default for linear layers, W_out divided by sqrt(layers), embedding 0.02. The laptop size
+uses 1 / sqrt(width) for the embedding, because 0.02 is meant for widths of thousands.
 Command: jaxseq train --config=mamba --workdir=runs/mamba
 """
 
@@ -32,7 +32,7 @@ def get_config(size: str = "") -> ConfigDict:
     config.model.width = width
     if size:
         config.model.embedding_std = 0.02
-        config.model.vocab = 50280  # GPT-NeoX's, up to a multiple of 8
+        config.model.vocab = 50280  # GPT-NeoX's, rounded up to a multiple of 8
     config.train.update({"lr": lr, "lr_source": "Mamba §E.2: five times GPT-3's"} if size else swept("mamba"))
     if size == FALCON:
         config.model.mamba = {"selected_norm": "plain"}

@@ -1,9 +1,9 @@
-"""Mamba-2: state space duality, a decay a head and a state of matrices (Dao & Gu 2024, arXiv:2405.21060).
+"""Mamba-2: state space duality, with one decay per head and a matrix state (Dao & Gu 2024, arXiv:2405.21060).
 
-Claim: Mamba's quality with a state eight times as large, from matrix products instead of a scan.
-Expected: near Mamba on the quick comparison, at more seconds a token on a CPU: its matrix products want an accelerator.
-Initial values: mamba_ssm's: torch's default for linear layers, W_out smaller by sqrt(layers), the embedding 0.02; at the
-laptop size 1 / sqrt(width) in its place, as 0.02 is for widths of thousands.
+Claim: the quality of Mamba with a state eight times as large, computed by matrix products instead of a scan.
+Expected: near Mamba on the quick comparison, with more time per token on a CPU, because matrix products need an accelerator.
+Initial values: as in mamba_ssm: torch's default for linear layers, W_out divided by sqrt(layers), embedding 0.02. The laptop size
+uses 1 / sqrt(width) for the embedding, because 0.02 is meant for widths of thousands.
 Command: jaxseq train --config=mamba2 --workdir=runs/mamba2
 """
 
@@ -31,6 +31,6 @@ def get_config(size: str = "") -> ConfigDict:
     config.model.mamba2 = {"heads": 2 * width // head_size, "state_size": state_size}
     if size:
         config.model.embedding_std = 0.02
-        config.model.vocab = 50288  # GPT-NeoX's, up to a multiple of 16
+        config.model.vocab = 50288  # GPT-NeoX's, rounded up to a multiple of 16
     config.train.update({"lr": lr, "lr_source": "Mamba §E.2: five times GPT-3's"} if size else swept("mamba2"))
     return config

@@ -1,8 +1,8 @@
-"""minLSTM: an LSTM whose gates do not look at the state, so that it is one associative scan (Feng et al. 2024, arXiv:2410.01201).
+"""minLSTM: an LSTM whose gates do not depend on the state; computed by an associative scan (Feng et al. 2024, arXiv:2410.01201).
 
-Claim: what made the LSTM slow, gates that wait for the state, was hardly needed.
-Expected: behind the gated linear recurrences with larger states (Mamba, RWKV) at the laptop size, at fewer seconds a token.
-Initial values: the Transformer's; inside the layer see `jaxseq.mixers.minlstm`.
+Claim: gates that depend on the state, which make the LSTM sequential, are hardly needed.
+Expected: behind gated linear recurrences with larger states (Mamba, RWKV) at the laptop size, with less time per token.
+Initial values: the Transformer's; for the layer itself see `jaxseq.mixers.minlstm`.
 Command: jaxseq train --config=minlstm --workdir=runs/minlstm
 minGRU: jaxseq train --config=minlstm --config.model.stack="4*(mingru swiglu)" --workdir=runs/mingru
 """

@@ -1,9 +1,9 @@
-"""Mixtral: Llama with eight experts in every feed-forward, two a token (Jiang et al. 2024, arXiv:2401.04088).
+"""Mixtral: Llama with eight experts per feed-forward, two of them per token (Jiang et al. 2024, arXiv:2401.04088).
 
 Claim: the quality of a dense model several times its active size.
-Expected: ahead of the Transformer at the laptop size, at its work a token.
-Initial values: transformers' MixtralPreTrainedModel: 0.02 for every matrix, routers and experts too; at the laptop size 1 /
-sqrt(inputs) in its place, as for Llama.
+Expected: ahead of the Transformer at the laptop size, with the same work per token.
+Initial values: as in transformers' MixtralPreTrainedModel: 0.02 for every matrix, including routers and experts. The laptop size
+uses 1 / sqrt(inputs) instead, as for Llama.
 Command: jaxseq train --config=mixtral --workdir=runs/mixtral
 """
 
@@ -31,5 +31,5 @@ def get_config(size: str = "") -> ConfigDict:
     if size:
         config.model.vocab = vocab
         config.model.embedding_std, config.model.head_scale = 0.02, 0.02 * width**0.5
-    config.train.update({"lr": 3e-4, "lr_source": "ours: the paper gives none, Llama's"} if size else swept("mixtral"))
+    config.train.update({"lr": 3e-4, "lr_source": "ours: Llama's, as the paper gives none"} if size else swept("mixtral"))
     return config

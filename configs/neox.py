@@ -1,11 +1,11 @@
-"""GPT-NeoX and Pythia: attention and feed-forward in parallel, a quarter of each head turns (Black et al. 2022,
+"""GPT-NeoX and Pythia: attention and feed-forward in parallel, rotary positions in a quarter of each head (Black et al. 2022,
 arXiv:2204.06745; Biderman et al. 2023, arXiv:2304.01373).
 
-Claim: parallel branches cost little quality and save one synchronisation a layer in tensor parallelism.
+Claim: parallel branches cost little quality and save one synchronisation per layer in tensor parallelism.
 Expected: a little behind the Transformer on the quick comparison.
-Initial values: those of the training (§2.1.3; EleutherAI/gpt-neox, `small_init_method` and `wang_init_method`), embedding and
-head too: sqrt(2 / (5 width)), and 2 / (layers sqrt(width)) back to the stream. transformers' 0.02 is a default that trained
-no such model.
+Initial values: those of the released training (§2.1.3; EleutherAI/gpt-neox, `small_init_method` and `wang_init_method`):
+sqrt(2 / (5 width)), also for embedding and head, and 2 / (layers sqrt(width)) for maps back to the residual stream. The default
+0.02 of transformers was not used to train these models.
 Command: jaxseq train --config=neox --workdir=runs/neox
 """
 

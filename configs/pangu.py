@@ -1,9 +1,9 @@
 """PanGu-pi: Llama with augmented shortcuts and a series of activations (Wang et al. 2023, arXiv:2312.17276; Tang et al. 2024,
 arXiv:2402.02791).
 
-Claim: more nonlinearity keeps the tokens' features apart, and makes up for a tenth fewer layers.
+Claim: more nonlinearity prevents the features of different tokens from collapsing, and allows a tenth fewer layers.
 Expected: a little ahead of the Transformer on the quick comparison.
-Initial values: the Transformer's; the papers say nothing of them.
+Initial values: the Transformer's; the papers do not give any.
 Command: jaxseq train --config=pangu --workdir=runs/pangu
 """
 
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from jaxseq.config import base, pick
 from jaxseq.configs._rates import swept
 
-# name: layers, width, heads, hidden (8/3 width, up to a multiple of 256), vocab (the first paper says about 100k)
+# name: layers, width, heads, hidden (8/3 width, rounded up to a multiple of 256), vocab (the first paper says about 100k)
 SIZES = {
     "1b": (12, 2048, 16, 5632, 100_000),
     "7b": (29, 4096, 32, 11008, 100_000),

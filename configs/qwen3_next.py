@@ -1,9 +1,10 @@
-"""Three layers of Gated DeltaNet to one of gated attention, Qwen3-Next's pattern (Qwen Team 2025), with dense feed-forwards.
+"""Qwen3-Next: three layers of Gated DeltaNet per layer of gated attention (Qwen Team 2025), with dense feed-forwards.
 
-Claim: the quality of full attention from a quarter of its layers, and a quarter of its state.
+Claim: the quality of full attention with a quarter of its attention layers, and a quarter of its state.
 Expected: ahead of the Transformer on the quick comparison.
-Initial values: transformers' Qwen3NextPreTrainedModel: one normal figure for all matrices, here 1 / sqrt(inputs); A in U(0, 16);
-the steps log-uniform as in Gated DeltaNet, where transformers sets their bias to 1. The released model has experts.
+Departure: the released model has experts.
+Initial values: as in transformers' Qwen3NextPreTrainedModel: the same normal distribution for all matrices, here with
+1 / sqrt(inputs); A from U(0, 16). Steps are log-uniform as in Gated DeltaNet; transformers sets their bias to 1.
 Command: jaxseq train --config=qwen3_next --workdir=runs/qwen3_next
 """
 

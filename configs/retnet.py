@@ -1,10 +1,10 @@
-"""RetNet: multi-scale retention in attention's place (Sun et al. 2023, arXiv:2307.08621).
+"""RetNet: multi-scale retention instead of attention (Sun et al. 2023, arXiv:2307.08621).
 
 Claim: Transformer quality from about 2B parameters on, with a state of constant size and O(1) decoding.
 Expected: behind the Transformer on the quick comparison and on the standard one.
-Initial values: microsoft/torchscale's: Xavier with gains 2^-2.5 and 2^-1 in retention, torch's default in the feed-forward,
-embedding and untied head 1 / sqrt(width), the embedding times sqrt(width) on its way in. At published sizes the paper's
-(§3.1). Keys of the laptop size have 32 channels, the paper's 256: with fewer heads there were too few decays.
+Initial values: as in microsoft/torchscale: Xavier with gains 2^-2.5 and 2^-1 in retention, torch's default in the feed-forward,
+1 / sqrt(width) for embedding and untied head; the embedding's output is multiplied by sqrt(width). Published sizes use the
+paper's (§3.1). Keys have 32 channels at the laptop size and 256 in the paper: larger keys would leave too few heads, and so decays.
 Command: jaxseq train --config=retnet --workdir=runs/retnet
 """
 
@@ -29,7 +29,7 @@ def get_config(size: str = "") -> ConfigDict:
     config.model.tied = False
     config.model.scaled_embedding = True
     config.model.retention = {"heads": heads}
-    config.model.mlp = {"factor": 2, "bias": False, "initial": "torch"}  # 12 width^2 parameters a layer, as a Transformer has
+    config.model.mlp = {"factor": 2, "bias": False, "initial": "torch"}  # 12 width^2 parameters per layer, like a Transformer
     config.model.norm_eps = 1e-6
     config.train.update({"lr": lr, "lr_source": "RetNet table 2"} if size else swept("retnet"))
     config.train.beta2 = 0.98

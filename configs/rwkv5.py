@@ -1,8 +1,8 @@
 """RWKV-5.2 "Eagle": matrix-valued states that decay by channel (Peng et al. 2024, arXiv:2404.05892).
 
-Claim: better than RWKV-4 at equal size for a state of one matrix a head.
+Claim: better than RWKV-4 at equal size, with a larger state of one matrix per head.
 Expected: between RetNet and Mamba at the laptop size.
-Initial values: the released code's, norms' layer scale included; see configs/_rwkv.py.
+Initial values: as in the released code, including the layer scale of norms; see configs/_rwkv.py.
 Command: jaxseq train --config=rwkv5 --workdir=runs/rwkv5
 """
 

@@ -1,8 +1,8 @@
 """RWKV-6 "Finch": RWKV-5 with decays and mixtures that depend on the token (Peng et al. 2024, arXiv:2404.05892).
 
-Claim: data-dependent decay closes most of the gap to attention on recall, at the state of RWKV-5.
+Claim: data-dependent decay closes most of the gap to attention on recall, with the state size of RWKV-5.
 Expected: near RWKV-5 on the quick comparison, between RetNet and Mamba.
-Initial values: the released code's, norms' layer scale included; see configs/_rwkv.py.
+Initial values: as in the released code, including the layer scale of norms; see configs/_rwkv.py.
 Command: jaxseq train --config=rwkv6 --workdir=runs/rwkv6
 """
 

@@ -1,8 +1,8 @@
 """RWKV-7 "Goose": a generalised delta rule with vector decays and learning rates (Peng et al. 2025, arXiv:2503.14456).
 
-Claim: tracks states that attention and diagonal recurrences cannot; the best of the RWKVs at equal size.
+Claim: can track states that attention and diagonal recurrences cannot; the best RWKV at equal size.
 Expected: near RWKV-6 on the quick comparison.
-Initial values: the released code's, norms' layer scale included; see configs/_rwkv.py.
+Initial values: as in the released code, including the layer scale of norms; see configs/_rwkv.py.
 Command: jaxseq train --config=rwkv7 --workdir=runs/rwkv7
 """
 

@@ -1,9 +1,9 @@
-"""S4D: diagonal state space models and feed-forwards in turn (Gu et al. 2022, arXiv:2206.11893).
+"""S4D: alternating diagonal state space models and feed-forwards (Gu et al. 2022, arXiv:2206.11893).
 
-Claim: a state space model that does not look at its input, as a convolution as cheap to train as an FFT, of constant state.
-Expected: between RetNet and an LSTM at the laptop size: what it keeps cannot depend on what it reads.
-Initial values: state-spaces/s4: torch's default for linear layers, biases too, not smaller on the way back to the stream; the
-embedding 1 / sqrt(width), times sqrt(width) on its way in.
+Claim: a time-invariant state space model, trained as a convolution by FFTs, with a state of constant size.
+Expected: between RetNet and an LSTM at the laptop size: what it remembers cannot depend on its input.
+Initial values: as in state-spaces/s4: torch's default for linear layers and biases, without scaling for maps back to the residual
+stream; 1 / sqrt(width) for the embedding, whose output is multiplied by sqrt(width).
 Command: jaxseq train --config=s4d --workdir=runs/s4d
 """
 
@@ -27,7 +27,7 @@ def get_config(size: str = "") -> ConfigDict:
     config.model.s4d = {"state_size": state_size, "kernel_lr": 1.0 if size else 1 / 3}
     if size:
         config.model.dropout = 0.25
-        config.model.vocab = 267735  # WikiText-103's words; the paper's softmax is adaptive
+        config.model.vocab = 267735  # WikiText-103's words; the paper uses an adaptive softmax
         config.train.length = 8192
         config.train.warmup = 1000
     config.train.update({"lr": lr, "lr_source": "S4 table 11"} if size else swept("s4d"))

@@ -1,9 +1,9 @@
-"""Samba: Mamba and sliding window attention in turn, a feed-forward after each (Ren et al. 2024, arXiv:2406.07522).
+"""Samba: alternating Mamba and sliding-window attention, each followed by a feed-forward (Ren et al. 2024, arXiv:2406.07522).
 
-Claim: better than either alone at equal size, with a state of constant size; reads a million tokens after training on 4096.
+Claim: better than either alone at equal size, with a state of constant size; extrapolates from 4096 to a million tokens.
 Expected: a little behind Mamba on the quick comparison.
-Initial values: microsoft/Samba, lit_gpt/model.py with `mamba_init`: torch's default for linear layers, maps back to the
-stream smaller by the root of the number of additions; the embedding 0.02, at the laptop size 1 / sqrt(width).
+Initial values: microsoft/Samba, lit_gpt/model.py with `mamba_init`: torch's default for linear layers, maps back to the residual
+stream divided by the square root of the number of residual additions; embedding 0.02, at the laptop size 1 / sqrt(width).
 Command: jaxseq train --config=samba --workdir=runs/samba
 """
 

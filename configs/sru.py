@@ -1,8 +1,8 @@
-"""SRU: gates that look at their own channel's state alone (Lei et al. 2018, arXiv:1709.02755), in today's residual blocks.
+"""SRU: gates that depend on the state of their own channel only (Lei et al. 2018, arXiv:1709.02755), in modern residual blocks.
 
-Claim: a recurrent network as parallel as a convolution; what is left to wait for costs a diagonal Newton iteration here.
-Expected: near minLSTM at the laptop size, with a highway in the place of an output projection.
-Initial values: the Transformer's; inside the layer see `jaxseq.mixers.sru`.
+Claim: a recurrent network as parallel as a convolution; its elementwise recurrence is solved here by diagonal Newton iterations.
+Expected: near minLSTM at the laptop size, with a highway connection instead of an output projection.
+Initial values: the Transformer's; for the layer itself see `jaxseq.mixers.sru`.
 Command: jaxseq train --config=sru --workdir=runs/sru
 """
 

@@ -1,8 +1,8 @@
 """StripedHyena: Hyena with filters in modal form, alternating with attention (arXiv:2302.10866, arXiv:2310.18780).
 
-Claim: half of the attention layers can be gated convolutions whose state does not grow, without loss against Transformers.
+Claim: half of the attention layers can be replaced by gated convolutions with a constant state, without loss of quality.
 Expected: ahead of the Transformer on the quick comparison, with half of its state.
-Initial values: the Transformer's: the training was not published, and the released code starts poles near 0.
+Initial values: the Transformer's, because the training code was not published; the released code initialises poles near 0.
 Command: jaxseq train --config=stripedhyena --workdir=runs/stripedhyena
 """
 

@@ -1,10 +1,10 @@
-"""Switch Transformer: every other feed-forward is a mixture of experts, one a token (Fedus et al. 2022, arXiv:2101.03961).
+"""Switch Transformer: every second feed-forward is a mixture of experts, one per token (Fedus et al. 2022, arXiv:2101.03961).
 
-The paper's sizes as causal decoders; the paper's own are encoder-decoders with T5's relative positions, here positions turn.
+Departure: causal decoders with rotary positions. The paper's models are encoder-decoders with T5's relative positions.
 
-Claim: more parameters at the same work a token give better quality at the same time.
-Expected: a little behind the Transformer on the quick comparison: one of its four experts sees a quarter of so few tokens.
-Initial values: the paper's (§2.4): truncated normal, a tenth of the usual variance 1 / inputs; the embedding T5's.
+Claim: more parameters with the same work per token give better quality in the same time.
+Expected: a little behind the Transformer on the quick comparison: each of its four experts gets only a quarter of the tokens.
+Initial values: the paper's (§2.4): truncated normal with a tenth of the usual variance 1 / inputs; embedding as in T5.
 Command: jaxseq train --config=switch --workdir=runs/switch
 """
 
@@ -29,7 +29,7 @@ def get_config(size: str = "") -> ConfigDict:
     config.model.stack = f"{layers // 2}*(attention mlp attention moe)"
     config.model.width = width
     config.model.norm_eps = 1e-6
-    config.model.scaled_embedding = True  # T5's embedding has variance 1, and its logits are scaled back
+    config.model.scaled_embedding = True  # T5's embedding has variance 1, and its logits are scaled down
     config.model.attention = {"heads": heads, "initial": "switch"}
     config.model.mlp = {"hidden": hidden, "activation": "relu", "bias": False, "initial": "switch"}
     config.model.moe = {

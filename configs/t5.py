@@ -1,9 +1,9 @@
 """T5: an encoder-decoder that fills in spans, with relative positions (Raffel et al. 2020, arXiv:1910.10683).
 
-Also v1.1 (gated GELU, a head of its own: Shazeer 2020, arXiv:2002.05202) and Switch Transformer (arXiv:2101.03961).
+Also v1.1 (gated GELU and untied head: Shazeer 2020, arXiv:2002.05202) and Switch Transformer (arXiv:2101.03961).
 
-Claim: for a text from a text, reading with both eyes and writing with one beats a decoder alone.
-Expected: a falling loss on the missing spans of the State of the Union addresses; behind a decoder at writing on.
+Claim: for text-to-text tasks, a bidirectional encoder with a causal decoder is better than a decoder alone.
+Expected: a falling loss on masked spans of the State of the Union addresses; worse than a decoder at continuing text.
 Command: jaxseq train --config=t5 --workdir=runs/t5
 """
 
@@ -23,7 +23,7 @@ SIZES = {
     "v1_1-large": (24, 1024, 16, 64, 2816, True, 0),
     "v1_1-xl": (24, 2048, 32, 64, 5120, True, 0),
     "v1_1-xxl": (24, 4096, 64, 64, 10240, True, 0),
-    "switch": (2, 128, 4, 32, 512, False, 4),  # of the laptop's size
+    "switch": (2, 128, 4, 32, 512, False, 4),  # the laptop size with experts
     "switch-base-8": (12, 768, 12, 64, 3072, False, 8),
     "switch-base-64": (12, 768, 12, 64, 3072, False, 64),
     "switch-base-128": (12, 768, 12, 64, 3072, False, 128),
@@ -44,7 +44,7 @@ def get_config(size: str = "") -> ConfigDict:
     config.train.lr_source = "the Transformer's at this size"
     if size and size != "switch":
         config.model.vocab = 32128
-        config.model.dropout = 0.0 if gated else 0.1  # v1.1 pre-trains without
+        config.model.dropout = 0.0 if gated else 0.1  # v1.1 is pre-trained without dropout
         config.train.update(batch=128, length=568, steps=524_288, warmup=10_000, lr=1e-3)
         config.train.lr_source = "ours: the paper trains with Adafactor"
         if experts:

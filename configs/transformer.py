@@ -1,9 +1,9 @@
-"""Transformer: rotary attention and SwiGLU, pre-norm, the recipe of today (Llama, arXiv:2302.13971).
+"""Transformer: rotary attention and SwiGLU, pre-norm, the current standard recipe (Llama, arXiv:2302.13971).
 
-Claim: the one to beat at quality; its state and its decoding cost grow with the context.
-Expected: about 2.1 bits a byte on the State of the Union addresses after 1000 steps of the laptop size.
-Initial values: normal with 1 / sqrt(inputs), maps back to the stream smaller by the root of the number of additions (GPT-2,
-§2.3), the embedding with 1 / sqrt(width): it is the head too, and logits start with variance 1.
+Claim: the baseline in quality; its state and its decoding cost grow with the context.
+Expected: about 2.1 bits per byte on the State of the Union addresses after 1000 steps of the laptop size.
+Initial values: normal with 1 / sqrt(inputs); maps back to the residual stream divided by the square root of the number of
+residual additions (GPT-2, §2.3); embedding with 1 / sqrt(width), so that logits of the tied head have variance 1.
 Command: jaxseq train --config=transformer --workdir=runs/transformer
 """
 

@@ -1,11 +1,11 @@
-"""UniRepLKNet: as a language model, large-kernel convolutions in causal blocks (Ding et al. 2023, arXiv:2311.15599).
+"""UniRepLKNet as a language model: large-kernel convolutions in causal blocks (Ding et al. 2023, arXiv:2311.15599).
 
-Claim: a few large kernels see far without depth, and one architecture serves images, sound, time series and more.
-Expected: ahead of the Transformer on the quick comparison, behind what selects: no kernel depends on the data.
-Initial values: the Transformer's; inside the layer see `jaxseq.mixers.unireplk`.
+Claim: a few large kernels give a long context without depth; one architecture works for images, audio, time series and more.
+Expected: ahead of the Transformer on the quick comparison, behind models with data-dependent state updates.
+Initial values: the Transformer's; for the layer itself see `jaxseq.mixers.unireplk`.
 Command: jaxseq train --config=unireplknet --workdir=runs/unireplknet
 
-The paper's own models read images: config unireplknet_image.
+For the image models of the paper see the config unireplknet_image.
 """
 
 from ml_collections import ConfigDict

@@ -1,10 +1,10 @@
-"""UniRepLKNet for images: few large kernels, trained as branches and merged for use (Ding et al. 2023, arXiv:2311.15599).
+"""UniRepLKNet for images: a few large kernels, trained as branches, merged for inference (Ding et al. 2023, arXiv:2311.15599).
 
-Claim: 83.2 % on ImageNet-1K at T (31 M parameters), ahead of networks of its size, and faster.
-Expected: ahead of ViT on a small set of images at equal time; merged, one convolution does the work of six.
+Claim: 83.2 % on ImageNet-1K at size T (31 M parameters), better and faster than other networks of its size.
+Expected: ahead of ViT on a small image data set at equal time; after merging, one convolution replaces six.
 Command: jaxseq train --config=unireplknet_image --config.data.path=IMAGES --workdir=runs/unireplknet_image
 
-IMAGES is a folder with one folder of images a class, or an .npz file with `images` [N, side, side, channels] and `labels` [N].
+IMAGES is a folder with one folder of images per class, or an .npz file with `images` [N, side, side, channels] and `labels` [N].
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from jaxseq.config import base, pick
 
 LARGE = "3*{}:3 3*{}:13 27*{}:13,3,3 3*{}:13"
-IMAGENET_1K = (1000, 93_840, 6_256)  # classes, steps of 4096 images, of which warm-up: 300 and 20 epochs
+IMAGENET_1K = (1000, 93_840, 6_256)  # classes, steps of 4096 images, warm-up steps: 300 and 20 epochs
 IMAGENET_22K = (21_841, 311_947, 17_330)  # 90 and 5 epochs
 # name: stages, drop path, lr, data; the paper's table of variants, and the released code's commands
 SIZES = {

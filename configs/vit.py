@@ -1,10 +1,10 @@
-"""ViT: a Transformer that reads an image as patches (Dosovitskiy et al. 2021, arXiv:2010.11929).
+"""ViT: a Transformer on image patches (Dosovitskiy et al. 2021, arXiv:2010.11929).
 
-Claim: with enough images it needs nothing that convolutions know about images; with few it lags behind them.
-Expected: behind UniRepLKNet on a small set of images at equal time.
+Claim: with enough images it does not need the inductive biases of convolutions; with few images it is worse.
+Expected: behind UniRepLKNet on a small image data set at equal time.
 Command: jaxseq train --config=vit --config.data.path=IMAGES --workdir=runs/vit
 
-IMAGES is a folder with one folder of images a class, or an .npz file with `images` [N, side, side, channels] and `labels` [N].
+IMAGES is a folder with one folder of images per class, or an .npz file with `images` [N, side, side, channels] and `labels` [N].
 """
 
 from ml_collections import ConfigDict
