@@ -4,8 +4,8 @@ Claim: matches the perplexity of Transformers with a fifth less compute at lengt
 Expected: ahead of the Transformer on the quick comparison, behind Mamba; decoding reads the last 255 inputs of each layer.
 Initial values: as in HazyResearch/safari: 0.02, and 0.02 / sqrt(2 layers) for maps back to the residual stream, also in the MLP
 of the filters, whose biases are zero. The laptop size uses 1 / sqrt(inputs) instead of 0.02, and torch's default in the MLP of
-the filters, because its sines have frequency 4 instead of 14: the standard deviation of their argument, sine * std * sqrt(hidden),
-is then 2.3, close to safari's 2.2.
+the filters, because its sines have frequency 4 instead of 14: the standard deviation of their argument,
+sine * std * sqrt(hidden), is then 2.3, close to safari's 2.2.
 Command: jaxseq train --config=hyena --workdir=runs/hyena
 """
 

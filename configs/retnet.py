@@ -4,7 +4,7 @@ Claim: Transformer quality from about 2B parameters on, with a state of constant
 Expected: behind the Transformer on the quick comparison and on the standard one.
 Initial values: as in microsoft/torchscale: Xavier with gains 2^-2.5 and 2^-1 in retention, torch's default in the feed-forward,
 1 / sqrt(width) for embedding and untied head; the embedding's output is multiplied by sqrt(width). Published sizes use the
-paper's (§3.1). Keys have 32 channels at the laptop size and 256 in the paper: larger keys would leave too few heads, and so decays.
+paper's (§3.1). Keys have 32 channels at the laptop size and 256 in the paper: larger keys would leave too few heads (decays).
 Command: jaxseq train --config=retnet --workdir=runs/retnet
 """
 

@@ -1,4 +1,4 @@
-"""Multi-head latent attention: keys and values of all heads from one small vector (DeepSeek-AI 2024, arXiv:2405.04434, §2.1)."""
+"""Multi-head latent attention: keys and values of all heads from one latent vector (DeepSeek-AI 2024, arXiv:2405.04434, §2.1)."""
 
 from typing import NamedTuple
 
@@ -14,41 +14,41 @@ from jaxseq.ops import attention
 
 
 class MLAState(NamedTuple):
-    """A ring buffer as that of `attention`, of one vector a token for all heads."""
+    """A ring buffer as in `attention`, with one vector per token for all heads."""
 
-    latent_BSK: jax.Array  # c, then the rotated key that the heads share
+    latent_BSK: jax.Array  # c, then the rotated key r that all heads share
     count_B: jax.Array  # int32: tokens of the document so far
 
 
 class LatentAttention(Mixer):
     """softmax attention of head h with keys (c W_k^h, r) and values c W_v^h, where (c, r) = x W_down, c normed, r rotated.
 
-    It is computed in the space of c: q . (c W_k) = (q W_k^T) . c, and the weighted sum of c goes through W_v. So the state
-    holds kv_rank + rotary_size numbers a token whatever the number of heads, and every form reads it as it is. Queries may
-    come from a small normed vector too (`query_rank`); with rotary_size alone turned, `rotary=False` gives the variant
-    without positions of Kimi Linear (arXiv:2510.26692, §4). Initial values: one normal figure for all maps (transformers,
+    Scores are computed in the space of c, q . (c W_k) = (q W_k^T) . c, and W_v is applied to the weighted sum of c. So the state
+    has kv_rank + rotary_size numbers per token, whatever the number of heads, and all forms use it directly. With `query_rank`,
+    queries are computed from a normed latent vector too. `rotary=False` gives the variant without positions of Kimi Linear
+    (arXiv:2510.26692, §4). Initial values: normal with the same standard deviation for all kernels (transformers,
     DeepseekV3PreTrainedModel: initializer_range).
     """
 
     heads: int = 4
     kv_rank: int = 32  # of c
     query_rank: int | None = None  # default: queries come from x itself
-    head_size: int = 16  # of keys from c
+    head_size: int = 16  # of the keys computed from c
     rotary_size: int = 8  # of the shared key r
     value_size: int | None = None  # default: head_size
     rotary: bool = True
     interleaved: bool = True  # pairs are (2i, 2i + 1)
     theta: float = 10000.0
-    eps: float = 1e-6  # of the norms of c and of the queries' vector
+    eps: float = 1e-6  # of the norms of c and of the queries' latent vector
     initial: str = "llama"  # initial values, see _init.RECIPES
-    init_std: float | None = None  # of gpt2 and llama; default: 1 / sqrt(inputs)
+    init_std: float | None = None  # for gpt2 and llama; default: 1 / sqrt(inputs)
 
     @nn.nowrap
     def init_state(self, batch, context):
         if context is None:
-            raise UserError("full attention keeps every token: say how many, init_state(batch, context=N)")
+            raise UserError("full attention stores every token: pass their maximum number, init_state(batch, context=N)")
         if self.rotary_size % 2:
-            raise UserError(f"rotary positions turn pairs: make rotary_size {self.rotary_size} even")
+            raise UserError(f"rotary positions rotate pairs of channels: make rotary_size {self.rotary_size} even")
         latent = jnp.zeros((batch, context, self.kv_rank + self.rotary_size), self.dtype)
         return MLAState(latent, jnp.zeros((batch,), jnp.int32))
 
@@ -57,7 +57,7 @@ class LatentAttention(Mixer):
         return state.latent_BSK.shape[-2] - state.count_B
 
     def _up(self, name: str, size: int):
-        """W_k or W_v [kv_rank, heads, size]."""
+        """The kernel W_k or W_v, [kv_rank, heads, size]."""
         shape, axes = (self.kv_rank, self.heads, size), (None, "heads", None)
         return param(self, name, on_matrix(_init.inward(self), 1), shape, axes).astype(self.dtype)
 

@@ -1,22 +1,23 @@
-"""The delta rule and its relatives: a state whose every token corrects what it reads before it writes.
+"""The delta rule and its variants: each token first reads the state with its key and writes the difference to its value.
 
-    z_t = v_t - e_t D_t S_{t-1}          what the key e_t should read, less what it does read
+    z_t = v_t - e_t D_t S_{t-1}          the value, minus what the key e_t reads from the decayed state
     S_t = D_t S_{t-1} + k_t^T z_t        S [K, V] per head
     y_t = q_t S_t
 
-D_t is e^{log_w_t}, one number a head or one a key channel, log_w <= 0. DeltaNet has e = beta k and beta v for v (Yang et al.
-2024, arXiv:2406.06484); gated_delta_rule, kda and gdn2 are this rule, wkv7 reads before it decays and writes a second pair.
+D_t = e^{log_w_t} with log_w <= 0 is one number per head or one per key channel. DeltaNet has e = beta k and beta v instead of v
+(Yang et al. 2024, arXiv:2406.06484). gated_delta_rule, kda and gdn2 follow this rule; wkv7 reads before the decay and writes a
+second key-value pair.
 
-A chunk is computed in stages, each in a function of its own, so that a kernel can be checked stage by stage:
+A chunk is computed in stages, one function each, so that a kernel can be checked stage by stage:
 
     decay sums        `_decay.decays`, `_decay.head_decays`
-    products of keys  `_decay.products`: what each write does to each later read
-    solve             `solve`: (I - A)^-1 by halves, with it z_t = own_t + from_state_t S for the state S in front of the chunk
-    state pass        `after` one chunk, or `summary` and `combine` for many
+    products of keys  `_decay.products`: the contribution of each write to each later read
+    solve             `solve`: (I - A)^-1 by halves; then z_t = own_t + from_state_t S for the state S before the chunk
+    state pass        `after` for one chunk, or `summary` and `combine` for many
     output            `outputs`
 
-All of a span's chunks are solved at once; the state pass alone goes from chunk to chunk. An op brings `prepare`, `step` and
-`solved` and gets its forms. Everything is computed in the accumulation dtype.
+All chunks of a span are solved at once; only the state pass is sequential over chunks. An op defines `prepare`, `step` and
+`solved`, from which `forms` builds its forms. Everything is computed in the accumulation dtype.
 """
 
 from collections.abc import Callable
@@ -29,8 +30,8 @@ import jax.numpy as jnp
 from jaxseq.ops import _decay, _time
 from jaxseq.ops._example import Example, repeated, stresses
 
-CHUNK = 64  # tokens whose triangular system is solved at once, unless an op says otherwise
-SPAN = 4  # chunks that the chunkwise form solves at once; its memory grows with them
+CHUNK = 64  # tokens per triangular system, the default of `forms`
+SPAN = 4  # chunks that the chunkwise form solves at once; memory is linear in it
 
 
 class DeltaState(NamedTuple):
@@ -38,29 +39,29 @@ class DeltaState(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a segment of input does to any state: S -> A S + S'."""
+    """Effect of a segment on the incoming state: S -> A S + S'."""
 
     A_BHKK: jax.Array  # zero if a document starts in the segment
     S_BHKV: jax.Array
 
 
 class Moves(NamedTuple):
-    """What a chunk does to the state S in front of it."""
+    """Effect of a chunk on the state S before it."""
 
     own_BTHV: jax.Array  # z_t = own_t + from_state_t S
     from_state_BTHK: jax.Array
-    k_BTHK: jax.Array  # keys of the writes, decayed up to the chunk's end
-    decay_BHK: jax.Array  # of S, over the chunk (K may be 1); zero if a document starts in it
-    S_BHKV: jax.Array | None = None  # that other writes leave behind
+    k_BTHK: jax.Array  # keys of the writes, decayed to the end of the chunk
+    decay_BHK: jax.Array  # decay of S over the chunk (K may be 1); zero if a document starts in it
+    S_BHKV: jax.Array | None = None  # contribution of additional writes (wkv7) to the next state
 
 
 class Chunk(NamedTuple):
-    """A chunk solved for any state in front of it."""
+    """A chunk, solved as a function of the state before it."""
 
     moves: Moves
-    scores_BHTS: jax.Array  # of queries and writes, decayed
-    q_BTHK: jax.Array  # queries, decayed from the chunk's beginning
-    y_BTHV: jax.Array | None = None  # outputs that come from other writes
+    scores_BHTS: jax.Array  # products of queries and keys of writes, decayed
+    q_BTHK: jax.Array  # queries, decayed from the start of the chunk
+    y_BTHV: jax.Array | None = None  # contribution of additional writes (wkv7) to the outputs
 
 
 def init_state(batch: int, heads: int, key_size: int, value_size: int, dtype=jnp.float32) -> DeltaState:
@@ -68,7 +69,7 @@ def init_state(batch: int, heads: int, key_size: int, value_size: int, dtype=jnp
 
 
 def _sandwich(X_BHTT, R_BHTT):
-    """X R X. Rounded to bfloat16, an accelerator's default, an inverse would be none."""
+    """X R X at full precision; an accelerator's default, bfloat16 products, would make the inverse inaccurate."""
     return jnp.matmul(jnp.matmul(X_BHTT, R_BHTT, precision="highest"), X_BHTT, precision="highest")
 
 
@@ -76,9 +77,9 @@ def _sandwich(X_BHTT, R_BHTT):
 def unit_triangular_inverse(A_BHTT):
     """(I - A)^-1 of a strictly lower triangular A, by halves: [[P, 0], [-R, Q]]^-1 = [[P^-1, 0], [Q^-1 R P^-1, Q^-1]].
 
-    All blocks of a size are inverted at once: with X the inverse of the diagonal blocks and R what joins them in pairs, the
-    next X is X + X R X, log2 T times two matrix products. The product (I + A)(I + A^2)(I + A^4) ... costs the same, but its
-    terms grow like binomial coefficients where keys repeat, and cancel.
+    All blocks of one size are inverted at once. With X the inverse of the diagonal blocks and R the blocks that couple pairs of
+    them, the next X is X + X R X: log2 T steps of two matrix products. The product (I + A)(I + A^2)(I + A^4) ... costs the same,
+    but with repeated keys its terms grow like binomial coefficients and cancel.
     """
     time = A_BHTT.shape[-1]
     inverse, size, index_T = jnp.eye(time, dtype=A_BHTT.dtype) + jnp.zeros_like(A_BHTT), 1, jnp.arange(time)
@@ -104,7 +105,7 @@ def solve(A_BHTS, v_BTHV, read_BTHK) -> tuple[jax.Array, jax.Array]:
 
 
 def solved(q_BTHK, k_BTHK, v_BTHV, e_BTHK, log_w, pos_BT) -> Chunk:
-    """A chunk of the rule above. log_w [B, T, H] or [B, T, H, K]."""
+    """Solve a chunk of the rule above. log_w: [B, T, H] or [B, T, H, K]."""
     seg_BT = _time.segments(pos_BT)
     decays = (_decay.head_decays if log_w.ndim == 3 else _decay.decays)(log_w, pos_BT, v_BTHV.dtype)
     earlier_BTS = _decay.before(seg_BT)
@@ -120,19 +121,19 @@ def solved(q_BTHK, k_BTHK, v_BTHV, e_BTHK, log_w, pos_BT) -> Chunk:
 
 
 def _written(moves: Moves, S_BHKV):
-    """z [B, T, H, V]"""
+    """z [B, T, H, V] for the state S before the chunk."""
     return moves.own_BTHV + jnp.einsum("bthk,bhkv->bthv", moves.from_state_BTHK, S_BHKV)
 
 
 def after(moves: Moves, S_BHKV) -> jax.Array:
-    """The state behind the chunk."""
+    """The state after the chunk, for the state S before it."""
     added_BHKV = jnp.einsum("bthk,bthv->bhkv", moves.k_BTHK, _written(moves, S_BHKV))
     added_BHKV = added_BHKV if moves.S_BHKV is None else added_BHKV + moves.S_BHKV
     return moves.decay_BHK[..., None] * S_BHKV + added_BHKV
 
 
 def outputs(chunk: Chunk, S_BHKV) -> jax.Array:
-    """y [B, T, H, V] of the chunk behind the state S."""
+    """y [B, T, H, V] of the chunk, for the state S before it."""
     y_BTHV = jnp.einsum("bhts,bshv->bthv", chunk.scores_BHTS, _written(chunk.moves, S_BHKV))
     y_BTHV += jnp.einsum("bthk,bhkv->bthv", chunk.q_BTHK, S_BHKV)
     return y_BTHV if chunk.y_BTHV is None else y_BTHV + chunk.y_BTHV
@@ -159,19 +160,19 @@ def apply(summary: Summary, state: DeltaState) -> DeltaState:
 
 
 def by_scan(moves: Moves, state: DeltaState) -> tuple[jax.Array, DeltaState]:
-    """States in front of each of the chunks [Z, ...] and behind the last, one chunk after another."""
+    """(state before each chunk [Z, ...], final state), one chunk after another."""
     S_BHKV, front_ZBHKV = jax.lax.scan(lambda S, moves: (after(moves, S), S), state.S_BHKV, moves)
     return front_ZBHKV, DeltaState(S_BHKV)
 
 
 def by_summaries(moves: Moves, state: DeltaState) -> tuple[jax.Array, DeltaState]:
-    """The same by an associative scan over [K, K] matrices."""
+    """Same as `by_scan`, by an associative scan over [K, K] matrices."""
     front, state = _decay.chunk_parallel(jax.vmap(summarise)(moves), combine, state, apply)
     return front.S_BHKV, state
 
 
 def step(state: DeltaState, q_BHK, k_BHK, v_BHV, e_BHK, log_w) -> tuple[DeltaState, jax.Array]:
-    """The rule itself, for one token."""
+    """The rule above for one token: (next state, y_t)."""
     S_BHKV = jnp.exp(log_w)[(...,) + (None,) * (4 - log_w.ndim)] * state.S_BHKV
     z_BHV = v_BHV - jnp.einsum("bhk,bhkv->bhv", e_BHK, S_BHKV)
     S_BHKV += k_BHK[..., None] * z_BHV[..., None, :]
@@ -179,7 +180,7 @@ def step(state: DeltaState, q_BHK, k_BHK, v_BHV, e_BHK, log_w) -> tuple[DeltaSta
 
 
 def spread(q_BTGK, k_BTGK, v_BTHV) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(q, k, v) in the accumulation dtype, each of the G heads of q and k repeated for the H / G heads of v that it serves."""
+    """(q, k, v) in the accumulation dtype, with each of the G heads of q and k repeated for H / G heads of v."""
     chex.assert_rank([q_BTGK, v_BTHV], 4)
     chex.assert_equal_shape([q_BTGK, k_BTGK])
     chex.assert_equal_shape_prefix([q_BTGK, v_BTHV], 2)
@@ -193,8 +194,8 @@ def spread(q_BTGK, k_BTGK, v_BTHV) -> tuple[jax.Array, jax.Array, jax.Array]:
 def forms(
     prepare: Callable, step: Callable = step, solved: Callable = solved, size: int = CHUNK
 ) -> tuple[dict[str, Callable], Callable]:
-    """(the forms, `summary`) of an op whose xs `prepare` makes into what `step` and `solved` take, q [B, T, H, K], k and v first,
-    in the accumulation dtype. size: tokens of a chunk."""
+    """(FORMS, `summary`) of an op. `prepare(*xs)` returns the arguments of `step` and `solved`, in the accumulation dtype: first
+    q [B, T, H, K], k and v. size: tokens of a chunk."""
 
     def enter(xs, state, pos):
         pos_BT = _time.positions(pos, xs[0])
@@ -210,7 +211,7 @@ def forms(
         return jax.vmap(solved)(*arrays, pos_ZBC)
 
     def run(fronts, chunk, *arrays, state, pos):
-        """Outputs and state, all chunks solved at once."""
+        """(outputs, final state), with all chunks solved at once; `fronts` is `by_scan` or `by_summaries`."""
         if pos.shape[1] <= chunk:
             only = solved(*arrays, pos)
             return outputs(only, state.S_BHKV), DeltaState(after(only.moves, state.S_BHKV))
@@ -228,7 +229,7 @@ def forms(
         return y_BTHV.astype(xs[0].dtype), state
 
     def parallel(*xs, state=None, pos=None):
-        """All chunks at once, their states joined by an associative scan over [K, K] matrices."""
+        """All chunks at once; their states are combined by an associative scan over [K, K] matrices."""
         arrays, pos_BT, state = enter(xs, state, pos)
         if pos_BT.shape[1] == 0:
             return arrays[2].astype(xs[0].dtype), state
@@ -236,22 +237,22 @@ def forms(
         return leave(y_BTHV, pos_BT, xs), state
 
     def chunkwise(*xs, state=None, pos=None, chunk: int = size):
-        """Matrix products inside each chunk, SPAN chunks at once, the state carried between chunks; memory linear in T."""
+        """Matrix products inside each chunk, SPAN chunks at once; the state is carried between chunks. Memory is linear in T."""
         arrays, pos_BT, state = enter(xs, state, pos)
         if pos_BT.shape[1] == 0:
             return arrays[2].astype(xs[0].dtype), state
         chunks = -(-pos_BT.shape[1] // chunk)
-        span = chunk * -(-chunks // -(-chunks // SPAN))  # spans of equal length: little is filled up
+        span = chunk * -(-chunks // -(-chunks // SPAN))  # spans of equal length, for little padding
 
         def form(*arrays, state, pos):
             return run(by_scan, chunk, *arrays, state=state, pos=pos)
 
-        form = jax.checkpoint(form) if chunks > 1 else form  # a single span too: its decays are larger than its inputs
+        form = jax.checkpoint(form) if chunks > 1 else form  # also for a single span, because decays are larger than inputs
         y_BTHV, state = _time.scan_chunks(form, state, arrays, pos_BT, span, remat=False)
         return leave(y_BTHV, pos_BT, xs), state
 
     def summary(*xs, pos=None) -> Summary:
-        """What the segment does to any state. T >= 1."""
+        """The `Summary` of the segment. T >= 1."""
         arrays, pos_BT, _ = enter(xs, None, pos)
         totals = jax.vmap(summarise)(cut(arrays, pos_BT, size).moves)
         return jax.tree.map(lambda x: x[-1], jax.lax.associative_scan(combine, totals))
@@ -260,7 +261,7 @@ def forms(
 
 
 def example(recurrent: Callable, channels: tuple[int, ...], key: jax.Array, batch: int, time: int, dtype) -> Example:
-    """Of an op on (q, k, v, log_w, beta) whose log_w has the shape [B, T, H, *channels]."""
+    """Example of an op on (q, k, v, log_w, beta), with log_w of shape [B, T, H, *channels]."""
 
     def inputs(key, time):
         keys = jax.random.split(key, 5)
@@ -275,7 +276,7 @@ def example(recurrent: Callable, channels: tuple[int, ...], key: jax.Array, batc
 
 
 def stress(base: Example, key: jax.Array) -> dict[str, Example]:
-    """"repeated": one key, which never decays and whose value each token replaces in full; "large": rate 1.9."""
+    """"repeated": all tokens have one key, log_w = 0 and beta = 1; "large": beta = 1.9."""
     q, k, v, log_w, beta = base.xs
     (one,) = repeated(k)
 

@@ -1,11 +1,11 @@
-"""Gated linear attention: a state that decays each key channel on its own (Yang et al. 2023, arXiv:2312.06635, eq. 3).
+"""Gated linear attention: linear attention with a decay per key channel (Yang et al. 2023, arXiv:2312.06635, eq. 3).
 
     S_t = diag(e^{log_w_t}) S_{t-1} + k_t^T v_t         S [K, V] per head
     y_t = q_t S_t
 
-log_w <= 0 depends on the data. With one decay a head this is `retention`. What y_t takes from S_{t-1} is `wkv6` without its
-bonus, r_t = q_t e^{log_w_t}, whose forms do the work. Queries come scaled, which the mixer does. State: S_BHKV in the
-accumulation dtype, in which everything is computed.
+log_w <= 0 depends on the data. With one decay per head this is `retention`. The contribution of S_{t-1} to y_t is computed by the
+forms of `wkv6` with r_t = q_t e^{log_w_t} and no bonus. The mixer scales the queries. State: S_BHKV in the accumulation dtype, in
+which everything is computed.
 """
 
 import functools
@@ -36,17 +36,17 @@ def recurrent(q_BTHK, k_BTHK, v_BTHV, log_w_BTHK, *, state=None, pos=None):
 
 
 def parallel(q_BTHK, k_BTHK, v_BTHV, log_w_BTHK, *, state=None, pos=None):
-    """All chunks of 64 tokens at once, their states joined by an associative scan."""
+    """All chunks of 64 tokens at once; their states are combined by an associative scan."""
     return _run(wkv6.parallel, q_BTHK, k_BTHK, v_BTHV, log_w_BTHK, state, pos)
 
 
 def chunkwise(q_BTHK, k_BTHK, v_BTHV, log_w_BTHK, *, state=None, pos=None, chunk: int = 64):
-    """Matrix products inside each chunk, the state carried between; memory linear in T."""
+    """Matrix products inside each chunk; the state is carried between chunks. Memory is linear in T."""
     return _run(functools.partial(wkv6.chunkwise, chunk=chunk), q_BTHK, k_BTHK, v_BTHV, log_w_BTHK, state, pos)
 
 
 def summary(q_BTHK, k_BTHK, v_BTHV, log_w_BTHK, *, pos=None) -> Summary:
-    """What the segment does to any state. T >= 1."""
+    """The `Summary` of the segment. T >= 1."""
     return wkv6.summary(q_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK=jnp.zeros(q_BTHK.shape[2:], q_BTHK.dtype), pos=pos)
 
 

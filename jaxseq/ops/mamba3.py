@@ -1,15 +1,15 @@
-"""Mamba-3's recurrence, single input and output: a trapezoidal step and a state that turns (Lahoti et al. 2026, "Mamba-3", §3).
+"""The recurrence of Mamba-3 (single input, single output): trapezoidal steps, rotating state (Lahoti et al. 2026, "Mamba-3", §3).
 
     S_t = a_t R_t (S_{t-1} + (1 - m_t) dt_t k_{t-1}^T v_{t-1}) + m_t dt_t k_t^T v_t         S [K, V] per head
     y_t = q_t S_t
 
-There q = C, k = B, v = x, a_t = exp(dt_t A) and m = lambda, the share of the new end point: m = 1 is Mamba-2's step, m = 1/2 the
-trapezoidal rule. R_t turns pairs of key channels (i, i + P) by theta_t, P angles a head, channels past 2P stay: a diagonal of
-complex numbers, which the paper writes as a rotary embedding of B and C by the sum of all angles so far. Here the state itself
-is turned, so that an angle is a sum over the tokens of one chunk, however long the sequence is. log_a = log a_t <= 0.
+In the paper q = C, k = B, v = x, a_t = exp(dt_t A) and m = lambda, the weight of the new end point: m = 1 is Mamba-2's step,
+m = 1/2 the trapezoidal rule. R_t rotates pairs of key channels (i, i + P) by theta_t, with P angles per head; channels from 2P on
+are unchanged. The paper writes this complex diagonal as a rotary embedding of B and C by the sum of all angles so far. Here the
+state is rotated instead, so an angle is a sum over the tokens of one chunk, however long the sequence is. log_a = log a_t <= 0.
 
-q and k may have fewer heads G than v: each then serves the H / G heads of a group. State: S_BHKV in the accumulation dtype, and
-the last k and v in the inputs' dtype. No `summary`: the state does not move affinely, as k^T v of the last token enters it.
+q and k may have fewer heads G than v: each is shared by H / G heads. State: S_BHKV in the accumulation dtype, and the last k and
+v in the inputs' dtype. No `summary`: the update is not affine in the state, because it contains k^T v of the last token.
 """
 
 from typing import NamedTuple
@@ -31,10 +31,10 @@ class Mamba3State(NamedTuple):
 
 
 class _Total(NamedTuple):
-    """What a chunk does to any state: S -> A R S + S'."""
+    """Effect of a chunk on the incoming state: S -> A R S + S'."""
 
     A_BH: jax.Array
-    turn_BHP: tuple[jax.Array, jax.Array]  # cosine and sine: an angle would lose digits as it grows
+    turn_BHP: tuple[jax.Array, jax.Array]  # (cosine, sine); the angle itself would lose digits as it grows
     S_BHKV: jax.Array
 
 
@@ -49,7 +49,7 @@ def _of_angle(angle) -> tuple[jax.Array, jax.Array]:
 
 
 def _turn(x, turn, axis: int = -1):
-    """x with its channels (i, i + P) along `axis` turned by P angles, whose cosines and sines are `turn`."""
+    """Rotate the channel pairs (i, i + P) of x along `axis` by P angles; `turn` is (cosines, sines)."""
     x = jnp.moveaxis(x, axis, -1)
     cos, sin = (jnp.expand_dims(y, range(y.ndim - 1, x.ndim - 1)) for y in turn)
     count = cos.shape[-1]
@@ -89,10 +89,10 @@ def recurrent(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, dt_BTH, m_BTH, theta_BTHP, *, s
 
 
 def _inside(q, k, own, written, log_a, theta, pos_BT):
-    """Outputs of a chunk from itself, q turned back to the chunk's beginning, and its total.
+    """(contribution of the chunk to its own outputs, q rotated back to the start of the chunk, its total).
 
-    Each angle is the sum over just the tokens that turn, none where none does: the slopes of two sums that cancel would leave
-    rounding errors larger than the slopes of strongly decayed pairs.
+    Angles up to t and after t are both summed directly, without document starts and padding. If one were the total minus the
+    other, their cancelling gradients would leave rounding errors larger than the gradients of strongly decayed pairs.
     """
     seg_BT = _time.segments(pos_BT)
     theta = _time.select(pos_BT > _time.START, theta)
@@ -120,23 +120,23 @@ def _apply(total: _Total, S_BHKV):
 
 
 def _last(x_BT, before, pos_BT):
-    """What stands at the last real token of each row; `before` where there is none."""
+    """x at the last token of each row that is not padding; `before` if there is none."""
     index_B = jnp.maximum(jnp.sum(_time.valid(pos_BT), axis=1) - 1, 0)
     found = jnp.take_along_axis(x_BT, _time.expand(index_B[:, None], x_BT), axis=1)[:, 0]
     return _time.select(_time.valid(pos_BT)[:, 0], found, before)
 
 
 def parallel(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, dt_BTH, m_BTH, theta_BTHP, *, state=None, pos=None):
-    """All chunks of 64 tokens at once, their states joined by an associative scan.
+    """All chunks of 64 tokens at once; their states are combined by an associative scan.
 
-    Token s leaves (m_s dt_s + (1 - m_{s+1}) dt_{s+1}) k_s^T v_s to later ones: its second part enters with the next token.
+    Token s adds (m_s dt_s + (1 - m_{s+1}) dt_{s+1}) k_s^T v_s to the state; the second term is added at the next token.
     """
     xs = (q_BTGK, k_BTGK, v_BTHV, log_a_BTH, dt_BTH, m_BTH, theta_BTHP)
     (q, k, v, log_a, dt, m, theta), pos_BT, state = _enter(*xs, state, pos)
     time = q.shape[1]
     if time == 0:
         return v.astype(q_BTGK.dtype), state
-    entering_BTH = _time.select(pos_BT > _time.START, (1 - m) * dt)  # of the token before
+    entering_BTH = _time.select(pos_BT > _time.START, (1 - m) * dt)  # weight of the previous token's k^T v
     following_BTH = jnp.pad(entering_BTH[:, 1:], ((0, 0), (0, 1), (0, 0)))
     own, written = (m * dt)[..., None] * v, (m * dt + following_BTH)[..., None] * v
     share = v.shape[2] // state.k_BGK.shape[1]
@@ -155,7 +155,7 @@ def parallel(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, dt_BTH, m_BTH, theta_BTHP, *, st
 def chunkwise(
     q_BTGK, k_BTGK, v_BTHV, log_a_BTH, dt_BTH, m_BTH, theta_BTHP, *, state=None, pos=None, chunk: int = 4 * CHUNK
 ):  # fmt: skip
-    """Some chunks at once, the state carried between; memory linear in T."""
+    """A few chunks at once; the state is carried between them. Memory is linear in T."""
     xs = (q_BTGK, k_BTGK, v_BTHV, log_a_BTH, dt_BTH, m_BTH, theta_BTHP)
     _, pos_BT, state = _enter(*xs, state, pos)
     if q_BTGK.shape[1] == 0:
