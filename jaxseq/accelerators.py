@@ -1,4 +1,4 @@
-"""Does JAX use the accelerator that is here? On a runtime whose plugin does not match, it falls back to the CPU in silence."""
+"""Detects an accelerator that JAX does not use: without a matching plugin, JAX silently falls back to the CPU."""
 
 import importlib.metadata
 import os
@@ -10,13 +10,13 @@ import jax
 
 
 def unused(root: Path = Path("/"), platform: str | None = None) -> str | None:
-    """One line that says which accelerator is there while JAX computes on the CPU, and how to install what is missing.
+    """A one-line warning if the machine has an accelerator but JAX computes on the CPU; it says what to install.
 
-    None when JAX uses an accelerator, when there is none, or when JAX_PLATFORMS chose the CPU.
+    None if JAX uses an accelerator, if there is none, or if JAX_PLATFORMS selects the CPU.
 
     Args:
-      root: where /dev and /proc lie.
-      platform: what JAX computes on; by default it is asked, which starts its backends.
+      root: the folder that contains /dev and /proc.
+      platform: the platform of JAX; by default JAX is asked, which starts its backends.
     """
     if os.environ.get("JAX_PLATFORMS", "").lower() == "cpu" or (platform or jax.default_backend()) != "cpu":
         return None
@@ -31,13 +31,13 @@ def unused(root: Path = Path("/"), platform: str | None = None) -> str | None:
 
 
 def warn() -> None:
-    """Prints what `unused` says, on standard error."""
+    """Prints the warning of `unused` on standard error."""
     if line := unused():
         print(line, file=sys.stderr)
 
 
 def _cuda(root: Path) -> int:
-    """The CUDA release that the driver can run: JAX's plugin for CUDA 13 needs a driver of release 580 or newer."""
+    """The CUDA version that the driver supports: JAX's plugin for CUDA 13 needs driver release 580 or newer."""
     try:
         text = (root / "proc/driver/nvidia/version").read_text(encoding="utf-8")
     except OSError:

@@ -1,11 +1,11 @@
-"""How long the forms of every op take, forward and in training, against each other and against what the machine could do.
+"""Times the forms of every op, forward and in training, and compares them with each other and with the machine's limits.
 
-Arguments have the shapes that the laptop-size architectures give an op (recorded while a model is traced), and values drawn
-from the op's `example`. Every length has the same number of tokens in all, as a batch of training has. The forms of one op
-and length are timed in turns, so that a machine that is busy for a while slows all of them alike; figures are medians.
+Arguments have the shapes that the laptop-size architectures pass to an op (recorded while a model is traced) and values drawn
+from the op's `example`. Every length has the same total number of tokens, like training batches. The forms of one op and
+length are timed in turns, so that other load on the machine slows all of them alike; figures are medians.
 
-The floor is a bound, not a goal: the operations of the form that has the fewest, at the rate of a large matrix product, or
-the bytes of arguments and results, at the rate of a copy, whichever takes longer.
+The floor is a lower bound that may not be reachable: the operations of the cheapest form at the rate of a large matrix
+product, or the bytes of arguments and results at the rate of a copy, whichever takes longer.
 """
 
 import collections
@@ -38,12 +38,12 @@ LENGTHS = (64, 256, 1024, 4096)
 TOKENS = 4096  # rows * T
 MEMORY = 2 << 30  # a form whose temporaries need more bytes is left out
 PATIENCE = 2.0  # a form that took more seconds at one length is left out at longer ones
-BEATEN = 4.0  # a form that needs that many times the best one's time is timed once
-SLICE = 2e-3  # seconds that one sample takes at least: short calls are repeated within it
+BEATEN = 4.0  # a form that takes this many times the best form's time is timed only once
+SLICE = 2e-3  # minimum seconds of one sample: short calls are repeated to reach it
 
 
 class Call(NamedTuple):
-    """How an architecture calls an op: shapes after [B, T], weights' shapes, static options; all hashable."""
+    """An architecture's call of an op: shapes after [B, T], weights' shapes, static options; all hashable."""
 
     xs: tuple[tuple[tuple[int, ...], str], ...]
     weights: tuple[tuple[str, tuple[int, ...], str], ...]
@@ -51,7 +51,7 @@ class Call(NamedTuple):
 
 
 class Arguments(NamedTuple):
-    """xs and weights are arrays; `pos_BT` starts a document at 0 and one in the middle."""
+    """xs and weights are arrays; `pos_BT` has documents that begin at 0 and in the middle."""
 
     xs: tuple
     weights: dict
@@ -59,7 +59,7 @@ class Arguments(NamedTuple):
 
 
 def calls(dtype: str = "float32") -> dict[str, Call]:
-    """{op: how the laptop-size architectures call it}, the commonest way; traced, never run."""
+    """{op: the most common call by the laptop-size architectures}; models are traced, not run."""
     counts: dict[str, collections.Counter] = {}
 
     def seen(name, form, xs, kwargs):
@@ -81,7 +81,7 @@ def calls(dtype: str = "float32") -> dict[str, Call]:
 
 
 def example_call(op: str, dtype: str) -> Call:
-    """How `example` calls an op that no architecture uses: small, and better than nothing."""
+    """The call in `example`, small, for an op that no architecture uses."""
     example = jax.eval_shape(lambda: registry.load("ops", op).example(jax.random.key(0), 1, 8, jnp.dtype(dtype))[:2])
     xs, weights = example
     return Call(
@@ -90,7 +90,7 @@ def example_call(op: str, dtype: str) -> Call:
 
 
 def arguments(op: str, call: Call, batch: int, length: int) -> Arguments:
-    """Arrays of the call's shapes whose entries are drawn from those of the op's `example`; what it lacks is normal."""
+    """Arrays of the call's shapes with entries drawn from the op's `example`, or normal ones if `example` lacks the argument."""
     example = registry.load("ops", op).example
     known_xs, known_weights = jax.jit(lambda key: example(key, 4, 32, jnp.float32)[:2])(jax.random.key(0))
     random = np.random.default_rng(0)
@@ -119,13 +119,13 @@ def functions(form: Callable, options: dict) -> dict[str, Callable]:
 
 
 class Machine(NamedTuple):
-    operations: float  # a second, of a large matrix product
-    bytes: float  # a second, read and written
+    operations: float  # per second, of a large matrix product
+    bytes: float  # per second, read and written
 
 
 @functools.cache
 def machine(dtype: str) -> Machine:
-    """What this device reached just now, the best of a few tries."""
+    """Measures the rates of this device: the best of a few tries."""
     x = jnp.ones(1 << 24, jnp.float32)
     copy = jax.jit(lambda x: x + 1)
     copy(x).block_until_ready()
@@ -145,7 +145,7 @@ def _bytes(tree: Any) -> int:
 
 
 def floors(candidates: dict[str, Callable], options: dict, args: Arguments, dtype: str) -> dict[str, float]:
-    """Seconds that forward and training take at least; training reads the inputs twice and writes their gradients."""
+    """Lower bounds in seconds for forward and training; training reads the inputs twice and writes their gradients."""
     least = {"forward": math.inf, "training": math.inf}
     moved = dict.fromkeys(least, 0)
     for form in candidates.values():
@@ -157,7 +157,7 @@ def floors(candidates: dict[str, Callable], options: dict, args: Arguments, dtyp
 
 
 def measure(op: str, call: Call, length: int, skip: Sequence[str] = (), rounds: int = 5, dtype: str = "float32") -> list[dict]:
-    """One record a form: op, time, rows, form, and forward, training, floor_* in milliseconds, or why it was left out."""
+    """One record per form: op, time, rows, form, and forward, training, floor_* in milliseconds, or why it was left out."""
     batch, options = max(1, TOKENS // length), dict(call.options)
     args = arguments(op, call, batch, length)
     candidates = registry.load("ops", op).FORMS | kernels.forms(op)
@@ -183,12 +183,12 @@ def measure(op: str, call: Call, length: int, skip: Sequence[str] = (), rounds: 
 
 
 def _in_turns(compiled: dict[str, dict[str, Callable]], args, rounds: int) -> dict[str, dict[str, float]]:
-    """Median seconds of each program, A B C A B C …; those that are clearly beaten keep their first figure."""
+    """Median seconds of each program, timed in turns (A B C A B C …); clearly slower ones are timed only once."""
     medians: dict[str, dict[str, float]] = {form: {} for form in compiled}
     for kind in ("forward", "training"):
         programs = {form: kinds[kind] for form, kinds in compiled.items()}
         for program in programs.values():
-            _seconds(program, args)  # the first call touches its memory
+            _seconds(program, args)  # warm-up: the first call allocates memory
         samples = {form: [_seconds(program, args)] for form, program in programs.items()}
         best = min((values[0] for values in samples.values()), default=0)
         for _ in range(rounds):
@@ -204,9 +204,9 @@ def bench(
     ops: Sequence[str] = (), lengths: Sequence[int] = LENGTHS, rounds: int = 5, dtype: str = "float32",
     progress: Callable[[list[dict]], None] | None = None, finished: Callable[[dict], None] | None = None,
 ) -> dict:  # fmt: skip
-    """Times every form of `ops` (default: all) at every length; JSON-able.
+    """Times every form of `ops` (default: all) at every length; the result can be written as JSON.
 
-    `progress` gets the records of each length, `finished` the result so far whenever an op is done.
+    `progress` is called with the records of each length, `finished` with the result so far after each op.
 
     Keys: platform, device, jax, date, dtype, operations_per_second, bytes_per_second, shapes {op: …}, records, and choices
     {op: [[longest T, form], …]}: the form that trains fastest.
@@ -247,7 +247,7 @@ def _about(dtype: str) -> dict:
 
 
 def choose(records: Sequence[dict]) -> list[list]:
-    """[[longest T, form], …] ascending: the form that trains fastest at each measured T, equal neighbours joined."""
+    """[[longest T, form], …] ascending: the form that trains fastest at each measured T; equal neighbours are merged."""
     rows: list[list] = []
     for length in sorted({r["time"] for r in records}):
         timed = [r for r in records if r["time"] == length and "training" in r]
@@ -262,7 +262,7 @@ def choose(records: Sequence[dict]) -> list[list]:
 
 
 def merge(table: dict, result: dict) -> dict:
-    """`ops/_auto.json` with the choices and figures of a new result in the place of its ops' old ones."""
+    """`ops/_auto.json` with the choices and figures of the ops in a new result replaced."""
     backend = result["platform"]
     choices = table["choices"] | {backend: table["choices"].get(backend, {}) | result["choices"]}
     measured = dict(table["measured"].get(backend, {}))
@@ -291,12 +291,12 @@ def write(result: dict) -> str:
 
 
 def _compact(text: str) -> str:
-    """JSON with its innermost lists on one line each: a diff shows a measurement a line."""
+    """JSON with each innermost list on one line, so that a diff shows one measurement per line."""
     return re.sub(r"\[[^\[\]{}]*\]", lambda match: " ".join(match[0].split()).replace("[ ", "[").replace(" ]", "]"), text)
 
 
 def _processor() -> str:
-    """Model and cores of this machine's CPU."""
+    """Model and number of cores of this machine's CPU."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

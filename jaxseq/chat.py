@@ -1,7 +1,7 @@
-"""Conversations as prompts: the chat template that comes with a checkpoint, rendered as transformers renders it.
+"""Conversations as prompts: renders the chat template of a checkpoint as transformers does.
 
-A template is a program in jinja2's language. It is run in its sandbox, in a process of its own with little time and memory and
-without this one's environment; nothing of it reaches this process but the text. Needs the extra `chat`.
+A template is a program in jinja2's language. It runs in jinja2's sandbox, in a separate process with limited time and memory
+and with an almost empty environment; only the text comes back. Needs the extra `chat`.
 """
 
 import importlib.util
@@ -16,15 +16,15 @@ from typing import Any
 from jaxseq.data import Tokenizer, tokenizer_files
 from jaxseq.errors import UserError
 
-PATIENCE = 10  # seconds that a machine may take for the two of the processor that a template has
-START = 60  # seconds that Python itself may take to start
+PATIENCE = 10  # wall-clock seconds allowed for the template's two seconds of processor time
+START = 60  # seconds allowed for Python to start
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-KEPT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TZ")  # of the environment
+KEPT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TZ")  # environment variables that are passed on
 
 
 def template(tokenizer: Tokenizer) -> str:
-    """The chat template beside a tokenizer: chat_template.jinja, else chat_template of tokenizer_config.json, of several the
-    one called default. Raises UserError when there is none."""
+    """The chat template beside a tokenizer: chat_template.jinja, else chat_template in tokenizer_config.json; if there are
+    several, the one named default. Raises UserError if there is none."""
     path = getattr(tokenizer, "path", None)
     if path is not None:
         file = Path(path).parent / tokenizer_files.TEMPLATE
@@ -35,7 +35,7 @@ def template(tokenizer: Tokenizer) -> str:
             named = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, Mapping)}
             found = named.get("default")
             if found is None:
-                raise UserError(f"{path.parent} has the chat templates {', '.join(map(str, named))} and none called default")
+                raise UserError(f"{path.parent} has the chat templates {', '.join(map(str, named))} and none named default")
         if isinstance(found, str):
             return found
     raise UserError(
@@ -52,7 +52,7 @@ def _text(file: Path) -> str:
 
 
 def special_tokens(tokenizer: Tokenizer) -> dict[str, str]:
-    """{"bos_token": text, …} of the files beside a tokenizer, as a template knows them."""
+    """{"bos_token": text, …} from the files beside a tokenizer, under the names that templates use."""
     if getattr(tokenizer, "path", None) is None:
         return {}
     files = [tokenizer_files.beside(tokenizer.path, name) for name in ("special_tokens_map.json", tokenizer_files.CONFIG)]
@@ -61,22 +61,22 @@ def special_tokens(tokenizer: Tokenizer) -> dict[str, str]:
 
 
 def prompt(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
-    """The ids that ask for the next message: the template's text, whose special tokens are tokens.
+    """The ids of the prompt for the next message: the template's text, in which special tokens are encoded as such.
 
     messages: [{"role": "user", "content": text}, …]. Raises UserError as `template` and `render` do.
     """
     text = render(template(tokenizer), messages, **special_tokens(tokenizer) | variables)
     ids = tokenizer.encode(text, special=True).tolist()
     if not ids:
-        raise UserError("the chat template makes no text of these messages; write the prompt itself")
+        raise UserError("the chat template gives an empty text for these messages; write the prompt itself")
     return ids
 
 
 def render(text: str, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True, **variables: Any) -> str:
-    """What the template `text` makes of a conversation.
+    """Renders a conversation with the template `text`.
 
-    variables: more that it knows, such as `tools`, `documents`, "bos_token". Raises UserError when the template refuses the
-    messages, fails, or takes more than 2 seconds or 256 MB.
+    variables: further variables of the template, such as `tools`, `documents`, "bos_token". Raises UserError if the template
+    rejects the messages, fails, or takes more than 2 seconds or 256 MB.
     """
     if importlib.util.find_spec("jinja2") is None:
         raise UserError("chat templates need the package jinja2; pip install 'jaxseq[chat]'")
@@ -89,7 +89,7 @@ def render(text: str, messages: Sequence[Mapping[str, Any]], *, add_generation_p
 
 
 def _run(given: str) -> dict[str, str]:
-    """The answer of a process of `_chat_render`."""
+    """The answer of a `_chat_render` process."""
     program = Path(__file__).with_name("_chat_render.py")
     environment = {name: os.environ[name] for name in KEPT if name in os.environ}
     with subprocess.Popen(

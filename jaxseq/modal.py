@@ -1,13 +1,13 @@
-"""From trained Hyena filters to sums of exponentials: the same model with a state and a step of constant size.
+"""Approximates trained Hyena filters by sums of exponentials, which gives a state and a decoding step of constant size.
 
-A filter h of W taps becomes Re sum_n R_n p_n^t, N modes a channel (Massaroli et al. 2023, "Laughing Hyena Distillery",
-arXiv:2310.18780, §3). The paper descends the gradient from random poles; here balanced truncation of the filter's Hankel
-matrix gives the start (Kung's realisation: the left singular vectors, shifted by a row, show the dynamics), residues are
-solved for, and Adam refines both on ||h - ĥ||² / ||h||². Of start and refinement each channel keeps the better one.
-Poles are inside the unit circle by their form, exp(-softplus(a) + i b).
+A filter h of W taps becomes Re sum_n R_n p_n^t, with N modes per channel (Massaroli et al. 2023, "Laughing Hyena
+Distillery", arXiv:2310.18780, §3). The paper uses gradient descent from random poles. Here the initial poles come from
+balanced truncation of the filter's Hankel matrix (Kung's realisation: the dynamics follow from the left singular vectors
+shifted by one row), the residues from least squares, and Adam refines both on ||h - ĥ||² / ||h||². Each channel keeps the
+better of the initial and the refined fit. Poles are parametrised as exp(-softplus(a) + i b), inside the unit circle.
 
-What is lost is measured, not promised: the filters' errors, and the logits' on real tokens. Behind its last tap a Hyena
-filter ends; the modal one goes on decaying.
+The approximation errors of the filters, and of the logits on real tokens, are measured. A Hyena filter ends after its last
+tap; the modal filter continues to decay.
 """
 
 import functools
@@ -29,12 +29,12 @@ from jaxseq.mixers.hyena import Hyena
 from jaxseq.models import _stack
 from jaxseq.ops import _lti
 
-COLUMNS = 256  # of the Hankel matrix at most: what a filter does over so many taps tells its poles
-SLOWEST = 1e-4  # least decay a token of a starting pole; slower ones would barely learn
+COLUMNS = 256  # most columns of the Hankel matrix: enough taps to determine the poles
+SLOWEST = 1e-4  # minimum decay per token of an initial pole; slower poles have tiny gradients
 
 
 class Fit(NamedTuple):
-    """Filters of D channels as modes, and how far they are from those given."""
+    """Filters of D channels as modes, and their errors."""
 
     poles_DN2: np.ndarray  # (a, b) of exp(-softplus(a) + i b)
     residues_DN2: np.ndarray  # real and imaginary parts
@@ -43,18 +43,18 @@ class Fit(NamedTuple):
 
 
 def poles(poles_DN2) -> jax.Array:
-    """The complex numbers that (a, b) stand for."""
+    """The complex poles for the parameters (a, b)."""
     return jnp.exp(jax.lax.complex(-nn.softplus(poles_DN2[..., 0]), poles_DN2[..., 1]))
 
 
 def _modes(p_DN: np.ndarray, taps: int) -> np.ndarray:
-    """Real and imaginary parts of p^t as the columns of a real matrix [D, W, 2N]: times (Re R, Im R) it gives the filter."""
+    """Real and imaginary parts of p^t as columns of a real matrix [D, W, 2N]; its product with (Re R, Im R) is the filter."""
     p_DWN = np.where(p_DN == 0, 1e-300, p_DN)[:, None] ** np.arange(taps)[:, None]
     return np.concatenate([p_DWN.real, -p_DWN.imag], axis=2)
 
 
 def _solve(h_DW: np.ndarray, p_DN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Least-squares residues [D, N] of given poles, and the relative errors."""
+    """Least-squares residues [D, N] for given poles, and the relative errors."""
     modes_DWM = _modes(p_DN, h_DW.shape[1])
     weights_DM = np.stack([np.linalg.lstsq(m, h, rcond=1e-10)[0] for m, h in zip(modes_DWM, h_DW, strict=True)])
     rest_DW = h_DW - np.einsum("dwm,dm->dw", modes_DWM, weights_DM)
@@ -63,9 +63,9 @@ def _solve(h_DW: np.ndarray, p_DN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def realise(h_DW: np.ndarray, modes: int) -> np.ndarray:
-    """Poles [D, N] by balanced truncation to 2N real states: conjugate pairs count once, of real poles those that carry most."""
+    """Poles [D, N] by balanced truncation to 2N real states: one of each conjugate pair, and the most important real poles."""
     taps, columns = h_DW.shape[1], min(h_DW.shape[1], max(COLUMNS, 4 * modes))
-    padded_DW = np.pad(h_DW, ((0, 0), (0, columns)))  # the filter is zero behind its end
+    padded_DW = np.pad(h_DW, ((0, 0), (0, columns)))  # the filter is zero after its end
     hankel_DWW = np.lib.stride_tricks.sliding_window_view(padded_DW, columns, axis=1)[:, : taps + 1]
     found = []
     for h_W, hankel_WW in zip(h_DW, hankel_DWW, strict=True):
@@ -78,13 +78,13 @@ def realise(h_DW: np.ndarray, modes: int) -> np.ndarray:
         residue_N, _ = _solve(h_W[None], p[None])
         energy_N = np.abs(residue_N[0]) ** 2 * (1 - np.abs(p) ** (2 * taps)) / (1 - np.abs(p) ** 2)
         p = p[np.argsort(-energy_N)[:modes]]
-        spare = modes - len(p)  # modes that nobody needs: a fast decay at even angles
+        spare = modes - len(p)  # unused modes get a fast decay and evenly spaced angles
         found.append(np.concatenate([p, 0.5 * np.exp(1j * np.pi * (np.arange(spare) + 0.5) / max(spare, 1))]))
     return np.stack(found)
 
 
 def _left(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
-    """At least `rank` leading left singular vectors and their values, by subspace iteration (Halko et al. 2011, §4.5)."""
+    """At least `rank` leading left singular vectors and singular values, by subspace iteration (Halko et al. 2011, §4.5)."""
     columns = rank + 16
     if columns >= min(matrix.shape):
         return np.linalg.svd(matrix, full_matrices=False)[:2]
@@ -96,14 +96,14 @@ def _left(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _inverse(p_DN: np.ndarray) -> np.ndarray:
-    """(a, b) of poles inside the unit circle."""
+    """The parameters (a, b) of poles inside the unit circle."""
     rate = np.maximum(-np.log(np.maximum(np.abs(p_DN), 1e-30)), SLOWEST)
     return np.stack([rate + np.log(-np.expm1(-rate)), np.angle(p_DN)], axis=-1)
 
 
 @functools.partial(jax.jit, static_argnames="steps")
 def _refine(h_DW, poles_DN2, residues_DN2, steps: int, lr: float):
-    """Adam on the channels' relative squared errors, each on its own; the rate falls to zero along a cosine."""
+    """Adam on the relative squared error of each channel separately, with a cosine schedule to zero."""
     scale_D = jnp.maximum(jnp.sum(h_DW**2, axis=1), 1e-30)
 
     def loss(parameters):
@@ -126,15 +126,15 @@ def _refine(h_DW, poles_DN2, residues_DN2, steps: int, lr: float):
 
 
 def fit(h_DW: np.ndarray, modes: int, steps: int = 500, lr: float = 3e-3) -> Fit:
-    """Filters [D, W] as `modes` complex exponentials a channel. `steps` of Adam; 0: the realisation alone."""
+    """Fits filters [D, W] by `modes` complex exponentials per channel. `steps` of Adam; 0: no refinement."""
     if modes < 1:
-        raise UserError(f"a state of {modes} modes holds nothing; take 1 or more")
+        raise UserError(f"the number of modes is {modes}; it must be 1 or more")
     h_DW = np.asarray(h_DW, np.float64)
     p_DN = realise(h_DW, modes)
     residue_DN, start_D = _solve(h_DW, p_DN)
     if not steps:
         return _fit(p_DN, residue_DN, start_D, start_D)
-    size_D11 = np.linalg.norm(h_DW, axis=1)[:, None, None].clip(1e-30)  # unit filters, so that one rate suits all
+    size_D11 = np.linalg.norm(h_DW, axis=1)[:, None, None].clip(1e-30)  # normalised filters, so that one learning rate suits all
     residues_DN2 = np.stack([residue_DN.real, residue_DN.imag], axis=-1) / size_D11
     arguments = (h_DW / size_D11[..., 0], _inverse(p_DN), residues_DN2)
     refined_DN2, _ = _refine(*(jnp.asarray(x, jnp.float32) for x in arguments), steps, lr)
@@ -157,7 +157,7 @@ class ModalModel(NamedTuple):
 
 
 def convert(config: ConfigDict, params: Any, modes: int, steps: int = 500) -> ModalModel:
-    """The model of `config` with each `hyena` made a `hyena_modal` of `modes` complex numbers a channel.
+    """The model of `config` with each `hyena` replaced by a `hyena_modal` with `modes` complex modes per channel.
 
     Raises UserError for a model without Hyena.
     """
@@ -181,11 +181,11 @@ def _modal(label: str) -> str:
 
 
 def modal_config(config: ConfigDict, modes: int) -> ConfigDict:
-    """The config whose hyenas are modal."""
+    """The config with each hyena replaced by its modal form."""
     data = to_dict(config)
     labels = [label for label in _stack.labels(config.model.stack) if _modal(label) != label] if "stack" in config.model else []
     if not labels:
-        raise UserError("this model has no hyena to bring into modal form; its mixers have no such filters, or are modal already")
+        raise UserError("this model has no hyena to convert: its mixers have no such filters, or are already modal")
     data["model"]["stack"] = re.sub(r"(?<!\w)hyena(?!\w)", "hyena_modal", config.model.stack)
     for label in labels:
         section = data["model"].pop(label)
@@ -195,7 +195,7 @@ def modal_config(config: ConfigDict, modes: int) -> ConfigDict:
 
 
 def _convert(mixer: Hyena, values: Mapping, modes: int, steps: int) -> tuple[dict, np.ndarray]:
-    """Parameters of the modal mixer from those of `mixer`, all stacked over the layers."""
+    """Converts the parameters of `mixer` to those of the modal mixer; both are stacked over the layers."""
     taps = jax.jit(jax.vmap(lambda own: mixer.filter_module(parent=None).apply({"params": own})))
     h_LOWD = np.asarray(taps(values["filter"]), np.float64)
     h_LODW = np.moveaxis(h_LOWD, 2, 3)
@@ -207,16 +207,16 @@ def _convert(mixer: Hyena, values: Mapping, modes: int, steps: int) -> tuple[dic
 
 
 def log_probabilities(model: nn.Module, params: Any, tokens_BT: np.ndarray, form: str = "parallel") -> np.ndarray:
-    """[B, T, V] of rows that begin documents."""
+    """Log-probabilities [B, T, V] of rows that begin documents."""
     run = jax.jit(lambda params, tokens: jax.nn.log_softmax(model.apply({"params": params}, tokens, form=form)[0]))
     return np.asarray(run(params, tokens_BT), np.float64)
 
 
 def logit_error(wanted_BTV: np.ndarray, got_BTV: np.ndarray) -> dict[str, float]:
-    """How far one model's log-probabilities are from another's.
+    """The distance between two models' log-probabilities.
 
-    logit_error: ||z - ẑ|| / ||z|| of both less their means over the vocabulary; divergence: mean KL(p || p̂) in nats a token;
-    agreement: share of positions with the same likeliest token.
+    logit_error: ||z - ẑ|| / ||z||, both centred over the vocabulary; divergence: mean KL(p || p̂) in nats per token;
+    agreement: share of positions with the same most likely token.
     """
     centred, rest = (x - x.mean(axis=-1, keepdims=True) for x in (wanted_BTV, got_BTV - wanted_BTV))
     return {

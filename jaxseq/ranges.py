@@ -1,8 +1,8 @@
-"""The values that a config's fields may have: types are those of the defaults, ranges stand here by the name of the field.
+"""The allowed values of config fields. Types are those of the defaults; ranges are listed here by field name.
 
-A field that is not named here takes any number of its type (integers from 0 to LARGEST, finite floats). A mixer or block whose
-field means something of its own declares it: `ranges: ClassVar = {"field": Range(1, 9)}`. What two fields must be together is
-checked where they are used.
+A field that is not listed takes any number of its type (integers from 0 to LARGEST, finite floats). A mixer or block can declare
+the range of its own field: `ranges: ClassVar = {"field": Range(1, 9)}`. Conditions on several fields are checked where they are
+used.
 """
 
 import math
@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 from jaxseq.errors import UserError
 
-LARGEST = 2**24  # of a size in a model; what is beyond is a slip of the keyboard, and would end in an abort for memory
-COUNT = 2**40  # of steps, tokens, documents
+LARGEST = 2**24  # largest size in a model; more is a typing error and would run out of memory
+COUNT = 2**40  # largest number of steps, tokens, documents
 
 
 class Range(NamedTuple):
     low: float
     high: float
-    open: str = ""  # ends that are not in the range: "(" the lower, ")" the upper
+    open: str = ""  # ends excluded from the range: "(" the lower, ")" the upper
 
     def __contains__(self, value: float) -> bool:
         above = value > self.low if "(" in self.open else value >= self.low
@@ -34,7 +34,7 @@ SIZE = Range(1, LARGEST)
 WIDE = Range(1, 2**20)
 SEED = Range(0, 2**32 - 1)
 AT_LEAST_ONE, FROM_ZERO = Range(1, COUNT), Range(0, COUNT)
-FRACTION = Range(0, 1, ")")  # that leaves something
+FRACTION = Range(0, 1, ")")  # for dropout and the like: 1 would leave nothing
 SHARE = Range(0, 1)
 POSITIVE = Range(0, 1e30, "(")
 NOT_NEGATIVE = Range(0, 1e30)
@@ -75,9 +75,9 @@ RANGES: dict[str, Range] = {
 
 
 def check(name: str, value: Any, kind: type, optional: bool, own: Mapping[str, Range] | None = None) -> Any:
-    """`value` of the field `name` (dotted), which is a number, text or bool of this type; an integer for a float becomes one.
+    """Checks `value` of the field `name` (dotted): a number, text or bool of this type. An integer for a float is converted.
 
-    Raises UserError that names the field and its value, and says what it may be.
+    Raises UserError with the field, its value and the allowed values.
     """
     if value is None:
         if optional:

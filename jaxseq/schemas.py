@@ -1,7 +1,7 @@
-"""The schema of config.json, in workdirs and checkpoints, and the way from each schema to the next.
+"""The schema of config.json in workdirs and checkpoints, and the migration from each schema to the next.
 
-A change that gives a field another name, place or meaning, or another default in a built-in config, raises SCHEMA by one and
-adds a function to STEPS: runs of every older version stay usable. A file without a number is of schema 0 (version 0.1.0).
+A change to the name, place or meaning of a field, or to a default in a built-in config, increments SCHEMA and adds a function
+to STEPS, so that runs of every older version stay usable. A file without a schema number has schema 0 (version 0.1.0).
 """
 
 import re
@@ -11,9 +11,9 @@ from typing import Any
 from jaxseq.errors import UserError
 
 SCHEMA = 1
-BEGUN = "begun"  # in a workdir's config.json: the schema of the version that began its run
+BEGUN = "begun"  # in a workdir's config.json: the schema of the version that started the run
 
-# Fields of `model` that came after schema 0, by section, with the values that give what 0.1.0 computed.
+# Fields of `model` added after schema 0, by section, with the values that reproduce version 0.1.0.
 _NEW_IN_1: dict[str, dict[str, Any]] = {
     "": {"embedding_gain": 1.0, "embedding_init": "normal", "head_init": "normal", "scaled_embedding": False},
     **{label: {"initial": "gpt2"} for label in ("attention", "geglu", "mlp", "moe", "series_swiglu", "swiglu")},
@@ -23,7 +23,7 @@ _NEW_IN_1: dict[str, dict[str, Any]] = {
     "rwkv_channel": {"key_gain": 1.0, "mix_power": None},
 }
 
-# Fields whose defaults in built-in configs changed when a schema was followed by the next.
+# Fields whose defaults in built-in configs changed, by the schema before the change.
 _CHANGED_DEFAULTS: dict[int, tuple[str, ...]] = {
     0: (
         *(f"model.{name}" for name in _NEW_IN_1[""]), "model.embedding_scale", "model.embedding_std", "model.head_scale",
@@ -35,7 +35,7 @@ _CHANGED_DEFAULTS: dict[int, tuple[str, ...]] = {
 
 
 def _from_0(data: dict) -> dict:
-    """Later fields of a language model get what 0.1.0 computed, whatever their defaults become."""
+    """Sets later fields of a language model to the values that reproduce version 0.1.0, independent of their defaults."""
     model = data.get("model")
     if not isinstance(model, Mapping) or model.get("kind", "lm") != "lm" or "stack" not in model:
         return data
@@ -46,14 +46,14 @@ def _from_0(data: dict) -> dict:
     return data | {"model": model}
 
 
-STEPS = (_from_0,)  # STEPS[n] takes a config of schema n to schema n + 1
+STEPS = (_from_0,)  # STEPS[n] migrates a config of schema n to schema n + 1
 
 
 def schema_of(data: Mapping[str, Any]) -> int:
-    """Raises UserError for a number that no version up to this one has written."""
+    """The schema number of a config. Raises UserError for a number that no version up to this one has written."""
     found = data.get("schema", 0)
     if not isinstance(found, int) or isinstance(found, bool) or found < 0:
-        raise UserError(f"config.json has the schema {found!r}, which is no number of a version; is it a jaxseq config?")
+        raise UserError(f"config.json has the schema {found!r}, which is not a schema number; is it a jaxseq config?")
     if found > SCHEMA:
         raise UserError(
             f"config.json was written by a newer jaxseq (schema {found}, this one reads up to {SCHEMA}); "
@@ -63,7 +63,7 @@ def schema_of(data: Mapping[str, Any]) -> int:
 
 
 def migrate(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The sections of a config of any schema, in today's; `data` is left as it is."""
+    """The sections of a config of any schema, migrated to the current one; `data` is not changed."""
     first = schema_of(data)
     found = {name: section for name, section in data.items() if name not in ("schema", BEGUN)}
     for step in STEPS[first:]:
@@ -72,15 +72,15 @@ def migrate(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def begun(data: Mapping[str, Any]) -> int:
-    """The schema of the version that began the run whose config.json this is."""
+    """The schema of the version that started the run with this config.json."""
     written = schema_of(data)
     found = data.get(BEGUN, written)
     return found if isinstance(found, int) and 0 <= found <= written else written
 
 
 def own_defaults(run: Mapping[str, Any], today: Mapping[str, Any], since: int) -> dict[str, Any]:
-    """{dotted field: value of `run`} of the fields in which a run that was begun in schema `since` differs from a config of
-    today, and whose defaults in built-in configs have changed since."""
+    """{dotted field: value in `run`} for fields whose defaults in built-in configs have changed since schema `since`, and in
+    which a run started with that schema differs from a config of today."""
     changed = {field for schema, fields in _CHANGED_DEFAULTS.items() if schema >= since for field in fields}
     differing = [field for field in today if field in run and run[field] != today[field]]
     return {field: run[field] for field in differing if re.sub(r":[^.]*", "", field) in changed}

@@ -1,15 +1,16 @@
-"""One sweep of the learning rate for every architecture, on documents that no comparison reports.
+"""A learning rate sweep for every architecture, on documents that no comparison reports.
 
-Every architecture is fitted to the preset's size and trained with the same schedule, decay of weights, rows and steps at
-three rates of one grid of powers of two. If the best rate is the lowest or the highest tried, the grid goes on in that
-direction until a worse one stands on either side: the best is bracketed. A run whose loss is not finite is worse than all.
+Every architecture is fitted to the preset's size and trained at three rates of a grid of powers of two, with the same
+schedule, weight decay, rows and steps. If the best rate is the lowest or the highest tried, the grid is extended in that
+direction until there is a worse rate on either side; then the best rate is bracketed. A run whose loss is not finite counts
+as worse than all others.
 
-The documents are the training documents of the comparison: every n-th of them tunes, the others train. Those that
-`jaxseq compare` reports are not read at all.
+The documents are the training documents of the comparison: every n-th is used for tuning, the others for training. The
+documents that `jaxseq compare` reports are not read.
 
 Rule for other widths (`jaxseq.config.scaled`): the rate is inversely proportional to the width, rate = best x swept width
-/ width, as the maximal update parametrisation has it for Adam (Yang et al. 2022, arXiv:2203.03466, table 8). GPT-3's
-rates (Brown et al. 2020, table 2.1) follow it within a factor of 1.5 from width 768 to 5140.
+/ width, as in the maximal update parametrisation for Adam (Yang et al. 2022, arXiv:2203.03466, table 8). GPT-3's rates
+(Brown et al. 2020, table 2.1) follow it within a factor of 1.5 from width 768 to 5140.
 """
 
 import datetime
@@ -40,7 +41,7 @@ from jaxseq.train import BadStepError, load, train
 SCHEMA = 1
 CENTRE = 3e-3
 FARTHEST = 6  # doublings from the centre at which the grid ends
-IDENTITY = ("schema", "preset", "budget", "alike", "overrides", "tuning", "seeds")  # must agree to go on
+IDENTITY = ("schema", "preset", "budget", "alike", "overrides", "tuning", "seeds")  # must agree to resume
 WIDTH_RULE = "best rate x width / other width"
 
 
@@ -49,7 +50,7 @@ def rate(k: int) -> float:
     return float(f"{CENTRE * 2.0**k:.6g}")
 
 
-GRID = tuple(map(rate, range(-1, 2)))  # tried by all
+GRID = tuple(map(rate, range(-1, 2)))  # tried for every architecture
 
 
 class Trial(NamedTuple):
@@ -62,7 +63,7 @@ def doublings(lr: float) -> int:
 
 
 def means(trials: Sequence[Mapping[str, Any]]) -> dict[float, float]:
-    """Mean bits per byte of each rate in order; infinite where a run failed."""
+    """Mean bits per byte of each rate, in order; infinite if a run failed."""
     found: dict[float, list[float]] = {}
     for trial in trials:
         bits = trial["bits_per_byte"]
@@ -71,7 +72,7 @@ def means(trials: Sequence[Mapping[str, Any]]) -> dict[float, float]:
 
 
 def best(trials: Sequence[Mapping[str, Any]]) -> tuple[float | None, bool]:
-    """(the rate with the lowest mean, the lower of two equal ones; whether a worse one was tried on either side)."""
+    """(the rate with the lowest mean, or the lower of two equal ones; whether a worse rate was tried on either side)."""
     found = means(trials)
     finite = {lr: bits for lr, bits in found.items() if math.isfinite(bits)}
     if not finite:
@@ -81,7 +82,7 @@ def best(trials: Sequence[Mapping[str, Any]]) -> tuple[float | None, bool]:
 
 
 def missing(trials: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> list[Trial]:
-    """What is to be tried next; empty when the best rate is bracketed, or the grid has come to its end."""
+    """The next trials; empty if the best rate is bracketed or the end of the grid is reached."""
     done = {(trial["lr"], trial["seed"]) for trial in trials}
     tried = {trial["lr"] for trial in trials} | set(GRID)
     left = [Trial(lr, seed) for lr in sorted(tried) for seed in seeds if (lr, seed) not in done]
@@ -91,7 +92,7 @@ def missing(trials: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> list[T
     if bracketed:
         return []
     lowest, highest = doublings(min(tried)), doublings(max(tried))
-    k = highest + 1 if lr == max(tried) else lowest - 1  # where every run failed: lower
+    k = highest + 1 if lr == max(tried) else lowest - 1  # if every run failed, go lower
     return [Trial(rate(k), seed) for seed in seeds] if abs(k) <= FARTHEST else []
 
 
@@ -99,7 +100,7 @@ def sweep(
     preset: Preset, architectures: Sequence[str], out: str | Path, *, seeds: int = 1,
     overrides: Mapping[str, Any] | None = None, command: str = "", console: Console | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Runs or continues the sweep in the folder `out`; writes out/sweep.json and out/sweep.md, returns the former's content.
+    """Runs or resumes the sweep in the folder `out`. Writes out/sweep.json and out/sweep.md; returns the content of the former.
 
     Args are those of `jaxseq.compare.engine.compare`. Raises UserError for bad input and for a folder that holds another
     sweep, Interrupted when asked to stop.
@@ -133,20 +134,20 @@ class Sweep:
         self.results = self.opened(command)
 
     def training_text(self) -> Path:
-        """The comparison's training documents in one file: what is reported is not among them."""
+        """Writes the comparison's training documents to one file, without the documents that it reports."""
         path = self.out / "training.jsonl"
         draft = path.with_name(f".training.{os.getpid()}")
         with draft.open("w", encoding="utf-8") as file:
             for document in data.texts(self.reported, "train"):
                 file.write(json.dumps({"id": document.id, "text": document.text}) + "\n")
         if path.exists() and filecmp.cmp(path, draft, shallow=False):
-            draft.unlink()  # the tokens of the old one are cached
+            draft.unlink()  # keep the old file: its tokens are cached
         else:
             draft.replace(path)
         return path
 
     def opened(self, command: str) -> dict[str, Any]:
-        """The results there are, or a beginning."""
+        """The stored results, or new ones."""
         preset, settings = self.preset, next(iter(self.configs.values())).train
         fresh = {
             "schema": SCHEMA,
@@ -172,8 +173,8 @@ class Sweep:
         for key in IDENTITY:
             if results.get(key) != fresh[key]:
                 raise UserError(
-                    f"{self.path} belongs to another sweep ({key} is {results.get(key)} there and {fresh[key]} here); give "
-                    f"another --out, or delete {self.out} to begin anew"
+                    f"{self.path} belongs to another sweep (its {key} is {results.get(key)}, now {fresh[key]}); give "
+                    f"another --out, or delete {self.out} to start over"
                 )
         return results | {"command": command}
 
@@ -197,10 +198,10 @@ class Sweep:
         return self.results["architectures"][name]["trials"]
 
     def tune(self, name: str, display: Display) -> None:
-        """Every rate that is missing, and those that the results ask for."""
+        """Runs every missing rate, and those that the results then require."""
         planned = len(missing(self.trials(name), self.seeds))
         while todo := missing(self.trials(name), self.seeds):
-            if planned <= 0:  # the grid goes on
+            if planned <= 0:  # the grid is extended
                 display.more(len(todo))
                 planned = len(todo)
             trial = todo[0]
@@ -253,18 +254,18 @@ class Sweep:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The results in `path`. Raises UserError if they are none of a sweep."""
+    """The results in `path`. Raises UserError if they are not from a sweep."""
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); delete it, or give another --out") from None
     if not isinstance(results, dict) or "alike" not in results or results.get("schema") != SCHEMA:
-        raise UserError(f"{path} is no sweep.json of this version; delete it, or give another --out")
+        raise UserError(f"{path} is not a sweep.json of this version; delete it, or give another --out")
     return results
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """A row an architecture: its best rate, then the bits per byte at every rate that was tried."""
+    """One row per architecture: its best rate, then the bits per byte at every rate tried."""
     found = {name: means(entry["trials"]) for name, entry in results["architectures"].items()}
     rates = sorted({lr for tried in found.values() for lr in tried})
     head = ["architecture", "parameters", "width", "best rate", *(f"{lr:g}" for lr in rates)]

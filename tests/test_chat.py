@@ -104,7 +104,7 @@ def test_special_tokens_of_the_template_are_tokens(tmp_path):
     assert ids[:2] == [tokenizer.find("<|begin_of_text|>"), tokenizer.find("<|start_header_id|>")]
     assert ids.count(tokenizer.find("<|eot_id|>")) == 2 and ids.count(tokenizer.find("<|end_header_id|>")) == 3
     assert tokenizer.boundary == tokenizer.find("<|eot_id|>")  # what ends the answer
-    with pytest.raises(UserError, match="makes no text of these messages"):
+    with pytest.raises(UserError, match="gives an empty text for these messages"):
         chat.prompt(folder(tmp_path, chat_template__jinja="{# nothing #}"), USER)
 
 
