@@ -107,7 +107,7 @@ def test_biases_are_chosen_apart():
 
 
 def test_what_is_refused():
-    with pytest.raises(UserError, match="turn pairs"):
+    with pytest.raises(UserError, match="rotate pairs"):
         shapes(jaxseq.build(jaxseq.config("neox", **{"model.attention.rotary_fraction": 0.1})))
     with pytest.raises(UserError, match="no activation 'swish'; choose one of: relu"):
         fresh(MLP(width=8, activation="swish"), jnp.zeros((1, 9, 8)))
