@@ -35,6 +35,8 @@ SLOTS = 128  # buffer sizes are multiples of it, or of 1/16 of a power of two if
 
 
 class Carry(NamedTuple):
+    """State of the generation loop between two calls of `_decode`."""
+
     state: LMState
     token_B: jax.Array  # last token of each row, not yet part of the state
     done_B: jax.Array  # bool

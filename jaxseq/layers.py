@@ -62,10 +62,12 @@ def fan_in(scale: float = 1.0) -> Initializer:
 
 
 def normal(std: float) -> Initializer:
+    """Normal with standard deviation `std`."""
     return jax.nn.initializers.normal(std)
 
 
 def uniform(bound: float) -> Initializer:
+    """U(-bound, bound)."""
     return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 

@@ -10,6 +10,8 @@ _LABEL = re.compile(r"[a-z][a-z0-9_]*(:[a-z0-9_]+)?")
 
 
 class Segment(NamedTuple):
+    """A segment of a stack: `repeats` copies of a block with these mixers."""
+
     repeats: int
     labels: tuple[str, ...]  # mixer names, each with an optional ":label"
     fixed: bool = False  # written without a number: it occurs once and is not scaled with the depth

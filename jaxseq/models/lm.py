@@ -21,6 +21,8 @@ from jaxseq.ops._layered import Layered
 
 
 class LMState(NamedTuple):
+    """State of a language model: the states of all mixers and the next position [B]."""
+
     segments: tuple  # one entry per segment: a tuple of the states of its mixers, each leaf [repeats, B, ...]
     next_pos_B: jax.Array  # int32: position of the next token in its document
 

@@ -27,6 +27,8 @@ HEAD_EPS = 1e-6
 
 
 class Stage(NamedTuple):
+    """A stage of the network: blocks of one width."""
+
     depth: int
     width: int
     kernels: tuple[int, ...]  # kernel sizes of successive blocks, repeated cyclically

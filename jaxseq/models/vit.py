@@ -17,6 +17,8 @@ from jaxseq.ops import _time
 
 
 class ViTOutput(NamedTuple):
+    """Output of `ViT`."""
+
     hidden: jax.Array  # [B, 1 + patches, D] after the final norm: the class token, then the patches row by row
     classes: jax.Array | None  # [B, classes] logits from the class token; None without a classifier
     pooled: jax.Array | None = None  # [B, D], tanh of a projection of the class token; None without a pooler

@@ -35,6 +35,8 @@ SPAN = 4  # chunks that the chunkwise form solves at once; memory is linear in i
 
 
 class DeltaState(NamedTuple):
+    """Matrix state S [B, H, K, V] of a delta rule."""
+
     S_BHKV: jax.Array  # in the accumulation dtype
 
 
@@ -65,6 +67,7 @@ class Chunk(NamedTuple):
 
 
 def init_state(batch: int, heads: int, key_size: int, value_size: int, dtype=jnp.float32) -> DeltaState:
+    """The empty state, in the accumulation dtype for inputs of `dtype`."""
     return DeltaState(jnp.zeros((batch, heads, key_size, value_size), _time.accumulation_dtype(jnp.zeros((), dtype))))
 
 
@@ -156,6 +159,7 @@ def combine(first: Summary, second: Summary) -> Summary:
 
 
 def apply(summary: Summary, state: DeltaState) -> DeltaState:
+    """The state after a segment with this summary, for the state before it."""
     return DeltaState(summary.A_BHKK @ state.S_BHKV + summary.S_BHKV)
 
 

@@ -16,6 +16,8 @@ from jaxseq.ops import _time
 
 
 class LinearState(NamedTuple):
+    """State h [B, D] of an elementwise linear recurrence."""
+
     h_BD: jax.Array  # in the accumulation dtype
 
 
@@ -27,6 +29,7 @@ class Summary(NamedTuple):
 
 
 def init_state(batch: int, width: int, dtype=jnp.float32) -> LinearState:
+    """The empty state, in the accumulation dtype for inputs of `dtype`."""
     return LinearState(jnp.zeros((batch, width), _time.accumulation_dtype(jnp.zeros((), dtype))))
 
 
@@ -36,6 +39,7 @@ def combine(first: Summary, second: Summary) -> Summary:
 
 
 def apply(summary: Summary, state: LinearState) -> LinearState:
+    """The state after a segment with this summary, for the state before it."""
     return LinearState(summary.A_BD * state.h_BD + summary.h_BD)
 
 

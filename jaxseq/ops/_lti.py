@@ -18,6 +18,8 @@ from jaxseq.ops import _convolution, _time
 
 
 class Algebra(NamedTuple):
+    """Operations on the matrix A of a linear system."""
+
     times: Callable[[Any, jax.Array], jax.Array]  # A x for x [..., D, M]
     square: Callable[[Any], Any]  # A A
     transpose: Callable[[Any], Any]
@@ -30,6 +32,7 @@ def complex_times(a: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def conjugate(a: jax.Array) -> jax.Array:
+    """Complex conjugates of numbers stored as all real parts, then all imaginary parts."""
     re, im = jnp.split(a, 2, axis=-1)
     return jnp.concatenate([re, -im], axis=-1)
 

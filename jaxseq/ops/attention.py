@@ -24,6 +24,8 @@ from jaxseq.ops._layered import Layered
 
 
 class AttentionState(NamedTuple):
+    """Ring buffer of the last S keys and values of the document, in the inputs' dtype."""
+
     k_BSGK: jax.Array  # ring buffer, slot n mod S
     v_BSGV: jax.Array
     count_B: jax.Array  # int32: tokens of the document so far
@@ -32,6 +34,7 @@ class AttentionState(NamedTuple):
 def init_state(
     batch: int, context: int, kv_heads: int, key_size: int, value_size: int, dtype=jnp.float32
 ) -> AttentionState:
+    """The empty state with `context` slots, in `dtype`."""
     k_BSGK = jnp.zeros((batch, context, kv_heads, key_size), dtype)
     v_BSGV = jnp.zeros((batch, context, kv_heads, value_size), dtype)
     return AttentionState(k_BSGK, v_BSGV, jnp.zeros((batch,), jnp.int32))
@@ -313,6 +316,7 @@ FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
 def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     window = 12
 
     def inputs(key, time):

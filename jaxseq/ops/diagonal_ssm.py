@@ -23,6 +23,8 @@ from jaxseq.ops._lti import DIAGONAL, complex_times, conjugate
 
 
 class DiagonalSSMState(NamedTuple):
+    """State of N complex numbers per channel, as M = 2N real numbers, in the accumulation dtype."""
+
     x_BDM: jax.Array  # real parts, then imaginary parts
 
 
@@ -113,10 +115,12 @@ def combine(first: Summary, second: Summary) -> Summary:
 
 
 def apply(summary: Summary, state: DiagonalSSMState) -> DiagonalSSMState:
+    """The state after a segment with this summary, for the state before it."""
     return DiagonalSSMState(complex_times(summary.A_BDM, state.x_BDM) + summary.x_BDM)
 
 
 def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     width, size = 5, 3
     keys = jax.random.split(key, 7)
     part_DM = jax.random.uniform(keys[0], (width, 2 * size), dtype, 0.55, 0.69)  # |p| < 1 for any pairing
@@ -128,6 +132,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
 
 
 def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+    """The hard inputs by name, see `jaxseq.ops.stresses`."""
     base = example(key, batch, time, dtype)
     p_DM = base.weights["p_DM"]
     angle_DN = jnp.arctan2(*jnp.split(p_DM, 2, axis=1)[::-1])

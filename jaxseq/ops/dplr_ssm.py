@@ -25,6 +25,8 @@ from jaxseq.ops._lti import DENSE, complex_times, conjugate
 
 
 class DPLRState(NamedTuple):
+    """State of N complex numbers per channel, as M = 2N real numbers, in the accumulation dtype."""
+
     x_BDM: jax.Array  # real parts, then imaginary parts
 
 
@@ -135,6 +137,7 @@ FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
 def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     width, size = 5, 3
     keys = jax.random.split(key, 8)
     decay_DN = jax.random.uniform(keys[0], (width, size), dtype, 0.2, 0.6)
@@ -147,6 +150,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
 
 
 def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+    """The hard inputs by name, see `jaxseq.ops.stresses`."""
     base = example(key, batch, time, dtype)
     lam_DM, dt_D = base.weights["lam_DM"], base.weights["dt_D"]
     re_DN, im_DN = jnp.split(lam_DM, 2, axis=1)

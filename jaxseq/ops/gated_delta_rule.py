@@ -32,8 +32,10 @@ recurrent, parallel, chunkwise = FORMS.values()
 
 
 def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     return _delta.example(recurrent, (), key, batch, time, dtype)
 
 
 def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+    """The hard inputs by name, see `jaxseq.ops.stresses`."""
     return _delta.stress(example(key, batch, time, dtype), key)

@@ -34,6 +34,7 @@ recurrent, parallel, chunkwise = FORMS.values()
 
 
 def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     def inputs(key, time):
         keys = jax.random.split(key, 6)
         q_BTGK, k_BTGK = (jax.random.normal(k, (batch, time, 1, 4), dtype) for k in keys[:2])

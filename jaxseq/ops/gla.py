@@ -54,6 +54,7 @@ FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
 def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     def inputs(key, time):
         keys = jax.random.split(key, 4)
         q_BTHK, k_BTHK, log_w_BTHK = (jax.random.normal(k, (batch, time, 2, 4), dtype) for k in keys[:3])
@@ -65,6 +66,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
 
 
 def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+    """The hard inputs by name, see `jaxseq.ops.stresses`."""
     base = example(key, batch, time, dtype)
     *qkv, log_w_BTHK = base.xs
     return stresses(key, base, log_w_BTHK.shape, lambda log_w_BTHK: base._replace(xs=(*qkv, log_w_BTHK)))

@@ -22,10 +22,13 @@ GATES = ("r", "z", "n")
 
 
 class GRUState(NamedTuple):
+    """State h [B, H, K], in the accumulation dtype."""
+
     h_BHK: jax.Array
 
 
 def init_state(batch: int, heads: int, size: int, dtype=jnp.float32) -> GRUState:
+    """The empty state, in the accumulation dtype for inputs of `dtype`."""
     return GRUState(jnp.zeros((batch, heads, size), _time.accumulation_dtype(jnp.zeros((), dtype))))
 
 
@@ -95,8 +98,10 @@ FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
 def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     return _gated.example(recurrent, len(GATES), key, batch, time, dtype)
 
 
 def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+    """The hard inputs by name, see `jaxseq.ops.stresses`."""
     return _gated.stress(example(key, batch, time, dtype), key)

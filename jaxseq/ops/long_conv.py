@@ -21,10 +21,13 @@ from jaxseq.ops._example import Example, stresses
 
 
 class LongConvState(NamedTuple):
+    """Shift register of inputs, in their dtype."""
+
     x_BSD: jax.Array  # the last W - 1 inputs, oldest first; zero before the document's start
 
 
 def init_state(batch: int, taps: int, width: int, dtype=jnp.float32) -> LongConvState:
+    """The empty state: zeros in `dtype`."""
     return LongConvState(jnp.zeros((batch, taps - 1, width), dtype))
 
 
@@ -100,6 +103,7 @@ FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
 def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     key_x, key_w, key_skip, key_prefix = jax.random.split(key, 4)
     taps, width = 21, 5
     weights = {"w_WD": jax.random.normal(key_w, (taps, width), dtype), "skip_D": jax.random.normal(key_skip, (width,), dtype)}

@@ -26,11 +26,14 @@ GATES = ("i", "f", "g", "o")
 
 
 class LSTMState(NamedTuple):
+    """State h and c [B, H, K], in the accumulation dtype."""
+
     h_BHK: jax.Array
     c_BHK: jax.Array
 
 
 def init_state(batch: int, heads: int, size: int, dtype=jnp.float32) -> LSTMState:
+    """The empty state, in the accumulation dtype for inputs of `dtype`."""
     zeros_BHK = jnp.zeros((batch, heads, size), _time.accumulation_dtype(jnp.zeros((), dtype)))
     return LSTMState(zeros_BHK, zeros_BHK)
 
@@ -110,8 +113,10 @@ FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
 def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     return _gated.example(recurrent, len(GATES), key, batch, time, dtype)
 
 
 def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+    """The hard inputs by name, see `jaxseq.ops.stresses`."""
     return _gated.stress(example(key, batch, time, dtype), key)

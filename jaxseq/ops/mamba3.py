@@ -25,6 +25,8 @@ CHUNK = 64
 
 
 class Mamba3State(NamedTuple):
+    """Matrix state S [B, H, K, V] in the accumulation dtype; last key and value in the inputs' dtype."""
+
     S_BHKV: jax.Array
     k_BGK: jax.Array  # of the last token
     v_BHV: jax.Array
@@ -39,6 +41,7 @@ class _Total(NamedTuple):
 
 
 def init_state(batch: int, heads: int, groups: int, key_size: int, value_size: int, dtype=jnp.float32) -> Mamba3State:
+    """The empty state: S in the accumulation dtype, k and v in `dtype`."""
     acc = _time.accumulation_dtype(jnp.zeros((), dtype))
     k_BGK, v_BHV = jnp.zeros((batch, groups, key_size), dtype), jnp.zeros((batch, heads, value_size), dtype)
     return Mamba3State(jnp.zeros((batch, heads, key_size, value_size), acc), k_BGK, v_BHV)
@@ -167,6 +170,7 @@ FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
 def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     def inputs(key, time):
         keys = jax.random.split(key, 6)
         q_BTGK, k_BTGK = (jax.random.normal(k, (batch, time, 1, 5), dtype) for k in keys[:2])
@@ -181,6 +185,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
 
 
 def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+    """The hard inputs by name, see `jaxseq.ops.stresses`."""
     base = example(key, batch, time, dtype)
     q, k, v, log_a_BTH, *rest = base.xs
     return stresses(key, base, log_a_BTH.shape, lambda log_a_BTH: base._replace(xs=(q, k, v, log_a_BTH, *rest)))

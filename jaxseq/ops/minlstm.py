@@ -48,6 +48,7 @@ FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
 def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     def inputs(key, time):
         keys = jax.random.split(key)
         v_BTD = jax.random.normal(keys[0], (batch, time, 5), dtype)
@@ -59,6 +60,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
 
 
 def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+    """The hard inputs by name, see `jaxseq.ops.stresses`."""
     base = example(key, batch, time, dtype)
     v_BTD, gate_BTD = base.xs
     return stresses(key, base, gate_BTD.shape, lambda log_a_BTD: base._replace(xs=(v_BTD, gates(log_a_BTD))))

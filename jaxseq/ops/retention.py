@@ -24,6 +24,8 @@ from jaxseq.ops._example import Example, stresses
 
 
 class RetentionState(NamedTuple):
+    """Matrix state S [B, H, K, V], in the accumulation dtype."""
+
     S_BHKV: jax.Array  # sum of k^T v, decayed
 
 
@@ -35,6 +37,7 @@ class Summary(NamedTuple):
 
 
 def init_state(batch: int, heads: int, key_size: int, value_size: int, dtype=jnp.float32) -> RetentionState:
+    """The empty state, in the accumulation dtype for inputs of `dtype`."""
     return RetentionState(jnp.zeros((batch, heads, key_size, value_size), _time.accumulation_dtype(jnp.zeros((), dtype))))
 
 
@@ -123,6 +126,7 @@ def combine(first: Summary, second: Summary) -> Summary:
 
 
 def apply(summary: Summary, state: RetentionState) -> RetentionState:
+    """The state after a segment with this summary, for the state before it."""
     return RetentionState(summary.A_BH[..., None, None] * state.S_BHKV + summary.S_BHKV)
 
 
@@ -168,6 +172,7 @@ FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
 def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     def inputs(key, time):
         keys = jax.random.split(key, 4)
         q_BTGK, k_BTGK = (jax.random.normal(k, (batch, time, 2, 3), dtype) for k in keys[:2])
@@ -181,6 +186,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
 
 
 def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+    """The hard inputs by name, see `jaxseq.ops.stresses`."""
     base = example(key, batch, time, dtype)
     *qkv, log_a_BTH = base.xs
     return stresses(key, base, log_a_BTH.shape, lambda log_a_BTH: base._replace(xs=(*qkv, log_a_BTH)))

@@ -46,6 +46,7 @@ FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
 def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     def inputs(key, time):
         keys = jax.random.split(key)
         x_BTD = jax.random.normal(keys[0], (batch, time, 5), dtype)
@@ -56,6 +57,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
 
 
 def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+    """The hard inputs by name, see `jaxseq.ops.stresses`."""
     base = example(key, batch, time, dtype)
     x_BTD, log_a_BTD = base.xs
     return stresses(key, base, log_a_BTD.shape, lambda log_a_BTD: base._replace(xs=(x_BTD, log_a_BTD)))

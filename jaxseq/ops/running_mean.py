@@ -18,6 +18,8 @@ from jaxseq.ops._example import Example, stresses
 
 
 class RunningMeanState(NamedTuple):
+    """Sum [B, D], in the accumulation dtype, and number of tokens [B]."""
+
     sum_BD: jax.Array
     count_B: jax.Array  # int32
 
@@ -31,6 +33,7 @@ class Summary(NamedTuple):
 
 
 def init_state(batch: int, width: int, dtype=jnp.float32) -> RunningMeanState:
+    """The empty state, in the accumulation dtype for inputs of `dtype`."""
     acc = _time.accumulation_dtype(jnp.zeros((), dtype))
     return RunningMeanState(jnp.zeros((batch, width), acc), jnp.zeros((batch,), jnp.int32))
 
@@ -91,6 +94,7 @@ def combine(first: Summary, second: Summary) -> Summary:
 
 
 def apply(summary: Summary, state: RunningMeanState) -> RunningMeanState:
+    """The state after a segment with this summary, for the state before it."""
     sum_BD = summary.sum_BD + _time.select(summary.keep_B, state.sum_BD)
     return RunningMeanState(sum_BD, summary.count_B + jnp.where(summary.keep_B, state.count_B, 0))
 
@@ -120,6 +124,7 @@ FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
 def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     key_x, key_prefix = jax.random.split(key)
     state = recurrent(1 + jax.random.normal(key_prefix, (batch, 32, 5), dtype))[1]
     return Example((jax.random.normal(key_x, (batch, time, 5), dtype),), {}, {}, state)

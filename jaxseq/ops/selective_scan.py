@@ -20,6 +20,8 @@ from jaxseq.ops._example import Example, stresses
 
 
 class SelectiveScanState(NamedTuple):
+    """State h [B, D, N], in the accumulation dtype."""
+
     h_BDN: jax.Array
 
 
@@ -31,6 +33,7 @@ class Summary(NamedTuple):
 
 
 def init_state(batch: int, width: int, state_size: int, dtype=jnp.float32) -> SelectiveScanState:
+    """The empty state, in the accumulation dtype for inputs of `dtype`."""
     return SelectiveScanState(jnp.zeros((batch, width, state_size), _time.accumulation_dtype(jnp.zeros((), dtype))))
 
 
@@ -97,6 +100,7 @@ def combine(first: Summary, second: Summary) -> Summary:
 
 
 def apply(summary: Summary, state: SelectiveScanState) -> SelectiveScanState:
+    """The state after a segment with this summary, for the state before it."""
     return SelectiveScanState(summary.A_BDN * state.h_BDN + summary.h_BDN)
 
 
@@ -142,6 +146,7 @@ FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
 def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     width, state_size = 5, 3
 
     def inputs(key, time):
@@ -159,6 +164,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
 
 
 def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+    """The hard inputs by name, see `jaxseq.ops.stresses`."""
     base = example(key, batch, time, dtype)
     shape = base.weights["a_DN"].shape
     return stresses(key, base, shape, lambda a_DN: base._replace(weights=base.weights | {"a_DN": a_DN}))

@@ -20,10 +20,13 @@ from jaxseq.ops._example import Example, stresses
 
 
 class ShortConvState(NamedTuple):
+    """Shift register of inputs, in their dtype."""
+
     x_BWD: jax.Array  # the last W-1 inputs, oldest first; zero before the document's start
 
 
 def init_state(batch: int, taps: int, width: int, dtype=jnp.float32) -> ShortConvState:
+    """The empty state: zeros in `dtype`."""
     return ShortConvState(jnp.zeros((batch, taps - 1, width), dtype))
 
 
@@ -93,6 +96,7 @@ FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
 def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     key_x, key_w, key_b, key_prefix = jax.random.split(key, 4)
     weights = {"w_WD": jax.random.normal(key_w, (4, 5), dtype), "bias_D": 0.1 * jax.random.normal(key_b, (5,), dtype)}
     state = recurrent(jax.random.normal(key_prefix, (batch, 6, 5), dtype), **weights)[1]

@@ -23,10 +23,13 @@ from jaxseq.ops._example import Example, gates, stresses
 
 
 class SRUState(NamedTuple):
+    """State c [B, D], in the accumulation dtype."""
+
     c_BD: jax.Array
 
 
 def init_state(batch: int, width: int, dtype=jnp.float32) -> SRUState:
+    """The empty state, in the accumulation dtype for inputs of `dtype`."""
     return SRUState(jnp.zeros((batch, width), _time.accumulation_dtype(jnp.zeros((), dtype))))
 
 
@@ -91,6 +94,7 @@ FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
 def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     def inputs(key, time):
         u, f, r, x = (jax.random.normal(k, (batch, time, 5), dtype) for k in jax.random.split(key, 4))
         return u, f + 2, r, x / 4  # a memory of about ten tokens
@@ -104,6 +108,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
 
 
 def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+    """The hard inputs by name, see `jaxseq.ops.stresses`."""
     base = example(key, batch, time, dtype)
     u, f, *rest = base.xs
     large = base._replace(weights=jax.tree.map(lambda w: 4 * w, base.weights))

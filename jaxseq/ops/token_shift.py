@@ -16,10 +16,13 @@ from jaxseq.ops._example import Example, stresses
 
 
 class TokenShiftState(NamedTuple):
+    """The previous input, in its dtype."""
+
     x_BD: jax.Array  # the last input of the document
 
 
 def init_state(batch: int, width: int, dtype=jnp.float32) -> TokenShiftState:
+    """The empty state: zeros in `dtype`."""
     return TokenShiftState(jnp.zeros((batch, width), dtype))
 
 
@@ -63,6 +66,7 @@ FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
 def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     key_x, key_prefix = jax.random.split(key)
     state = recurrent(jax.random.normal(key_prefix, (batch, 3, 5), dtype))[1]
     return Example((jax.random.normal(key_x, (batch, time, 5), dtype),), {}, {}, state)

@@ -20,6 +20,8 @@ EMPTY = -1e30  # exponent of the empty state: finite, so that EMPTY - EMPTY is n
 
 
 class WKV4State(NamedTuple):
+    """Numerator p and denominator q, scaled by e^-o, all [B, D], in the accumulation dtype."""
+
     p_BD: jax.Array  # sum of e^{k - o} v, decayed
     q_BD: jax.Array  # sum of e^{k - o}, decayed
     o_BD: jax.Array  # common exponent, factored out of p and q
@@ -42,6 +44,7 @@ class Summary(NamedTuple):
 
 
 def init_state(batch: int, width: int, dtype=jnp.float32) -> WKV4State:
+    """The empty state, in the accumulation dtype for inputs of `dtype`."""
     zeros_BD = jnp.zeros((batch, width), _time.accumulation_dtype(jnp.zeros((), dtype)))
     return WKV4State(zeros_BD, zeros_BD, zeros_BD + EMPTY)
 
@@ -95,6 +98,7 @@ def combine(first: Summary, second: Summary) -> Summary:
 
 
 def apply(summary: Summary, state: WKV4State) -> WKV4State:
+    """The state after a segment with this summary, for the state before it."""
     nothing = jnp.zeros_like(state.p_BD)
     whole = combine(Summary(nothing, nothing.astype(bool), *state), summary)
     return WKV4State(whole.p_BD, whole.q_BD, whole.o_BD)
@@ -154,6 +158,7 @@ FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
 def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     def inputs(key, time):
         return tuple(jax.random.normal(k, (batch, time, 5), dtype) for k in jax.random.split(key))
 
@@ -164,6 +169,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
 
 
 def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+    """The hard inputs by name, see `jaxseq.ops.stresses`."""
     base = example(key, batch, time, dtype)
     k_BTD, v_BTD = base.xs
     large = base._replace(xs=(30 * k_BTD, v_BTD), weights=jax.tree.map(lambda w: 8 * w, base.weights))

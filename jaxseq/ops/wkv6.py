@@ -18,6 +18,8 @@ from jaxseq.ops._example import Example, stresses
 
 
 class WKV6State(NamedTuple):
+    """Matrix state S [B, H, K, V], in the accumulation dtype."""
+
     S_BHKV: jax.Array
 
 
@@ -29,6 +31,7 @@ class Summary(NamedTuple):
 
 
 def init_state(batch: int, heads: int, key_size: int, value_size: int, dtype=jnp.float32) -> WKV6State:
+    """The empty state, in the accumulation dtype for inputs of `dtype`."""
     return WKV6State(jnp.zeros((batch, heads, key_size, value_size), _time.accumulation_dtype(jnp.zeros((), dtype))))
 
 
@@ -80,6 +83,7 @@ def combine(first: Summary, second: Summary) -> Summary:
 
 
 def apply(summary: Summary, state: WKV6State) -> WKV6State:
+    """The state after a segment with this summary, for the state before it."""
     return WKV6State(summary.A_BHK[..., None] * state.S_BHKV + summary.S_BHKV)
 
 
@@ -113,6 +117,7 @@ FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
 def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     def inputs(key, time):
         keys = jax.random.split(key, 4)
         r_BTHK, k_BTHK = (jax.random.normal(k, (batch, time, 2, 4), dtype) for k in keys[:2])
@@ -127,6 +132,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
 
 
 def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+    """The hard inputs by name, see `jaxseq.ops.stresses`."""
     base = example(key, batch, time, dtype)
     *rkv, log_w_BTHK = base.xs
     return stresses(key, base, log_w_BTHK.shape, lambda log_w_BTHK: base._replace(xs=(*rkv, log_w_BTHK)))

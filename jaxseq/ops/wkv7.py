@@ -63,6 +63,7 @@ recurrent, parallel, chunkwise = FORMS.values()
 
 
 def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+    """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     def inputs(key, time):
         keys = jax.random.split(key, 6)
         r, k, kappa, rate, log_w = (jax.random.normal(k, (batch, time, 2, 4), dtype) for k in keys[:5])

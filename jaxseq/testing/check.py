@@ -8,6 +8,8 @@ from jaxseq.testing.subjects import Subject, patterns
 
 
 class Check:
+    """Compares results under one law for one subject; `largest` is the largest error so far."""
+
     def __init__(self, subject: Subject, law: str):
         self.subject, self.law, self.largest = subject, law, 0.0
 

@@ -16,10 +16,12 @@ class LawBroken(AssertionError):
 
 
 def is_float(x) -> bool:
+    """Whether x has a floating dtype."""
     return jax.dtypes.issubdtype(x.dtype, np.floating)
 
 
 def epsilon(dtype) -> float:
+    """Machine epsilon of a dtype."""
     return float(jax.numpy.finfo(dtype).eps)
 
 

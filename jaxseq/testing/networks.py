@@ -82,6 +82,8 @@ class NetworkSubject(Subject):
 
 
 class MixerSubject(NetworkSubject):
+    """A mixer as the subject of the laws."""
+
     kind = "mixer"
     forms_without_pos = ()  # the model always has positions
 
@@ -100,6 +102,8 @@ class MixerSubject(NetworkSubject):
 
 
 class ModelSubject(NetworkSubject):
+    """A language model as the subject of the laws."""
+
     kind = "model"
     forms_without_pos = ("recurrent",)  # LM.__call__ creates positions before it calls a form
 

@@ -94,7 +94,7 @@ def hold(subject: OpSubject, name: str, case: Example, gradients: bool = True) -
     found = measure(subject, case, gradients)
     for kind, own in enumerate(found["recurrent"]):
         if not np.isfinite(own[0]):
-            check.fail("recurrent", time, f"{name}: differs from float64 by {own[0]} in {own[1]}: the case says nothing", dtype)
+            check.fail("recurrent", time, f"{name}: differs from float64 by {own[0]} in {own[1]}: case too hard", dtype)
         what = f"{name}: {('values', 'gradients')[kind]} and float64's"
         allowed = OWN_ERROR * own[0] + FLOOR if dtype == np.float32 else compare.OWN_ERROR * max(own[0], compare.epsilon(dtype))
         for form, errors in found.items():

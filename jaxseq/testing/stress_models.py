@@ -131,7 +131,7 @@ def _judged(check: Check, errors: dict, case: str, time: int, dtype: str) -> flo
     for kind, name in enumerate(("values", "gradients")):
         own, where = errors["recurrent"][kind]
         if not own <= LIMIT[dtype]:
-            check.fail("recurrent", time, f"{case}: {name} and float64's differ by {own:.2e} in {where}: it says nothing", dtype)
+            check.fail("recurrent", time, f"{case}: {name} and float64's differ by {own:.2e} in {where}: too hard", dtype)
         epsilon = compare.epsilon(jnp.dtype(dtype))
         allowed = OWN_ERROR * own + FLOOR if dtype == "float32" else compare.OWN_ERROR * max(own, epsilon)
         for form, found in errors.items():

@@ -183,6 +183,7 @@ def split_floats(tree):
 
 
 def join_floats(floats, rest, structure):
+    """Inverse of `split_floats`."""
     floats = iter(floats)
     return jax.tree.unflatten(structure, [next(floats) if x is None else x for x in rest])
 

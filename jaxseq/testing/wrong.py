@@ -29,10 +29,12 @@ def _add(y, term, pos):
 
 
 def ignores_state(form, xs, state, pos, **kwargs):
+    """The incoming state is ignored."""
     return form(*xs, state=jax.tree.map(jnp.zeros_like, state), pos=pos, **kwargs)
 
 
 def returns_old_state(form, xs, state, pos, **kwargs):
+    """The incoming state is returned unchanged."""
     y, after = form(*xs, state=state, pos=pos, **kwargs)
     return y, after if state is None else state
 
@@ -71,6 +73,7 @@ def sees_the_future(form, xs, state, pos, **kwargs):
 
 
 def ignores_resets(form, xs, state, pos, **kwargs):
+    """Document starts do not reset the state."""
     return form(*xs, state=state, pos=None if pos is None else jnp.where(pos == START, 1, pos), **kwargs)
 
 
