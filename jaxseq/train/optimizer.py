@@ -136,7 +136,8 @@ def _adam(beta1: float, beta2: float, eps: float) -> optax.GradientTransformatio
         mu = jax.tree.map(lambda g, m: jnp.where(ok, (1 - beta1) * g + beta1 * m, m), updates, state.mu)
         nu = jax.tree.map(lambda g, v: jnp.where(ok, (1 - beta2) * g**2 + beta2 * v, v), updates, state.nu)
         mu, nu = jax.lax.optimization_barrier((mu, nu))
-        first, second = 1 - beta1**count, 1 - beta2**count
+        taken = jnp.maximum(count, 1)  # 0 when the first of all is refused, whose update would be 0 / 0
+        first, second = 1 - beta1**taken, 1 - beta2**taken
 
         def direction(m, v):
             return m / first.astype(m.dtype) / (jnp.sqrt(v / second.astype(v.dtype)) + eps)

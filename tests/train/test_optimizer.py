@@ -92,6 +92,9 @@ def test_updates_and_state_are_those_of_optax():
 def test_a_refused_update_keeps_moments_and_counts():
     params = {"a": jnp.ones(3)}
     transform = optimizer.optimizer(TRAIN, {"a": Parameter(None, (None,))})
+    refused, before = transform.update({"a": jnp.ones(3)}, transform.init(params), params, ok=jnp.array(False))
+    chex.assert_trees_all_equal(before, transform.init(params))
+    chex.assert_tree_all_finite(refused)
     _, before = transform.update({"a": jnp.array([1.0, -2.0, 0.5])}, transform.init(params), params)
     _, after = transform.update({"a": jnp.array([jnp.nan, jnp.inf, 1.0])}, before, params, ok=jnp.array(False))
     chex.assert_trees_all_equal(after, before)
