@@ -60,7 +60,11 @@ def check_round_trip(source: str, name: str, twice: tuple[str, ...] = ()):
     assert sorted(exported) == sorted(wanted)
     for key, value in wanted.items():
         np.testing.assert_array_equal(exported[key], value, err_msg=key, strict=True)
-    theirs = convert.describe(source, model)
-    again_model, again = convert.from_state_dict(source, theirs, exported)
+    check_comes_back(source, model, params, exported)
+
+
+def check_comes_back(source: str, model, params, exported: dict):
+    """Import of what was exported, by the config that we write, gives the same model and parameters."""
+    again_model, again = convert.from_state_dict(source, convert.describe(source, model), exported)
     assert again_model == model
     jax.tree.map(np.testing.assert_array_equal, again, params)

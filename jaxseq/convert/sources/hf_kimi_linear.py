@@ -26,7 +26,7 @@ def rename(names: set[str]) -> dict:
 
 def _get(theirs: dict, *names):
     """The first of the names that is there: files of the authors and of transformers differ."""
-    return next(theirs[name] for name in (*names[:-1], names[-1]) if theirs.get(name) is not None or name == names[-1])
+    return next(theirs[name] for name in names if theirs.get(name) is not None or name == names[-1])
 
 
 def complete(theirs: dict, names) -> dict:
@@ -61,6 +61,38 @@ def _experts(theirs: dict) -> int:
     return _get(theirs, "num_experts", "num_local_experts")
 
 
+def _kda_fields(theirs: dict) -> dict:
+    return {
+        "heads": theirs["linear_num_heads"],
+        "head_size": theirs["linear_head_dim"],
+        "taps": theirs["linear_conv_kernel_dim"],
+        "eps": theirs["rms_norm_eps"],
+    }
+
+
+def _moe_fields(theirs: dict) -> dict:
+    return {
+        "experts": _experts(theirs),
+        "top_k": _get(theirs, "num_experts_per_token", "num_experts_per_tok"),
+        "hidden": theirs["moe_intermediate_size"],
+        "shared_hidden": _get(theirs, "num_shared_experts", "n_shared_experts") * theirs["moe_intermediate_size"],
+        "router": "sigmoid",
+        "groups": _get(theirs, "num_expert_group", "n_group"),
+        "top_groups": theirs.get("topk_group", 1),
+        "scale": float(theirs["routed_scaling_factor"]),
+        "normalize": bool(_get(theirs, "moe_renormalize", "norm_topk_prob")),
+        "balance_loss": 0.0,
+    }
+
+
+FIELDS = {  # of the mixers by label; each asks only for what its layers need
+    "kda": _kda_fields,
+    "mla": lambda theirs: _deepseek.mla_fields(theirs) | {"rotary": False},
+    "swiglu": lambda theirs: {"hidden": theirs["intermediate_size"]},
+    "shared_moe": _moe_fields,
+}
+
+
 def config(theirs: dict) -> ConfigDict:
     source = "hf/kimi_linear"
     _decoders.plain_rotary(source, theirs)
@@ -71,31 +103,8 @@ def config(theirs: dict) -> ConfigDict:
     cfg.model.stack = _hybrids.stack(layers)
     cfg.model.width, cfg.model.vocab = theirs["hidden_size"], theirs["vocab_size"]
     cfg.model.norm_eps, cfg.model.tied = theirs["rms_norm_eps"], bool(theirs.get("tie_word_embeddings", False))
-    present, shared = {label for layer in layers for label in layer}, _get(theirs, "num_shared_experts", "n_shared_experts")
-    sections = {
-        "kda": {
-            "heads": theirs["linear_num_heads"],
-            "head_size": theirs["linear_head_dim"],
-            "taps": theirs["linear_conv_kernel_dim"],
-            "eps": theirs["rms_norm_eps"],
-        },
-        "mla": _deepseek.mla_fields(theirs) | {"rotary": False},
-        "swiglu": {"hidden": theirs["intermediate_size"]},
-        "shared_moe": {
-            "experts": _experts(theirs),
-            "top_k": _get(theirs, "num_experts_per_token", "num_experts_per_tok"),
-            "hidden": theirs["moe_intermediate_size"],
-            "shared_hidden": shared * theirs["moe_intermediate_size"],
-            "router": "sigmoid",
-            "groups": _get(theirs, "num_expert_group", "n_group"),
-            "top_groups": theirs.get("topk_group", 1),
-            "scale": float(theirs["routed_scaling_factor"]),
-            "normalize": bool(_get(theirs, "moe_renormalize", "norm_topk_prob")),
-            "balance_loss": 0.0,
-        },
-    }
-    for label in present:
-        cfg.model[label] = sections[label]
+    for label in dict.fromkeys(label for layer in layers for label in layer):
+        cfg.model[label] = FIELDS[label](theirs)
     return finish(cfg)
 
 

@@ -72,7 +72,8 @@ def describe(model) -> dict | None:
     if any(type(channel).__name__ != "SwiGLU" for _, channel in found):
         return None
     kinds = ["full_attention" if type(mixer).__name__ == "NormedAttention" else "conv" for mixer, _ in found]
-    return {
+    own_size = {"head_dim": attention.head_size} if attention.head_size else {}  # else they divide the width as we do
+    return own_size | {
         "architectures": ["Lfm2ForCausalLM"],
         "model_type": "lfm2",
         "vocab_size": model.vocab,
@@ -82,7 +83,6 @@ def describe(model) -> dict | None:
         "full_attn_idxs": [i for i, kind in enumerate(kinds) if kind == "full_attention"],
         "num_attention_heads": attention.heads,
         "num_key_value_heads": attention.kv_heads or attention.heads,
-        "head_dim": attention.head_size or model.width // attention.heads,
         "intermediate_size": swiglu.features,
         "block_auto_adjust_ff_dim": False,
         "conv_L_cache": conv.taps if conv else 3,
