@@ -14,11 +14,13 @@ import jaxseq
 from jaxseq import registry, testing
 
 REPRESENTED = (
-    *("gru", "h3", "hyena", "jamba", "llama", "lstm", "mamba2", "minlstm", "mixtral"),
-    *("retnet", "rwkv4", "rwkv5", "rwkv6", "s4d", "samba", "sru", "transformer", "unireplknet"),
+    *("gdn", "gla", "granite_hybrid", "gru", "h3", "hyena", "jamba", "kda", "kimi_linear", "lfm2", "llama", "lstm", "mamba2"),
+    *("minlstm", "mixtral", "qwen3_next", "retnet", "rwkv4", "rwkv5", "rwkv6", "s4d", "samba", "sru", "transformer"),
+    "unireplknet",
 )
 # Fields that say how large a part is, where it starts, or what it computes in: no other way of putting things together.
-NO_PART = {"name", "parent", "mixers", "blocks", "repeats", "layers", "dtype", "residual_dtype", "width", "hidden", "dt_rank"}
+NO_PART = {"name", "parent", "mixers", "blocks", "repeats", "layers", "dtype", "residual_dtype"}
+NO_PART |= {"width", "hidden", "head_size", "dt_rank"}
 NO_PART |= {"additions", "initial", "embedding_init", "embedding_std", "head_init", "head_scale", "init_std", "mix_power"}
 
 
