@@ -76,7 +76,7 @@ class DeltaMixer(Mixer):
         """(q, k, v, state of the convolution): q and k have unit length, then q is divided by sqrt(K)."""
         value_heads, key_size, value_size = self.sizes()
         shapes = {"q": (self.heads, key_size), "k": (self.heads, key_size), "v": (value_heads, value_size)}
-        flat = [self.project(x_BTD, shape, name).reshape(*x_BTD.shape[:2], -1) for name, shape in shapes.items()]
+        flat = [jax.lax.collapse(self.project(x_BTD, shape, name), 2) for name, shape in shapes.items()]  # T may be 0
         u_BTD = jnp.concatenate(flat, axis=-1)
         w_WD = param(self, "conv_kernel", fan_in(), (self.taps, u_BTD.shape[-1]), (None, "heads"))
         u_BTD, state = forms.op("short_conv", form, x_BTD.shape[1])(u_BTD, w_WD=w_WD, state=state, pos=pos_BT)

@@ -3,6 +3,7 @@
 Gates, norm and layer-dependent decays follow MiniMax-01 (MiniMax 2025, arXiv:2501.08313, §2.2).
 """
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -48,7 +49,7 @@ class LightningAttention(Mixer):
         log_a_H = -(2.0 ** (-8 * jnp.arange(1, self.heads + 1) / self.heads)) * left
         op = forms.op("retention", form, x_BTD.shape[1])
         y_BTHV, state = op(q, k, v, jnp.broadcast_to(log_a_H, q.shape[:3]), state=state, pos=pos_BT)
-        y_BTD = RMSNorm(self.eps, self.dtype, name="norm")(y_BTHV.reshape(*x_BTD.shape[:2], -1)).reshape(y_BTHV.shape)
+        y_BTD = RMSNorm(self.eps, self.dtype, name="norm")(jax.lax.collapse(y_BTHV, 2)).reshape(y_BTHV.shape)
         y_BTHV = y_BTD * nn.sigmoid(project("g"))
         out = Linear((self.width,), ("heads", None, "embed"), 2, init_fn=_init.outward(self), dtype=self.dtype, name="o")
         return out(y_BTHV), state

@@ -43,7 +43,7 @@ class SharedMoE(MoE):
         bias_E = param(self, "router_bias", nn.initializers.zeros, (self.experts,), (None,), decay=False)
         choice_BTE = score_BTE + jax.lax.stop_gradient(bias_E.astype(acc))
         if self.groups > 1:
-            grouped = choice_BTE.reshape(*choice_BTE.shape[:2], self.groups, -1)
+            grouped = choice_BTE.reshape(*choice_BTE.shape[:2], self.groups, self.experts // self.groups)
             best_BTG = jnp.sum(jax.lax.top_k(grouped, min(2, grouped.shape[-1]))[0], axis=-1)
             kept_BTG = best_BTG >= jax.lax.top_k(best_BTG, self.top_groups)[0][..., -1:]
             choice_BTE = jnp.where(kept_BTG[..., None], grouped, -jnp.inf).reshape(choice_BTE.shape)
