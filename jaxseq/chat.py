@@ -27,7 +27,7 @@ def template(tokenizer: Tokenizer) -> str:
     several, the one named default. Raises UserError if there is none."""
     path = getattr(tokenizer, "path", None)
     if path is not None:
-        file = Path(path).parent / tokenizer_files.TEMPLATE
+        file = path.parent / tokenizer_files.TEMPLATE
         if file.exists():
             return _text(file)
         found = tokenizer_files.beside(path, tokenizer_files.CONFIG).get("chat_template")

@@ -21,7 +21,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FieldReference, config_dict
 
-from jaxseq import ranges, registry, schemas
+from jaxseq import paths, ranges, registry, schemas
 from jaxseq.blocks._block import Block
 from jaxseq.errors import UserError
 from jaxseq.layers import Mixer
@@ -45,6 +45,7 @@ def base(kind: str = "lm") -> ConfigDict:
                 # auto: that of train.init, else byte; byte; or the path of a tokenizers JSON file or an RWKV vocabulary (.txt)
                 "tokenizer": "auto",
                 "validation_every": 20,
+                "stream": False,  # train while the data are read; see jaxseq.data.streaming
                 "prefetch": 4,
                 "seed": 0,
                 "cache": config_dict.placeholder(str),
@@ -132,16 +133,20 @@ def config(name: str, **overrides: Any) -> ConfigDict:
     Raises UserError for an unknown name, size or key, and for a value of the wrong type.
     """
     module_name, _, size = name.partition(":")
-    if module_name not in registry.names("configs") and (Path(name) / "config.json").is_file():
+    if module_name not in registry.names("configs") and _is_workdir(name):
         return fitted(_of_workdir(name, overrides), overrides)
     return fitted(finish(_get(_load(module_name), module_name, size), **overrides), overrides)
+
+
+def _is_workdir(name: str) -> bool:
+    return (paths.of(name) / "config.json").is_file()
 
 
 def _of_workdir(workdir: str, overrides: Mapping[str, Any]) -> ConfigDict:
     """The config of a run, with the current path of its tokenizer, because the workdir may have been moved."""
     from jaxseq.data.tokenizer_files import locate  # takes a second
 
-    cfg = from_file(Path(workdir) / "config.json")
+    cfg = from_file(paths.of(workdir) / "config.json")
     located = {"data.tokenizer": locate(workdir, cfg.data.tokenizer)}
     return from_dict(to_dict(cfg), **located | dict(overrides))
 
@@ -184,7 +189,7 @@ def from_file(path: str | os.PathLike) -> ConfigDict:
         return from_dict(read_object(path))
     except UserError as error:
         told = str(error) if str(path) in str(error) else f"{path}: {error}"
-        kept = [file for file in Path(path).parent.glob("checkpoints/*/config/metadata") if file.parts[-3].isdecimal()]
+        kept = [file for file in paths.of(path).parent.glob("checkpoints/*/config/metadata") if file.parts[-3].isdecimal()]
         for file in sorted(kept, key=lambda file: int(file.parts[-3]), reverse=True):
             with contextlib.suppress(UserError):
                 from_dict(read_object(file))

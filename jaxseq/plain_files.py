@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jaxseq import paths
 from jaxseq.errors import UserError
 
 JSON_BYTES = 64 << 20  # the longest that `read_json` takes unless it is told otherwise
@@ -18,7 +19,11 @@ def regular(path: str | os.PathLike) -> Path:
 
     Raises UserError otherwise: opening a pipe would wait for ever, and reading a device might never end.
     """
-    path = Path(path)
+    path = paths.of(path)
+    if paths.is_remote(path):
+        if not path.is_file():
+            raise UserError(f"there is no file {path}; check the path")
+        return path
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL
@@ -39,7 +44,7 @@ def read_bytes(path: str | os.PathLike, limit: int) -> bytes:
     """The whole of a regular file. Raises UserError for one of more than `limit` bytes, before it is read."""
     path = regular(path)
     try:
-        if (size := path.stat().st_size) > limit:
+        if (size := paths.size(path)) > limit:
             raise UserError(f"{path} has {size:,} bytes, and at most {limit:,} are expected there; is it the right file?")
         with path.open("rb") as file:
             return file.read(limit)

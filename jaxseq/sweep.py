@@ -28,7 +28,7 @@ import jax
 from rich.console import Console
 
 import jaxseq
-from jaxseq import data
+from jaxseq import data, paths
 from jaxseq.compare import entries, fit, machine
 from jaxseq.compare.engine import EVALUATION_ROWS, Interrupted
 from jaxseq.compare.excerpts import Excerpts
@@ -248,9 +248,7 @@ class Sweep:
             (self.path, json.dumps(self.results, indent=1, allow_nan=False)),
             (self.path.with_suffix(".md"), markdown(self.results)),
         ):
-            draft = path.with_name(f".{path.name}.{os.getpid()}")
-            draft.write_text(text + "\n", encoding="utf-8")
-            draft.replace(path)
+            paths.write(path, text + "\n")
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -8,10 +8,10 @@ usage: scripts/tpu_vm.sh [--dry-run] --name=NAME --zone=ZONE [options] ACTION [A
 
 actions, carried out in the order given:
   create    ask for the slice (--spot for a preemptible one) and wait for it
-  setup     copy this checkout's committed files to every worker and install jaxseq[tpu] there
+  setup     copy this checkout's committed files to every worker and install jaxseq[tpu,gcs] there
   run       run `jaxseq ARGUMENTS` on every worker at once, in the background of each; survives this shell
   logs      follow worker 0's log
-  fetch     copy the workdir from worker 0 to --into
+  fetch     copy the workdir to --into, from worker 0 or from its bucket
   delete    give the slice back
 
 options:
@@ -20,14 +20,16 @@ options:
   --accelerator=TYPE    default v5litepod-8
   --runtime=VERSION     default v2-alpha-tpuv5-lite; the one that fits the accelerator
   --project=PROJECT     default: gcloud's own
-  --workdir=DIR         where the run keeps its files on the workers; default runs/tpu. More than one worker need a folder
-                        that all of them mount (Filestore, or a bucket by gcsfuse): buckets by name (gs://) are not written
+  --workdir=DIR         where the run keeps its files; default runs/tpu on the worker. More than one worker, and --spot, need
+                        gs://bucket/folder (the slice's service account must be able to read and write objects there), or a
+                        folder that all of them mount
   --into=DIR            where fetch puts them here; default runs
-  --spot                may be taken away at any time; run again with the same workdir and it resumes
+  --spot                may be taken away at any time; create, set up and run again with the same gs:// workdir, and it resumes
   --dry-run             print the commands, run none
 
 example, a whole run:
-  scripts/tpu_vm.sh --name=demo --zone=us-west4-a create setup run logs -- train --config=retnet:1.3b --config.mesh.fsdp=8
+  scripts/tpu_vm.sh --name=demo --zone=us-west4-a --workdir=gs://bucket/demo create setup run logs -- train \
+    --config=retnet:1.3b --config.mesh.fsdp=8
 HELP
 }
 
@@ -55,7 +57,7 @@ while (($#)); do
 done
 [[ -n $name ]] || fail "which TPU VM? add --name=NAME"
 [[ -n $zone ]] || fail "in which zone? add --zone=ZONE, e.g. --zone=us-west4-a"
-[[ $workdir != *://* ]] || fail "--workdir=$workdir is no folder; mount the bucket (gcsfuse) on the workers and name the folder"
+[[ $workdir != *://* || $workdir == gs://?*/?* ]] || fail "--workdir=$workdir is no folder; name one, or gs://bucket/folder"
 ((${#actions[@]})) || fail "what shall be done? name at least one of: create setup run logs fetch delete"
 if [[ " ${actions[*]} " == *" run "* ]] && ((!${#arguments[@]})); then
   fail "run needs the jaxseq command after --, e.g. -- train --config=mamba"
@@ -95,7 +97,7 @@ setup() {
   tpu scp "$archive" "$name:jaxseq.tar.gz" --worker=all
   # shellcheck disable=SC2016  # expanded on the worker
   on_workers all 'rm -rf jaxseq && mkdir jaxseq && tar -xzf jaxseq.tar.gz -C jaxseq && python3 -m venv venv &&
-venv/bin/pip install -q -U pip && venv/bin/pip install -q -e "./jaxseq[tpu]" && venv/bin/jaxseq list >/dev/null'
+venv/bin/pip install -q -U pip && venv/bin/pip install -q -e "./jaxseq[tpu,gcs]" && venv/bin/jaxseq list >/dev/null'
 }
 
 run() {
@@ -109,6 +111,7 @@ logs() { on_workers 0 "tail -n +1 -f jaxseq.log"; }
 
 fetch() {
   do_it mkdir -p "$into"
+  if [[ $workdir == gs://* ]]; then do_it gcloud storage cp --recursive "$workdir" "$into"; return; fi
   tpu scp --recurse "$name:$workdir" "$into" --worker=0
 }
 

@@ -3,11 +3,11 @@
 import argparse
 import types
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxseq import paths
 from jaxseq.cli import _paths
 from jaxseq.config import config
 from jaxseq.errors import UserError
@@ -29,7 +29,7 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
         key, equals, value = word.removeprefix("--config.").partition("=")
         if not equals:
             raise UserError(f"{word} has no value; write {word}=VALUE")
-        pairs[key] = _paths.local(value, word.partition("=")[0])
+        pairs[key] = _paths.resolved(value, word.partition("=")[0], key in _paths.RUN_FIELDS)
     return pairs
 
 
@@ -37,8 +37,8 @@ def load(args: argparse.Namespace, defaults: Mapping[str, Any] = types.MappingPr
     """The locked config that the arguments name. defaults: values of fields that the arguments do not set."""
     if not args.config:
         raise UserError(f"jaxseq {args.command} needs --config=NAME; `jaxseq list` shows the names")
-    name = _paths.local(args.config, "--config")
-    if "/" in name and not name.endswith(".py") and ".py:" not in name and not (Path(name) / "config.json").is_file():
-        stem = Path(name).name
+    name = _paths.resolved(args.config, "--config", remote=True)
+    if "/" in name and not name.endswith(".py") and ".py:" not in name and not (paths.of(name) / "config.json").is_file():
+        stem = paths.of(name).name
         raise UserError(f"--config={name} is neither a .py file nor a workdir; give a built-in config by name: --config={stem}")
     return config(name, **dict(defaults) | overrides(args))

@@ -56,7 +56,7 @@ CACHES = {"tokens": _tokens, "programs": _programs}  # name: function that opens
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", metavar="NAME", help=f"only this one of {', '.join(CACHES)} (default: all)")
-    parser.add_argument("--folder", metavar="DIR", help="folder of the cache, if it is not the default one")
+    parser.add_argument("--folder", metavar="FOLDER", help="folder of the cache, if it is not the default one")
     parser.add_argument("--clear", action="store_true", help="remove the listed entries")
 
 

@@ -10,8 +10,8 @@ ids.
 """
 
 import sys
-from pathlib import Path
 
+from jaxseq import paths
 from jaxseq.errors import UserError
 
 
@@ -27,7 +27,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    target = Path(args.workdir)
+    target = paths.of(args.workdir)
     if target.exists() and any(target.iterdir()):
         raise UserError(f"{target} is not empty; choose another DIR, or remove it")
     import jax
@@ -42,13 +42,14 @@ def run(args):
     read = config.model.get("vocab") is not None  # whether it reads token ids
     files = convert.tokenizer(path, source, theirs, args.tokenizer) if read else {}
     name = _tokenizer.check(files, config.model.vocab) if read else None
-    target.mkdir(parents=True, exist_ok=True)
+    if not paths.is_remote(target):
+        target.mkdir(parents=True, exist_ok=True)
     for file, text in files.items():
         tokenizer_files.write(target / file, text)
     with config.unlocked():
         if read:
             built_in = "byte" if args.tokenizer in tokenizer_files.BYTES else args.tokenizer
-            config.data.tokenizer = str((target / name).absolute()) if name else built_in or tokenizer_files.UNKNOWN
+            config.data.tokenizer = str(paths.absolute(target / name)) if name else built_in or tokenizer_files.UNKNOWN
     checkpoints.save_params(target, config, params)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     lm = config.model.kind == "lm"

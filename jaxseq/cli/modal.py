@@ -5,8 +5,8 @@ filters and the logits are printed. The model with the most modes is written to 
 """
 
 import sys
-from pathlib import Path
 
+from jaxseq import paths
 from jaxseq.errors import UserError
 
 
@@ -20,7 +20,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    sizes, target = _sizes(args.state), Path(args.out)
+    sizes, target = _sizes(args.state), paths.of(args.out)
     for name in ("steps", "rows"):
         if getattr(args, name) < (name == "rows"):
             raise UserError(f"--{name}={getattr(args, name)} is too small; give a positive number")

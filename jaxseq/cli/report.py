@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from jaxseq import paths
 from jaxseq.errors import UserError
 
 SCHEMA = 1
@@ -19,7 +20,7 @@ BEGIN, END = "<!-- generated: jaxseq report --results={} --markdown -->", "<!-- 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--results", metavar="FILE", help="results.json of `jaxseq compare`, or the folder it is in")
+    parser.add_argument("--results", metavar="DIR", help="the folder of a `jaxseq compare`, or the results.json in it")
     parser.add_argument("--out", metavar="FILE", help="file to write the page to (default: report.html beside the results)")
     parser.add_argument("--markdown", action="store_true", help="also print the table of results in Markdown")
     parser.add_argument("--write", metavar="FILE", help="put the tables into FILE's generated blocks")
@@ -31,17 +32,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.write:
         return rewrite(Path(args.write))
     if not args.results:
-        raise UserError("jaxseq report needs --results=FILE, the results.json of `jaxseq compare`")
-    path = Path(args.results)
+        raise UserError("jaxseq report needs --results=DIR, the folder of a `jaxseq compare`")
+    path = paths.of(args.results)
     path = path / "results.json" if path.is_dir() else path
     out = Path(args.out) if args.out else path.with_name("report.html")
     results = read(path)
     page = report.render(results)
-    if not out.parent.is_dir():
+    if not (paths.is_remote(out) or out.parent.is_dir()):
         raise UserError(f"--out={out}: the folder {out.parent} does not exist; make it first")
     if out.is_dir():
         raise UserError(f"--out={out} is a folder; name a file, such as {out / 'report.html'}")
-    out.write_text(page, encoding="utf-8")
+    paths.write(out, page)
     if args.markdown:
         print(summary.markdown(results), file=sys.stderr if args.json else sys.stdout)
     print(f"wrote {out}", file=sys.stderr)

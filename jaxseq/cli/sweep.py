@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config", action="append", default=[], metavar="FILE.py",
         help="one more architecture, from a file; fields for all: --config.data.path=my.txt --config.train.schedule=linear",
     )  # fmt: skip
-    parser.add_argument("--out", default="runs/sweep", metavar="DIR", help="default: runs/sweep")
+    parser.add_argument("--out", default="runs/sweep", metavar="FOLDER", help="default: runs/sweep")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs per rate; their mean counts (default: 1)")
 
 

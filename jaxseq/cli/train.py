@@ -8,9 +8,8 @@ last checkpoint are lost and run again; SIGTERM and Ctrl-C save first.
 import logging
 import signal
 import sys
-from pathlib import Path
 
-from jaxseq import schemas
+from jaxseq import paths, schemas
 from jaxseq.cli import _config
 from jaxseq.cli._interrupt import STOPPED, bounded
 from jaxseq.config import from_dict, from_file, to_dict
@@ -37,7 +36,7 @@ def add_arguments(parser):
 def chosen(args):
     """The config given by --config, else that of the run in DIR, else the Transformer's."""
     if not args.config:
-        path = Path(args.workdir) / "config.json"
+        path = paths.of(args.workdir) / "config.json"
         if path.is_file():
             from jaxseq.train.workdirs import saved_config
 
@@ -48,7 +47,7 @@ def chosen(args):
 
 def older_defaults(args) -> dict:
     """The defaults that the run in DIR was started with, where an older version's differ from today's."""
-    path = Path(args.workdir) / "config.json"
+    path = paths.of(args.workdir) / "config.json"
     if not path.is_file():
         return {}
     from_file(path)  # refuses a damaged one

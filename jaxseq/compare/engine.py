@@ -15,7 +15,7 @@ import jax
 from rich.console import Console
 
 import jaxseq
-from jaxseq import data
+from jaxseq import data, paths
 from jaxseq.compare import entries, fit, machine, measure
 from jaxseq.compare.excerpts import Excerpts, markov
 from jaxseq.compare.parts import Measurement, Part, parts
@@ -64,7 +64,7 @@ def compare(
 
     Raises UserError for bad input and for a folder that holds another comparison, Interrupted when asked to stop.
     """
-    out = Path(out)
+    out = paths.of(out)
     with _compilation_cache(out / ".cache"):
         comparison = Comparison(preset, architectures, out, seed, seeds, dict(overrides or {}), command)
         with Display(console) as display:
@@ -76,7 +76,7 @@ def compare(
 def _compilation_cache(folder: Path) -> Iterator[None]:
     """Caches compiled programs in `folder`, for the measurements and for a resumed comparison, unless the user has set
     another cache."""
-    if jax.config.jax_compilation_cache_dir:
+    if jax.config.jax_compilation_cache_dir or paths.is_remote(folder):
         yield
         return
     jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
@@ -106,7 +106,10 @@ class Comparison:
         self.devices = jax.devices() if meshed else jax.local_devices()[:1]
         self.subjects: dict[str, measure.MeasuredModel] = {}
         try:
-            out.mkdir(parents=True, exist_ok=True)
+            if paths.is_remote(out):
+                paths.check_bucket(out)
+            else:
+                out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--out={out} cannot be made ({error.strerror}); name another folder") from None
         self.store = ResultsFile(out)
@@ -163,8 +166,9 @@ class Comparison:
         reason = where + (" ".join(str(error).split()) or type(error).__name__)
         self.results["architectures"][name]["status"] = f"failed: {reason[:400]}"
         folder = self.workdir(name)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "failure.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        if not paths.is_remote(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        paths.write(folder / "failure.txt", "".join(traceback.format_exception(error)))
         self.display.say(f"{name} failed: {reason}")
 
     def start(self) -> None:
@@ -297,4 +301,4 @@ class Comparison:
 
         self.results["verdicts"] = verdicts(self.results)
         self.store.save()
-        (self.out / "report.html").write_text(report.render(self.results), encoding="utf-8")
+        paths.write(self.out / "report.html", report.render(self.results))

@@ -2,10 +2,10 @@
 
 import datetime
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxseq import paths
 from jaxseq.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,10 +49,9 @@ class ResultsFile:
             entry.setdefault("seed", self.results["seed"])  # older files with one seed do not store it
 
     def save(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_name(f".results.{os.getpid()}")
-        draft.write_text(json.dumps(self.results, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        draft.replace(self.path)
+        if not paths.is_remote(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        paths.write(self.path, json.dumps(self.results, indent=1, allow_nan=False) + "\n")
 
 
 def fresh(comparison: "Comparison", command: str) -> dict[str, Any]:

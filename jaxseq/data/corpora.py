@@ -117,6 +117,8 @@ def corpus(config, tokenizer: Tokenizer | None = None) -> Corpus:
     Raises:
         UserError: the input is wrong in a way that the message tells.
     """
+    if config.get("stream"):
+        raise UserError("data.stream=true is for train and eval of text: this needs all of the data; leave it out")
     tokenizer = tokenizer or open_tokenizer(config)
     opened = source(config, None if isinstance(tokenizer, ByteTokenizer) else tokenizer.boundary)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxseq import paths
 from jaxseq.data import long_text, tokenizer_files
 from jaxseq.errors import UserError
 
@@ -29,7 +30,7 @@ class JsonTokenizer:
     def __init__(self, path: str | Path):
         import tokenizers
 
-        self.path = Path(path)
+        self.path = paths.of(path)
         self.name = self.path.name
         self._field = f"data.tokenizer={path}"
         data = tokenizer_files.contents(path, self._field)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxseq import paths
 from jaxseq.data import tokenizer_files
 from jaxseq.errors import UserError
 
@@ -28,7 +29,7 @@ class WorldTokenizer:
     begin = ends = (0,)
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = paths.of(path)
         self.name = self.path.name
         data = tokenizer_files.contents(path, f"data.tokenizer={path}")
         self._words = _read(path, data)

@@ -27,7 +27,8 @@ class Source(NamedTuple):
     name: for messages. read: starts a pass over the documents. size: bytes on disk. plain: whether `size` is about
     the size of the text (False if compressed). stamp: JSON-able; changes when the documents do (names, sizes,
     modification times, options). validation: the documents that the source itself holds out; None: it has none, and every
-    n-th document validates. weights: {part: weight} of a mixture. damage: what the last pass left out, of each part.
+    n-th document validates. parts, weights: {part: source}, {part: weight} of a mixture. damage: what the last pass left out, of
+    each part. units: (name, read) of each file, which together are `read`; () where there is one.
     """
 
     name: str
@@ -38,6 +39,8 @@ class Source(NamedTuple):
     validation: "Source | None" = None
     weights: dict[str, float] | None = None
     damage: tuple[Damage, ...] = ()
+    parts: "dict[str, Source] | None" = None
+    units: tuple[tuple[str, Callable[[], Iterator[Document]]], ...] = ()
 
     def left_out(self) -> list[str]:
         """The records that the last pass left out, in words."""
@@ -109,23 +112,26 @@ def _folder_files(root: Path, found: list[folders.File], config, boundary: int |
     parts = -(-PIECES * every // len(found)) if texts_alone and len(found) < every else 1
     options = Options(config.field, parts, boundary, Damage(config.skip_records))
 
+    def unit(file: folders.File) -> Iterator[Document]:
+        for document in readers.READERS[file.kind](file.path, file.name, options) if not binary(file) else ():
+            own = document.id.startswith(file.name)
+            yield document if own else document._replace(id=f"{file.name}#{document.id}")
+
+    def binary(file: folders.File) -> bool:
+        return file.kind == "text" and files.starts_binary(file.path)
+
     def read() -> Iterator[Document]:
         options.damage.begin()
-        binary = []
         for file in found:
-            if file.kind == "text" and files.starts_binary(file.path):
-                binary.append(file.name)
-                continue
-            for document in readers.READERS[file.kind](file.path, file.name, options):
-                own = document.id.startswith(file.name)
-                yield document if own else document._replace(id=f"{file.name}#{document.id}")
-        if binary:
-            files.say(f"{root}: left out {folders.shown(binary)} (binary)")
+            yield from unit(file)
+        if left := [file.name for file in found if binary(file)]:
+            files.say(f"{root}: left out {folders.shown(left)} (binary)")
 
     paths, kinds = [file.path for file in found], [file.kind for file in found]
     size = sum(path.stat().st_size for path in paths)
+    units = tuple((file.name, functools.partial(unit, file)) for file in found)
     stamp = [*files.stamp(paths, root), *kinds, *options.stamp()]
-    return Source(str(root), read, size, _plain(paths, *kinds), stamp, damage=(options.damage,))
+    return Source(str(root), read, size, _plain(paths, *kinds), stamp, damage=(options.damage,), units=units)
 
 
 def _huggingface(config, boundary: int | None) -> Source:
@@ -148,7 +154,7 @@ def _mixture(config, boundary: int | None) -> Source:
     weights = {name: float(part["weight"]) for name, part in described.items()}
     stamp, size = [[name, *one.stamp] for name, one in opened.items()], sum(one.size for one in opened.values())
     plain, damage = all(one.plain for one in opened.values()), [part for one in opened.values() for part in one.damage]
-    found = Source(str(path), mixture.read(opened), size, plain, stamp, None, weights, tuple(damage))
+    found = Source(str(path), mixture.read(opened), size, plain, stamp, None, weights, tuple(damage), opened)
     held = [one.validation for one in opened.values() if one.validation]
     if not held:
         return found

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -62,7 +62,7 @@ def store(source: Source, tokenizer: Tokenizer, folder: str | None = None, limit
     """
     limit = CACHED_ABOVE_AS_BYTES if isinstance(tokenizer, ByteTokenizer) else CACHED_ABOVE
     if folder is None and source.size <= limit:
-        return _in_memory(source, tokenizer)
+        return _gathered(_read(source, tokenizer), tokenizer, source)
     entry = cache.entry(folder, [source.name, source.stamp, tokenizer.fingerprint])
     found = cache.read(entry)
     if found is None:
@@ -90,10 +90,12 @@ class _Tokenised(NamedTuple):
     lossy: str | None
 
 
-def _tokenised(source: Source, tokenizer: Tokenizer) -> Iterator[_Tokenised]:
-    """Each document that is not empty."""
+def _tokenised(
+    name: str, documents: Iterable[Document | TokenDocument], tokenizer: Tokenizer, advance: Callable[[int], None]
+) -> Iterator[_Tokenised]:
+    """Each document that is not empty. advance: told the bytes of text that are done."""
     batch: list[Document | TokenDocument] = []
-    size = count = 0
+    size = 0
 
     def flush() -> Iterator[_Tokenised]:
         texts = [document.text for document in batch if isinstance(document, Document)]
@@ -102,33 +104,39 @@ def _tokenised(source: Source, tokenizer: Tokenizer) -> Iterator[_Tokenised]:
             if isinstance(document, Document):
                 yield _Tokenised(document.id, next(encoded), len(document.text.encode()), lossy)
             else:
-                yield _given(source, document, tokenizer)
+                yield _given(name, document, tokenizer)
 
+    for document in documents:
+        length = len(document[1])  # characters or ids
+        if not length:
+            continue
+        batch.append(document)
+        size += length
+        if size >= BATCH_BYTES:
+            total = 0
+            for found in flush():
+                total += found.size
+                yield found
+            advance(total)
+            batch, size = [], 0
+    yield from flush()
+
+
+def _read(source: Source, tokenizer: Tokenizer) -> Iterator[_Tokenised]:
+    """All of a source. Raises UserError when it holds no text."""
+    count = 0
     with _progress(source) as advance:
-        for document in source.read():
-            length = len(document[1])  # characters or ids
-            if not length:
-                continue
-            count += 1
-            batch.append(document)
-            size += length
-            if size >= BATCH_BYTES:
-                total = 0
-                for found in flush():
-                    total += found.size
-                    yield found
-                advance(total)
-                batch, size = [], 0
-        yield from flush()
+        for count, document in enumerate(_tokenised(source.name, source.read(), tokenizer, advance), 1):  # noqa: B007
+            yield document
     if not count:
         raise UserError(f"{source.name} holds no text; give a source with at least one document that is not empty")
 
 
-def _given(source: Source, document: TokenDocument, tokenizer: Tokenizer) -> _Tokenised:
+def _given(name: str, document: TokenDocument, tokenizer: Tokenizer) -> _Tokenised:
     """A document of token ids, of a file that holds those."""
     if int(document.ids.max()) >= tokenizer.vocab:
         raise UserError(
-            f"{source.name} has the token id {document.ids.max()} (at {document.id}), and {tokenizer.name} ends at "
+            f"{name} has the token id {document.ids.max()} (at {document.id}), and {tokenizer.name} ends at "
             f"{tokenizer.vocab - 1}; set data.tokenizer to the one that made the ids"
         )
     return _Tokenised(document.id, document.ids.astype(tokenizer.storage), len(tokenizer.decode(document.ids).encode()), None)
@@ -204,20 +212,25 @@ class _Counts:
         return {"offsets": offsets} | arrays, self._hash.finish(offsets)
 
 
-def _in_memory(source: Source, tokenizer: Tokenizer) -> Store:
-    pieces, ids, counts = [], [], _Counts()
-    for document in _tokenised(source, tokenizer):
+def in_memory(name: str, documents: Iterable[Document | TokenDocument], tokenizer: Tokenizer) -> Store:
+    """Some documents of the source `name`, which may be none."""
+    return _gathered(_tokenised(name, documents, tokenizer, lambda size: None), tokenizer)
+
+
+def _gathered(documents: Iterable[_Tokenised], tokenizer: Tokenizer, source: Source | None = None) -> Store:
+    pieces, ids, counts = [np.zeros(0, tokenizer.storage)], [], _Counts()
+    for document in documents:
         pieces.append(document.tokens)
         ids.append(document.id)
         counts.add(document)
     arrays, fingerprint = counts.finish()
-    more = {"fingerprint": fingerprint, "lossy": counts.lossy, **_damage(source)}
+    more = {"fingerprint": fingerprint, "lossy": counts.lossy, **(_damage(source) if source else {})}
     return Store(np.concatenate(pieces), **arrays, ids=lambda: ids, **more)
 
 
 def _fill(draft: cache.Draft, source: Source, tokenizer: Tokenizer) -> None:
     counts = _Counts()
-    for document in _tokenised(source, tokenizer):
+    for document in _read(source, tokenizer):
         draft.add(document.id, document.tokens)
         counts.add(document)
     arrays, fingerprint = counts.finish()

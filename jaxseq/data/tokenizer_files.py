@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from jaxseq import plain_files
+from jaxseq import paths, plain_files
 from jaxseq.errors import UserError
 
 AUTO, UNKNOWN = "auto", "unknown"  # what data.tokenizer may be beside byte and a path
@@ -26,7 +26,8 @@ def contents(path: str | Path, what: str, largest: int = LARGEST) -> bytes:
     what: the field and value to name, such as "data.tokenizer=bpe.json". Raises UserError when it cannot be read.
     """
     try:
-        os.stat(path)
+        if not paths.is_remote(path):
+            os.stat(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{what} cannot be read ({reason}); give byte or a tokenizers JSON file") from error
@@ -40,7 +41,7 @@ def contents(path: str | Path, what: str, largest: int = LARGEST) -> bytes:
 def beside(path: str | Path, name: str) -> dict[str, Any]:
     """The JSON object in the file `name` beside the tokenizer `path`; {} when there is none. Raises UserError when it is no
     JSON object."""
-    file = Path(path).parent / name
+    file = paths.of(path).parent / name
     return plain_files.read_object(file, LARGEST_BESIDE) if file.exists() else {}
 
 
@@ -66,9 +67,9 @@ def locate(workdir: str | Path, name: str) -> str:
     else the absolute path of a file that is there, else the name."""
     if name in (*BUILT_IN, UNKNOWN):
         return name
-    path = Path(name).expanduser()
-    candidates = (Path(workdir) / path.name, Path(workdir) / kept_name(name), path)
-    return next((str(found.absolute()) for found in candidates if _is_file(found)), name)
+    path, folder = paths.of(name).expanduser(), paths.of(workdir)
+    candidates = (folder / path.name, folder / kept_name(name), path)
+    return next((str(paths.absolute(found)) for found in candidates if _is_file(found)), name)
 
 
 def _is_file(path: Path) -> bool:
@@ -82,8 +83,8 @@ def same(one: str, other: str) -> bool:
     """Whether two values of data.tokenizer are the same tokenizer."""
     if one == other or {one, other} <= set(BYTES):
         return True
-    paths = [Path(name).expanduser() for name in (one, other)]
-    return all(map(_is_file, paths)) and contents(paths[0], one) == contents(paths[1], other)
+    files = [paths.of(name).expanduser() for name in (one, other)]
+    return all(map(_is_file, files)) and contents(files[0], one) == contents(files[1], other)
 
 
 def copy(source: str | Path, folder: str | Path, name: str | None = None) -> Path:
@@ -91,9 +92,9 @@ def copy(source: str | Path, folder: str | Path, name: str | None = None) -> Pat
 
     Raises UserError when the folder holds another tokenizer.
     """
-    source, folder = Path(source).expanduser(), Path(folder).absolute()
-    if source.absolute().parent == folder:
-        return source.absolute()
+    source, folder = paths.absolute(paths.of(source).expanduser()), paths.absolute(folder)
+    if source.parent == folder:
+        return source
     target = folder / (name or kept_name(source.name))
     data = contents(source, f"data.tokenizer={source}")
     if target.exists() and contents(target, str(target)) != data:
@@ -107,7 +108,4 @@ def copy(source: str | Path, folder: str | Path, name: str | None = None) -> Pat
 
 def write(path: Path, data: bytes) -> None:
     """In one move, readable for all whom the folder is open to."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_bytes(data)
-    draft.chmod(0o644)
-    draft.replace(path)
+    paths.write(path, data, mode=0o644)

@@ -21,29 +21,32 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 import jaxseq
+from jaxseq import paths
 from jaxseq.config import from_dict, to_dict
 from jaxseq.errors import UserError
-from jaxseq.train import digests, tokenizers, workdirs
+from jaxseq.train import digests, locks, tokenizers, workdirs
 from jaxseq.train import mesh as meshes
 from jaxseq.train.step import Trainer, TrainState, abstract_params
 
 T = TypeVar("T")
+FINISHED = "commit_success.txt"  # Orbax's, in a bucket
 log = logging.getLogger(__name__)
 
 
 def folder(workdir: str | os.PathLike) -> Path:
-    return Path(workdir).absolute() / "checkpoints"
+    return paths.absolute(workdir) / "checkpoints"
 
 
 def steps(workdir: str | os.PathLike) -> list[int]:
     """Steps of the whole checkpoints in a workdir, ascending.
 
-    Orbax gives a checkpoint the name of its step when it is whole. It is not asked: its managers wait for all processes, and
-    one that comes late, when another has made the folder, would wait for what that one does not do.
+    Orbax gives a checkpoint the name of its step when it is whole, and in a bucket puts a file into it then. It is not asked:
+    its managers wait for all processes, and one that comes late, when another has made the folder, would wait for what that one
+    does not do.
     """
     where = folder(workdir)
-    names = [path.name for path in where.iterdir() if path.is_dir()] if where.is_dir() else []
-    return sorted(int(name) for name in names if name.isdecimal())
+    found = [path for path in where.iterdir() if path.name.isdecimal() and path.is_dir()] if where.is_dir() else []
+    return sorted(int(path.name) for path in found if not paths.is_remote(where) or (path / FINISHED).exists())
 
 
 def saved(workdir: str | os.PathLike) -> list[int]:
@@ -67,13 +70,19 @@ def _writer(workdir: str | os.PathLike, at_once: int | None = None, **options) -
         impl = ocp.BasePyTreeCheckpointHandler(save_concurrent_bytes=at_once, use_compression=False)
         return ocp.PyTreeCheckpointHandler(handler_impl=impl)
 
-    def seal() -> None:  # all is written, and not yet renamed to what counts as a checkpoint
-        for draft in folder(workdir).glob("*.orbax-checkpoint-tmp*"):
-            if jax.process_index() == 0 and draft.is_dir():
-                digests.write(draft)
+    def seal() -> None:  # all is written, and does not yet count as a checkpoint
+        for draft in _drafts(folder(workdir)) if jax.process_index() == 0 else ():
+            digests.write(draft)
 
     sealing = ocp.options.AsyncOptions(post_finalization_callback=seal)
     return _manager(workdir, arrays, async_options=sealing, **options)
+
+
+def _drafts(checkpoints: Path) -> list[Path]:
+    """Checkpoints that are not finished: Orbax renames one then, and puts a file into one in a bucket."""
+    if paths.is_remote(checkpoints):
+        return [path for path in checkpoints.iterdir() if path.name.isdigit() and not (path / FINISHED).exists()]
+    return [path for path in checkpoints.glob("*.orbax-checkpoint-tmp*") if path.is_dir()]
 
 
 @contextlib.contextmanager
@@ -154,7 +163,7 @@ class Checkpoints:
         if step in self.manager.all_steps():
             return
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves((state.variables, state.optimizer)))
-        if shutil.disk_usage(self.manager.directory).free < needed:
+        if not paths.is_remote(self.manager.directory) and shutil.disk_usage(self.manager.directory).free < needed:
             # Better than to let it fail in the middle: the threads below print a traceback each.
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.manager.directory))
         self.manager.save(
@@ -182,7 +191,7 @@ class Checkpoints:
         for step in damaged if jax.process_index() == 0 else ():
             here = self.manager.directory / str(step)
             aside = next(path for n in range(1000) if not (path := here.with_name(f"{step}.damaged{n or ''}")).exists())
-            os.rename(here, aside)
+            here.rename(aside)
             log.warning("%s is kept as %s; remove it when you have no use for it", here, aside.name)
         if damaged:
             self.manager.reload()
@@ -226,7 +235,7 @@ def save_params(workdir: str | os.PathLike, config, params: Any, step: int = 0) 
     collections = {name: value for name, value in variables.items() if name != "params"}
     items = _variables(ocp.args.PyTreeSave, variables["params"], collections)
     largest = max(leaf.nbytes for leaf in jax.tree.leaves(variables))
-    with workdirs.claimed(Path(workdir)):
+    with locks.claimed(paths.of(workdir)):
         workdirs.check_config(workdir, config, trained=bool(steps(workdir)))
         config = tokenizers.kept(config, workdir)
         workdirs.write_config(workdir, config)
@@ -305,7 +314,7 @@ def load_variables(workdir: str | os.PathLike, step: int | None = None, devices=
     fsdp. Raises UserError when there is no such workdir or checkpoint, or its config.json is damaged.
     """
     workdirs.check_path(workdir)
-    workdir = Path(workdir)
+    workdir = paths.of(workdir)
     if workdirs.saved_config(workdir) is None:
         raise UserError(f"{workdir} is no workdir of a run: it has no config.json; give the --workdir of a training run")
 

@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxseq.errors import UserError
-from jaxseq.train import flops, plan, probe, tokenizers, workdirs
+from jaxseq.train import flops, locks, plan, probe, tokenizers, workdirs
 from jaxseq.train import mesh as meshes
 from jaxseq.train.checkpoints import Checkpoints
 from jaxseq.train.diagnose import diagnose
@@ -89,7 +89,7 @@ def _train(run: Run, progress: Callable, announce: Callable, stop: Callable[[], 
     last = run.config.train.steps
     if profile and profile[-1] > last:
         raise UserError(f"--profile={profile[0]}-{profile[-1]} ends after the last step, train.steps={last}; lower it")
-    with workdirs.claimed(run.workdir), Checkpoints(run.workdir, run.config.train.keep) as checkpoints:
+    with locks.claimed(run.workdir) as held, Checkpoints(run.workdir, run.config.train.keep) as checkpoints:
         if checkpoints.reached(last) and (record := run.complete()):
             log.info("%s is at step %d of %d: nothing is left to do", run.workdir, record["step"], last)
             return record
@@ -101,7 +101,7 @@ def _train(run: Run, progress: Callable, announce: Callable, stop: Callable[[], 
         announce(run.plan)
         with contextlib.closing(run.writer(int(state.step))) as writer, terminated() as asked:
             with Profiler(profile, run.workdir / FOLDER) as profiler:
-                loop = _Loop(run, state, checkpoints, writer, progress, lambda: bool(asked()) or stop(), profiler)
+                loop = _Loop(run, state, checkpoints, writer, progress, lambda: bool(asked()) or stop(), profiler, held)
                 record = loop.run()
             return record | {"stopped": loop.told(), "signal": asked()} if loop.halted else record
 
@@ -118,10 +118,12 @@ class _Loop:
     """A run from one step to its last, and what it keeps between two steps."""
 
     def __init__(
-        self, run: Run, state: TrainState, checkpoints: Checkpoints, writer: MetricsWriter, progress, stop, profiler: Profiler
+        self, run: Run, state: TrainState, checkpoints: Checkpoints, writer: MetricsWriter, progress, stop, profiler: Profiler,
+        held,
     ):  # fmt: skip
         self.own, self.config, self.trainer = run, run.config, run.trainer
         self.state, self.checkpoints, self.writer, self.progress, self.stop = state, checkpoints, writer, progress, stop
+        self.held = held
         self.profiler, self.goodput, self.guard = profiler, run.goodput, run.guard
         self.first = self.step = int(state.step)
         self.last = self.config.train.steps
@@ -205,6 +207,7 @@ class _Loop:
         if written or self.halted:  # where a run happens to be stopped is told, and leaves no trace
             self.current = self.record(number, values)
             if written:
+                self.held()
                 self.writer.write(self.current)
             if tell:
                 self.tell()
@@ -289,6 +292,7 @@ class _Loop:
 
     def save(self) -> None:
         with self.goodput.spent("checkpoint"):
+            self.held()
             self.writer.sync()
             data = {"batches": self.own.batches.state(), "guard": self.guard.state()}
             self.checkpoints.save(self.state, data, self.config)

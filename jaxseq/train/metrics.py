@@ -13,8 +13,12 @@ import jax
 import psutil
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import register_writer_factory
 from tensorboardX.summary import hparams, scalar, text
 
+from jaxseq import paths
+
+SECONDS = 30  # between two times that records are sent to a bucket, where each takes some requests
 log = logging.getLogger(__name__)
 
 
@@ -33,8 +37,8 @@ class MetricsWriter:
         self.file = self.board = self.logger = None
         if jax.process_index():
             return
-        self.path = Path(workdir) / "metrics.jsonl"
-        self.board = EventsWriter(str(Path(workdir) / "events"))
+        self.path, self.sent = paths.of(workdir) / "metrics.jsonl", time.monotonic()
+        self.board = EventsWriter(os.fspath(paths.of(workdir) / "events"))
         self.rewind(step)
         self.logger = logger
         for summary in summaries:
@@ -47,15 +51,18 @@ class MetricsWriter:
         if self.file is not None:
             self.file.close()
         truncate(self.path, step)
-        self.file = self.path.open("a", encoding="utf-8")
+        self.file = paths.appending(self.path)
         self.board.write_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, record: dict[str, Any]) -> None:
         if self.file is None:
             return
-        self.file.write(json.dumps(record) + "\n")
-        self.file.flush()
+        self.file.write(_lines([record]).encode())
         self.show(record["step"], record)
+        if not paths.is_remote(self.path):
+            self.file.flush()
+        elif time.monotonic() - self.sent > SECONDS:
+            self.sync()
 
     def add(self, step: int, figures: dict[str, Any]) -> dict[str, Any] | None:
         """Adds figures to the record of `step`, the last one, or makes it; returns it, where this process writes."""
@@ -66,7 +73,7 @@ class MetricsWriter:
         last = records.pop() if records and records[-1]["step"] == step else {"step": step}
         last |= figures
         _replace(self.path, [*records, last])
-        self.file = self.path.open("a", encoding="utf-8")
+        self.file = paths.appending(self.path)
         self.show(step, figures)
         return last
 
@@ -81,9 +88,9 @@ class MetricsWriter:
     def sync(self) -> None:
         """Everything written so far is on disk: call it before a checkpoint that lies after it."""
         if self.file is not None:
-            self.file.flush()
-            os.fsync(self.file.fileno())
+            paths.sync(self.file)
             self.board.flush()
+            self.sent = time.monotonic()
 
     def close(self) -> None:
         if self.file is None:
@@ -110,8 +117,7 @@ def described(config: dict[str, Any], figures: Iterable[str]) -> list:
 
 def read(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     """The records of a workdir, in the order of their steps."""
-    path = Path(workdir) / "metrics.jsonl"
-    records, _ = parsed(path)
+    records, _ = parsed(paths.of(workdir) / "metrics.jsonl")
     return records
 
 
@@ -145,12 +151,20 @@ def _lines(records: list[dict[str, Any]]) -> str:
 
 
 def _replace(path: Path, records: list[dict[str, Any]]) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(_lines(records))
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    paths.write(path, _lines(records), sync=True)
+
+
+class _EventFiles:
+    """tensorboardX's files in a bucket: it would send all of a file again whenever some of it is new."""
+
+    def open(self, path: str):
+        return paths.appending(paths.of(path))
+
+    def directory_check(self, path: str) -> None:
+        pass
+
+
+register_writer_factory("gs", _EventFiles())
 
 
 def memory() -> dict[str, int]:

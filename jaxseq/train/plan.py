@@ -24,7 +24,7 @@ class Plan:
     """
 
     parameters: int
-    splits: dict[str, dict[str, int]]
+    splits: dict[str, dict[str, int | None]]
     tokenizer: str | None
     vocab: int | None
     steps: int
@@ -47,15 +47,14 @@ class Plan:
         train, held = self.splits["train"], self.splits["validation"]
         scored = f", {held['scored']:,} of them scored (eval.tokens)" if held["scored"] < held["tokens"] else ""
         text = f"{self.tokenizer}, vocabulary {self.vocab:,}" if self.tokenizer else "none"
-        passes = f"{self.tokens / train['tokens']:.3g} x the training data" if train["tokens"] else ""
+        passes = f", {self.tokens / train['tokens']:.3g} x the training data" if train["tokens"] else ""
         sizes = " ".join(f"{axis}={size}" for axis, size in self.mesh.items() if size != 1) or "data=1"
         lower = f"; {' or '.join(self.lowers)} lowers it" if self.lowers else ""
         lines = [
             f"model: {self.parameters:,} parameters",
-            f"data: {train['documents']:,} documents, {train['tokens']:,} tokens to train; "
-            f"{held['documents']:,} documents, {held['tokens']:,} tokens to validate{scored}",
+            f"data: {to_train(train)}; {held['documents']:,} documents, {held['tokens']:,} tokens to validate{scored}",
             f"tokenizer: {text}",
-            f"training: {self.steps:,} steps, {self.tokens:,} tokens, {passes}; {self.flops:.3g} FLOPs of the model, "
+            f"training: {self.steps:,} steps, {self.tokens:,} tokens{passes}; {self.flops:.3g} FLOPs of the model, "
             f"{self.hardware_flops:.3g} executed",
             f"memory: {size_of(self.memory_bytes)} on each device for the compiled step{lower}",
             f"mesh: {sizes} on {self.devices}",
@@ -71,6 +70,16 @@ class Plan:
         if self.damaged:
             lines.append(f"warning: {self.damaged:,} damaged records are left out of the data (data.skip_records)")
         return lines
+
+
+def to_train(sizes: dict[str, Any]) -> str:
+    """The training data in words; of streamed ones what is not known of them, too."""
+    if sizes["tokens"] is None:
+        return (
+            f"{sizes['files']:,} file(s) of {size_of(sizes['bytes'])} to train, read while training (data.stream): not counted "
+            f"beforehand, and shuffled within about {sizes['shuffled']:,} tokens, not over all"
+        )
+    return f"{sizes['documents']:,} documents, {sizes['tokens']:,} tokens to train"
 
 
 def make(

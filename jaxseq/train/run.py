@@ -3,12 +3,11 @@
 import logging
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 
-from jaxseq import registry
+from jaxseq import paths, registry
 from jaxseq.config import to_dict
 from jaxseq.train import fitting, loggers, metrics, optimizer, plan, tokenizers, workdirs
 from jaxseq.train import mesh as meshes
@@ -30,7 +29,7 @@ class Run:
         objective = registry.load("train.objectives", config.train.objective)
         self.task = objective.task(tokenizers.settled(config, workdir))
         self.config = config = self.task.config
-        self.workdir = Path(workdir)
+        self.workdir = paths.of(workdir)
         self.trainer: Trainer = prepare(config, devices, debug)
         self.task.check(self.trainer.model)
         workdirs.check_config(workdir, config, trained=bool(steps(workdir)))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 
-from jaxseq import plain_files
+from jaxseq import paths, plain_files
 from jaxseq.data import tokenizer_files
 from jaxseq.data.tokenizer_files import AUTO, UNKNOWN, locate, same
 from jaxseq.errors import UserError
@@ -41,14 +41,14 @@ def _absolute(config) -> None:
     """Paths that are there now, so that the workdir can be used from any folder."""
     for section, field in (("data", "path"), ("train", "init")):
         value = config[section][field]
-        if isinstance(value, str) and value and Path(value).expanduser().exists():
+        if isinstance(value, str) and value and not paths.is_remote(value) and Path(value).expanduser().exists():
             config[section][field] = str(Path(value).expanduser().absolute())
 
 
 def of(workdir: str | os.PathLike) -> str | None:
     """The data.tokenizer of a workdir's run, where it lies now; None when there is no run, or it needs none."""
     try:
-        name = plain_files.read_object(Path(workdir) / "config.json")["data"]["tokenizer"]
+        name = plain_files.read_object(paths.of(workdir) / "config.json")["data"]["tokenizer"]
     except (UserError, KeyError, TypeError):  # what is wrong with it is told where it is read
         return None
     return locate(workdir, name) if isinstance(name, str) and name != AUTO else None

@@ -1,19 +1,12 @@
-"""The folder of a run: whether it can be one, who trains in it, and DIR/config.json."""
+"""The folder of a run: whether it can be one, and DIR/config.json."""
 
-import contextlib
-import datetime
-import fcntl
 import logging
 import os
-import re
-import socket
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
 
-from jaxseq import schemas
+from jaxseq import paths, schemas
 from jaxseq.config import from_file, to_dict
 from jaxseq.data import tokenizer_files
 from jaxseq.errors import UserError
@@ -43,7 +36,6 @@ HARMLESS = (
     "mesh.",
     "eval.",
 )
-LOCK = ".lock"
 log = logging.getLogger(__name__)
 
 
@@ -56,72 +48,12 @@ def check_path(workdir: str | os.PathLike) -> None:
         raise UserError(f"--workdir={ascii(name)} is not UTF-8, and checkpoints could not be written there; rename it") from None
     if "\0" in name:
         raise UserError(f"--workdir={name!r} holds a NUL character; choose another name")
-    if scheme := re.match(r"([a-z][a-z0-9+.-]*)://", name):
-        raise UserError(f"--workdir={name}: {scheme[1]}:// is not supported; name a folder of this machine, mounted or local")
+    path = paths.absolute(paths.of(name, f"--workdir={name}"))
     # Orbax looks files up by patterns, in which these stand for others.
-    if wild := sorted(set(str(Path(name).absolute())) & set("*?[]\\")):
+    if wild := sorted(set(str(path)) & set("*?[]\\")):
         raise UserError(f"--workdir={name} holds {' '.join(wild)} in its path, which checkpoints cannot be read with; rename it")
-
-
-@contextlib.contextmanager
-def claimed(workdir: Path) -> Iterator[None]:
-    """Makes the folder, and keeps every other training out of it until the end, or until this process is dead.
-
-    Folders that were made and are still empty at the end are removed again. Of several processes the first alone claims
-    it. Raises UserError when the folder cannot be made or written, or another training has it.
-    """
-    if jax.process_index():
-        yield
-        return
-    made = [folder for folder in (workdir / "checkpoints", workdir, *workdir.absolute().parents) if not folder.exists()]
-    _make(workdir)
-    lock = _lock(workdir)
-    try:
-        yield
-    finally:
-        if lock is not None:
-            (workdir / LOCK).unlink(missing_ok=True)  # before it is let go, so that nobody holds a removed one
-            os.close(lock)
-        for folder in made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-
-
-def _make(workdir: Path) -> None:
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"--workdir={workdir} is a file, or lies below one; name a folder") from None
-    except PermissionError:
-        raise UserError(f"--workdir={workdir} cannot be made here; choose a folder that you may write") from None
-    if not os.access(workdir, os.W_OK):
-        raise UserError(f"--workdir={workdir} cannot be written; choose a folder that you may write")
-
-
-def _lock(workdir: Path) -> int | None:
-    """The open lock file, which holds the lock as long as it is open; None where the file system has no locks."""
-    path = workdir / LOCK
-    while True:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = " ".join(os.read(lock, 500).decode("utf-8", "replace").split()) or "unknown"
-            os.close(lock)
-            raise UserError(
-                f"another training runs in {workdir} ({owner}); wait for it, stop it, or choose another --workdir"
-            ) from None
-        except OSError as error:
-            log.warning("%s cannot be locked (%s): see to it that no other training runs there", workdir, error.strerror)
-            os.close(lock)
-            return None
-        if path.exists() and os.path.samestat(os.fstat(lock), path.stat()):
-            break
-        os.close(lock)  # its owner removed it in between
-    since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    os.truncate(lock, 0)
-    os.write(lock, f"process {os.getpid()} on {socket.gethostname()} since {since}\n".encode())
-    return lock
+    if paths.is_remote(path):
+        paths.check_bucket(path)
 
 
 def flat(data: dict, prefix: str = "") -> dict[str, Any]:
@@ -144,7 +76,7 @@ def saved_config(workdir: str | os.PathLike):
 
     Raises UserError for a config.json that is damaged.
     """
-    path = Path(workdir) / "config.json"
+    path = paths.of(workdir) / "config.json"
     return tokenizers.located(from_file(path), workdir) if path.exists() else None
 
 
@@ -171,9 +103,7 @@ def write_config(workdir: str | os.PathLike, config) -> None:
     """
     if jax.process_index():
         return
-    path = Path(workdir) / "config.json"
+    path = paths.of(workdir) / "config.json"
     begun = schemas.begun(read_object(path)) if path.exists() else schemas.SCHEMA
     data = to_dict(config) | ({schemas.BEGUN: begun} if begun != schemas.SCHEMA else {})
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json_text(data, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    draft.replace(path)
+    paths.write(path, json_text(data, indent=1, sort_keys=True) + "\n")

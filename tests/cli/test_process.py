@@ -97,16 +97,16 @@ def test_versions(capsys):
 
 def test_home_and_urls_in_every_path_argument(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert _paths.local("~/runs/x", "--workdir") == f"{tmp_path}/runs/x"
-    assert _paths.local("runs/~x", "--workdir") == "runs/~x"
+    assert _paths.resolved("~/runs/x", "--workdir", True) == f"{tmp_path}/runs/x"
+    assert _paths.resolved("runs/~x", "--workdir", True) == "runs/~x"
     paths = 0
     for name, command in commands().items():
         for action in command._actions:
-            if action.metavar not in _paths.METAVARS:
+            if action.metavar not in _paths.RUNS + _paths.LOCAL:
                 assert "file" not in (action.help or "").split()[:3] or action.metavar, f"{name} {action.dest}: is it a path?"
                 continue
             paths += 1
-            for scheme in ("gs", "s3", "https", "file"):
+            for scheme in ("gs", "s3", "https", "file") if action.metavar in _paths.LOCAL else ("s3", "https", "file"):
                 value = f"{scheme}://bucket/run"
                 args = argparse.Namespace(**{action.dest: [value] if isinstance(action.default, list) else value})
                 with pytest.raises(jaxseq.UserError, match=f"{scheme}://"):
@@ -118,7 +118,11 @@ def test_home_and_urls_in_every_path_argument(monkeypatch, tmp_path):
     assert paths > 10
 
 
-@pytest.mark.parametrize("word", ["--workdir=gs://bucket/run", "--config.data.path=s3://bucket/x", "--config.train.init=gs://b"])
+@pytest.mark.parametrize(
+    "word",
+    ["--workdir=s3://b/run", "--workdir=gs://bucket", "--config.data.path=gs://b/x", "--config.data.path=s3://b/x",
+     "--config.data.cache=gs://b/x", "--config.train.init=s3://b/x", "--config.data.tokenizer=s3://b/x", "--config=s3://b/x"],
+)  # fmt: skip
 def test_no_folder_is_made_of_a_url(word, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     words = ["train", "--config=retnet", "--workdir=run", word]

@@ -66,6 +66,13 @@ def test_a_dry_run_prints_the_commands_and_calls_nothing(gcloud):
     assert lines[-1].startswith("gcloud compute tpus tpu-vm scp --recurse demo:runs/tpu runs")
 
 
+def test_a_workdir_in_a_bucket_is_passed_on_and_fetched_from_there(gcloud):
+    _, calls = gcloud(*WHERE, "--workdir=gs://bucket/run", "setup", "run", "fetch", "--", "train", "--config=mamba")
+    assert any("jaxseq[tpu,gcs]" in word for call in calls for word in call)
+    assert any("train --config=mamba --workdir=gs://bucket/run" in word for call in calls for word in call)
+    assert calls[-1] == ["storage", "cp", "--recursive", "gs://bucket/run", "runs"]
+
+
 def test_arguments_with_spaces_and_quotes_reach_the_worker_unchanged(gcloud, tmp_path):
     _, calls = gcloud(*WHERE, "run", "--", "train", "--config.data.path=a b's $HOME.txt")
     command = next(word for word in calls[0] if word.startswith("--command=")).removeprefix("--command=")
@@ -89,7 +96,8 @@ def test_a_failing_gcloud_stops_the_script(gcloud, monkeypatch):
         ([*WHERE, "destroy"], "destroy"),
         ([*WHERE, "run"], "after --"),
         ([*WHERE, "run", "--", "train", "--workdir=x"], "before the --"),
-        ([*WHERE, "--workdir=gs://bucket/run", "fetch"], "mount the bucket"),
+        ([*WHERE, "--workdir=s3://bucket/run", "fetch"], "gs://bucket/folder"),
+        ([*WHERE, "--workdir=gs://bucket", "fetch"], "gs://bucket/folder"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(gcloud, arguments, words):

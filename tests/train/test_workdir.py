@@ -16,10 +16,11 @@ from jaxseq.errors import UserError
 from jaxseq.train import load, optimizer, planned, save_params, train
 from jaxseq.train import metrics as records_of
 from jaxseq.train.checkpoints import Checkpoints, steps
+from jaxseq.train.locks import claimed
 from jaxseq.train.metrics import MetricsWriter
 from jaxseq.train.objectives import _task
 from jaxseq.train.run import Run
-from jaxseq.train.workdirs import claimed, write_config
+from jaxseq.train.workdirs import write_config
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def run(documents, tmp_path):
     return go
 
 
-@pytest.mark.parametrize("name", ["a[b]", "a*b", "a?", "back\\slash", "bad\udcff", "nul\0", "gs://bucket/run", "s3://bucket/run"])
+@pytest.mark.parametrize("name", ["a[b]", "a*b", "a?", "back\\slash", "bad\udcff", "nul\0", "gs://bucket", "gs:/b/run", "s3://b/run"])
 def test_a_path_that_could_not_be_read_back_is_refused(documents, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     for use in (train, planned):

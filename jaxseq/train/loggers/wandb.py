@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from jaxseq import paths
 from jaxseq.errors import UserError
 
 
@@ -22,9 +23,10 @@ class Logger:
     def __init__(self, workdir: Path, config: dict[str, Any]):
         import wandb
 
-        identity = hashlib.blake2b(str(workdir.absolute()).encode(), digest_size=8).hexdigest()
+        identity = hashlib.blake2b(str(paths.absolute(workdir)).encode(), digest_size=8).hexdigest()
+        folder = None if paths.is_remote(workdir) else str(workdir)
         self.run = wandb.init(
-            project="jaxseq", name=workdir.name, id=identity, resume="allow", dir=str(workdir), config=config,
+            project="jaxseq", name=workdir.name, id=identity, resume="allow", dir=folder, config=config,
             settings=wandb.Settings(console="off"),
         )  # fmt: skip
 

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxseq import data, registry
+from jaxseq.data import streaming
 from jaxseq.data.tokenizers import Tokenizer
 from jaxseq.errors import UserError
 from jaxseq.evaluation.bits_per_byte import Between, nothing
@@ -69,7 +70,7 @@ def sample(documents: data.Documents, tokens: int) -> data.Documents:
         return documents
     chosen = np.linspace(0, len(documents) - 1, max(1, round(len(documents) * tokens / total))).round().astype(np.int64)
     chosen = chosen[: max(1, int((np.cumsum(documents.lengths[chosen]) <= tokens).sum()))]
-    return data.Documents(documents.store, documents.index[chosen], documents.boundary)
+    return data.Documents(documents.store, documents.index[chosen], documents.boundary, documents.start)
 
 
 def repeated(corpus: data.Corpus) -> int:
@@ -82,8 +83,10 @@ def repeated(corpus: data.Corpus) -> int:
     return sum(key in found for key in keys)
 
 
-def bytes_per_token(corpus) -> float:
+def bytes_per_token(corpus) -> float | None:
     """Mean UTF-8 bytes of a training token, document boundaries counted as tokens of none."""
+    if isinstance(corpus, streaming.Stream):  # nothing of it has been read but what validates
+        return int(corpus.validation.n_bytes.sum()) / int(corpus.validation.lengths.sum()) if len(corpus.validation) else None
     return corpus.train_bytes / max(int(corpus.train.lengths.sum()), 1)
 
 
@@ -111,7 +114,8 @@ class Task:
     def sizes(self) -> dict[str, dict[str, int]]:
         """{"train": {"documents", "tokens"}, "validation": {…, "scored"}}, tokens as `tokens` of the objective counts them.
 
-        scored: the tokens that `evaluate` scores.
+        scored: the tokens that `evaluate` scores. With data.stream documents and tokens of "train" are None, and it has
+        "files", "bytes" on disk and "shuffled", the tokens that are shuffled together.
         """
         raise NotImplementedError
 
@@ -174,7 +178,9 @@ class TextTask(Task):
         self.config = with_vocab(config, self.tokenizer, more(self.tokenizer))
 
     @functools.cached_property
-    def corpus(self) -> data.Corpus:
+    def corpus(self) -> "data.Corpus | streaming.Stream":
+        if self.config.data.stream:
+            return streaming.stream(self.config.data, self.config.eval.tokens, self.tokenizer)
         return data.corpus(self.config.data, self.tokenizer)
 
     @property
@@ -182,12 +188,14 @@ class TextTask(Task):
         return len(self.corpus.validation) > 0
 
     def repeated(self):
-        return repeated(self.corpus)
+        return 0 if self.config.data.stream else repeated(self.corpus)
 
     def damaged(self):
         return self.corpus.damaged
 
     def batches(self, process_index: int, process_count: int):
+        if self.config.data.stream:
+            return streaming.StreamBatches(self.config, self.corpus, process_index, process_count, self.transform)
         return data.batches(self.config, self.corpus, process_index, process_count, self.transform)
 
     def scored(self, split: str) -> data.Documents:
@@ -196,8 +204,13 @@ class TextTask(Task):
         return sample(self.corpus.split(split)[: settings.documents or None], settings.tokens)
 
     def sizes(self):
-        found = {"train": self.corpus.train, "validation": self.corpus.validation}
-        sizes = {split: {"documents": len(part), "tokens": int(part.lengths.sum())} for split, part in found.items()}
+        measured = lambda part: {"documents": len(part), "tokens": int(part.lengths.sum())}  # noqa: E731
+        sizes = {"validation": measured(self.corpus.validation)}
+        if self.config.data.stream:
+            unknown = {"documents": None, "tokens": None}
+            sizes["train"] = unknown | {"files": self.corpus.files, "bytes": self.corpus.size, "shuffled": streaming.BLOCK}
+        else:
+            sizes["train"] = measured(self.corpus.train)
         scored = int(self.scored("validation").lengths.sum()) if self.validates else 0
         return sizes | {"validation": sizes["validation"] | {"scored": scored}}
 

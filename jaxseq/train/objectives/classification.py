@@ -66,6 +66,8 @@ class Classification(_task.Task):
         self.config = config = config.copy_and_resolve_references()
         if not config.data.path:
             raise UserError("train.objective=classification needs labelled data; set data.path")
+        if config.data.stream:
+            raise UserError("data.stream=true is for text without labels; leave it out")
         if not 0 <= config.train.smoothing < 1:
             raise UserError(f"train.smoothing={config.train.smoothing} is outside [0, 1); give a fraction such as 0.1")
         self.labelled = self._images() if of_images(config) else self._text()

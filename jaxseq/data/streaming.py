@@ -1,0 +1,253 @@
+"""Training on a corpus while it is read: memory and the time to the first step do not grow with it (data.stream).
+
+Files are read in an order shuffled by seed and epoch, block after block of about BLOCK tokens. Within a block documents and rows
+are shuffled and packed as `jaxseq.data.packing` does it for a whole corpus; the last row of a block is padded. A mixture reads
+its parts side by side, each block taking of each part in proportion to its weight times the bytes of its files, so that a part
+begins anew about `weight` times while one of weight 1 is read once.
+
+Nothing is counted, and no document meets one that lies further than a block away. Where the source holds out no split, a document
+validates by a hash of its file and its place there, one of data.validation_every; it never trains, and the first of them, by an
+order of their own, are read before the first step, until there are about eval.tokens tokens.
+"""
+
+import concurrent.futures
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxseq.data.batching import STATE_VERSION, Transform, random_of
+from jaxseq.data.corpora import SPLITS, Corpus, Documents
+from jaxseq.data.packing import PackedRows
+from jaxseq.data.readers import Document, TokenDocument
+from jaxseq.data.sources import Source, source
+from jaxseq.data.store import Store, in_memory
+from jaxseq.data.tokenizers import ByteTokenizer, Tokenizer
+from jaxseq.errors import UserError
+
+BLOCK = 1 << 22  # tokens that are held, and shuffled, together
+
+Read = Iterator[Document | TokenDocument]
+
+
+class Lane(NamedTuple):
+    """One part of a mixture, by its name there, or all of another source, whose name is "", wherever it lies. units: (name,
+    read) of what is read as a whole, its files."""
+
+    name: str
+    units: tuple[tuple[str, Callable[[], Read]], ...]
+    share: float  # of the tokens of a block
+
+
+class Place(NamedTuple):
+    """Where a lane stands: in its epoch, at a unit of that epoch's order, behind so many of its documents."""
+
+    epoch: int = 0
+    unit: int = 0
+    document: int = 0
+
+
+class Stream(NamedTuple):
+    """What `Corpus` is to a corpus that is read as a whole. validation: the documents that are scored while training."""
+
+    name: str
+    tokenizer: Tokenizer
+    validation: Documents
+    fingerprint: str
+    lanes: tuple[Lane, ...]
+    every: int  # data.validation_every; 0 where the source holds out documents itself
+    files: int
+    size: int
+
+    @property
+    def lossy(self) -> str | None:
+        return self.validation.store.lossy
+
+    def split(self, name: str) -> Documents:
+        if name not in SPLITS:
+            raise UserError(f"split {name!r} is unknown; choose one of {', '.join(SPLITS)}")
+        if name == "train":
+            raise UserError("with data.stream the training documents are not held; set data.stream=false to score them")
+        if not len(self.validation):
+            raise UserError(f"{self.name} has no validation documents; set data.validation_every to 2 or more")
+        return self.validation
+
+    documents = Corpus.documents
+
+
+def stream(config, tokens: int, tokenizer: Tokenizer) -> Stream:
+    """Open a source to be streamed, and read its validation documents.
+
+    Args:
+        config: the data section, as for `jaxseq.data.corpus`.
+        tokens: about how many of the validation documents are read; 0: all, for which the whole source is read.
+
+    Raises:
+        UserError: the input is wrong in a way that the message tells.
+    """
+    opened = source(config, None if isinstance(tokenizer, ByteTokenizer) else tokenizer.boundary)
+    every = 0 if opened.validation else config.validation_every
+    if every < 0 or every == 1:
+        raise UserError(f"data.validation_every={every} leaves nothing to train on; set 2 or more, or 0 for no validation")
+    lanes = _lanes(opened)
+    held = _first(_held(opened, lanes, every), tokens, tokenizer, opened)
+    stamp = [opened.stamp, opened.weights, tokenizer.fingerprint, every, BLOCK]
+    fingerprint = hashlib.blake2b(json.dumps(stamp).encode(), digest_size=16).hexdigest()
+    validation = Documents(held, np.arange(len(held)), tokenizer.boundary, tokenizer.start)
+    files = sum(len(lane.units) for lane in lanes)
+    return Stream(opened.name, tokenizer, validation, fingerprint, lanes, every, files, opened.size)
+
+
+def _lanes(opened: Source) -> tuple[Lane, ...]:
+    parts = opened.parts or {"": opened}
+    weights = {name: (opened.weights or {}).get(name, 1.0) * max(part.size, 1) for name, part in parts.items()}
+    total = sum(weights.values())
+    return tuple(Lane(name, part.units or (("", part.read),), weights[name] / total) for name, part in parts.items())
+
+
+def holds_out(unit: str, number: int, every: int) -> bool:
+    """Whether document `number` of a unit validates."""
+    digest = hashlib.blake2b(f"{unit}:{number}".encode(), digest_size=8).digest()
+    return bool(every) and int.from_bytes(digest, "little") % every == 0
+
+
+def _held(opened: Source, lanes: tuple[Lane, ...], every: int) -> Read:
+    """The documents that validate; without a split of the source those of the lanes' units, in an order of their own."""
+    if opened.validation:
+        yield from opened.validation.read()
+        return
+    units = [(lane, unit) for lane in lanes for unit in range(len(lane.units))] if every else []
+    for at in np.random.default_rng(0).permutation(len(units)):
+        lane, unit = units[at]
+        name, read = lane.units[unit]
+        for number, document in enumerate(read()):
+            if holds_out(f"{lane.name}/{name}", number, every):
+                yield document
+
+
+def _first(documents: Read, tokens: int, tokenizer: Tokenizer, opened: Source) -> Store:
+    """The first documents until there are `tokens` tokens, or all for 0."""
+
+    def enough() -> Read:
+        count = 0
+        for document in documents:
+            yield document
+            count += len(tokenizer.encode(document.text)) if isinstance(document, Document) else len(document.ids)
+            if tokens and count >= tokens:
+                return
+
+    return in_memory(opened.name, enough(), tokenizer)
+
+
+class _Blocks:
+    """The blocks of a stream, one after another; of each lane in proportion."""
+
+    def __init__(self, stream: Stream, seed: int, places: list[Place]):
+        self.stream, self.seed, self.places = stream, seed, places
+        self.passes = [self._read(lane, at, place) for at, (lane, place) in enumerate(zip(stream.lanes, places, strict=True))]
+
+    def _read(self, lane: Lane, at: int, place: Place) -> Iterator[tuple[Document | TokenDocument | None, Place]]:
+        """The training documents of a lane from a place on, endless, each with the place behind it; None at the end of an
+        epoch."""
+        found = True
+        while found:
+            found = place.unit > 0 or place.document > 0  # the rest of an epoch may hold none
+            order = np.random.default_rng([self.seed, at, place.epoch]).permutation(len(lane.units))
+            for unit in range(place.unit, len(order)):
+                name, read = lane.units[order[unit]]
+                for number, document in enumerate(read()):
+                    if number < place.document or not len(document[1]):
+                        continue
+                    if not holds_out(f"{lane.name}/{name}", number, self.stream.every):
+                        found = True
+                        yield document, Place(place.epoch, unit, number + 1)
+                place = Place(place.epoch, unit + 1)
+            place = Place(place.epoch + 1)
+            yield None, place
+        name = lane.name or self.stream.name
+        raise UserError(f"{name} holds nothing to train on; give more documents, or raise data.validation_every")
+
+    def next(self) -> tuple[Documents, list[Place]]:
+        """(the documents of the next block, the places behind it)"""
+        tokenizer, kept = self.stream.tokenizer, []
+        alone, size = len(self.stream.lanes) == 1, min(BLOCK, max(1, self.stream.size))
+        for at, lane in enumerate(self.stream.lanes):
+            wanted = max(1, round(lane.share * size))
+            for document, place in self.passes[at]:
+                self.places[at] = place
+                if document is not None:
+                    kept.append(document)
+                    wanted -= self._tokens(document)
+                if wanted <= 0 or (document is None and alone and kept):
+                    break
+        held = in_memory(self.stream.name, kept, tokenizer)
+        return Documents(held, np.arange(len(held)), tokenizer.boundary, tokenizer.start), list(self.places)
+
+    def _tokens(self, document: Document | TokenDocument) -> int:
+        """About how many tokens a document has: those of bytes are counted, others are taken for four bytes each."""
+        if isinstance(document, TokenDocument):
+            return len(document.ids)
+        return len(document.text) // (1 if isinstance(self.stream.tokenizer, ByteTokenizer) else 4) + 1
+
+
+class StreamBatches(Iterator):
+    """Endless iterator over batches of packed rows, with the face of `RowBatches`; the next block is made while one is used.
+    Every process reads all, and takes its rows."""
+
+    def __init__(self, config, stream: Stream, process_index: int, process_count: int, transform: Transform | None = None):
+        batch, length = config.train.batch, config.train.length
+        if batch % process_count:
+            raise UserError(f"train.batch={batch} is no multiple of the {process_count} processes; set it to one")
+        self.stream, self.length, self.seed, self.transform = stream, length, config.data.seed, transform
+        self.batch, self.own = batch, batch // process_count
+        self.first = process_index * self.own
+        self.identity = {"version": STATE_VERSION, "stream": stream.fingerprint, "length": length, "seed": self.seed}
+        self.worker = concurrent.futures.ThreadPoolExecutor(1, "stream")
+        self._begin({"row": 0, "places": [list(Place()) for _ in stream.lanes], "used": 0, "block": 0})
+
+    def _begin(self, state: dict[str, Any]) -> None:
+        places = [Place(*place) for place in state["places"]]
+        self.row, self.used, self.block = state["row"], state["used"], state["block"]
+        self.start, self.rows, self.coming = list(places), None, None
+        self.blocks = _Blocks(self.stream, self.seed, places)
+
+    def _take(self) -> None:
+        """The next block becomes the one that is used, and the one behind it is begun."""
+        coming = self.coming or self.worker.submit(self.blocks.next)
+        documents, self.behind = coming.result()
+        self.coming = self.worker.submit(self.blocks.next)
+        seed = int(np.random.SeedSequence([self.seed, 3, self.block]).generate_state(1)[0])
+        self.rows = PackedRows(documents, self.length, seed)
+        self.order = np.random.default_rng([self.seed, 4, self.block]).permutation(len(self.rows))
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        rows = []
+        for number in range(self.batch):
+            if self.rows is None:
+                self._take()
+            if self.used == len(self.order):
+                self.start, self.used, self.block = self.behind, 0, self.block + 1
+                self._take()
+            if self.first <= number < self.first + self.own:
+                row = self.rows[int(self.order[self.used])]
+                rows.append(self.transform(row, random_of(self.seed, self.row)) if self.transform else row)
+            self.used, self.row = self.used + 1, self.row + 1
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+    def state(self) -> dict[str, Any]:
+        """JSON-able: where the next row stands. To go on from there, the block is read again, and of what lies before it
+        only the beginnings of the files that it begins in."""
+        place = {"row": self.row, "block": self.block, "used": self.used, "places": [list(place) for place in self.start]}
+        return {**self.identity, **place}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on with the row that follows the one `state` was taken at. Raises UserError for the state of other data."""
+        changed = [name for name, value in self.identity.items() if state.get(name) != value]
+        if changed:
+            raise UserError(
+                f"the data has changed since the checkpoint ({', '.join(changed)}); "
+                "resume with the same data and train.length, or begin a new run with train.init"
+            )
+        self._begin(state)

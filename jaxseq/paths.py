@@ -1,0 +1,194 @@
+"""Where runs lie: folders of this machine, and gs://bucket/folder on Google Cloud Storage (extra `gcs`).
+
+A local path is pathlib's; one in a bucket is etils' `epath.Path`, whose methods have the same names. A bucket has no folders of
+its own, moves nothing (a rename copies) and appends nothing; what follows from that is settled here.
+"""
+
+import contextlib
+import functools
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from jaxseq.errors import UserError
+
+GS = "gs://"
+EXTRA = "pip install 'jaxseq[gcs]'"
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # one slash is what pathlib leaves of two
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+    return os.fspath(path).startswith(GS)
+
+
+def of(name: str | os.PathLike, what: str = "") -> Any:
+    """The path of that name: pathlib's, or epath's for gs://. what: the field and value to name, such as "--out=s3://a/b".
+
+    Raises UserError for any other scheme (a folder `s3:` would be made of it otherwise), and where gs:// cannot be used.
+    """
+    text = os.fspath(name)
+    if not is_remote(text):
+        return Path(local(text, what))
+    bucket, _, folder = text.removeprefix(GS).partition("/")
+    if not bucket or not folder.strip("/") or "#" in text:
+        raise UserError(f"{what or text} names no folder in a bucket; write it like gs://bucket/folder, without #")
+    _configure()
+    from etils import epath
+
+    return epath.Path(text.rstrip("/"))
+
+
+def local(name: str, what: str = "") -> str:
+    """`name`, which is no URL. Raises UserError."""
+    if scheme := _SCHEME.match(name):
+        raise UserError(f"{what or name} is not a local path, and {scheme[1]}:// is not supported there; copy or mount the files")
+    return name
+
+
+@functools.cache
+def _configure() -> None:
+    """Before the first path: no listing is kept, as others (tensorstore, another process) write there too."""
+    try:
+        import fsspec
+        import gcsfs  # noqa: F401
+        import google.cloud.storage  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"gs:// needs the package {error.name}; {EXTRA}") from None
+    fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
+
+
+@functools.cache
+def _client() -> Any:
+    from google.cloud import storage
+
+    return storage.Client(project=None)
+
+
+def blob(path: Any) -> Any:
+    """The object of a path in a bucket, for what only the store's own library can do: write if nobody has written meanwhile."""
+    bucket, _, name = os.fspath(path).removeprefix(GS).partition("/")
+    return _client().bucket(bucket).blob(name)
+
+
+def check_bucket(path: Any) -> None:
+    """Raises UserError when the bucket of a path is not there, or we may not look into it."""
+    from google.api_core.exceptions import GoogleAPIError
+    from google.auth.exceptions import GoogleAuthError
+
+    bucket = os.fspath(path).removeprefix(GS).partition("/")[0]
+    try:
+        next(iter(_client().list_blobs(bucket, max_results=1)), None)
+    except GoogleAuthError:
+        mend = "run `gcloud auth application-default login`, or name a key in GOOGLE_APPLICATION_CREDENTIALS"
+        raise UserError(f"{path} cannot be opened: there are no credentials for Google Cloud; {mend}") from None
+    except (GoogleAPIError, OSError) as error:
+        reason = " ".join(str(getattr(error, "message", None) or error).split())[:200]
+        raise UserError(f"{path} cannot be opened ({reason}); make the bucket {GS}{bucket}, or get the right to use it") from None
+
+
+def absolute(path: str | os.PathLike) -> Any:
+    path = of(path)
+    return path if is_remote(path) else path.absolute()
+
+
+def size(path: Any) -> int:
+    """Bytes of a file that is there."""
+    return path.stat().length if is_remote(path) else path.stat().st_size
+
+
+def write(path: Any, data: bytes | str, *, mode: int | None = None, sync: bool = False) -> None:
+    """A whole file in one move: a reader sees what was there before, or all of `data`.
+
+    mode: of a local file, such as 0o644. sync: it is on disk when this returns.
+    """
+    data = data.encode() if isinstance(data, str) else data
+    if is_remote(path):
+        blob(path).upload_from_string(data)
+        return
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with draft.open("wb") as file:
+        file.write(data)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+    if mode is not None:
+        draft.chmod(mode)
+    draft.replace(path)
+
+
+def checksums(folder: Any) -> dict[str, str]:
+    """{path below a folder in a bucket: the CRC-32C that the store keeps of it}, without reading any."""
+    bucket, _, prefix = os.fspath(folder).removeprefix(GS).partition("/")
+    found = _client().list_blobs(bucket, prefix=f"{prefix}/")
+    return {one.name.removeprefix(f"{prefix}/"): one.crc32c for one in found if not one.name.endswith("/")}
+
+
+def files(folder: Any) -> Iterator[str]:
+    """The files below a folder, as paths below it."""
+    if is_remote(folder):
+        yield from checksums(folder)
+    else:
+        yield from (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def appending(path: Any) -> BinaryIO:
+    """A binary file to write at the end of. In a bucket what is written is there after `flush`."""
+    return Growing(path) if is_remote(path) else path.open("ab")
+
+
+def sync(file: BinaryIO) -> None:
+    """What was written to a file of `appending` is there, whatever happens to this machine."""
+    file.flush()
+    if not isinstance(file, Growing):
+        os.fsync(file.fileno())
+
+
+class Growing:
+    """An object that grows: what is written is kept here until `flush`, which lets the store join it to what is there."""
+
+    def __init__(self, path: Any):
+        self._blob, self._part = blob(path), blob(path.with_name(f".{path.name}.part"))
+        self._blob = self._blob.bucket.get_blob(self._blob.name) or self._blob
+        self._size, self._kept, self.closed = self._blob.size or 0, bytearray(), False
+
+    def write(self, data: bytes) -> int:
+        self._kept += data
+        return len(data)
+
+    def flush(self) -> None:
+        if not self._kept:
+            return
+        data = bytes(self._kept)
+        if self._size:
+            self._part.upload_from_string(data)
+            self._join(self._size + len(data))
+        else:
+            self._blob.upload_from_string(data)
+        self._size += len(data)
+        del self._kept[: len(data)]
+
+    def _join(self, size: int) -> None:
+        """The part behind the object, once: a repeated request, whose first answer was lost, must not do it again."""
+        from google.api_core.exceptions import PreconditionFailed
+
+        bucket, name, known = self._blob.bucket, self._blob.name, self._blob.generation
+        joined = bucket.blob(name)
+        try:
+            joined.compose([bucket.blob(name), bucket.blob(self._part.name)], if_generation_match=known)
+        except PreconditionFailed:
+            joined.reload()
+            if joined.size != size:
+                raise
+        self._blob = joined
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        self.flush()
+        self.closed = True
+        from google.api_core.exceptions import NotFound
+
+        with contextlib.suppress(NotFound):
+            self._part.delete()

@@ -1,0 +1,82 @@
+"""A Google Cloud Storage of our own: gcp-storage-emulator in this process, at a port that processes we start find too."""
+
+import contextlib
+import json
+import os
+import socket
+import socketserver
+import sys
+import traceback
+from collections.abc import Iterator
+from unittest import mock
+from urllib.parse import unquote
+
+NAME = "bucket"
+
+
+@contextlib.contextmanager
+def served() -> Iterator[None]:
+    """The store, with one empty bucket, is there within; clients of this process and of its children go to it."""
+    from gcp_storage_emulator import server
+
+    from jaxseq import paths
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    where = {"STORAGE_EMULATOR_HOST": url, "TENSORSTORE_GCS_HTTP_URL": url}
+    # Otherwise they ask Google itself what kind of bucket it is, and who we are.
+    where |= {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false", "NO_GCE_CHECK": "true"}
+    store = server.create_server("127.0.0.1", port, in_memory=True, default_bucket=NAME)
+    with (
+        mock.patch.dict(os.environ, where),
+        mock.patch.object(server.Router, "handle", _conditional(server)),
+        mock.patch.object(socketserver.BaseServer, "handle_error", _complain),
+    ):
+        paths._client.cache_clear()
+        store.start()
+        try:
+            yield
+        finally:
+            store.stop()
+            paths._client.cache_clear()
+
+
+def _complain(self, request, address) -> None:
+    if not isinstance(sys.exception(), ConnectionError):  # a client that has what it wanted may hang up
+        traceback.print_exc()
+
+
+def _conditional(server):
+    """The emulator's answer to a request, once the condition on the object's generation holds, which it does not look at."""
+    plain = server.Router.handle
+
+    def handle(self, method: str) -> None:
+        request = server.Request(self._request_handler, method)
+        wanted = request.query.get("ifGenerationMatch")
+        if wanted and int(wanted[0]) != _generation(self._request_handler.storage, request):
+            self._request_handler.rfile.read(int(self._request_handler.headers.get("Content-Length") or 0))
+            response = server.Response(self._request_handler)
+            response.status = server.HTTPStatus.PRECONDITION_FAILED
+            response.json({"error": {"code": 412, "message": "conditionNotMet"}})
+            response.close()
+            return
+        plain(self, method)
+
+    return handle
+
+
+def _generation(storage, request) -> int:
+    """Of the object that a request is about; 0 when there is none."""
+    from gcp_storage_emulator.exceptions import NotFound
+
+    _, _, rest = request.path.partition(f"/b/{NAME}/o")
+    name = unquote(rest.lstrip("/")).removesuffix("/compose") or "".join(request.query.get("name", []))
+    if not name:
+        raw = request._request_handler.rfile.peek()  # of a multipart upload, which names it in its first part
+        name = json.loads(raw[raw.index(b"{") : raw.index(b"}") + 1])["name"]
+    try:
+        return int(storage.get_file_obj(NAME, name)["generation"])
+    except NotFound:
+        return 0
