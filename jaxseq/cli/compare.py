@@ -7,8 +7,8 @@ any --config.x.y=value applies to all architectures.
 """
 
 import argparse
-from pathlib import Path
 
+from jaxseq import paths
 from jaxseq.cli import _architectures
 
 DEFAULT = "transformer,retnet,mamba"
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> dict:
     from jaxseq.compare.summary import show
 
     show(results, console)
-    console.print(f"\nreport: {Path(args.out) / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(f"\nreport: {paths.of(args.out) / 'report.html'}", highlight=False, soft_wrap=True)
     if all(entry["status"].startswith("failed") for entry in results["architectures"].values()):
         raise SystemExit(1)
     return results

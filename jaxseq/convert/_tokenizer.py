@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxseq import data
+from jaxseq import data, paths
 from jaxseq.convert import _vocabularies
 from jaxseq.convert._source import WeightSource
 from jaxseq.data import tokenizer_files as files
@@ -96,7 +96,7 @@ def export(folder: str | Path, config, workdir: str | Path) -> bool:
     Raises UserError if the tokenizer cannot be read.
     """
     folder, known = Path(folder), config.data.tokenizer != files.UNKNOWN
-    published = files.beside(Path(workdir) / PUBLISHED, PUBLISHED)
+    published = files.beside(paths.of(workdir) / PUBLISHED, PUBLISHED)
     positions = published.get("max_position_embeddings")
     more: dict[str, Any] = {name: published[name] for name in IDS if name in published}
     if known:

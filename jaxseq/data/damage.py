@@ -22,10 +22,10 @@ class Damage:
         self.found = {}
 
     def leave_out(self, error: UserError, key=None) -> None:
-        """One record more, told by its error, or the same one as before, told by its key. Raises the error when it is one too
-        many."""
+        """One record more, unless it was left out before; it is known by its key, else by its error, which names its place.
+        Raises the error when it is one too many."""
         with self._lock:
-            key = len(self.found) if key is None else key
+            key = str(error) if key is None else key
             if key not in self.found and len(self.found) >= self.allowed:
                 if not self.allowed:
                     raise error

@@ -112,24 +112,25 @@ def _folder_files(root: Path, found: list[folders.File], config, boundary: int |
     parts = -(-PIECES * every // len(found)) if texts_alone and len(found) < every else 1
     options = Options(config.field, parts, boundary, Damage(config.skip_records))
 
-    def unit(file: folders.File) -> Iterator[Document]:
-        for document in readers.READERS[file.kind](file.path, file.name, options) if not binary(file) else ():
+    def unit(file: folders.File, binary: list[str]) -> Iterator[Document]:
+        if file.kind == "text" and files.starts_binary(file.path):
+            binary.append(file.name)
+            return
+        for document in readers.READERS[file.kind](file.path, file.name, options):
             own = document.id.startswith(file.name)
             yield document if own else document._replace(id=f"{file.name}#{document.id}")
 
-    def binary(file: folders.File) -> bool:
-        return file.kind == "text" and files.starts_binary(file.path)
-
     def read() -> Iterator[Document]:
         options.damage.begin()
+        binary: list[str] = []
         for file in found:
-            yield from unit(file)
-        if left := [file.name for file in found if binary(file)]:
-            files.say(f"{root}: left out {folders.shown(left)} (binary)")
+            yield from unit(file, binary)
+        if binary:
+            files.say(f"{root}: left out {folders.shown(binary)} (binary)")
 
     paths, kinds = [file.path for file in found], [file.kind for file in found]
     size = sum(path.stat().st_size for path in paths)
-    units = tuple((file.name, functools.partial(unit, file)) for file in found)
+    units = tuple((file.name, functools.partial(unit, file, [])) for file in found)
     stamp = [*files.stamp(paths, root), *kinds, *options.stamp()]
     return Source(str(root), read, size, _plain(paths, *kinds), stamp, damage=(options.damage,), units=units)
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxseq.data import damage, files
 from jaxseq.data.batching import STATE_VERSION, Transform, random_of
 from jaxseq.data.corpora import SPLITS, Corpus, Documents
 from jaxseq.data.packing import PackedRows
@@ -60,10 +61,16 @@ class Stream(NamedTuple):
     every: int  # data.validation_every; 0 where the source holds out documents itself
     files: int
     size: int
+    left_out: Callable[[], list[str]] = list  # the damaged records that have been met, in words
 
     @property
     def lossy(self) -> str | None:
         return self.validation.store.lossy
+
+    @property
+    def damaged(self) -> int:
+        """How many records were left out so far, see data.skip_records."""
+        return len(self.left_out())
 
     def split(self, name: str) -> Documents:
         if name not in SPLITS:
@@ -96,8 +103,12 @@ def stream(config, tokens: int, tokenizer: Tokenizer) -> Stream:
     stamp = [opened.stamp, opened.weights, tokenizer.fingerprint, every, BLOCK]
     fingerprint = hashlib.blake2b(json.dumps(stamp).encode(), digest_size=16).hexdigest()
     validation = Documents(held, np.arange(len(held)), tokenizer.boundary, tokenizer.start)
-    files = sum(len(lane.units) for lane in lanes)
-    return Stream(opened.name, tokenizer, validation, fingerprint, lanes, every, files, opened.size)
+    count = sum(len(lane.units) for lane in lanes)
+
+    def left_out() -> list[str]:
+        return opened.left_out() + (opened.validation.left_out() if opened.validation else [])
+
+    return Stream(opened.name, tokenizer, validation, fingerprint, lanes, every, count, opened.size, left_out)
 
 
 def _lanes(opened: Source) -> tuple[Lane, ...]:
@@ -145,7 +156,7 @@ class _Blocks:
     """The blocks of a stream, one after another; of each lane in proportion."""
 
     def __init__(self, stream: Stream, seed: int, places: list[Place]):
-        self.stream, self.seed, self.places = stream, seed, places
+        self.stream, self.seed, self.places, self.told = stream, seed, places, 0
         self.passes = [self._read(lane, at, place) for at, (lane, place) in enumerate(zip(stream.lanes, places, strict=True))]
 
     def _read(self, lane: Lane, at: int, place: Place) -> Iterator[tuple[Document | TokenDocument | None, Place]]:
@@ -183,6 +194,9 @@ class _Blocks:
                 if wanted <= 0 or (document is None and alone and kept):
                     break
         held = in_memory(self.stream.name, kept, tokenizer)
+        if len(left_out := self.stream.left_out()) > self.told:
+            files.say(damage.describe(self.stream.name, left_out))
+            self.told = len(left_out)
         return Documents(held, np.arange(len(held)), tokenizer.boundary, tokenizer.start), list(self.places)
 
     def _tokens(self, document: Document | TokenDocument) -> int:

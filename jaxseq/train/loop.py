@@ -109,9 +109,9 @@ def _train(run: Run, progress: Callable, announce: Callable, stop: Callable[[], 
 class _Rewind(Exception):
     """The run is to go back, and on with the data behind those of a step; the message says why."""
 
-    def __init__(self, step: int, reason: str):
+    def __init__(self, step: int, reason: str, behind: dict[str, Any]):
         super().__init__(reason)
-        self.step = step
+        self.step, self.behind = step, behind
 
 
 class _Loop:
@@ -131,7 +131,7 @@ class _Loop:
         self.goodput.turn("training")
         self.pace = Pace(self.step, self.goodput.working)
         self.safe = self.goodput.seconds["training"]  # what a checkpoint holds of them
-        self.pending: tuple[int, dict, dict] | None = None
+        self.pending: tuple[int, dict, dict, dict] | None = None  # a step, its values, its batch, where the data stand behind it
         self.probe = Probe(run.trainer) if run.trainer.debug else None
         self.current: dict[str, Any] = {"step": self.step}
         self.halted = False
@@ -155,7 +155,7 @@ class _Loop:
                 self.halted = True
                 break
             with self.goodput.spent("data"):
-                rows = next(self.own.batches)
+                rows, behind = next(self.own.batches), self.own.batches.state()
             batch = meshes.put_batch(rows, self.trainer.mesh, settings.batch)
             norms = self.norms(self.step + 1, batch)
             self.profiler.before(self.step + 1, self.state)
@@ -163,7 +163,7 @@ class _Loop:
             values |= norms
             self.step += 1
             self.flush()
-            self.pending = (self.step, values, batch)
+            self.pending = (self.step, values, batch, behind)
             if self.step < self.last and due(self.step, settings.eval_every):
                 self.flush(tell=False)  # waits, so that evaluation is not timed as training
                 self.judge(self.step)
@@ -190,7 +190,7 @@ class _Loop:
         """
         if self.pending is None:
             return
-        number, values, batch = self.pending
+        number, values, batch, behind = self.pending
         self.pending = None
         values = jax.device_get(values)
         good = bool(values.pop("ok"))
@@ -199,7 +199,7 @@ class _Loop:
         if verdict is Verdict.END:
             raise self.failure(number, values, batch, good)
         if verdict is Verdict.REWIND:
-            raise _Rewind(number, self.guard.reason(values))
+            raise _Rewind(number, self.guard.reason(values), behind)
         if verdict is Verdict.SKIPPED:
             count = f"{self.guard.skipped} of train.skip={self.config.train.skip}"
             log.warning("step %d is passed over: %s (%s)", number, self.guard.reason(values), count)
@@ -240,12 +240,11 @@ class _Loop:
 
     def rewind(self, bad: _Rewind) -> None:
         """Back to the last checkpoint, or to the start, and on with the data behind those of the bad step."""
-        batches = self.own.batches.state()
-        batches["row"] -= (self.step - bad.step) * self.config.train.batch
+        self.held()
         self.checkpoints.wait()
         self.pending = self.state = None  # its memory is wanted
         self.state = self.own.start(self.checkpoints)
-        self.own.batches.restore(batches)
+        self.own.batches.restore(bad.behind)
         self.step = int(self.state.step)
         self.first = min(self.first, self.step)
         self.writer.rewind(self.step)
@@ -280,6 +279,7 @@ class _Loop:
 
     def add(self, step: int, figures: dict[str, Any]) -> None:
         """More figures of the step that was recorded last."""
+        self.held()
         self.current = self.writer.add(step, figures) or self.current | figures
 
     def agreed(self, step: int | None = None) -> bool:

@@ -1,11 +1,14 @@
 """Traces of chosen steps, for TensorBoard's profiler or Perfetto."""
 
 import re
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from jaxseq import paths
 from jaxseq.errors import UserError
 
 FOLDER = "profile"  # in the workdir
@@ -42,10 +45,15 @@ class Profiler:
             self.stop() if self.running else self.start()
 
     def start(self) -> None:
-        jax.profiler.start_trace(str(self.folder))
+        self.written = tempfile.mkdtemp() if paths.is_remote(self.folder) else self.folder  # the profiler knows no buckets
+        jax.profiler.start_trace(str(self.written))
         self.running = True
 
     def stop(self) -> None:
         if self.running:
             jax.profiler.stop_trace()
             self.running = False
+            if paths.is_remote(self.folder):
+                for name in paths.files(Path(self.written)):
+                    paths.write(self.folder / name, (Path(self.written) / name).read_bytes())
+                shutil.rmtree(self.written)

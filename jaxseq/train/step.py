@@ -145,7 +145,7 @@ class Trainer:
         if not passes:
             ok &= state.ok
         updates, moments = self.optimizer.update(grads, state.optimizer, state.params, ok=ok, norm=grad_norm)
-        update_norm = optax.tree.norm(updates)
+        update_norm = jnp.where(ok, optax.tree.norm(updates), 0.0)  # of a bad step the moments, and so the updates, are none
         ok &= jnp.isfinite(update_norm)
         new = (state.step + 1, optax.apply_updates(state.params, updates), collections)
         old = (state.step + passes, state.params, state.collections)

@@ -135,7 +135,22 @@ def test_a_mixture_is_streamed_by_its_weights(tmp_path, monkeypatch):
     assert [place.epoch for place in blocks.places] == [1, 6] or blocks.places[1].epoch in (5, 6)
 
 
-def test_a_run_on_a_stream_goes_on_bitwise_and_says_what_is_not_known(folder, small, tmp_path, capsys):
+def test_damaged_records_count_once_however_often_they_are_read(tmp_path, monkeypatch):
+    """data.skip_records in a stream: told once, over all epochs."""
+    said = []
+    monkeypatch.setattr("jaxseq.data.files.say", said.append)
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": f"some words {i}"}) + "\n" for i in range(9)) + "[1]\n" * 2)
+    cfg = config(tmp_path, **{"data.skip_records": 2})
+    stream, batches = opened(cfg)
+    while batches.blocks.places[0].epoch < 4:
+        next(batches)
+    batches.coming.result()
+    assert stream.damaged == 2 and len(said) == 1 and "2 damaged record(s) left out" in said[0]
+    with pytest.raises(UserError, match="skip_records=1"):
+        opened(config(tmp_path, **{"data.skip_records": 1}))
+
+
+def test_a_run_on_a_stream_goes_on_bitwise_and_says_what_is_not_known(folder, small, tmp_path, capsys, monkeypatch):
     one = jax.devices()[:1]
     cfg = config(folder, **{"train.steps": 6, "train.schedule": "constant"})
     lines = planned(cfg, tmp_path / "whole", devices=one).lines()
@@ -145,6 +160,16 @@ def test_a_run_on_a_stream_goes_on_bitwise_and_says_what_is_not_known(folder, sm
     train(cfg, tmp_path / "parts", devices=one)
     runs = [[row["loss"] for row in metrics.read(tmp_path / name)] for name in ("whole", "parts")]
     assert runs[0] == runs[1] and len(runs[0]) == 6
+    seen, plain = [], streaming.StreamBatches.__next__
+
+    def poison(self):
+        seen.append(plain(self))
+        return seen[-1] | {"weights": seen[-1]["weights"] * np.float32(np.nan if len(seen) == 2 else 1)}
+
+    monkeypatch.setattr(streaming.StreamBatches, "__next__", poison)
+    train(config(folder, **{"train.steps": 3, "train.rewind": 1}), tmp_path / "back", devices=one)
+    assert len(seen) == 6, "the third batch was on its way when the second was seen to be bad"
+    np.testing.assert_array_equal(seen[3]["tokens"], seen[2]["tokens"])
     assert main(["eval", f"--workdir={tmp_path}/whole", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["bits_per_byte"] > 0
 

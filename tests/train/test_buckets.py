@@ -70,7 +70,7 @@ def killed(bucket, config):
 
 
 def test_a_run_killed_in_a_bucket_goes_on_and_is_a_local_run(killed, config, tmp_path):
-    finish(launch(config, tmp_path / "local"), seconds=600)
+    train(config, tmp_path / "local", devices=jax.devices()[:1])
     got, wanted = metrics.read(killed), metrics.read(tmp_path / "local")
     assert [row["step"] for row in got] == list(range(1, 9))
     assert [row["loss"] for row in got] == [row["loss"] for row in wanted]
@@ -118,7 +118,8 @@ def test_weights_go_into_a_bucket_and_come_from_it(bucket, killed, config, docum
     assert main(["import", str(tmp_path / "out"), f"{bucket}/imported"]) == 0
     more = {"model.vocab": None, "train.steps": 1, "train.warmup": 0, "data.tokenizer": f"{killed}/tokenizer.json"}
     tuned = tiny(documents, **more | {"train.init": killed})
-    assert train(tuned, f"{bucket}/tuned", devices=jax.devices()[:1])["step"] == 1
+    assert train(tuned, f"{bucket}/tuned", devices=jax.devices()[:1], profile=range(1, 2))["step"] == 1
+    assert [name for name in paths.files(f"{bucket}/tuned/profile") if name.endswith(".xplane.pb")]
     for name in ("imported", "tuned"):
         assert paths.of(f"{bucket}/{name}/tokenizer.json").exists()
         assert load(f"{bucket}/{name}")[2].data.tokenizer == f"{bucket}/{name}/tokenizer.json"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from helpers.train_tiny import tiny, write_documents
 
+from jaxseq import data
 from jaxseq.errors import UserError
 from jaxseq.train import load, optimizer, planned, save_params, train
 from jaxseq.train import metrics as records_of
@@ -177,6 +178,9 @@ def test_an_evaluation_in_training_is_a_sample_of_the_split(documents):
     assert len(some) < len(corpus.validation) and some.index[-1] > corpus.validation.index[len(lengths) // 2]
     assert _task.sample(corpus.validation, 0) is _task.sample(corpus.validation, 1_000_000) is corpus.validation
     assert len(_task.sample(corpus.validation, 1)) == 1
+    own = data.Documents(corpus.validation.store, corpus.validation.index, boundary=7, start=5)
+    begun = _task.sample(own, int(lengths.sum()) // 3)
+    assert (begun.start, begun.boundary) == (5, 7) and all(document[0] == 5 for document in begun), "as training begins them"
 
 
 def test_tensorboard_gets_groups_and_the_config(tmp_path):
