@@ -42,17 +42,17 @@ def batches(config, corpus: Corpus, process_index: int = 0, process_count: int =
     """An endless iterator over batches of packed training rows.
 
     Yields dicts of arrays [b, T], b = train.batch / process_count: `tokens`, `targets` and `pos` int32, `weights`
-    float32 (1, or 0 under padding). How documents become rows is told in `jaxseq.data.packing`. `state()` and
-    `restore(state)` go on where a run stopped, bitwise.
+    float32 (1, or 0 at padding). `jaxseq.data.packing` describes how documents become rows. `state()` and
+    `restore(state)` resume a run exactly where it stopped.
 
     Args:
         config: reads `train.batch`, `train.length`, `data.seed`, `data.prefetch` (batches built ahead by threads; 0:
         none).
-        transform: makes of each row another, `transform(row, random)` with a numpy Generator seeded by data.seed and the
+        transform: `transform(row, random)` returns a changed row, with a numpy Generator seeded by data.seed and the
             row's number in the endless sequence: what it draws does not depend on batches, processes or resumption.
 
     Raises:
-        UserError: a batch that the processes cannot share equally; an empty training split.
+        UserError: the batch is not divisible by the number of processes; the training split is empty.
     """
     from jaxseq.data.packing import Batches  # grain takes a second to import
 

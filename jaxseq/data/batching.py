@@ -1,8 +1,8 @@
-"""Rows to batches: shuffled anew in each epoch, dealt out to processes, resumed bitwise.
+"""Batches of rows: reshuffled in each epoch, split over processes, resumed exactly.
 
-Rows are dealt out in batches without regard to where an epoch ends: a batch may hold the last rows of one epoch and the
-first of the next, so that no row is dropped or seen twice. Process p of P takes rows [p B/P, (p + 1) B/P) of each batch:
-the batches of all processes, one under the other, are the batch of one process.
+Batches ignore the end of an epoch: a batch may hold the last rows of one epoch and the first of the next, so that no row is
+dropped or seen twice. Process p of P takes rows [p B/P, (p + 1) B/P) of each batch: concatenated, the batches of all
+processes are the batch of a single process.
 """
 
 import sys
@@ -51,10 +51,10 @@ class _Share(grain.MapDataset):
 
 
 class RowBatches(Iterator):
-    """Endless iterator over batches of rows, shuffled anew in each epoch.
+    """Endless iterator over batches of rows, reshuffled in each epoch.
 
-    rows: those of an epoch, each a dict of arrays. identity: JSON-able, what they are made of; a state of another is
-    refused. rows_per_epoch: of all processes. epoch: how many epochs the batches handed out so far make, a fraction.
+    rows: the rows of an epoch, each a dict of arrays. identity: JSON data that identifies the rows; `restore` refuses a state
+    with another identity. rows_per_epoch: of all processes. epoch: the number of epochs handed out so far, a fraction.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class RowBatches(Iterator):
 
     @property
     def row(self) -> int:
-        """Rows handed out so far to all processes together, since the run began."""
+        """Number of rows handed out to all processes since the run began."""
         return self._start + self._iterator.get_state()["next_index"] * self._batch
 
     @property
@@ -97,18 +97,18 @@ class RowBatches(Iterator):
         return self.row / self.rows_per_epoch
 
     def state(self) -> dict[str, int | str]:
-        """JSON-able: where the sequence stands after the last batch handed out, whatever was prefetched behind it.
+        """The position in the sequence after the last batch handed out, as JSON data; prefetched batches do not count.
 
-        It is the same on every process, and holds no count of batches or processes: a run may go on with another
-        batch size or another number of processes, and still sees the very next row.
+        It is the same on every process and does not depend on the batch size or the number of processes: a run may resume
+        with another batch size or number of processes and continues with the next row.
         """
         return {**self._identity, "row": self.row}
 
     def restore(self, state: dict[str, int | str]) -> None:
-        """Go on with the batch that follows the one `state` was taken at.
+        """Continue with the batch after the one at which `state` was taken.
 
         Raises:
-            UserError: the state was taken with another corpus, row length or seed, whose rows are not these.
+            UserError: the state was taken with another corpus, row length or seed.
         """
         changed = [name for name, value in self._identity.items() if state.get(name) != value]
         if changed:

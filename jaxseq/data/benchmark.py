@@ -1,6 +1,6 @@
-"""How fast text becomes tokens on disk, and what memory that takes: text, JSON lines, a .zst of them, and a folder.
+"""Measures speed and memory of turning text into tokens on disk, for text, JSON lines, a .zst of them, and a folder.
 
-Each is measured in a process of its own, for the peak of a process's memory never falls. `python -m jaxseq.data.benchmark
+Each is measured in a separate process, because the peak memory of a process never falls. `python -m jaxseq.data.benchmark
 PATH TOKENIZER CACHE` measures one.
 """
 
@@ -23,8 +23,8 @@ FILES = 16  # of the folder
 
 
 def bench(megabytes: int, tokenizer: str = "byte") -> list[dict]:
-    """[{"kind", "bytes" of text, "disk_bytes", "seconds", "bytes_per_second", "peak_bytes"}], of text that is made for it."""
-    data.tokenizer(_config("x", tokenizer, None))  # refuses one that cannot be opened
+    """[{"kind", "bytes" of text, "disk_bytes", "seconds", "bytes_per_second", "peak_bytes"}], for generated text."""
+    data.tokenizer(_config("x", tokenizer, None))  # fails early if it cannot be opened
     with tempfile.TemporaryDirectory() as folder:
         made = _make(Path(folder), megabytes * 1_000_000)
         return [{"kind": kind} | _measured(path, tokenizer, folder) for kind, path in made.items()]
@@ -37,7 +37,7 @@ def _config(path: str, tokenizer: str, cache: str | None):
 
 
 def _make(root: Path, size: int) -> dict[str, Path]:
-    """Files with the built-in addresses over and over, each time with other numbers in them, until there are `size` bytes."""
+    """Files that repeat the built-in addresses, each time with another number, up to `size` bytes."""
     addresses = [document.text for document in data.texts(base().data)]
     paths = {"text": root / "x.txt", "jsonl": root / "x.jsonl", "zst": root / "x.jsonl.zst", "folder": root / "folder"}
     paths["folder"].mkdir()
@@ -70,7 +70,7 @@ def _measured(path: Path, tokenizer: str, folder: str) -> dict:
 
 
 def peak() -> int:
-    """The most memory that this process has had, in bytes."""
+    """The peak memory of this process, in bytes."""
     status = Path("/proc/self/status")
     if status.exists():
         return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))[1]) * 1024

@@ -12,21 +12,21 @@ from jaxseq.errors import UserError
 END = "<|endoftext|>"
 SMALLEST = 257  # the 256 bytes and the end of text
 WORD = 512  # characters; training time grows with the longest part that has no word break (DNA has none at all)
-PIECE = 1 << 16  # characters given to the trainer at a time
+PIECE = 1 << 16  # characters passed to the trainer at a time
 DISTINCT = 6 << 20  # characters of all distinct words; the trainer takes up to 100 bytes of memory for each
-WORD_COST = 8  # what a word costs beyond its characters
+WORD_COST = 8  # cost of a word in addition to its characters
 
 
 def train(texts: Iterable[str], vocab: int, out: str | Path) -> int:
-    """Train a byte-level BPE (as GPT-2's: every text encodes, and decodes to itself) and write a tokenizers JSON file.
+    """Train a byte-level BPE like GPT-2's, which encodes every text without loss, and write a tokenizers JSON file.
 
     Args:
         texts: the documents, read once.
-        vocab: ids in all: 256 bytes, "<|endoftext|>" (the boundary between documents) and vocab - 257 merges.
-        out: the file to write; its folder is made.
+        vocab: total number of ids: 256 bytes, "<|endoftext|>" (the boundary between documents) and vocab - 257 merges.
+        out: the file to write; its folder is created.
 
     Returns:
-        the vocabulary's size, which is less than `vocab` when the texts hold no more pairs to merge.
+        the vocabulary's size, which is less than `vocab` if the texts have no more pairs to merge.
 
     Raises:
         UserError: a vocabulary smaller than the bytes; an `out` that cannot be written.
@@ -65,7 +65,7 @@ def train(texts: Iterable[str], vocab: int, out: str | Path) -> int:
 
 
 def of_bytes() -> str:
-    """A tokenizers JSON text that does what `jaxseq.data.ByteTokenizer` does: id i is byte i, 256 the end of text."""
+    """A tokenizers JSON text equivalent to `jaxseq.data.ByteTokenizer`: id i is byte i, 256 the end of text."""
     import tokenizers
 
     visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
@@ -80,17 +80,17 @@ def of_bytes() -> str:
 
 
 def _after_the_end(end: int = 0):
-    """A text begins as a document does: after the end of another."""
+    """A post-processor that puts the end-of-text token before a text, as before a document."""
     import tokenizers
 
     return tokenizers.processors.TemplateProcessing(single=f"{END} $A", pair=f"{END} $A {END} $B:1", special_tokens=[(END, end)])
 
 
 class _Bounded:
-    """Texts in pieces of bounded size, with a bounded number of distinct words: the trainer keeps every one that it sees.
+    """Texts in pieces of bounded size, with a bounded number of distinct words, because the trainer keeps every distinct word.
 
-    Pieces end in front of a space, where words are parted anyhow. What has no space for WORD characters is cut up. When the
-    distinct words have DISTINCT characters in all, later words that are not among them are left out.
+    Pieces end before a space, where words end anyway. Text without a space for WORD characters is cut. When the distinct words
+    have DISTINCT characters in total, new words are left out.
 
     left: characters of the words left out.
     """
@@ -121,7 +121,7 @@ class _Bounded:
 
 
 def pieces(text: str, size: int = PIECE) -> Iterator[str]:
-    """A text in pieces of at most about `size` characters, each but the first beginning with white space if there is any."""
+    """A text in pieces of at most about `size` characters; all but the first begin with white space if there is any."""
     start = 0
     while len(text) - start > size:
         end = max(text.rfind(" ", start + 1, start + size), text.rfind("\n", start + 1, start + size))

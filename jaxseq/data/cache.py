@@ -1,6 +1,6 @@
-"""The cache of tokens on disk: memory-mapped entries, the least recently used of which go when it grows too large.
+"""The token cache on disk: memory-mapped entries; the least recently used are removed when the cache grows too large.
 
-An entry is a folder named by a hash of what went in (the source's names, sizes and modification times, the tokenizer):
+An entry is a folder named by a hash of its inputs (the source's names, sizes and modification times, and the tokenizer):
 
     meta.json     format, dtype, counts, fingerprint; its modification time is when the entry was last used
     tokens.bin    every document's tokens, end to end, without boundaries: uint8, uint16 or uint32
@@ -9,8 +9,8 @@ An entry is a folder named by a hash of what went in (the source's names, sizes 
     digests.npy   [documents] uint64: a hash of each document's tokens
     ids.jsonl     one JSON string a line: the documents' ids
 
-It is written under a temporary name and renamed when complete, so that a crash leaves nothing that could be taken for
-an entry, and two processes that write the same one do not disturb each other.
+An entry is written under a temporary name and renamed when complete, so that a crash leaves no partial entry and two processes
+can write the same entry at the same time.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from jaxseq.errors import UserError
 FORMAT = 2
 LIMIT_GB = 20.0
 DRAFT = "draft-"
-DRAFT_LIFE = 7 * 86400  # seconds without a change after which an unfinished entry is a crashed one
+DRAFT_LIFE = 7 * 86400  # seconds without a change after which an unfinished entry counts as crashed
 ARRAYS = ("offsets", "n_bytes", "digests")
 _NAME = re.compile(r"[0-9a-f]{32}")
 
@@ -58,14 +58,14 @@ def root(folder: str | None = None) -> Path:
 
 
 def entry(folder: str | None, key: list) -> Path:
-    """The path of the entry of what `key` describes, there or not."""
+    """The path of the entry for `key`, whether or not it exists."""
     return root(folder) / hashlib.blake2b(json.dumps([FORMAT, *key]).encode(), digest_size=16).hexdigest()
 
 
 def read(entry: Path) -> Found | None:
-    """(meta, arrays, ids) of an entry, memory-mapped, and now the one last used.
+    """(meta, arrays, ids) of an entry, memory-mapped; marks it as used.
 
-    None if there is none or its files have not the sizes that it tells.
+    None if there is no entry or its files do not have the sizes recorded in it.
     """
     try:
         meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
@@ -79,7 +79,7 @@ def read(entry: Path) -> Found | None:
         tokens = np.memmap(tokens_path, dtype, "r", shape=(meta["tokens"],)) if meta["tokens"] else np.zeros(0, dtype)
     except (OSError, ValueError, KeyError):
         return None
-    with contextlib.suppress(OSError):  # another's cache may be read and not written
+    with contextlib.suppress(OSError):  # another user's cache may be read-only
         os.utime(entry / "meta.json")
 
     def ids() -> list[str]:
@@ -90,7 +90,7 @@ def read(entry: Path) -> Found | None:
 
 
 class Draft:
-    """An entry in the making."""
+    """An entry that is being written."""
 
     def __init__(self, path: Path):
         self._path, self._count, self._documents = path, 0, 0
@@ -111,19 +111,19 @@ class Draft:
         self._documents += 1
 
     def finish(self, arrays: dict[str, np.ndarray], told: dict) -> None:
-        """arrays: by the names of ARRAYS. told: for meta.json."""
+        """arrays: by the names in ARRAYS. told: fields for meta.json."""
         self.__exit__()
         for name in ARRAYS:
             np.save(self._path / f"{name}.npy", arrays[name])
         meta = {"format": FORMAT, "documents": self._documents, "tokens": self._count, **told}
         (self._path / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
-        for path in self._path.iterdir():  # a rename may reach the disk before the data does
+        for path in self._path.iterdir():  # otherwise the rename may reach the disk before the data
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
 
 
 def write(entry: Path, fill: Callable[[Draft], None], limit_gb: float) -> None:
-    """Make the entry under a temporary name, rename it, and let the others shrink to the limit."""
+    """Write the entry under a temporary name, rename it, and remove old entries down to the limit."""
     path = entry.parent / f"{DRAFT}{uuid.uuid4().hex}"
     try:
         path.mkdir(parents=True)
@@ -144,7 +144,7 @@ def write(entry: Path, fill: Callable[[Draft], None], limit_gb: float) -> None:
 
 
 def _rename(draft: Path, entry: Path) -> None:
-    if read(entry) is not None:  # another process was faster, and its entry is as good
+    if read(entry) is not None:  # another process was faster; its entry is equal
         return
     shutil.rmtree(entry, ignore_errors=True)  # a damaged one
     try:
@@ -155,7 +155,7 @@ def _rename(draft: Path, entry: Path) -> None:
 
 
 def _forget_drafts(root: Path) -> None:
-    """Remove what crashed runs left behind."""
+    """Remove unfinished entries of crashed runs."""
     for path in root.glob(f"{DRAFT}*"):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > DRAFT_LIFE:
@@ -163,7 +163,7 @@ def _forget_drafts(root: Path) -> None:
 
 
 def entries(root: Path) -> list[CacheEntry]:
-    """The entries, of whatever version and damaged ones too, the least recently used first."""
+    """All entries, of any version and including damaged ones, the least recently used first."""
     return sorted(_entries(root), key=lambda entry: entry.used)
 
 
@@ -185,7 +185,7 @@ def _entries(root: Path) -> Iterator[CacheEntry]:
 
 
 def shrink(root: Path, limit_gb: float, keep: Path | None = None) -> list[CacheEntry]:
-    """Remove the least recently used entries until all are within `limit_gb` (10^9 bytes); `keep` stays. Returns them."""
+    """Remove the least recently used entries, except `keep`, until the rest is within `limit_gb` (10^9 bytes). Returns them."""
     found = entries(root)
     total, gone = sum(entry.size for entry in found), []
     for entry in found:
@@ -199,5 +199,5 @@ def shrink(root: Path, limit_gb: float, keep: Path | None = None) -> list[CacheE
 
 
 def remove(entry: CacheEntry) -> None:
-    """Remove an entry. A process that has it open goes on reading it (on Windows: the entry stays)."""
+    """Remove an entry. A process that has it open can still read it (on Windows, the entry is not removed)."""
     shutil.rmtree(entry.path, ignore_errors=True)

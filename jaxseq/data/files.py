@@ -1,6 +1,6 @@
-"""Reading files of text: compression by suffix, UTF-8 (UTF-16 and UTF-32 by their mark), faults named with file and byte.
+"""Reads text files: compression by suffix, UTF-8 (UTF-16 and UTF-32 with a byte order mark). Errors name the file and byte.
 
-Nothing but regular files is opened. A compressed file is read as a stream; what expands beyond all reason is refused.
+Only regular files are opened. A compressed file is read as a stream; one that expands too much is refused.
 """
 
 import bz2
@@ -28,13 +28,13 @@ WIDE = {
 }  # fmt: skip
 BUFFER = 1 << 20
 IN_MEMORY = 64 << 20  # bytes of a decompressed file above which it goes to a temporary file
-EXPANSION = 250  # times its size that a compressed file may have: text comes to 3 to 30, a bomb to 1000 and more
-EXPANSION_FREE = 64 << 20  # bytes that are not asked about
+EXPANSION = 250  # largest expansion of a compressed file: text expands 3 to 30 times, a decompression bomb 1000 times and more
+EXPANSION_FREE = 64 << 20  # expansion is not checked below this many bytes
 
 
 class _Zstd(io.RawIOBase):
-    """The bytes of all frames of a .zst; EOFError where the last one is cut off (zstandard's own reader ends quietly, and
-    behind the first frame)."""
+    """The bytes of all frames of a .zst; EOFError if the last one is cut off. (zstandard's own reader ends silently, and after
+    the first frame.)"""
 
     def __init__(self, path: Path):
         self._file, self._frame, self._left = path.open("rb"), None, b""
@@ -69,11 +69,11 @@ _OPEN = {
     ".zst": lambda path, mode: io.BufferedReader(_Zstd(path), BUFFER),  # as the others, it has lines
 }
 _BROKEN = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
-_HEAD = 1 << 16  # bytes looked at to tell binary from text
+_HEAD = 1 << 16  # bytes examined to tell binary from text
 
 
 class _Expanded(io.RawIOBase):
-    """A decompressed stream that is refused when it outgrows its file."""
+    """A decompressed stream that raises if it expands too much."""
 
     def __init__(self, stream: IO[bytes], path: Path):
         self._stream, self._path, self._count = stream, path, 0
@@ -95,7 +95,7 @@ class _Expanded(io.RawIOBase):
 
 
 class _Narrowed(io.RawIOBase):
-    """UTF-16 or UTF-32 with a mark as UTF-8."""
+    """UTF-16 or UTF-32 with a byte order mark, converted to UTF-8."""
 
     def __init__(self, stream: IO[bytes], path: Path, encoding: str):
         self._stream, self._path, self._encoding, self._left = stream, path, encoding, b""
@@ -122,14 +122,14 @@ class _Narrowed(io.RawIOBase):
 
 @functools.cache
 def say(line: str) -> None:
-    """A line for people, on standard error, once a process."""
+    """Prints a line on standard error, once per process."""
     from rich.console import Console
 
     Console(stderr=True).print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def existing(path: str) -> Path:
-    """The path, if a regular file or a folder is there."""
+    """The path, if it is a regular file or a folder."""
     found = Path(path).expanduser()
     if not found.exists():
         raise UserError(f"data.path={path} does not exist; give the path of a file or folder")
@@ -139,7 +139,7 @@ def existing(path: str) -> Path:
 
 
 def regular(path: Path) -> None:
-    """Raises UserError for what is no regular file: opening a pipe or a device may block, or never end."""
+    """Raises UserError if the path is not a regular file: reading a pipe or a device may block or never end."""
     try:
         mode = path.stat().st_mode
     except OSError as error:
@@ -154,12 +154,12 @@ def compressed(path: Path) -> bool:
 
 
 def suffix(path: Path) -> str:
-    """The suffix in small letters, that of compression aside: ".jsonl" of x.JSONL.gz."""
+    """The suffix in lower case, without that of compression: ".jsonl" for x.JSONL.gz."""
     return (Path(path.stem) if compressed(path) else path).suffix.lower()
 
 
 def stamp(paths: list[Path], root: Path | None = None) -> list:
-    """What tells that files changed: name, size in bytes and modification time in ns of each."""
+    """Name, size in bytes and modification time in ns of each file, to detect changes."""
     entries = []
     for path in paths:
         status = path.stat()
@@ -170,7 +170,7 @@ def stamp(paths: list[Path], root: Path | None = None) -> list:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """The file's bytes, decompressed by suffix; UTF-16 and UTF-32 as UTF-8. Faults of the file become UserErrors."""
+    """The file's bytes, decompressed by suffix, with UTF-16 and UTF-32 converted to UTF-8. File errors become UserErrors."""
     regular(path)
     try:
         with _OPEN.get(path.suffix.lower(), open)(path, "rb") as stream:
@@ -185,14 +185,14 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _encoding(head: bytes) -> str | None:
-    """The wide encoding that a file begins with the mark of."""
+    """The wide encoding whose byte order mark a file begins with, or None."""
     return next((name for mark, name in WIDE.items() if head.startswith(mark)), None)
 
 
 @contextlib.contextmanager
 def mapped(path: Path) -> Iterator[bytes | mmap.mmap]:
-    """The whole file for slicing: memory-mapped, from a temporary file where it had to be decompressed or converted and is
-    large."""
+    """The whole file for slicing, memory-mapped. If it is large and must be decompressed or converted, a temporary file is
+    mapped."""
     with opened(path) as stream:
         if isinstance(stream, io.BufferedReader) and isinstance(stream.raw, io.FileIO):
             with _map(stream) as data:
@@ -213,7 +213,7 @@ def mapped(path: Path) -> Iterator[bytes | mmap.mmap]:
 
 @contextlib.contextmanager
 def _map(file: IO[bytes]) -> Iterator[bytes | mmap.mmap]:
-    if file.seek(0, io.SEEK_END) == 0:  # cannot be mapped
+    if file.seek(0, io.SEEK_END) == 0:  # an empty file cannot be mapped
         yield b""
     else:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -221,7 +221,7 @@ def _map(file: IO[bytes]) -> Iterator[bytes | mmap.mmap]:
 
 
 def is_binary(data: bytes | mmap.mmap) -> bool:
-    """A NUL byte near the start: git's test."""
+    """Whether there is a NUL byte near the start, which is git's test."""
     return b"\0" in data[:_HEAD]
 
 
@@ -236,7 +236,7 @@ def refuse_binary(path: Path, data: bytes | mmap.mmap) -> None:
 
 
 def decode(path: Path, data: bytes, offset: int) -> str:
-    """UTF-8 to text. `offset`: where in the file `data` begins, for the message."""
+    """UTF-8 to text. `offset`: the position of `data` in the file, for the message."""
     try:
         return data.decode()
     except UnicodeDecodeError as error:

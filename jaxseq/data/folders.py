@@ -1,4 +1,4 @@
-"""The files of a folder: found through links, sorted by path, by split and by kind; what is left out is said."""
+"""The files of a folder: links are followed, files are sorted by path and grouped by split and kind; omissions are reported."""
 
 import json
 import os
@@ -11,9 +11,9 @@ from typing import NamedTuple
 from jaxseq.data import files, readers, splits
 from jaxseq.errors import UserError
 
-# Files about a dataset; only beside files of records, for elsewhere README.md is a text.
+# Files that describe a dataset; they are left out only beside files of records, because elsewhere README.md is a text.
 ABOUT = ("readme.md", "license", "license.txt", "license.md", "config.json")
-FORMAT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")  # of `save_to_disk`; not worth a word
+FORMAT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")  # files of `save_to_disk`; not reported
 SHOWN = 6  # names of files in a message
 
 
@@ -24,7 +24,7 @@ class File(NamedTuple):
 
 
 class Folder(NamedTuple):
-    """The files to train on and those to validate on (none: every n-th document does). skipped: {reason: names}."""
+    """Training files and validation files (none: every n-th document validates). skipped: {reason: names}."""
 
     root: Path
     train: list[File]
@@ -32,7 +32,7 @@ class Folder(NamedTuple):
     skipped: dict[str, list[str]]
 
     def describe(self) -> str | None:
-        """What is read and what is not, in a line; None where that goes without saying."""
+        """One line on what is read and what is not; None if there is nothing to report."""
         kinds = Counter(file.kind for file in [*self.train, *self.validation])
         if len(kinds) < 2 and not self.validation and not self.skipped:
             return None
@@ -55,7 +55,7 @@ def shown(names: list[str]) -> str:
 
 
 def walk(root: Path) -> Iterator[Path]:
-    """Every file under a folder by path, links followed (each folder once), hidden ones passed over."""
+    """Every file under a folder, sorted by path. Follows links (each folder once) and skips hidden files."""
     seen = set()
 
     def enter(folder: str) -> Iterator[Path]:
@@ -78,7 +78,7 @@ def walk(root: Path) -> Iterator[Path]:
 
 
 def open_folder(root: Path, field: str, ids: bool) -> Folder:
-    """What of a folder is trained on and what validates.
+    """Decides which files of a folder are for training and which for validation.
 
     Args:
         field: see data.field. ids: whether a tokenizer is named that files of token ids can be made with.
@@ -110,7 +110,7 @@ def open_folder(root: Path, field: str, ids: bool) -> Folder:
 
 
 def _regular(root: Path) -> tuple[dict[Path, str], dict[str, list[str]]]:
-    """({path: name} of the regular files that are there once, {reason: names} of the others)"""
+    """({path: name} of the regular files without duplicates, {reason: names} of the others)"""
     found, skipped, seen = {}, {}, {}
     for path in walk(root):
         name = path.relative_to(root).as_posix()
@@ -150,7 +150,7 @@ def _reason(path: Path, kind: str, records: bool, ids: bool) -> str | None:
 
 
 def _saved(state: Path, name: str) -> list[str]:
-    """The .arrow files that a folder written by `save_to_disk` consists of; `name` where it is none."""
+    """The .arrow files of a folder written by `save_to_disk`; `name` if it is not such a folder."""
     if not state.is_file():
         return [name]
     try:

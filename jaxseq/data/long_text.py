@@ -1,7 +1,7 @@
-"""Encoding a long text part by part: the `tokenizers` library takes more than 100 bytes of memory for each that it encodes.
+"""Encodes a long text in parts, because the `tokenizers` library takes more than 100 bytes of memory per byte of text.
 
-Each part is encoded with some text before and after it, and gives the tokens that begin inside it. How a text falls into
-tokens depends on what stands near, so that these are the tokens of the whole; but for runs of one kind of character, as of
+Each part is encoded with some context before and after it, and only the tokens that begin inside it are kept. Tokenisation
+depends only on nearby text, so the result equals that of the whole text, except in runs of one kind of character, such as
 spaces, that are longer than CONTEXT.
 """
 
@@ -23,13 +23,13 @@ def encode(model, text: str) -> np.ndarray:
         low = _low(text, start)
         encoding = model.encode(text[low : end + CONTEXT], add_special_tokens=False)
         ids = [i for i, (at, _) in zip(encoding.ids, encoding.offsets, strict=True) if start <= low + at < end]
-        found.append(np.asarray(ids, np.uint32))  # a list of numbers takes ten times as much
+        found.append(np.asarray(ids, np.uint32))  # a Python list takes ten times the memory
         start = end
     return np.concatenate(found)
 
 
 def _low(text: str, start: int) -> int:
-    """Where to begin the context before `start`: in front of a space, if there is one."""
+    """The beginning of the context before `start`: before a space, if there is one."""
     if start <= 2 * CONTEXT:
         return 0
     at = text.rfind(" ", start - 2 * CONTEXT, start - CONTEXT)
@@ -37,6 +37,6 @@ def _low(text: str, start: int) -> int:
 
 
 def encode_batch(model, texts: Sequence[str]) -> list[Sequence[int]]:
-    """As `encode`, text by text; over all cores those that are not long."""
+    """As `encode`, for several texts; texts that are not long are encoded on all cores."""
     encoded = iter(model.encode_batch_fast([text for text in texts if len(text) <= WHOLE], add_special_tokens=False))
     return [next(encoded).ids if len(text) <= WHOLE else encode(model, text) for text in texts]

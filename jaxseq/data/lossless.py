@@ -1,20 +1,20 @@
-"""Whether a tokenizer gives back the text that it was given.
+"""Checks whether a tokenizer is lossless: whether decoding restores the text.
 
-One that does not ([UNK] for what it lacks, lower-cased or dropped text) has fewer things to predict: its bits per byte are
-lower than those of a tokenizer that keeps all, and the two cannot be compared.
+A lossy tokenizer ([UNK] for unknown text, lower-casing, dropped text) leaves less to predict. Its bits per byte are too low
+and cannot be compared with those of a lossless one.
 """
 
 from collections.abc import Sequence
 
-DOCUMENTS = 16  # of each batch of documents, evenly spaced
-CHARACTERS = 2000  # of each of them
-SHOWN = 16  # characters of a difference
+DOCUMENTS = 16  # checked per batch of documents, evenly spaced
+CHARACTERS = 2000  # checked per document
+SHOWN = 16  # characters shown of a difference
 
 
 def difference(tokenizer, texts: Sequence[str]) -> str | None:
-    """The first difference between a sample of `texts` and what is read back of it, in words; None where there is none.
+    """Describes the first difference between a sample of `texts` and its decoded tokens; None if there is none.
 
-    A space in front, which tokenizers of the SentencePiece kind add and take away, is none.
+    A leading space does not count: tokenizers of the SentencePiece kind add and remove it.
     """
     step = -(-len(texts) // DOCUMENTS) or 1
     for text in texts[::step]:

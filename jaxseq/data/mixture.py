@@ -1,9 +1,10 @@
-"""Several corpora at once, each so many times an epoch: a JSON file that names them.
+"""Mixtures of corpora, each with a weight per epoch, described by a JSON file.
 
     {"books": {"path": "books.txt", "weight": 2}, "web": {"path": "web/", "weight": 0.5, "field": "content"}}
 
-Paths are relative to the file. weight (default 1): how often an epoch has each training document of a corpus; of a fraction, so
-many of its documents, the same ones always. Validation documents count once. A part may say `source` and `field` too.
+Paths are relative to the file. weight (default 1): how often each training document of a corpus occurs in an epoch; a fraction
+selects that share of the documents, always the same ones. Validation documents count once. A part may also set `source` and
+`field`.
 """
 
 import json
@@ -21,7 +22,7 @@ LARGEST_WEIGHT = 1000
 
 
 def parts(path: Path) -> dict[str, dict]:
-    """{name: what the file says of it}, checked. Raises UserError."""
+    """{name: the part's entry in the file}, checked. Raises UserError."""
     try:
         with files.opened(path) as stream:
             found = json.loads(stream.read(1 << 20))
@@ -44,7 +45,7 @@ def parts(path: Path) -> dict[str, dict]:
 
 
 def read(opened: dict, validation: bool = False) -> Callable[[], Iterator]:
-    """Starts a pass over the documents of all parts, their ids behind the part's name."""
+    """Starts a pass over the documents of all parts; the part's name is put before their ids."""
 
     def documents() -> Iterator:
         for name, source in opened.items():
@@ -56,7 +57,7 @@ def read(opened: dict, validation: bool = False) -> Callable[[], Iterator]:
 
 
 def repeats(weights: dict[str, float], ids: list[str]) -> np.ndarray:
-    """[documents] int64: how often an epoch has each. ids: the documents', which begin with the names of their parts."""
+    """[documents] int64: how often each occurs in an epoch. ids: of the documents; they begin with the names of the parts."""
     weight = np.asarray([weights[name.partition("/")[0]] for name in ids])
     chosen = np.random.default_rng(0).random(len(ids)) < weight % 1
     return np.asarray([math.floor(value) for value in weight], np.int64) + chosen

@@ -12,7 +12,7 @@ END = "<|endoftext|>"
 
 
 class NucleotideTokenizer:
-    """Ids 0..3 are A C G T, 4 is N; the boundary comes last. What is no letter of a nucleotide is refused, not replaced."""
+    """Ids 0..3 are A C G T, 4 is N; the boundary comes last. Other letters are refused, not replaced."""
 
     boundary = start = len(LETTERS)
     begin = ends = (boundary,)
@@ -41,16 +41,16 @@ class NucleotideTokenizer:
         return [self._encode(text.encode()) for text in texts]
 
     def prompt(self, text: str) -> list[int]:
-        """The ids of a prompt, the boundary in front."""
+        """The ids of a prompt, preceded by the boundary."""
         return [*self.begin, *self.encode(text).tolist()]
 
     def decode(self, ids: Sequence[int], after: Sequence[int] = ()) -> str:
-        """Ids to text. Boundaries are dropped. after: the ids that they continue, which make no difference."""
+        """Ids to text. Boundaries are dropped. after: the ids before them, which make no difference."""
         ids = np.asarray(ids, np.int64).reshape(-1)
         return self._letters[ids[(ids >= 0) & (ids < len(LETTERS))]].tobytes().decode()
 
     def find(self, *names: str) -> int | None:
-        """The id of a special token by its text; there is none."""
+        """The id of a special token by its text: always None."""
         return None
 
     def bytes_per_token(self, ids: Sequence[int]) -> float:
@@ -62,7 +62,7 @@ class NucleotideTokenizer:
         return ByteStream(lambda token: self.decode([token]).encode(), after)
 
     def file(self) -> tuple[str, bytes]:
-        """(name, contents) of a file that other libraries read. There, what is no letter is dropped."""
+        """(name, contents) of a file that other libraries read. It drops other letters."""
         import tokenizers
 
         model = tokenizers.Tokenizer(tokenizers.models.BPE({letter: i for i, letter in enumerate(LETTERS)}, []))

@@ -1,11 +1,11 @@
-"""Documents to rows of equal length, by random access: nothing but the rows asked for is ever assembled.
+"""Packs documents into rows of equal length by random access: only the requested rows are assembled.
 
 The stream of an epoch is every training document once, [start, tokens...], in an order shuffled by seed and epoch.
-Row i holds stream[iT : iT + T], and as targets what follows each of them in its document: the next token, and the
-boundary after the last. So a document of n tokens has n + 1 targets, each exactly once an epoch. `pos` restarts at a
-row's start and at every document's. The epoch's last row is padded (pos -1, weight 0).
+Row i holds stream[iT : iT + T]. The target of each token is the next token of its document, or the boundary after the last
+one. So a document of n tokens has n + 1 targets, each exactly once per epoch. `pos` restarts at the start of each row and of
+each document. The epoch's last row is padded (pos -1, weight 0).
 
-Rows are shuffled too, then dealt out as `jaxseq.data.batching` tells.
+Rows are shuffled too, then batched by `jaxseq.data.batching`.
 """
 
 import functools
@@ -34,7 +34,7 @@ class PackedRows(grain.MapDataset):
         return self._rows
 
     def _shuffled(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """(order [N], starts [N + 1]): the documents of an epoch's stream, and where in it their boundaries stand."""
+        """(order [N], starts [N + 1]): the documents of an epoch's stream, and the positions of their boundaries in it."""
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self._documents))
         return order, np.concatenate([[0], np.cumsum(self._documents.lengths[order])])
 
@@ -47,14 +47,14 @@ class PackedRows(grain.MapDataset):
         length, first = self._length, row * self._length
         count = min(length, self.targets - first)  # targets of this row; the rest is padding
         stream = np.full(length + 1, self._documents.start, np.int32)
-        ends = np.zeros(length + 1, bool)  # where another document starts: as a target, the end of the one before
+        ends = np.zeros(length + 1, bool)  # positions where another document starts; as targets, the end of the previous document
         ends[count] = first + count == self.targets
         pos = np.full(length, -1, np.int32)
         pos[:count] = np.arange(count)
         at, end = int(np.searchsorted(starts, first, "right")) - 1, first + count + 1
         while at < len(order) and starts[at] < end:
             start, stop = int(starts[at]), min(int(starts[at + 1]), end)
-            inside = max(first, start + 1)  # the document's start itself is there already
+            inside = max(first, start + 1)  # the document's start token is already set
             if start >= first:
                 ends[start - first] = True
             if inside < stop:

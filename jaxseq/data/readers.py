@@ -1,7 +1,7 @@
-"""One reader for each kind of file: from a path to its documents, lazily and in order.
+"""One reader for each kind of file: yields the documents of a path lazily and in order.
 
-A reader is `read(path, name, options) -> Iterator[Document]`. `name` begins the ids of documents that have none of their own.
-Every fault of a file is a UserError that names the file and the place in it.
+A reader is `read(path, name, options) -> Iterator[Document]`. Documents without an id get one that begins with `name`. Every
+error in a file is a UserError that names the file and the place in it.
 """
 
 import csv
@@ -20,7 +20,7 @@ from jaxseq.errors import UserError
 SEPARATOR = b"<|endoftext|>"
 PIECE_BYTES = 1 << 16  # a text is cut into pieces of at most about this size
 DNA_DOCUMENT = 8192  # bases
-LARGEST_JSON = 1 << 30  # bytes of a file that has to be read at once
+LARGEST_JSON = 1 << 30  # most bytes of a file that must be read at once
 LARGEST_FIELD = 1 << 27  # characters of a field of a .csv
 
 csv.field_size_limit(LARGEST_FIELD)
@@ -32,15 +32,15 @@ class Document(NamedTuple):
 
 
 class TokenDocument(NamedTuple):
-    """A document of a file that holds token ids and no text. ids: [T], without a boundary."""
+    """A document from a file of token ids. ids: [T], without a boundary."""
 
     id: str
     ids: np.ndarray
 
 
 class Options(NamedTuple):
-    """field: that holds the text of a record or a row. parts: into how many pieces a text is cut at least. boundary: the
-    tokenizer's, for files of token ids. damage: takes the records that cannot be used."""
+    """field: the field or column with the text. parts: the minimum number of pieces of a text. boundary: the tokenizer's, for
+    files of token ids. damage: collects the records that cannot be used."""
 
     field: str
     parts: int = 1
@@ -48,7 +48,7 @@ class Options(NamedTuple):
     damage: Damage = Damage()
 
     def stamp(self) -> list:
-        """JSON-able: what of it decides which documents there are."""
+        """The options that determine the documents, as JSON data."""
         return [*self[:3], *([self.damage.allowed] if self.damage.allowed else [])]
 
 
@@ -56,9 +56,9 @@ Reader = Callable[[Path, str, Options], Iterator[Document | TokenDocument]]
 
 
 def text(path: Path, name: str, options: Options) -> Iterator[Document]:
-    """A text: what "<|endoftext|>" separates, else pieces of its `options.parts`th part and of 64 KiB at most.
+    """A text as documents: split at "<|endoftext|>", else into at least `options.parts` pieces of at most 64 KiB.
 
-    Cuts are made behind blank lines if possible, else line ends, spaces or characters.
+    Cuts are made after blank lines if possible, else after line ends, spaces or characters.
     """
     with files.mapped(path) as data:
         files.refuse_binary(path, data)
@@ -94,12 +94,12 @@ def pieces(data, target: int) -> Iterator[tuple[int, int]]:
 
 
 def _line_end(two: bytes) -> int:
-    """How many bytes of a line end two bytes begin with."""
+    """The length of the line end that two bytes begin with."""
     return 2 if two == b"\r\n" else int(two[:1] == b"\n")
 
 
 def _cut(data, low: int, high: int) -> int:
-    """Where in [low, high] to end a piece: behind a blank line, a line end, a space, or else between characters."""
+    """The position in [low, high] to end a piece: after a blank line, a line end or a space, or else between characters."""
     for pattern in (b"\n\n", b"\n\r\n", b"\n", b" "):
         at = data.find(pattern, low - len(pattern), high)
         if at >= 0:
@@ -110,7 +110,7 @@ def _cut(data, low: int, high: int) -> int:
 
 
 def json_lines(path: Path, name: str, options: Options) -> Iterator[Document]:
-    """A JSON object a line, or one JSON array of objects (read at once)."""
+    """One JSON object per line, or one JSON array of objects (read at once)."""
     for number, record in json_records(path, options.damage):
         try:
             document = record_document(f"{path} line {number}", record, f"{name}:{number}", options.field)
@@ -123,7 +123,7 @@ def json_lines(path: Path, name: str, options: Options) -> Iterator[Document]:
 def json_records(path: Path, damage: Damage) -> Iterator[tuple[int, dict]]:
     """(line number, object) of each line that is not blank, or (position, object) of one array.
 
-    Raises UserError naming the line that is none, unless `damage` leaves it out.
+    Raises UserError naming a line that is not an object, unless `damage` leaves it out.
     """
     with files.opened(path) as lines:
         offset = 0
@@ -158,7 +158,7 @@ def _array(path: Path, data: bytes, offset: int, damage: Damage) -> Iterator[tup
 def _json(place: str, content: str):
     try:
         return json.loads(content)
-    except (ValueError, RecursionError) as error:  # ValueError: a number of too many digits, too
+    except (ValueError, RecursionError) as error:  # ValueError also for a number with too many digits
         reason = getattr(error, "msg", None) or str(error)
         raise UserError(f"{place} is no JSON ({reason}); write one JSON object a line") from error
 
@@ -178,7 +178,7 @@ def record_document(place: str, record: dict, name: str, field: str) -> Document
 
 
 def _sound(value: str) -> str:
-    """JSON can spell half of a surrogate pair, which is no character: it becomes U+FFFD."""
+    """Replaces lone surrogates, which JSON can contain but which are not characters, by U+FFFD."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -187,7 +187,7 @@ def _sound(value: str) -> str:
 
 
 def table_of_text(path: Path, name: str, options: Options) -> Iterator[Document]:
-    """A .csv or .tsv with a line of column names: the text of each row is that of the column `options.field`."""
+    """A .csv or .tsv with a header line: the text of each row is in the column `options.field`."""
     with files.opened(path) as stream:
         lines = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
         rows = csv.DictReader(lines, delimiter="\t" if files.suffix(path) == ".tsv" else ",", strict=True)
@@ -214,7 +214,7 @@ def table_of_text(path: Path, name: str, options: Options) -> Iterator[Document]
 def fasta(path: Path, name: str, options: Options) -> Iterator[Document]:
     """Sequences of a FASTA file as documents of at most 8192 letters, named RECORD:FIRST-LAST, counted from 1.
 
-    Headers, comments and line ends are no letters of a sequence. Small letters (soft masking) become capitals.
+    Headers, comments and line ends are skipped. Lower-case letters (soft masking) become upper-case.
     """
     record, held, before = "", bytearray(), 0
     with files.opened(path) as stream:
@@ -244,7 +244,7 @@ def _sequence(record: str, letters: bytes, before: int) -> Document:
 
 
 def _lines(stream) -> Iterator[tuple[int, bytes]]:
-    """(number, line); a line without an end that is longer than a buffer comes in parts, of a header the first alone."""
+    """(number, line). A line longer than a buffer comes in parts; of a long header, only the first part."""
     number, whole, header = 0, True, False
     while line := stream.readline(files.BUFFER):
         number += whole
@@ -332,13 +332,13 @@ KINDS = {
 
 
 def kind(path: Path) -> str:
-    """The reader that a file is for, by its suffix whatever its case: "text" for all that is nothing else."""
+    """The reader for a file by its suffix, in any case; "text" for unknown suffixes."""
     found = KINDS.get(files.suffix(path), "text")
     return "text" if found in ("table", "tokens") and files.compressed(path) else found
 
 
 def holds_records(path: Path, field: str) -> bool:
-    """Whether a .json is lines of objects, or an array of them, rather than one document, such as settings."""
+    """Whether a .json file has lines of objects or an array of objects, and is not one document such as settings."""
     with files.opened(path) as stream:
         head = stream.read(1 << 16).removeprefix(files.BOM).lstrip()
     first, _, rest = head.partition(b"\n")
@@ -347,5 +347,5 @@ def holds_records(path: Path, field: str) -> bool:
     try:
         record = json.loads(first)
     except (ValueError, RecursionError):
-        return len(head) == 1 << 16 and first == head and head[:1] == b"{"  # one line longer than what was looked at
+        return len(head) == 1 << 16 and first == head and head[:1] == b"{"  # one line, longer than the part examined
     return isinstance(record, dict) and (field in record or rest.lstrip()[:1] == b"{")

@@ -1,4 +1,4 @@
-"""Which split a file of a folder belongs to, by the words of its path: the spellings of the `datasets` library."""
+"""Determines the split of a file from the words in its path, with the spellings of the `datasets` library."""
 
 import re
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from pathlib import PurePath
 
 from jaxseq.errors import UserError
 
-# What is held out comes first: a name with words of two splits belongs to the first of them.
+# Held-out splits come first: a name with words of two splits belongs to the first one listed.
 KEYWORDS = {
     "test": ("test", "testing", "eval", "evaluation"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -21,10 +21,10 @@ def _named(text: str) -> str | None:
 
 
 def split_of(path: PurePath) -> str | None:
-    """ "train", "validation", "test" or None, by the words of the folders of a path, else of the file's name.
+    """ "train", "validation", "test" or None, from the words in the folders of a path, else in the file's name.
 
-    Words are what stands between "-", ".", "_", spaces and digits: `val` in "data/val-00000-of-00001.parquet" is one,
-    "value.txt" and "latest.txt" have none.
+    Words are separated by "-", ".", "_", spaces and digits: "data/val-00000-of-00001.parquet" contains `val`; "value.txt" and
+    "latest.txt" contain no split.
     """
     folders = [found for part in path.parts[:-1] if (found := _named(part))]
     return min(folders, key=list(KEYWORDS).index) if folders else _named(path.name)
@@ -33,11 +33,11 @@ def split_of(path: PurePath) -> str | None:
 def grouped(root, paths: Iterable[PurePath]) -> dict[str, list[PurePath]]:
     """{"train", "validation", "test", "unnamed"}: the paths, relative to `root`, of each split.
 
-    What no word claims is training data unless other files are called "train"; then it stays under "unnamed", and is left
-    out as `datasets` leaves it out. A folder of one split alone is read as what it holds: its files are the training data.
+    A file without a split word is training data, unless other files are named "train"; then it goes to "unnamed" and is left
+    out, as in `datasets`. If a folder has files of only one split, they are the training data.
 
     Raises:
-        UserError: validation and test files, and none to train on.
+        UserError: there are validation and test files but no training files.
     """
     groups: dict[str, list[PurePath]] = {"train": [], "validation": [], "test": [], "unnamed": []}
     for path in paths:

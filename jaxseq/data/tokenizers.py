@@ -1,6 +1,6 @@
 """Text to token ids and back: plain bytes, any tokenizer saved as a `tokenizers` JSON file, an RWKV vocabulary.
 
-All have the same face:
+All have the same interface:
 
     vocab         ids in all; text_vocab: ids that text can give, which may be fewer (padding, reserved tokens)
     boundary      the id that ends a document; start: the id in front of it, often the same; begin: those in front of a prompt
