@@ -20,7 +20,7 @@ TRIAL = "a The naïve café, 12 345!\n\tx=1 日本語 😀 \U000f0000"  # the la
 
 
 class JsonTokenizer:
-    """`encode` gives the ids of a text and nothing else: truncation, padding and special tokens are switched off.
+    """`encode` returns only the ids of the text: truncation, padding and special tokens are switched off.
 
     boundary: the file's end-of-text token: the eos_token of a tokenizer_config.json beside it, else one of END_OF_TEXT, else
     what the post-processor adds behind a text, else one id added after the last.
@@ -62,7 +62,7 @@ class JsonTokenizer:
 
     @contextlib.contextmanager
     def _faults(self, quiet: bool = False) -> Iterator[None]:
-        """Every fault of the file as a UserError. quiet: without the trace that a panic of the library prints."""
+        """Turns every error of the file into a UserError. quiet: suppresses the trace that a panic of the library prints."""
         try:
             with _standard_error_kept() if quiet else contextlib.nullcontext():
                 yield
@@ -74,7 +74,7 @@ class JsonTokenizer:
             ) from error
 
     def _additions(self, texts: Sequence[str]) -> tuple[tuple[int, ...], list[int]]:
-        """Ids that the post-processor adds in front of a text, and behind it."""
+        """Ids that the post-processor adds before and after a text."""
         for text in ("a", *texts):  # the first that has a token at all
             encoding = self._tokenizer.encode(text, add_special_tokens=True)
             own = [i for i, added in enumerate(encoding.special_tokens_mask) if not added]
@@ -83,7 +83,7 @@ class JsonTokenizer:
         return (), []
 
     def _given(self, ids: dict[str, int]) -> set[int]:
-        """The ids that a text can give: not those of special tokens, which text is never parsed for."""
+        """The ids that a text can produce, without special tokens, because text is never parsed for them."""
         special = {i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
         given = set(ids.values()) - special
         spelled = [token for token, i in ids.items() if i in special] + [TRIAL]

@@ -1,4 +1,4 @@
-"""After a step that was not finite: which array of which layer was the first to go bad."""
+"""Diagnosis of a step that was not finite: which array of which layer was the first one not finite."""
 
 from collections.abc import Iterable
 
@@ -10,10 +10,10 @@ from jaxseq.train.step import Trainer, TrainState
 
 
 def diagnose(trainer: Trainer, state: TrainState, batch: dict[str, jax.Array]) -> str:
-    """What went bad first when `state` (as it was before the step) met `batch`, by running the step again in pieces.
+    """Names the first non-finite array of the step from `state` (before the step) on `batch`; runs the step again in parts.
 
     The order is that of the computation: parameters, the modules' outputs, loss, gradients (from the last layer to the first),
-    and then the optimiser's update.
+    optimiser update.
     """
     probe = Probe(trainer)
     if bad := _bad(probe.leaves(state.params)):

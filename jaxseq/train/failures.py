@@ -1,10 +1,10 @@
-"""How a run can end badly through no fault of the user's input."""
+"""Errors that end a run and are not caused by bad input."""
 
 import errno
 
 
 class BadStepError(ArithmeticError):
-    """The numbers of a step went bad, and the run may not go on past it; the message is one line that names what and where."""
+    """A step went bad and the run may not skip it; the message is one line that says what went bad and where."""
 
 
 class NonFiniteError(BadStepError):
@@ -12,11 +12,11 @@ class NonFiniteError(BadStepError):
 
 
 class SpikeError(BadStepError):
-    """A loss or gradient is finite, and beyond what the config takes."""
+    """A loss or gradient is finite but above the limit in the config."""
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether `error`, or what caused it, says that the disk is full (tensorstore, inside Orbax, says it in text)."""
+    """Whether `error` or its cause means that the disk is full (tensorstore, used by Orbax, says so only in the text)."""
     while error is not None:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             return True

@@ -1,7 +1,7 @@
-"""Whether weights compute under a new config what they computed under their own: shapes alone do not tell.
+"""Checks that weights compute the same under a new config as under their own; equal shapes are not enough.
 
-Both models are traced and what they compute is compared, so that a field that is written otherwise and means the same (a head
-size that is given, and one that follows from the width) is no difference.
+Both models are traced and their computations compared, so different ways to write the same setting (a head size that is given,
+or one that follows from the width) do not count as a difference.
 """
 
 import logging
@@ -18,7 +18,7 @@ from jaxseq.convert import abstract
 from jaxseq.errors import UserError
 from jaxseq.train.workdirs import differing, flat, saved_config
 
-# Fields of the model that fine-tuning may change: how it is run and regularised, and the heads that may come and go.
+# Fields of the model that fine-tuning may change: how it is run and regularised, and heads that may be added or removed.
 FREE = (
     "model.remat", "model.dtype", "model.residual_dtype", "model.dropout", "model.drop_path", "model.classes", "model.pooler",
     "model.masked_head",
@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 
 
 def check(source: str | os.PathLike, config) -> None:
-    """Raises UserError that names each field of `config.model` under which the weights of the workdir `source` compute something
-    else than in their own run, unless train.init_allow names it too. Other shapes are told where the weights are restored."""
+    """Raises UserError naming each field of `config.model` that makes the weights of the workdir `source` compute something
+    else than in their own run, unless train.init_allow names it. Different shapes are reported when the weights are restored."""
     saved = saved_config(source)
     if saved is None or saved.model.kind != config.model.kind:
         return
@@ -47,8 +47,8 @@ def check(source: str | os.PathLike, config) -> None:
 
 
 def differences(old, new) -> dict[str, tuple[Any, Any]]:
-    """{field: (value of `old`, value of `new`)} of the fields of `model` that change what a model computes; none where the
-    shapes of the parameters differ."""
+    """{field: (value of `old`, value of `new`)} for the fields of `model` that change the computation; empty if the shapes of
+    the parameters differ."""
     before, after = flat(to_dict(old)), flat(to_dict(new))
     names = [name for name in differing(to_dict(old), to_dict(new)) if name.startswith("model.")]
     moved = {name: after[name] for name in names if name in FREE and name in before and name in after}
@@ -66,7 +66,7 @@ def differences(old, new) -> dict[str, tuple[Any, Any]]:
         for name in names
         if name in before and name in after and computed(_with(old, {name: after[name]}), length) != wanted
     }
-    return found or {name: (before.get(name), after.get(name)) for name in names}  # they change it together only
+    return found or {name: (before.get(name), after.get(name)) for name in names}  # they change it only together
 
 
 def _with(config, values: dict[str, Any]):
@@ -86,7 +86,7 @@ def _shapes(config) -> Any:
 
 
 def computed(config, length: int) -> str | None:
-    """What the model of a config computes, as text; None where it cannot take `length` tokens, or is no model at all."""
+    """The computation of a config's model as text; None if it cannot take `length` tokens, or if the config is invalid."""
     try:
         model = jaxseq.build(config)
         found = abstract(model)
@@ -96,7 +96,7 @@ def computed(config, length: int) -> str | None:
     except (ValueError, TypeError):
         return None
     constants = [np.asarray(value) for value in traced.consts]
-    text = re.sub(r"0x[0-9a-f]+", "", str(traced.jaxpr))  # where functions lie in memory
+    text = re.sub(r"0x[0-9a-f]+", "", str(traced.jaxpr))  # memory addresses of functions
     return f"{text}\n{[(value.dtype.str, value.shape, value.tobytes()) for value in constants]}"
 
 

@@ -1,9 +1,8 @@
-"""Floating-point operations of a JAX function, counted on its jaxpr, and the matmul rate this machine reaches.
+"""Floating-point operations of a JAX function, counted on its jaxpr, and the measured matmul rate of this machine.
 
-XLA's own cost analysis counts the body of a loop once, however often it runs, so that a network scanned over layers
-or over time looks far too cheap. Here a scan counts its body `length` times, a branch counts its dearest arm, a
-`while` of unknown length its body once. A multiply-add is two operations; a transcendental counts as one; moving data
-counts nothing.
+XLA's cost analysis counts the body of a loop only once, so a network scanned over layers or over time seems far too cheap.
+Here a scan counts its body `length` times, a branch counts its most expensive arm, and a `while` of unknown length counts its
+body once. A multiply-add is two operations; a transcendental function counts as one; moving data is not counted.
 """
 
 import functools
@@ -95,12 +94,12 @@ def count(function: Callable, *args, **kwargs) -> int:
 
 
 def count_jaxpr(closed: ClosedJaxpr) -> int:
-    """Operations of what has been traced."""
+    """Operations of a traced function."""
     return _jaxpr(closed.jaxpr)
 
 
 def _jaxpr(jaxpr: Jaxpr) -> int:
-    """Of the equations whose results are used: what is traced and dropped is not run (flax's scan leaves such equations)."""
+    """Operations of the equations whose results are used: others are not run (flax's scan leaves such equations)."""
     used, total = {var for var in jaxpr.outvars if isinstance(var, Var)}, 0
     for eqn in reversed(jaxpr.eqns):
         if eqn.effects or not used.isdisjoint(eqn.outvars):
@@ -145,7 +144,7 @@ def _dot_general(eqn) -> int:
 
 
 def _ragged_dot(eqn) -> int:
-    """Each row meets one matrix of the groups, or each group of rows makes one matrix: no row is multiplied twice."""
+    """Each row is multiplied by the matrix of its group, or each group of rows makes one matrix: no row is used twice."""
     numbers = eqn.params["ragged_dot_dimension_numbers"]
     (contracted, _), _ = numbers.dot_dimension_numbers
     groups = eqn.outvars[0].aval.shape[0] if set(numbers.lhs_ragged_dimensions) & set(contracted) else 1
@@ -192,7 +191,7 @@ RULES: dict[str, Callable] = {
     "shard_map": lambda eqn: eqn.params["mesh"].size * sum(_jaxpr(inner) for inner in _inner(eqn.params)),
     "pallas_call": _pallas,
     "mpmd_map": _kernel,
-    # The derivative rules a custom_vjp carries are not run by the forward call: only its body is.
+    # The forward call of a custom_vjp runs only its body, not its derivative rules.
     "custom_jvp_call": lambda eqn: _jaxpr(eqn.params["call_jaxpr"].jaxpr),
     "custom_vjp_call": lambda eqn: _jaxpr(eqn.params["call_jaxpr"].jaxpr),
 }
@@ -200,10 +199,10 @@ RULES: dict[str, Callable] = {
 
 @functools.cache
 def matmul_peak(dtype: str) -> float:
-    """Operations per second of the best of a few square matmuls in `dtype` on one device: what utilisation is
-    measured against.
+    """Operations per second of the fastest of a few square matmuls in `dtype` on one device: the reference for
+    utilisation.
 
-    Devices forced out of one CPU share its cores, so there the rate is the machine's, not a device's (see
+    Several host devices of one CPU share its cores, so for them the rate is that of the whole machine (see
     `machine_peak`).
     """
     size = 768 if jax.default_backend() == "cpu" else 8192

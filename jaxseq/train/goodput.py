@@ -1,7 +1,7 @@
-"""Where a run's time goes: to training, and to what is not. Goodput is the part of the wall time that was training.
+"""How a run spends its time. Goodput is the share of the wall time that was spent on training.
 
-Seconds count from the call of `train` on, over all processes of a run as far as its records tell; the time between two of
-them does not count. What was trained and is done again, after a kill or a rewind, is `lost`.
+Seconds count from the call of `train`, summed over the successive processes of a run according to its records; the time between
+two processes does not count. Training that is repeated after a kill or a rewind is `lost`.
 """
 
 import contextlib
@@ -11,25 +11,25 @@ from typing import Any
 
 # start: checks and state. data: reading, tokenising, waiting for a batch. checkpoint: reading and writing.
 KINDS = ("training", "start", "compile", "data", "checkpoint", "evaluation", "lost")
-BETWEEN_RECORDS = ("training", "data", "lost")  # what a rate of tokens per second is over
+BETWEEN_RECORDS = ("training", "data", "lost")  # the time that counts for tokens per second
 
 
 class Goodput:
-    """Seconds by what they went to. There is one kind at any moment, `start` at first."""
+    """Seconds by kind. Exactly one kind is active at any moment, at first `start`."""
 
     def __init__(self):
         self.seconds = dict.fromkeys(KINDS, 0.0)
         self.kind, self.since = "start", time.perf_counter()
 
     def turn(self, kind: str) -> None:
-        """From now on time goes to `kind`."""
+        """From now on, time counts as `kind`."""
         now = time.perf_counter()
         self.seconds[self.kind] += now - self.since
         self.kind, self.since = kind, now
 
     @contextlib.contextmanager
     def spent(self, kind: str) -> Iterator[None]:
-        """Time within it goes to `kind`."""
+        """Time inside this context counts as `kind`."""
         before = self.kind
         self.turn(kind)
         try:
@@ -38,12 +38,12 @@ class Goodput:
             self.turn(before)
 
     def lose(self, seconds: float) -> None:
-        """So much of the training is to be done again."""
+        """Counts this many seconds of training as lost, because they must be repeated."""
         self.seconds["training"] -= seconds
         self.seconds["lost"] += seconds
 
     def resume(self, last: Mapping[str, Any], kept: Mapping[str, Any]) -> None:
-        """Adds what earlier processes recorded. last: their last record; kept: that of the step to go on from."""
+        """Adds what earlier processes recorded. last: their last record; kept: the record of the step to resume from."""
         for kind in KINDS:
             self.seconds[kind] += last.get(f"time_{kind}", 0.0)
         self.lose(max(0.0, last.get("time_training", 0.0) - kept.get("time_training", 0.0)))
@@ -61,7 +61,7 @@ class Goodput:
 
 
 class Pace:
-    """Seconds a step, since the last lap. working: seconds worked so far."""
+    """Seconds per step since the last lap. working: seconds worked so far."""
 
     def __init__(self, step: int, working: Callable[[], float]):
         self.step, self.working, self.since = step, working, working()
@@ -76,7 +76,7 @@ class Pace:
 
 
 def describe(figures: Mapping[str, Any]) -> str:
-    """`figures` in a line, the largest loss first; what took less than half a percent is left out."""
+    """`figures` in one line, the largest loss first; kinds below half a percent are left out."""
     seconds = {kind: figures.get(f"time_{kind}", 0.0) for kind in KINDS}
     total = sum(seconds.values()) or 1.0
     others = sorted((kind for kind in KINDS if kind != "training"), key=lambda kind: -seconds[kind])

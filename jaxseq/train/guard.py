@@ -1,12 +1,12 @@
-"""Steps that went bad: which they are, and whether a run may go on past them.
+"""Detects bad steps and decides whether a run may continue past them.
 
-A step is bad when its loss, gradient or update is not finite, or its gradient is longer than train.skip_norm: the step itself
-tells (see `jaxseq.train.step`) and leaves the weights as they were. It may be passed over, train.skip times in all.
+A step is bad if its loss, gradient or update is not finite, or if its gradient's norm is above train.skip_norm. The step itself
+reports this (see `jaxseq.train.step`) and does not change the weights. At most train.skip bad steps are skipped.
 
-A loss above train.spike times the median of the last ones is a spike. It is told one step late, when the weights have
-changed. A spike, or a bad step that may not be passed over, may take the run back to its last checkpoint, train.rewind times
-in all: it goes on from there with the data that follow the bad ones, as PaLM's did (Chowdhery et al. 2022, arXiv:2204.02311,
-section 5.1).
+A loss above train.spike times the median of the recent losses is a spike. It is detected one step late, after the weights have
+changed. After a spike, or a bad step that may not be skipped, the run may go back to its last checkpoint, at most train.rewind
+times. It continues from there with the data after the bad steps, as in PaLM (Chowdhery et al. 2022, arXiv:2204.02311, section
+5.1).
 """
 
 import collections
@@ -16,8 +16,8 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-WINDOW = 64  # losses that a spike is told from
-FEWEST = 16  # of them
+WINDOW = 64  # losses whose median a spike is compared with
+FEWEST = 16  # minimum number of losses to detect a spike
 
 
 class Verdict(enum.Enum):
@@ -28,8 +28,8 @@ class Verdict(enum.Enum):
 
 
 class Guard:
-    """Judges a run's steps, in order, and counts what it passed over. What it knows travels with the checkpoints, so that
-    a run which was killed comes to the same verdicts."""
+    """Judges a run's steps, in order, and counts the skipped ones. Its state is saved with the checkpoints, so that a run
+    that was killed comes to the same verdicts."""
 
     def __init__(self, train):
         self.train = train
@@ -37,22 +37,22 @@ class Guard:
         self.skipped = self.rewound = 0
 
     def state(self) -> dict[str, Any]:
-        """JSON-able."""
+        """The state as JSON data."""
         return {"losses": list(self.losses), "skipped": self.skipped, "rewound": self.rewound}
 
     def restore(self, state: Mapping[str, Any] | None) -> None:
-        """Goes back to `state`, of a checkpoint; None: of no step, or of an earlier version. Rewinds stay counted."""
+        """Restores `state` from a checkpoint; None: before the first step, or from an earlier version. Keeps the rewind count."""
         state = state or {"losses": [], "skipped": 0, "rewound": 0}
         self.losses = collections.deque(state["losses"], maxlen=WINDOW)
         self.skipped, self.rewound = state["skipped"], max(self.rewound, state["rewound"])
 
     def figures(self) -> dict[str, int]:
-        """What is recorded of it: nothing as long as nothing went bad."""
+        """The counts for the records; empty as long as no step was bad."""
         counts = {"skipped": self.skipped, "rewound": self.rewound}
         return {name: count for name, count in counts.items() if count}
 
     def judge(self, good: bool, loss: float) -> Verdict:
-        """good: what the step said of itself. Counts a step that is passed over, and a rewind."""
+        """The verdict on a step. good: the step's own report. Counts skipped steps and rewinds."""
         if good and not self.spikes(loss):
             if self.train.spike:
                 self.losses.append(loss)
@@ -70,7 +70,7 @@ class Guard:
         return enough and loss > self.train.spike * statistics.median(self.losses)
 
     def reason(self, values: Mapping[str, float]) -> str:
-        """Why a step with these values is not good."""
+        """Why a step with these values is bad."""
         loss, norm = values["loss"], values["grad_norm"]
         numbers = (loss, norm, values["update_norm"], values["learning_rate"])
         if not all(map(math.isfinite, numbers)):

@@ -1,9 +1,8 @@
-"""The device mesh, and where every array of a run lives on it: the one place that turns logical axis names into mesh
-axes.
+"""The device mesh and the sharding of every array of a run; only this module maps logical axis names to mesh axes.
 
-Parameters carry names ('embed', 'mlp', ...) and know no mesh; RULES says which mesh axes each name may be split over.
-GSPMD (Xu et al. 2021, arXiv:2105.04663) does the rest: every axis is AxisType.Auto, because Linen's Dense refuses
-Explicit ones.
+Parameters have logical axis names ('embed', 'mlp', ...) and do not depend on the mesh; RULES lists the mesh axes over which each
+name may be split. GSPMD (Xu et al. 2021, arXiv:2105.04663) does the rest: every axis is AxisType.Auto, because Linen's Dense
+does not accept Explicit ones.
 """
 
 import logging
@@ -32,9 +31,9 @@ log = logging.getLogger(__name__)
 
 
 def activation_rules(mesh: Mesh, sizes: Mapping[str, int]) -> tuple[tuple[str, tuple[str, ...] | None], ...]:
-    """RULES as `flax.linen.logical_axis_rules` takes them, for activations.
+    """RULES for activations, in the format of `flax.linen.logical_axis_rules`.
 
-    sizes: of the logical axes whose size may not divide over the mesh (a byte vocabulary of 257): those stay whole.
+    sizes: sizes of logical axes that may not be divisible by the mesh (a byte vocabulary of 257); such axes are not split.
     """
 
     def divides(name: str, axes: tuple[str, ...]) -> bool:
@@ -74,11 +73,11 @@ def _sizes(shape: Mapping[str, int]) -> str:
 
 
 def partition(names: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
-    """How one parameter of `shape` with logical axis `names` is split.
+    """The sharding of one parameter of `shape` with logical axis `names`.
 
-    A rule that does not divide its dimension, or whose mesh axis this array already uses, leaves the dimension whole.
-    A leaf that fsdp did not reach that way is split over fsdp along the largest dimension that divides, 'layers'
-    excepted (the scan over layers slices it: split there, every layer would gather the whole stack).
+    A dimension is not split if its size is not divisible by the mesh axis, or if the array already uses that mesh axis. A
+    parameter that is not yet split over fsdp is split over it along the largest divisible dimension, except 'layers' (the scan
+    slices that dimension, so every layer would gather the whole stack).
     """
     names = tuple(names) + (None,) * (len(shape) - len(names))
     split: list[list[str]] = [[] for _ in shape]
@@ -107,7 +106,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:
-    """Sharding of an array [B, T, ...] or [B]: rows over data and fsdp, the second axis over sequence where it divides."""
+    """Sharding of an array [B, T, ...] or [B]: rows over data and fsdp, the second axis over sequence if it is divisible."""
     splits = len(shape) > 1 and shape[1] % mesh.shape["sequence"] == 0
     return NamedSharding(mesh, PartitionSpec(RULES["batch"], RULES["time"]) if splits else PartitionSpec(RULES["batch"]))
 

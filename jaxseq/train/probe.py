@@ -1,4 +1,4 @@
-"""What each layer computes in a step, found by running the step once more: where the first bad number stands, and norms."""
+"""Runs a step again to find the first non-finite array and the norms of each layer's activations and gradients."""
 
 import functools
 import math
@@ -21,7 +21,7 @@ class Place(NamedTuple):
     """A module's output, or a parameter's gradient or value, of one layer of a scanned stack or outside of any."""
 
     path: Path
-    stack: int  # so many names of the path are the stack's; 0 outside
+    stack: int  # number of names in the path that belong to the stack; 0 outside
     layer: int  # 0 outside
     finite: bool
     norm: float  # root mean square of an output, Euclidean norm of a gradient
@@ -34,12 +34,12 @@ class Place(NamedTuple):
 
     @property
     def module(self) -> Path:
-        """Of a gradient or an output: the module right inside the stack, or at the top."""
+        """The module of a gradient or an output: directly inside the stack, or at the top level."""
         return self.path[: self.stack + 1]
 
 
 class _Recorded:
-    """A model whose `apply` notes of every module's output whether it is finite, and its root mean square."""
+    """A model whose `apply` records for every module's output whether it is finite, and its root mean square."""
 
     def __init__(self, model: nn.Module):
         self.model, self.order, self.found = model, [], {}
@@ -67,7 +67,7 @@ class _Recorded:
 
 
 class Probe:
-    """Runs parts of a trainer's step again and says what they gave, place by place."""
+    """Runs parts of a trainer's step again and returns their results, place by place."""
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
@@ -79,7 +79,7 @@ class Probe:
         self.order: list[Path] = []
 
     def _stack(self, path: Path) -> int:
-        """How many names of `path` are those of a stack of layers: the first module all whose parameters are stacked."""
+        """The number of names of `path` that belong to a stack: up to the first module whose parameters are all stacked."""
         for count in range(1, len(path) + 1):
             inside = [other for other in self.paths if other[:count] == path[:count]]
             if inside and self.stacked.issuperset(inside):
@@ -93,8 +93,8 @@ class Probe:
         return [Place(path, stack, layer, bool(row[0] == 1), float(row[1])) for layer, row in enumerate(rows)]
 
     def when(self, place: Place) -> tuple[int, int, int]:
-        """When in the forward pass a place's turn comes, once `outputs` has been called. What is in no module, as an embedding,
-        comes first."""
+        """The order of a place in the forward pass, after `outputs` has been called. Arrays outside of all modules, such as an
+        embedding, come first."""
         within = [i for i, path in enumerate(self.order) if place.path[: len(path)] == path and path]
         own = self.order.index(place.path) if place.path in self.order else min(within, default=-1)
         if not place.stack:
@@ -103,8 +103,8 @@ class Probe:
         return min(inside, default=own), place.layer, own
 
     def outputs(self, state: TrainState, batch: dict[str, jax.Array]) -> list[Place]:
-        """Every module's output in the order of the forward pass; of several micro-batches those of the first that is bad, or
-        of the first."""
+        """Every module's output in the order of the forward pass. With several micro-batches: those of the first bad one, or
+        of the first one if none is bad."""
         count, first = self.trainer.config.train.accumulate, None
         rng = jax.random.fold_in(jax.random.fold_in(self.trainer.key, 1), state.step)
         for index in range(count):
@@ -156,8 +156,8 @@ class Probe:
         return jax.jit(self.trainer.gradients)
 
     def norms(self, state: TrainState, batch: dict[str, jax.Array]) -> dict[str, float]:
-        """{"activation_rms/MODULE/LAYER": …, "gradient_norm/MODULE/LAYER": …} of the modules of every layer, and of those
-        outside of the stacks without a layer."""
+        """{"activation_rms/MODULE/LAYER": …, "gradient_norm/MODULE/LAYER": …} for the modules of every layer; modules
+        outside of the stacks have no LAYER."""
         with self.trainer.scope():
             grads, _, _ = self.gradients(state.params, batch, state.step, state.collections)
         modules = [place for place in self.outputs(state, batch) if place.path == place.module]
@@ -174,7 +174,7 @@ def _key(kind: str, place: Place) -> str:
 
 
 def lines(norms: dict[str, float]) -> list[str]:
-    """What `Probe.norms` gives, for people: a line a module and layer."""
+    """The result of `Probe.norms` as text: one line per module and layer."""
     found: dict[str, list[str]] = {}
     for key, value in norms.items():
         kind, _, place = key.partition("/")
@@ -187,7 +187,7 @@ def _names(path: Iterable) -> Path:
 
 
 def _sown(tree: Any, path: Path = ()) -> Iterable[tuple[Path, np.ndarray]]:
-    """(path of a module, what was sown there); of a module that is called several times the worst."""
+    """(path of a module, the values sown there); for a module that is called several times, the worst."""
     for name, value in tree.items():
         if name == SOWN:
             calls = np.stack(value)

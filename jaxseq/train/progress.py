@@ -1,4 +1,4 @@
-"""What people watch while a run goes on, on standard error: a live line on a terminal, plain lines elsewhere."""
+"""Progress of a run on standard error: a live line on a terminal, plain lines elsewhere."""
 
 from typing import Any
 
@@ -26,12 +26,12 @@ def duration(seconds: float) -> str:
 
 
 def describe(record: dict[str, Any], width: int | None = None) -> str:
-    """The numbers of a record worth watching, in words; as many as fit into `width` characters."""
+    """The main numbers of a record as text; as many as fit into `width` characters."""
     values = record | ({"eta_seconds": duration(record["eta_seconds"])} if "eta_seconds" in record else {})
-    hidden = {"accuracy", "validation_accuracy"} if "bits_per_byte" in values else set()  # of single tokens it says little
+    hidden = {"accuracy", "validation_accuracy"} if "bits_per_byte" in values else set()  # accuracy on single tokens says little
     told = [text.format(values[name]) for name, text in SHOWN.items() if values.get(name) is not None and name not in hidden]
     while width is not None and len(told) > 1 and len("  ".join(told)) > width:
-        del told[-2 if len(told) > 2 else -1]  # what is left of the run is the last to go
+        del told[-2 if len(told) > 2 else -1]  # the remaining time is dropped last
     return "  ".join(told)
 
 

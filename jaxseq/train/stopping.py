@@ -1,4 +1,4 @@
-"""How a run is asked to stop, and how it says where it did."""
+"""Signals that ask a run to stop, and the exception that stops an evaluation."""
 
 import contextlib
 import signal
@@ -12,10 +12,10 @@ class Stopped(Exception):
 
 @contextlib.contextmanager
 def terminated() -> Iterator[Callable[[], int]]:
-    """Yields a function that gives the number of the signal that asked for a stop (SIGTERM, or Ctrl-C's SIGINT), 0 for none.
+    """Yields a function that returns the number of the signal that asked for a stop (SIGTERM, or Ctrl-C's SIGINT), or 0.
 
-    Only the main thread can ask for signals. A second one ends the process at once. Who else is told of signals (see
-    signal.set_wakeup_fd) is not within it: a run takes the time to save that it needs.
+    Only the main thread can handle signals. A second signal ends the process at once. Other listeners
+    (signal.set_wakeup_fd) are switched off inside this context, so that a run has the time it needs to save.
     """
     received: list[int] = []
     asked = lambda: received[0] if received else 0  # noqa: E731
