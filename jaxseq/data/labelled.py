@@ -63,7 +63,7 @@ class Labelled(NamedTuple):
 
 
 class Examples(grain.MapDataset):
-    """Some of the examples, with `labels` [] int32 and `weights` [] float32: 1, and 0 where an image is left out."""
+    """Some of the examples, with `labels` [] int32 and `weights` [] float32: 1, or 0 if the image is left out."""
 
     def __init__(self, labelled: Labelled, index: np.ndarray):
         super().__init__()
@@ -129,7 +129,7 @@ def _numbered(labels: Sequence) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def text(config, row: Callable[[str], Row]) -> Labelled:
-    """Labelled lines; `row` makes a text an example."""
+    """Labelled lines; `row` turns a text into an example."""
     root = files.existing(config.path or "")
     labels, texts, counts, paths, damage = [], [], {}, [], Damage(config.skip_records)
     for split, found in _line_files(root, config.field).items():
@@ -234,7 +234,7 @@ def _pixels(path: Path, side: int | None) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _array(path: Path, members: zipfile.ZipFile, name: str) -> np.ndarray:
-    """An array of a .npz. What it claims is held against the file's size before memory is taken for it."""
+    """An array of a .npz. Its claimed size is checked against the file's size before memory is allocated."""
     info = members.getinfo(f"{name}.npy")
     with members.open(info) as stream:
         version = np.lib.format.read_magic(stream)
@@ -285,10 +285,10 @@ def _split_folders(root: Path) -> dict[str, list[Path]]:
 
 
 def _read_image(library, side: int, path: Path) -> np.ndarray:
-    """The middle square of the image, its shorter side scaled to `side`."""
+    """The central square of the image, with the shorter side scaled to `side`."""
     try:
         files.regular(path)
-        with library.open(path) as image:  # reads the size, and no pixel
+        with library.open(path) as image:  # reads the size but no pixels
             short, long = sorted(image.size)
             if short * long > LARGEST_IMAGE or long > LONGEST_IMAGE * short:
                 raise ValueError(f"it has {image.width} x {image.height} pixels")

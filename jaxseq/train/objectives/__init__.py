@@ -1,4 +1,4 @@
-"""Training objectives, one file each; the file's name is what `train.objective` says.
+"""Training objectives, one file each; `train.objective` names the file.
 
 An objective is a module of four functions; the loop asks it for everything that depends on what is learnt:
 
@@ -7,6 +7,6 @@ An objective is a module of four functions; the loop asks it for everything that
   `sums["tokens"]` is the divisor of them all. Sums, not means, make gradient accumulation over micro-batches with
   different numbers of tokens exact. `variables` is {"params": …} and the model's collections.
 - `shapes(config) -> {name: ShapeDtypeStruct}`: the arrays [B, …] of a batch of all processes.
-- `tokens(config) -> int`: what a batch counts as where speed and FLOPs are told a token.
+- `tokens(config) -> int`: the number of tokens of a batch, for speed and FLOPs per token.
 - `task(config) -> Task`: opens the data; see `jaxseq.train.objectives._task`.
 """

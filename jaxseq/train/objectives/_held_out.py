@@ -46,7 +46,7 @@ def _sums(loss, model, form: str, mesh: Mesh | None, variables, batch):
 
 
 def _whole(mesh: Mesh | None, value: jax.Array) -> jax.Array:
-    """On every device, so that each of several processes can read it."""
+    """The value replicated on every device, so that every process can read it."""
     return value if mesh is None else jax.lax.with_sharding_constraint(value, NamedSharding(mesh, PartitionSpec()))
 
 

@@ -1,7 +1,7 @@
 """One label for a whole image or text: cross entropy under label smoothing (Szegedy et al. 2016, arXiv:1512.00567, §7).
 
 Images where the model has `channels`, else text: [begin] text [end], cut to train.length tokens. See `jaxseq.data.labelled`
-for the data. Where speed is told a token, an example counts as one.
+for the data. In speeds per token, an example counts as one token.
 """
 
 import functools
@@ -60,7 +60,7 @@ def tokens(config) -> int:
 
 
 class Classification(_task.Task):
-    """Fills in model.classes (the labels') and, for images of one size, data.side."""
+    """Fills in model.classes (the number of labels) and, for images of one size, data.side."""
 
     def __init__(self, config):
         self.config = config = config.copy_and_resolve_references()

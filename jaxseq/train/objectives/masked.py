@@ -1,7 +1,7 @@
-"""Masked language modelling: guess the tokens that were hidden, from both sides (Devlin et al. 2019, arXiv:1810.04805, §3.1).
+"""Masked language modelling: predict hidden tokens from both sides (Devlin et al. 2019, arXiv:1810.04805, §3.1).
 
-Of a row's tokens train.corruption (0.15) are chosen, document boundaries never; of these 80 % become the mask, 10 % a
-random token and 10 % stay as they are. Each visit of a row draws anew, by its number in the endless sequence of rows.
+A share train.corruption (0.15) of a row's tokens is chosen, never document boundaries. Of these, 80 % become the mask, 10 % a
+random token and 10 % stay unchanged. Each visit of a row draws again, seeded by its number in the endless sequence of rows.
 """
 
 import functools
@@ -38,7 +38,7 @@ def loss(model, variables, batch, rng, *, form, train) -> tuple[jax.Array, dict[
 
 
 def places(config) -> int:
-    """M, the most that can be chosen of a row."""
+    """M, the largest number of tokens that can be chosen in a row."""
     return max(1, round(config.train.corruption * config.train.length))
 
 
@@ -67,7 +67,7 @@ def corrupt(
 
 
 class Masked(_task.TextTask):
-    """The mask is the tokenizer's own, else one id behind its last."""
+    """The mask token is the tokenizer's, or else one id after its last."""
 
     def __init__(self, config):
         _task.check_model(config, "masked_head")
