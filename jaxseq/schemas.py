@@ -23,13 +23,15 @@ _NEW_IN_1: dict[str, dict[str, Any]] = {
     "rwkv_channel": {"key_gain": 1.0, "mix_power": None},
 }
 
+_RATE = ("train.lr", "train.lr_source", "train.lr_width")  # belong together: the rate was found at this width
+
 # Fields whose defaults in built-in configs changed, by the schema before the change.
 _CHANGED_DEFAULTS: dict[int, tuple[str, ...]] = {
     0: (
         *(f"model.{name}" for name in _NEW_IN_1[""]), "model.embedding_scale", "model.embedding_std", "model.head_scale",
         "model.max_positions", "model.tied",
         *(f"model.{label}.{name}" for label, fields in _NEW_IN_1.items() if label for name in fields),
-        "train.eps", "train.weight_decay",
+        "train.eps", *_RATE, "train.weight_decay",
     ),
 }  # fmt: skip
 
@@ -82,5 +84,7 @@ def own_defaults(run: Mapping[str, Any], today: Mapping[str, Any], since: int) -
     """{dotted field: value in `run`} for fields whose defaults in built-in configs have changed since schema `since`, and in
     which a run started with that schema differs from a config of today."""
     changed = {field for schema, fields in _CHANGED_DEFAULTS.items() if schema >= since for field in fields}
-    differing = [field for field in today if field in run and run[field] != today[field]]
-    return {field: run[field] for field in differing if re.sub(r":[^.]*", "", field) in changed}
+    differing = {field for field in today if field in run and run[field] != today[field]}
+    if differing & set(_RATE):
+        differing |= set(_RATE) & set(run)
+    return {field: run[field] for field in today if field in differing and re.sub(r":[^.]*", "", field) in changed}

@@ -42,7 +42,7 @@ class Lane(NamedTuple):
     share: float  # of the tokens of a block
 
 
-class Place(NamedTuple):
+class Cursor(NamedTuple):
     """Where a lane stands: in its epoch, at a unit of that epoch's order, behind so many of its documents."""
 
     epoch: int = 0
@@ -50,7 +50,7 @@ class Place(NamedTuple):
     document: int = 0
 
 
-class Stream(NamedTuple):
+class StreamedCorpus(NamedTuple):
     """What `Corpus` is to a corpus that is read as a whole. validation: the documents that are scored while training."""
 
     name: str
@@ -84,7 +84,7 @@ class Stream(NamedTuple):
     documents = Corpus.documents
 
 
-def stream(config, tokens: int, tokenizer: Tokenizer) -> Stream:
+def stream(config, tokens: int, tokenizer: Tokenizer) -> StreamedCorpus:
     """Open a source to be streamed, and read its validation documents.
 
     Args:
@@ -108,7 +108,7 @@ def stream(config, tokens: int, tokenizer: Tokenizer) -> Stream:
     def left_out() -> list[str]:
         return opened.left_out() + (opened.validation.left_out() if opened.validation else [])
 
-    return Stream(opened.name, tokenizer, validation, fingerprint, lanes, every, count, opened.size, left_out)
+    return StreamedCorpus(opened.name, tokenizer, validation, fingerprint, lanes, every, count, opened.size, left_out)
 
 
 def _lanes(opened: Source) -> tuple[Lane, ...]:
@@ -155,39 +155,39 @@ def _first(documents: Read, tokens: int, tokenizer: Tokenizer, opened: Source) -
 class _Blocks:
     """The blocks of a stream, one after another; of each lane in proportion."""
 
-    def __init__(self, stream: Stream, seed: int, places: list[Place]):
-        self.stream, self.seed, self.places, self.told = stream, seed, places, 0
-        self.passes = [self._read(lane, at, place) for at, (lane, place) in enumerate(zip(stream.lanes, places, strict=True))]
+    def __init__(self, stream: StreamedCorpus, seed: int, cursors: list[Cursor]):
+        self.stream, self.seed, self.cursors, self.told = stream, seed, cursors, 0
+        self.passes = [self._read(lane, at, cursor) for at, (lane, cursor) in enumerate(zip(stream.lanes, cursors, strict=True))]
 
-    def _read(self, lane: Lane, at: int, place: Place) -> Iterator[tuple[Document | TokenDocument | None, Place]]:
-        """The training documents of a lane from a place on, endless, each with the place behind it; None at the end of an
+    def _read(self, lane: Lane, at: int, cursor: Cursor) -> Iterator[tuple[Document | TokenDocument | None, Cursor]]:
+        """The training documents of a lane from a cursor on, endless, each with the cursor behind it; None at the end of an
         epoch."""
         found = True
         while found:
-            found = place.unit > 0 or place.document > 0  # the rest of an epoch may hold none
-            order = np.random.default_rng([self.seed, at, place.epoch]).permutation(len(lane.units))
-            for unit in range(place.unit, len(order)):
+            found = cursor.unit > 0 or cursor.document > 0  # the rest of an epoch may hold none
+            order = np.random.default_rng([self.seed, at, cursor.epoch]).permutation(len(lane.units))
+            for unit in range(cursor.unit, len(order)):
                 name, read = lane.units[order[unit]]
                 for number, document in enumerate(read()):
-                    if number < place.document or not len(document[1]):
+                    if number < cursor.document or not len(document[1]):
                         continue
                     if not holds_out(f"{lane.name}/{name}", number, self.stream.every):
                         found = True
-                        yield document, Place(place.epoch, unit, number + 1)
-                place = Place(place.epoch, unit + 1)
-            place = Place(place.epoch + 1)
-            yield None, place
+                        yield document, Cursor(cursor.epoch, unit, number + 1)
+                cursor = Cursor(cursor.epoch, unit + 1)
+            cursor = Cursor(cursor.epoch + 1)
+            yield None, cursor
         name = lane.name or self.stream.name
         raise UserError(f"{name} holds nothing to train on; give more documents, or raise data.validation_every")
 
-    def next(self) -> tuple[Documents, list[Place]]:
-        """(the documents of the next block, the places behind it)"""
+    def next(self) -> tuple[Documents, list[Cursor]]:
+        """(the documents of the next block, the cursors behind it)"""
         tokenizer, kept = self.stream.tokenizer, []
         alone, size = len(self.stream.lanes) == 1, min(BLOCK, max(1, self.stream.size))
         for at, lane in enumerate(self.stream.lanes):
             wanted = max(1, round(lane.share * size))
-            for document, place in self.passes[at]:
-                self.places[at] = place
+            for document, cursor in self.passes[at]:
+                self.cursors[at] = cursor
                 if document is not None:
                     kept.append(document)
                     wanted -= self._tokens(document)
@@ -197,7 +197,7 @@ class _Blocks:
         if len(left_out := self.stream.left_out()) > self.told:
             files.say(damage.describe(self.stream.name, left_out))
             self.told = len(left_out)
-        return Documents(held, np.arange(len(held)), tokenizer.boundary, tokenizer.start), list(self.places)
+        return Documents(held, np.arange(len(held)), tokenizer.boundary, tokenizer.start), list(self.cursors)
 
     def _tokens(self, document: Document | TokenDocument) -> int:
         """About how many tokens a document has: those of bytes are counted, others are taken for four bytes each."""
@@ -210,7 +210,9 @@ class StreamBatches(Iterator):
     """Endless iterator over batches of packed rows, with the face of `RowBatches`; the next block is made while one is used.
     Every process reads all, and takes its rows."""
 
-    def __init__(self, config, stream: Stream, process_index: int, process_count: int, transform: Transform | None = None):
+    def __init__(
+        self, config, stream: StreamedCorpus, process_index: int, process_count: int, transform: Transform | None = None
+    ):
         batch, length = config.train.batch, config.train.length
         if batch % process_count:
             raise UserError(f"train.batch={batch} is no multiple of the {process_count} processes; set it to one")
@@ -219,13 +221,13 @@ class StreamBatches(Iterator):
         self.first = process_index * self.own
         self.identity = {"version": STATE_VERSION, "stream": stream.fingerprint, "length": length, "seed": self.seed}
         self.worker = concurrent.futures.ThreadPoolExecutor(1, "stream")
-        self._begin({"row": 0, "places": [list(Place()) for _ in stream.lanes], "used": 0, "block": 0})
+        self._begin({"row": 0, "cursors": [list(Cursor()) for _ in stream.lanes], "used": 0, "block": 0})
 
     def _begin(self, state: dict[str, Any]) -> None:
-        places = [Place(*place) for place in state["places"]]
+        cursors = [Cursor(*cursor) for cursor in state["cursors"]]
         self.row, self.used, self.block = state["row"], state["used"], state["block"]
-        self.start, self.rows, self.coming = list(places), None, None
-        self.blocks = _Blocks(self.stream, self.seed, places)
+        self.start, self.rows, self.coming = list(cursors), None, None
+        self.blocks = _Blocks(self.stream, self.seed, cursors)
 
     def _take(self) -> None:
         """The next block becomes the one that is used, and the one behind it is begun."""
@@ -253,8 +255,8 @@ class StreamBatches(Iterator):
     def state(self) -> dict[str, Any]:
         """JSON-able: where the next row stands. To go on from there, the block is read again, and of what lies before it
         only the beginnings of the files that it begins in."""
-        place = {"row": self.row, "block": self.block, "used": self.used, "places": [list(place) for place in self.start]}
-        return {**self.identity, **place}
+        cursors = [list(cursor) for cursor in self.start]
+        return {**self.identity, "row": self.row, "block": self.block, "used": self.used, "cursors": cursors}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on with the row that follows the one `state` was taken at. Raises UserError for the state of other data."""

@@ -54,7 +54,7 @@ def test_the_first_step_reads_few_files_and_an_epoch_each_once(folder, small, mo
     assert validating < 40 and len(read) - validating < 20, "60 files, of which a block needs some 6"
     assert held and stream.files == 60
 
-    blocks, epochs = streaming._Blocks(stream, 0, [streaming.Place()]), ([], [])
+    blocks, epochs = streaming._Blocks(stream, 0, [streaming.Cursor()]), ([], [])
     for document, place in blocks.passes[0]:
         if place.epoch == 2:
             break
@@ -88,7 +88,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path, small):
     tokenizer = data.tokenizer(cfg.data)
     held = streaming.in_memory("endless", [], tokenizer)
     nothing = data.Documents(held, np.arange(0), tokenizer.boundary)
-    stream = streaming.Stream("endless", tokenizer, nothing, "", lanes, 0, 1, 1 << 60)
+    stream = streaming.StreamedCorpus("endless", tokenizer, nothing, "", lanes, 0, 1, 1 << 60)
     batches = streaming.StreamBatches(cfg, stream, 0, 1)
     for _ in range(20):
         next(batches)
@@ -128,11 +128,11 @@ def test_a_mixture_is_streamed_by_its_weights(tmp_path, monkeypatch):
     cfg = config(tmp_path / "mix.json", **{"data.source": "mixture", "data.validation_every": 0})
     stream, _ = opened(cfg)
     assert stream.files == 2 and len(stream.validation) == 0
-    blocks = streaming._Blocks(stream, 0, [streaming.Place()] * 2)
+    blocks = streaming._Blocks(stream, 0, [streaming.Cursor()] * 2)
     for _ in range(20):
         names = collections.Counter(chr(document[1]) for document in blocks.next()[0])
         assert names["b"] / names["a"] == pytest.approx(1.2, abs=0.12)
-    assert [place.epoch for place in blocks.places] == [1, 6] or blocks.places[1].epoch in (5, 6)
+    assert [cursor.epoch for cursor in blocks.cursors] == [1, 6] or blocks.cursors[1].epoch in (5, 6)
 
 
 def test_damaged_records_count_once_however_often_they_are_read(tmp_path, monkeypatch):
@@ -142,7 +142,7 @@ def test_damaged_records_count_once_however_often_they_are_read(tmp_path, monkey
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": f"some words {i}"}) + "\n" for i in range(9)) + "[1]\n" * 2)
     cfg = config(tmp_path, **{"data.skip_records": 2})
     stream, batches = opened(cfg)
-    while batches.blocks.places[0].epoch < 4:
+    while batches.blocks.cursors[0].epoch < 4:
         next(batches)
     batches.coming.result()
     assert stream.damaged == 2 and len(said) == 1 and "2 damaged record(s) left out" in said[0]

@@ -18,7 +18,7 @@ def unnamed(source: str) -> list[int]:
             continue
         words = [arg.value for arg in call.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
         words += [k.value.value for k in call.keywords if k.arg == "mode" and isinstance(k.value, ast.Constant)]
-        modes = [word for word in words if set(word) <= set("rwaxbt+")]
+        modes = [word for word in words if isinstance(word, str) and set(word) <= set("rwaxbt+")]
         text = any(keyword.arg in ("text", "universal_newlines") for keyword in call.keywords)
         found = {
             "a method of a path": name in ("read_text", "write_text"),

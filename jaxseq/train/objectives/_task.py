@@ -85,7 +85,7 @@ def repeated(corpus: data.Corpus) -> int:
 
 def bytes_per_token(corpus) -> float | None:
     """Mean UTF-8 bytes of a training token, document boundaries counted as tokens of none."""
-    if isinstance(corpus, streaming.Stream):  # nothing of it has been read but what validates
+    if isinstance(corpus, streaming.StreamedCorpus):  # nothing of it has been read but what validates
         return int(corpus.validation.n_bytes.sum()) / int(corpus.validation.lengths.sum()) if len(corpus.validation) else None
     return corpus.train_bytes / max(int(corpus.train.lengths.sum()), 1)
 
@@ -178,7 +178,7 @@ class TextTask(Task):
         self.config = with_vocab(config, self.tokenizer, more(self.tokenizer))
 
     @functools.cached_property
-    def corpus(self) -> "data.Corpus | streaming.Stream":
+    def corpus(self) -> "data.Corpus | streaming.StreamedCorpus":
         if self.config.data.stream:
             return streaming.stream(self.config.data, self.config.eval.tokens, self.tokenizer)
         return data.corpus(self.config.data, self.tokenizer)
