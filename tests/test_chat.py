@@ -86,7 +86,7 @@ def test_where_the_template_is_found(tmp_path):
     assert chat.template(folder(tmp_path, tokenizer_config__json={"chat_template": "one"})) == "one"
     named = [{"name": "tool_use", "template": "two"}, {"name": "default", "template": "three"}]
     assert chat.template(folder(tmp_path, tokenizer_config__json={"chat_template": named})) == "three"
-    with pytest.raises(UserError, match="has the chat templates tool_use and none called default"):
+    with pytest.raises(UserError, match="has the chat templates tool_use and none named default"):
         chat.template(folder(tmp_path, tokenizer_config__json={"chat_template": named[:1]}))
     assert chat.template(folder(tmp_path, chat_template__jinja="four")) == "four"
     (tmp_path / "chat_template.jinja").write_bytes(b"\xff")

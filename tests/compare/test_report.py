@@ -224,7 +224,7 @@ def test_the_command_prints_the_table_best_first(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(None, "there is no"), ("{", "not JSON"), ("[]", "no architectures"), ('{"architectures": {}, "schema": 9}', "schema 9")],
+    [(None, "does not exist"), ("{", "not JSON"), ("[]", "no architectures"), ('{"architectures": {}, "schema": 9}', "schema 9")],
 )
 def test_what_is_no_results_file_is_said_in_one_line(tmp_path, capsys, content, says):
     path = tmp_path / "results.json"

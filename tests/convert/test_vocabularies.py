@@ -68,8 +68,8 @@ def test_tokens_that_were_added_behind_the_vocabulary_are_kept(folder):
     [
         ({"merges__txt": "#version: 0.2\na b c\n"}, "merges.txt has the line 'a b c'"),
         ({"merges__txt": b"\xff\xfe"}, "merges.txt is not UTF-8"),
-        ({"vocab__json": '{"a": 0, "b": 0}'}, "vocab.json does not give each word an id"),
-        ({"vocab__json": "[]"}, "vocab.json does not give each word an id"),
+        ({"vocab__json": '{"a": 0, "b": 0}'}, "vocab.json does not give the words distinct ids"),
+        ({"vocab__json": "[]"}, "vocab.json does not give the words distinct ids"),
         ({"added_tokens__json": '{"<x>": 5}'}, "another word's id"),
     ],
 )
