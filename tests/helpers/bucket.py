@@ -6,6 +6,7 @@ import os
 import socket
 import socketserver
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from unittest import mock
@@ -49,10 +50,17 @@ def _complain(self, request, address) -> None:
 
 
 def _conditional(server):
-    """The emulator's answer to a request, once the condition on the object's generation holds, which it does not look at."""
-    plain = server.Router.handle
+    """The emulator's answer to a request, once the condition on the object's generation holds, which it does not look at.
+
+    One request at a time: the emulator answers in threads, and an object read while it is written has no generation.
+    """
+    plain, turn = server.Router.handle, threading.Lock()
 
     def handle(self, method: str) -> None:
+        with turn:
+            answer(self, method)
+
+    def answer(self, method: str) -> None:
         request = server.Request(self._request_handler, method)
         wanted = request.query.get("ifGenerationMatch")
         if wanted and int(wanted[0]) != _generation(self._request_handler.storage, request):
