@@ -149,7 +149,7 @@ def test_resume_in_a_new_process(path, tmp_path):
     state = batches.state()
     program = (
         "import json, sys, numpy as np\n"
-        "from _data import data_config\n"
+        "from helpers.data import data_config\n"
         "from jaxseq import data\n"
         "config = data_config(path=sys.argv[1], validation_every=0)\n"
         "batches = data.batches(config, data.corpus(config.data))\n"
