@@ -92,7 +92,7 @@ def test_merged_model_and_tiles(x64):
     assert compare.error(jax.jit(merged[0].apply)(merged[1], images), whole[0]) < 1e-11
     assert compare.worst(tiled(model, variables, images, 6, features=True), whole[1])[0] < 1e-11
     assert compare.error(tiled(*merged, images, 6), whole[0]) < 1e-11
-    with pytest.raises(UserError, match="tile of 0"):
+    with pytest.raises(UserError, match="tile=0 is not positive"):
         tiled(model, variables, images, 0)
 
 
