@@ -6,6 +6,7 @@ mask on segment numbers, never a huge negative log-decay: adding -1e30 to a cumu
 decays around it.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -45,6 +46,7 @@ def select(mask: jax.Array, x: jax.Array, otherwise=0) -> jax.Array:
 
 def clean(pos_BT: jax.Array, *xs: jax.Array) -> tuple[jax.Array, ...]:
     """Inputs with padding set to zero, so that its values, NaN included, reach no product and no gradient."""
+    chex.assert_equal_shape_prefix([pos_BT, *xs], pos_BT.ndim)
     return tuple(select(valid(pos_BT), x) for x in xs)
 
 

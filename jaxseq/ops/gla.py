@@ -10,6 +10,7 @@ which everything is computed.
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -22,6 +23,9 @@ __all__ = ["FORMS", "GLAState", "Summary", "apply", "combine", "example", "init_
 
 
 def _run(form, q_BTHK, k_BTHK, v_BTHV, log_w_BTHK, state, pos):
+    chex.assert_rank([q_BTHK, v_BTHV], 4)
+    chex.assert_equal_shape([q_BTHK, k_BTHK, log_w_BTHK])
+    chex.assert_equal_shape_prefix([q_BTHK, v_BTHV], 3)
     pos_BT = _time.positions(pos, q_BTHK)
     acc = _time.accumulation_dtype(q_BTHK, v_BTHV, log_w_BTHK)
     q, k, v, log_w = (x.astype(acc) for x in _time.clean(pos_BT, q_BTHK, k_BTHK, v_BTHV, log_w_BTHK))

@@ -62,6 +62,7 @@ def _turn(x, turn, axis: int = -1):
 
 
 def _enter(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, dt_BTH, m_BTH, theta_BTHP, state, pos):
+    chex.assert_rank([q_BTGK, k_BTGK, v_BTHV, log_a_BTH, theta_BTHP], [4, 4, 4, 3, 4])
     chex.assert_equal_shape([log_a_BTH, dt_BTH, m_BTH])
     chex.assert_equal_shape_prefix([v_BTHV, log_a_BTH, theta_BTHP], 3)
     chex.assert_scalar_non_negative(q_BTGK.shape[3] - 2 * theta_BTHP.shape[3])
