@@ -99,6 +99,14 @@ class Attention(Mixer):
     def remaining_capacity(self, state):
         return None if self.window else state.k_BSGK.shape[-3] - state.count_B
 
+    def _normed(self, q_BTHK, k_BTGK):
+        """Queries and keys before their rotation."""
+        return q_BTHK, k_BTGK
+
+    def _gated(self, y_BTHK, project):
+        """The heads' output before its projection; `project(heads, axis, name)` maps the layer's input to heads."""
+        return y_BTHK
+
     @nn.compact
     def mix(self, x_BTD, state, pos_BT, form, layer, train):
         kv_heads, size = self._sizes()
@@ -110,6 +118,7 @@ class Attention(Mixer):
 
         q_BTHK = project(self.heads, "heads", "q")
         k_BTGK, v_BTGV = project(kv_heads, "kv_heads", "k"), project(kv_heads, "kv_heads", "v")
+        q_BTHK, k_BTGK = self._normed(q_BTHK, k_BTGK)
         if self.rotary:
             frequency_F = self._frequencies(size)
             q_BTHK, k_BTGK = (rotate(x, pos_BT, frequency_F, self.interleaved) for x in (q_BTHK, k_BTGK))
@@ -118,6 +127,7 @@ class Attention(Mixer):
             q_BTHK, k_BTGK = add_alibi(q_BTHK, k_BTGK, pos_BT, scale)
         op = forms.op("attention", form, x_BTD.shape[1])
         y_BTHK, state = op(q_BTHK, k_BTGK, v_BTGV, state=state, pos=pos_BT, window=self.window, scale=scale)
+        y_BTHK = self._gated(y_BTHK, project)
         bias = self.bias if self.output_bias is None else self.output_bias
         init, bias_init = _init.outward(self), _init.bias(self, self.heads * size)
         out = Linear((self.width,), ("heads", None, "embed"), 2, bias, init, self.dtype, bias_init, name="o")
