@@ -1,15 +1,8 @@
-"""Eq. 1 of Kimi Team 2025 (Kimi Delta Attention), the state transposed: [value, key]; log_w is one number a key channel."""
+"""Eq. 1 of Kimi Team 2025 (Kimi Delta Attention), the state transposed: [value, key]; log_w is one number a key channel.
 
-import numpy as np
+The loop of the gated delta rule computes it: its log_w broadcasts over the key's channels.
+"""
 
+from oracles.gated_delta_rule import loop
 
-def loop(q, k, v, log_w, beta):
-    y, share = np.zeros(v.shape), v.shape[2] // q.shape[2]
-    for n, h in np.ndindex(v.shape[0], v.shape[2]):
-        state = np.zeros((v.shape[3], k.shape[3]))
-        for t in range(v.shape[1]):
-            key, rate = k[n, t, h // share], beta[n, t, h]
-            state = state * np.exp(log_w[n, t, h]) @ (np.eye(key.size) - rate * np.outer(key, key))
-            state += rate * np.outer(v[n, t, h], key)
-            y[n, t, h] = state @ q[n, t, h // share]
-    return y
+__all__ = ["loop"]
