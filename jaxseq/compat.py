@@ -1,10 +1,23 @@
-"""What the supported versions of JAX (0.7.2 to 0.12) name differently, in one place."""
+"""What the supported versions of JAX (0.7.2 to 0.12) name or compile differently, in one place."""
 
 import jax
+import jax.numpy as jnp
 
 if hasattr(jax, "enable_x64"):
     enable_x64 = jax.enable_x64
 else:  # before 0.8
     from jax.experimental import enable_x64
 
-__all__ = ["enable_x64"]
+__all__ = ["einsum", "enable_x64"]
+
+
+def einsum(subscripts: str, *arrays: jax.Array, dtype) -> jax.Array:
+    """`jnp.einsum` with sums and result in `dtype`, which is at least as precise as the arrays' dtypes.
+
+    XLA of JAX 0.7 cannot multiply bfloat16 matrices to a float32 result on processors that have bfloat16 instructions ("DotThunk:
+    Unsupported element type"). There the arrays are converted first; the result is the same, as a product of two bfloat16 numbers
+    is exact in float32.
+    """
+    if jax.__version_info__ < (0, 10) and jax.default_backend() == "cpu":
+        arrays = tuple(x.astype(dtype) for x in arrays)
+    return jnp.einsum(subscripts, *arrays, preferred_element_type=dtype)

@@ -8,6 +8,7 @@ contain rows.
 import jax
 import jax.numpy as jnp
 
+from jaxseq import compat
 from jaxseq.ops import _time
 
 TILE = 128  # maximum number of rows
@@ -96,7 +97,7 @@ def _tiles_backward(x_ND, w_EDF, size_E, dy_NF):
         e, start, own = place(i)
         x_CD, dy_CF = (jax.lax.dynamic_slice_in_dim(x, start, tile) for x in (filled_x, filled_dy))
         dy_CF = _time.select(jnp.arange(tile) < own, dy_CF)
-        more_DF = jax.lax.dot_general(x_CD, dy_CF, (((0,), (0,)), ((), ())), preferred_element_type=acc)
+        more_DF = compat.einsum("cd,cf->df", x_CD, dy_CF, dtype=acc)
         return dw_EDF.at[e].add(more_DF)
 
     dw_EDF = jax.lax.fori_loop(0, tiles, body, jnp.zeros(w_EDF.shape, acc))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxseq import compat
 from jaxseq.layers import Initializer, LayerNorm, Linear, constrain
 from jaxseq.mixers import _activations
 from jaxseq.ops import _time
@@ -41,7 +42,7 @@ def attend(
     """
     acc = _time.accumulation_dtype(q_BTHK)
     scale = q_BTHK.shape[-1] ** -0.5 if scale is None else scale
-    score_BHTS = scale * jnp.einsum("bthk,bshk->bhts", q_BTHK, k_BSHK, preferred_element_type=acc)
+    score_BHTS = scale * compat.einsum("bthk,bshk->bhts", q_BTHK, k_BSHK, dtype=acc)
     if bias_BHTS is not None:
         score_BHTS += bias_BHTS.astype(acc)
     if mask_BTS is not None:
@@ -52,7 +53,7 @@ def attend(
         weight_BHTS = jnp.where(mask_B1TS, weight_BHTS, 0)
     weight_BHTS = weight_BHTS if drop is None else drop(weight_BHTS)
     weight_BHTS = weight_BHTS.astype(v_BSHV.dtype)
-    return jnp.einsum("bhts,bshv->bthv", weight_BHTS, v_BSHV, preferred_element_type=acc).astype(v_BSHV.dtype)
+    return compat.einsum("bhts,bshv->bthv", weight_BHTS, v_BSHV, dtype=acc).astype(v_BSHV.dtype)
 
 
 class MultiHeadAttention(nn.Module):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict, config_dict
 
+from jaxseq import compat
 from jaxseq.errors import UserError
 from jaxseq.layers import Initializer, LayerNorm, Linear, constrain, normal, param
 from jaxseq.mixers import _activations
@@ -135,7 +136,7 @@ class _MaskedHead(nn.Module):
         x_BTD = Linear((width,), ("embed", "mlp"), bias=True, init_fn=self.init_fn, dtype=self.dtype, name="transform")(x_BTD)
         x_BTD = LayerNorm(self.norm_eps, self.dtype, name="norm")(_activations.find(self.activation)(x_BTD))
         bias_V = param(self, "bias", jax.nn.initializers.zeros, (self.vocab,), ("vocab",), decay=False)
-        logits_BTV = jnp.einsum("btd,vd->btv", x_BTD, embedding_VD.astype(self.dtype), preferred_element_type=acc)
+        logits_BTV = compat.einsum("btd,vd->btv", x_BTD, embedding_VD.astype(self.dtype), dtype=acc)
         return constrain(logits_BTV + bias_V, ("batch", "time", "vocab"))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict, config_dict
 
+from jaxseq import compat
 from jaxseq.errors import UserError
 from jaxseq.layers import constrain, normal, param
 from jaxseq.mixers import _activations
@@ -138,7 +139,7 @@ class EncoderDecoder(Network):
         x_BTD = _time.select(segment_BT > 0, x_BTD)
         x_BTD = x_BTD * self.shape.width**-0.5 if self.scaled_head else x_BTD
         head_VD = (self.embedding_VD if self.tied else self.head_VD).astype(self.dtype)
-        logits_BTV = jnp.einsum("btd,vd->btv", x_BTD, head_VD, preferred_element_type=self.residual_dtype)
+        logits_BTV = compat.einsum("btd,vd->btv", x_BTD, head_VD, dtype=self.residual_dtype)
         return constrain(logits_BTV, ("batch", "time", "vocab"))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict, config_dict
 
-from jaxseq import forms, registry
+from jaxseq import compat, forms, registry
 from jaxseq.errors import UserError
 from jaxseq.layers import FORMS, NORMS, Streams, constrain, of_std, param
 from jaxseq.models import _positions, _stack
@@ -137,7 +137,7 @@ class LM(Network):
         """[B, T, V] from the hidden activations."""
         head_VD = (self.embedding_VD if self.tied else self.head_VD).astype(self.dtype)
         acc = _time.accumulation_dtype(x_BTD)
-        return constrain(jnp.einsum("btd,vd->btv", x_BTD, head_VD, preferred_element_type=acc), ("batch", "time", "vocab"))
+        return constrain(compat.einsum("btd,vd->btv", x_BTD, head_VD, dtype=acc), ("batch", "time", "vocab"))
 
     def hidden(self, tokens, state=None, pos=None, form="chunkwise", train=False):
         """x_BTD after the final norm (zero under padding), and the next state."""

@@ -18,6 +18,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jaxseq import compat
 from jaxseq.ops import _time
 from jaxseq.ops._example import Example, stresses
 from jaxseq.ops._layered import Layered
@@ -131,12 +132,12 @@ def _scores(q_BTHK, keys: Keys, mask_BTS, scale, acc):
     batch, time, heads, size = q_BTHK.shape
     kv_heads = keys.k_BSGK.shape[2]
     q_BTGRK = q_BTHK.reshape(batch, time, kv_heads, heads // kv_heads, size)
-    scores = jnp.einsum("btgrk,bsgk->bgrts", q_BTGRK, keys.k_BSGK, preferred_element_type=acc) * scale
+    scores = compat.einsum("btgrk,bsgk->bgrts", q_BTGRK, keys.k_BSGK, dtype=acc) * scale
     return jnp.where(mask_BTS[:, None, None], scores, -jnp.inf)
 
 
 def _weighted(p_BGRTS, v_BSGV, acc):
-    return jnp.einsum("bgrts,bsgv->bgrtv", p_BGRTS.astype(v_BSGV.dtype), v_BSGV, preferred_element_type=acc)
+    return compat.einsum("bgrts,bsgv->bgrtv", p_BGRTS.astype(v_BSGV.dtype), v_BSGV, dtype=acc)
 
 
 def _finish(y_BGRTV, pos_BT, dtype):

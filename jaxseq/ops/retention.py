@@ -19,6 +19,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jaxseq import compat
 from jaxseq.ops import _decay, _time
 from jaxseq.ops._example import Example, stresses
 
@@ -90,9 +91,9 @@ def _inside(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, pos_BT):
     mask_BTS = (seg_BT[:, :, None] == seg_BT[:, None, :]) & jnp.tril(jnp.ones((time, time), bool))
     sums_BHTS = jax.vmap(jax.vmap(_decay.between))(jnp.moveaxis(log_a_BTH, 1, 2))
     gap_BHTS = jnp.where(mask_BTS[:, None], sums_BHTS, -jnp.inf)
-    scores_BGTS = jnp.einsum("btgk,bsgk->bgts", q_BTGK, k_BTGK, preferred_element_type=log_a_BTH.dtype)
+    scores_BGTS = compat.einsum("btgk,bsgk->bgts", q_BTGK, k_BTGK, dtype=log_a_BTH.dtype)
     weights_BHTS = (_spread(scores_BGTS, v_BTHV.shape[2], 1) * jnp.exp(gap_BHTS)).astype(v_BTHV.dtype)
-    return jnp.einsum("bhts,bshv->bthv", weights_BHTS, v_BTHV, preferred_element_type=log_a_BTH.dtype)
+    return compat.einsum("bhts,bshv->bthv", weights_BHTS, v_BTHV, dtype=log_a_BTH.dtype)
 
 
 def _from_state(q_BTGK, S_BHKV, log_a_BTH, pos_BT):
