@@ -246,11 +246,12 @@ def finish(cfg: ConfigDict, **overrides: Any) -> ConfigDict:
 
 
 def _finish(cfg: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
-    """Apply overrides. model.stack is first, because it determines the sub-sections."""
+    """Apply overrides. model.stack and model.block are first, because they determine the sub-sections."""
     overrides = dict(overrides)
     _check_fields(cfg)
-    if "model.stack" in overrides:
-        _set(cfg, "model.stack", overrides.pop("model.stack"))
+    for key in ("model.stack", "model.block"):
+        if key in overrides:
+            _set(cfg, key, overrides.pop(key))
     if "block" in cfg.model:
         _fill_section(cfg.model, cfg.model.block, registry.load_class("blocks", cfg.model.block))
     for label in _stack.labels(cfg.model.stack) if "stack" in cfg.model else ():

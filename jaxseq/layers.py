@@ -148,6 +148,18 @@ class RMSNorm(nn.Module):
         return (rms_normalize(x, self.eps) * scale_D).astype(self.dtype)
 
 
+class RMSNormOffset(nn.Module):
+    """(1 + scale) * rms_normalize(x), the scale initially 0 (Gemma)."""
+
+    eps: float = 1e-5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale_D = param(self, "scale", jax.nn.initializers.zeros, x.shape[-1:], ("norm",), decay=False)
+        return (rms_normalize(x, self.eps) * (1 + scale_D)).astype(self.dtype)
+
+
 class LayerNorm(nn.Module):
     """scale * (x - mean) / sqrt(variance + eps) + bias (Ba et al. 2016, arXiv:1607.06450); neither has weight decay."""
 
@@ -179,7 +191,7 @@ class RMSNormOuter(nn.Module):
         return (y / (root + self.eps) * scale_D).astype(self.dtype)
 
 
-NORMS = {"rmsnorm": RMSNorm, "rmsnorm_outer": RMSNormOuter, "layernorm": LayerNorm}
+NORMS = {"rmsnorm": RMSNorm, "rmsnorm_offset": RMSNormOffset, "rmsnorm_outer": RMSNormOuter, "layernorm": LayerNorm}
 
 
 def rotate(x_BTHK: jax.Array, pos_BT: jax.Array, frequency_F: jax.Array, interleaved: bool = False) -> jax.Array:

@@ -175,6 +175,7 @@ def _table_names(source: str, theirs: Mapping, names: set[str]) -> set[str]:
     found = _source(source)
     try:
         theirs = _completed(found, dict(theirs), dict.fromkeys(names))
+        found.config(theirs)  # raises for a value that it does not support
         return {name for entry in found.entries(theirs) for _, row in entry.rows() for name in row}
     except Exception:  # the config of another source can cause any error
         return set()
@@ -222,20 +223,27 @@ def tokenizer(path: str | Path, source: str, theirs: Mapping, file: str | None =
 def save_pretrained(path: str | Path, model: nn.Module, params: Any, source: str | None = None) -> str:
     """Writes config.json and safetensors in the format of the source's own library; returns the source.
 
-    source: by default the only one that can hold the model. Raises UserError if there is none, or more than one.
+    source: by default the one that can hold the model, by rank if there are several. Raises UserError if there is none, or more
+    than one of the same rank.
     """
-    if source is None:
-        found = [s for s in source_names() if s.startswith(_WRITABLE) and _source(s).describe(model) is not None]
-        if len(found) != 1:
-            what = "several sources hold this model" if found else "no source holds this model"
-            raise UserError(f"{what}; name one of: {', '.join(found or source_names())}")
-        source = found[0]
+    source = _holder(model) if source is None else source
     theirs = describe(source, model)
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     _files.write(folder, _table.dump(_source(source).entries(theirs), params))
     write_config(folder / "config.json", theirs)
     return source
+
+
+def _holder(model: nn.Module) -> str:
+    """The source that is meant if none is named."""
+    found = [s for s in source_names() if s.startswith(_WRITABLE) and _source(s).describe(model) is not None]
+    ranks = [_source(s).rank for s in found]
+    found = [s for s, rank in zip(found, ranks, strict=True) if rank == min(ranks)]
+    if len(found) != 1:
+        what = "several sources hold this model" if found else "no source holds this model"
+        raise UserError(f"{what}; name one of: {', '.join(found or source_names())}")
+    return found[0]
 
 
 def write_config(path: Path, theirs: Mapping) -> None:

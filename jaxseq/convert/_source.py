@@ -25,6 +25,7 @@ class WeightSource:
     complete: Callable[[dict, Mapping], dict] = lambda theirs, tensors: theirs
     rename: Callable[[set[str]], dict] | None = None
     tokenizer: Callable[[Mapping], str | None] = lambda theirs: None
+    rank: int = 0  # of sources that hold the same model, the one with the lowest is taken for export unless one is named
     beside: Callable[[Mapping], dict] = lambda theirs: {}
 
     def build(self, theirs: Mapping) -> nn.Module:

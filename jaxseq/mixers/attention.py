@@ -10,7 +10,7 @@ from flax import linen as nn
 from jaxseq import forms
 from jaxseq.errors import UserError
 from jaxseq.layers import Linear, Mixer, rotate
-from jaxseq.mixers import _init
+from jaxseq.mixers import _init, _rotary
 from jaxseq.ops import _time, attention
 
 DIGIT = 256  # a digit below it is exact in bfloat16, whose significand has 8 bits
@@ -61,6 +61,12 @@ class Attention(Mixer):
     rotary_fraction: float = 1.0  # fraction of a head's channels that are rotated, the first ones
     interleaved: bool = False  # pairs are (2i, 2i + 1)
     theta: float = 10000.0
+    rope_scaling: str = "none"  # of the frequencies, for long contexts: none, linear, llama3, yarn, yarn_exact; see _rotary
+    rope_factor: float = 1.0  # by which low frequencies are divided
+    rope_context: int = 8192  # tokens of the contexts in training
+    rope_slow: float = 1.0  # frequencies that turn at most this often in rope_context are divided
+    rope_fast: float = 4.0  # frequencies that turn at least this often are unchanged
+    scale: float | None = None  # of the scores; default: 1 / sqrt(K)
     alibi: bool = False
     bias: bool = False  # on q, k and v
     output_bias: bool | None = None  # default: bias
@@ -85,7 +91,7 @@ class Attention(Mixer):
                 f"rotary positions rotate pairs of channels, but rotary_fraction {self.rotary_fraction} of {size} channels is "
                 f"{turned}; make it even: change rotary_fraction, or width / heads"
             )
-        return self.theta ** (-jnp.arange(0, turned, 2) / turned)
+        return _rotary.frequencies(self, turned)
 
     @nn.nowrap
     def init_state(self, batch, context):
@@ -122,7 +128,7 @@ class Attention(Mixer):
         if self.rotary:
             frequency_F = self._frequencies(size)
             q_BTHK, k_BTGK = (rotate(x, pos_BT, frequency_F, self.interleaved) for x in (q_BTHK, k_BTGK))
-        scale = size**-0.5
+        scale = size**-0.5 if self.scale is None else self.scale
         if self.alibi:
             q_BTHK, k_BTGK = add_alibi(q_BTHK, k_BTGK, pos_BT, scale)
         op = forms.op("attention", form, x_BTD.shape[1])

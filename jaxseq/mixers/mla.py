@@ -9,7 +9,7 @@ from flax import linen as nn
 from jaxseq import forms
 from jaxseq.errors import UserError
 from jaxseq.layers import Linear, Mixer, RMSNorm, on_matrix, param, rotate
-from jaxseq.mixers import _init
+from jaxseq.mixers import _init, _rotary
 from jaxseq.ops import attention
 
 
@@ -39,6 +39,12 @@ class LatentAttention(Mixer):
     rotary: bool = True
     interleaved: bool = True  # pairs are (2i, 2i + 1)
     theta: float = 10000.0
+    rope_scaling: str = "none"  # of the frequencies, for long contexts; it and the rest as in `attention`
+    rope_factor: float = 1.0
+    rope_context: int = 8192
+    rope_slow: float = 1.0
+    rope_fast: float = 4.0
+    scale: float | None = None  # of the scores; default: 1 / sqrt(head_size + rotary_size)
     eps: float = 1e-6  # of the norms of c and of the queries' latent vector
     initial: str = "llama"  # initial values, see _init.RECIPES
     init_std: float | None = None  # for gpt2 and llama; default: 1 / sqrt(inputs)
@@ -76,7 +82,7 @@ class LatentAttention(Mixer):
         own_BTHK, turned_BTHK = q_BTHK[..., : self.head_size], q_BTHK[..., self.head_size :]
         shared_BT1K = down[:, :, None, rank:]
         if self.rotary:
-            frequency_F = self.theta ** (-jnp.arange(0, self.rotary_size, 2) / self.rotary_size)
+            frequency_F = _rotary.frequencies(self, self.rotary_size)
             turned_BTHK, shared_BT1K = (rotate(x, pos_BT, frequency_F, self.interleaved) for x in (turned_BTHK, shared_BT1K))
 
         own_BTHR = jnp.einsum("bthk,rhk->bthr", own_BTHK, self._up("k_up", self.head_size))
@@ -86,7 +92,8 @@ class LatentAttention(Mixer):
             slots = state.latent_BSK[:, :, None]
             state = attention.AttentionState(slots, slots[..., :rank], state.count_B)
         op = forms.op("attention", form, x_BTD.shape[1])
-        y_BTHR, state = op(q_BTHR, latent_BT1K, c_BTR[:, :, None], state=state, pos=pos_BT, window=None, scale=size**-0.5)
+        scale = size**-0.5 if self.scale is None else self.scale
+        y_BTHR, state = op(q_BTHR, latent_BT1K, c_BTR[:, :, None], state=state, pos=pos_BT, window=None, scale=scale)
         y_BTHV = jnp.einsum("bthr,rhv->bthv", y_BTHR, self._up("v_up", value_size))
         out = Linear((self.width,), ("heads", None, "embed"), 2, init_fn=_init.outward(self), dtype=self.dtype, name="o")
         return out(y_BTHV), MLAState(state.k_BSGK[:, :, 0], state.count_B)

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict, config_dict
 
 from jaxseq import compat, forms, registry
 from jaxseq.errors import UserError
-from jaxseq.layers import FORMS, NORMS, Streams, constrain, of_std, param
+from jaxseq.layers import FORMS, NORMS, Linear, Streams, constrain, of_std, param
 from jaxseq.models import _positions, _stack
 from jaxseq.models._network import BYTE_VOCAB, DTYPES, REMAT, Network, check, scan
 from jaxseq.ops import _time
@@ -60,9 +60,13 @@ class LM(Network):
     embedding_scale: float = 1.0  # of the embedding's output (Vaswani et al. 2017, §3.4: sqrt(width))
     embedding_norm: bool = False  # a norm before the first block (RWKV)
     positions: str = "none"  # added to the embedding: none, learned (GPT-2), sinusoidal (Vaswani et al. 2017)
-    max_positions: int = 2048  # rows of the learned table
+    max_positions: int = 2048  # of the learned table
+    position_offset: int = 0  # row of the learned table for position 0 (OPT: 2)
+    embedding_width: int = 0  # of the embedding and the head, with linear maps to the width and back; 0: the width (OPT-350m)
+    last_norm: bool = True  # a norm after the last block
     head_scale: float = 1.0  # initial standard deviation of the untied head, times sqrt(width)
     head_init: str = "normal"  # or uniform, orthogonal
+    logit_cap: float = 0.0  # logits are cap tanh(logits / cap) (Gemma 2); 0: none
     logit_penalty: float = 0.0  # RWKV's L2Wrap: adds logit_penalty / 2 * mean over positions of (largest logit)^2 to the loss
     remat: str = "none"
     dtype: Any = jnp.float32  # of the computation
@@ -106,15 +110,20 @@ class LM(Network):
         return jnp.min(jnp.stack(capacities), axis=0) if capacities else None
 
     def setup(self):
-        shape, axes = (self.vocab, self.width), ("vocab", "embed")
+        shape, axes = (self.vocab, self.embedding_width or self.width), ("vocab", "embed")
         init = of_std(self.embedding_init, self.embedding_std)
         self.embedding_VD = param(self, "embedding", init, shape, axes)
-        self.position_SD = _positions.table(self, self.positions, self.max_positions, self.width, init)
+        rows = self.max_positions + self.position_offset
+        self.position_SD = _positions.table(self, self.positions, rows, self.width, init)
+        if self.embedding_width:
+            self.project_in = Linear((self.width,), (None, "embed"), dtype=self.dtype)
+            self.project_out = Linear((self.embedding_width,), ("embed", None), dtype=self.dtype)
         if not self.tied:
             self.head_VD = param(self, "head", of_std(self.head_init, self.head_scale * self.width**-0.5), shape, axes)
         if self.embedding_norm:
             self.first_norm = NORMS[self.norm](self.norm_eps, self.dtype)
-        self.final_norm = NORMS[self.norm](self.norm_eps, self.dtype)
+        if self.last_norm:
+            self.final_norm = NORMS[self.norm](self.norm_eps, self.dtype)
 
     def __call__(self, tokens, state=None, pos=None, form="chunkwise", train=False):
         x_BTD, state = self.hidden(tokens, state, pos, form, train)
@@ -127,7 +136,8 @@ class LM(Network):
         """(x_BTD before the first block, streams of zeros)."""
         # Gather the table along embed first. If it stayed sharded, the lookup would gather rows sharded over the same devices.
         x_BTD = constrain(self.embedding_VD, ("vocab", None))[tokens_BT] * self.embedding_scale
-        x_BTD = _positions.add(x_BTD, pos_BT, self.positions, self.position_SD)
+        x_BTD = self.project_in(x_BTD) if self.embedding_width else x_BTD
+        x_BTD = _positions.add(x_BTD, pos_BT + self.position_offset, self.positions, self.position_SD)
         x_BTD = self.first_norm(x_BTD) if self.embedding_norm else x_BTD
         streams = {name for block in self.blocks for mixer in block.mixers for name in mixer.streams}
         zeros_BTD = jnp.zeros(x_BTD.shape, self.dtype)
@@ -137,7 +147,11 @@ class LM(Network):
         """[B, T, V] from the hidden activations."""
         head_VD = (self.embedding_VD if self.tied else self.head_VD).astype(self.dtype)
         acc = _time.accumulation_dtype(x_BTD)
-        return constrain(compat.einsum("btd,vd->btv", x_BTD, head_VD, dtype=acc), ("batch", "time", "vocab"))
+        x_BTD = self.project_out(x_BTD) if self.embedding_width else x_BTD
+        logits_BTV = compat.einsum("btd,vd->btv", x_BTD, head_VD, dtype=acc)
+        if self.logit_cap:
+            logits_BTV = self.logit_cap * jnp.tanh(logits_BTV / self.logit_cap)
+        return constrain(logits_BTV, ("batch", "time", "vocab"))
 
     def hidden(self, tokens, state=None, pos=None, form="chunkwise", train=False):
         """x_BTD after the final norm (zero under padding), and the next state."""
@@ -175,7 +189,7 @@ class LM(Network):
             (*carry, stacks), s = scan(block, repeats, (*carry, stacks), xs, call, self.remat)
             after.append(tuple(stacks.get(j, own) for j, own in enumerate(s)))
             layer += repeats
-        x_BTD = _time.select(valid_BT, self.final_norm(carry[0]))
+        x_BTD = _time.select(valid_BT, self.final_norm(carry[0]) if self.last_norm else carry[0].astype(self.dtype))
         next_pos_B = jnp.zeros(tokens_BT.shape[:1], jnp.int32) if state is None else state.next_pos_B
         if tokens_BT.shape[1]:
             last_B1 = jnp.maximum(jnp.sum(valid_BT, axis=1, keepdims=True) - 1, 0)

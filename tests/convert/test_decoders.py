@@ -108,7 +108,7 @@ def test_no_source_takes_what_it_cannot_hold(name, field, value):
 def test_configs_that_cannot_be_honoured():
     with pytest.raises(UserError, match="scale_attn_by_inverse_layer_idx=False, and this config has .*=True"):
         convert.from_state_dict("hf/gpt2", oracle("gpt2")["config"] | {"scale_attn_by_inverse_layer_idx": True}, {})
-    scaled = {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}
+    scaled = {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4}}
     for source, name in (("hf/mixtral", "mixtral"), ("hf/gpt_neox", "gpt_neox"), ("hf/llama", "llama")):
-        with pytest.raises(UserError, match="no yarn rotary positions, and this config has rope_parameters={'rope_type': 'yarn'"):
+        with pytest.raises(UserError, match="no dynamic rotary positions, and this config has rope_parameters={'rope_"):
             convert.from_state_dict(source, oracle(name)["config"] | scaled, {})

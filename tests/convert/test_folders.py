@@ -217,7 +217,7 @@ def test_a_quantised_config_is_refused_before_its_tensors(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "mistral"}, "model_type='mistral', which no source reads; the nearest is hf/llama, which has 12 of"),
+        ({"model_type": "minicpm"}, "model_type='minicpm', which no source reads; the nearest is hf/llama, which has 12 of"),
         ({"model_type": "gpt_neo"}, "model_type='gpt_neo', which no source reads; the nearest is hf/llama"),
         ({"model_type": None}, "of no known source .no model_type."),
     ],
@@ -235,7 +235,9 @@ def test_a_source_that_the_files_contradict_is_said(tmp_path, caplog):
 
 
 REFUSED = [
-    ("hf/llama", "llama", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "no llama3 rotary .*rope_scaling=.*8.0"),
+    ("hf/llama", "llama", {"rope_scaling": {"rope_type": "longrope", "factor": 8.0}}, "no longrope rotary .*rope_scaling=.*8.0"),
+    ("hf/llama", "llama", {"rope_scaling": {"type": "linear", "factor": 2.0, "tuned": True}}, "linear rotary .*tuned=True"),
+    ("hf/llama", "llama", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor=1.0, and .*=0.5"),
     ("hf/llama", "llama", {"mlp_bias": True}, "mlp_bias=False, and this config has mlp_bias=True"),
     ("hf/llama", "llama", {"hidden_act": "gelu"}, "hidden_act='silu', and this config has hidden_act='gelu'"),
     ("hf/gpt2", "gpt2", {"activation_function": "quick_gelu"}, "no activation_function='quick_gelu'; it reads: gelu_new"),

@@ -10,5 +10,6 @@ A source has
 - optional `aliases(theirs) -> dict`: names that repeat another tensor; `infer(shapes) -> dict`: their config from the shapes
   of the tensors, for formats that carry none; `complete(theirs, tensors) -> dict`: their config with what only the tensors
   tell (which heads there are, by their names); `rename(names) -> dict`: {the table's name: the file's} where spellings differ;
+  `rank`: of sources that can hold a model, the one with the lowest is taken for export (default: 0);
   `tokenizer(theirs) -> str | None`: a tokenizers JSON text out of the metadata.
 """

@@ -7,7 +7,10 @@ from flax import linen as nn
 from jaxseq.convert import _fields
 from jaxseq.errors import UserError
 
-LLAMA = {"window": None, "rotary": True, "rotary_fraction": 1.0, "interleaved": False, "alibi": False}  # its attention
+LLAMA = {  # its attention
+    "window": None, "rotary": True, "rotary_fraction": 1.0, "interleaved": False, "alibi": False, "rope_scaling": "none",
+    "scale": None,
+}  # fmt: skip
 
 
 def has(module: nn.Module, **fields: Any) -> bool:

@@ -1,9 +1,10 @@
 """What the sources of hybrids share: layers of several kinds, each a token mixer and a channel mixer, as segments of a stack."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from jaxseq.convert._table import Entry, norm
+from jaxseq.convert.sources._stacks import PLAIN
 from jaxseq.models import _stack
 from jaxseq.models.lm import LM
 
@@ -58,24 +59,27 @@ def norms(layers: Sequence[Layer], names: tuple[str, str]) -> list[Entry]:
     return table
 
 
-def mixers(model: Any, kinds: dict[str, str], **fields: Any) -> list[tuple[Any, Any]] | None:
+def mixers(
+    model: Any, kinds: dict[str, str | Callable[[Any], str]], block: str = "Residual", **fields: Any
+) -> list[tuple[Any, Any]] | None:  # fmt: skip
     """(token mixer, channel mixer) of every layer, if `model` is a causal LM of mixers of the classes in `kinds` alone
-    ({class: label}), those of a class alike, in the segments that `segments` makes, other fields as in `fields`; else None."""
-    fields = {"positions": "none", "embedding_norm": False, "embedding_scale": 1.0} | fields
-    if not isinstance(model, LM) or any(getattr(model, name) != value for name, value in fields.items()):
+    ({class: label, or a function of the mixer that gives it}), those of a label alike, in blocks of the class `block` and in the
+    segments that `segments` makes, other fields as in PLAIN and `fields`; else None."""
+    if not isinstance(model, LM) or any(getattr(model, name) != value for name, value in (PLAIN | fields).items()):
         return None
     found, blocks, alike = [], [], {}
-    for repeats, block in zip(model.repeats, model.blocks, strict=True):
-        names = [type(mixer).__name__ for mixer in block.mixers]
-        if type(block).__name__ != "Residual" or len(names) % 2 or not set(names) <= set(kinds):
+    for repeats, each in zip(model.repeats, model.blocks, strict=True):
+        names = [type(mixer).__name__ for mixer in each.mixers]
+        if type(each).__name__ != block or len(names) % 2 or not set(names) <= set(kinds):
             return None
-        labels = tuple(kinds[name] for name in names)
-        if tuple(mixer.name for mixer in block.mixers) != _stack.paths(labels):
+        chosen = [(kinds[name], mixer) for name, mixer in zip(names, each.mixers, strict=True)]
+        labels = tuple(kind if isinstance(kind, str) else kind(mixer) for kind, mixer in chosen)
+        if tuple(mixer.name for mixer in each.mixers) != _stack.paths(labels):
             return None
-        unnamed = [mixer.clone(name=None) for mixer in block.mixers]
-        if any(mixer != alike.setdefault(name, mixer) for name, mixer in zip(names, unnamed, strict=True)):
+        unnamed = [mixer.clone(name=None) for mixer in each.mixers]
+        if any(mixer != alike.setdefault(label, mixer) for label, mixer in zip(labels, unnamed, strict=True)):
             return None
         blocks.append((repeats, tuple(zip(labels[::2], labels[1::2], strict=True))))
-        found += repeats * list(zip(block.mixers[::2], block.mixers[1::2], strict=True))
-    layers = [layer for repeats, block in blocks for layer in repeats * block]
+        found += repeats * list(zip(each.mixers[::2], each.mixers[1::2], strict=True))
+    layers = [layer for repeats, layers in blocks for layer in repeats * layers]
     return found if blocks == segments(layers) else None

@@ -4,11 +4,16 @@ from typing import Any
 
 from jaxseq.models.lm import LM
 
+PLAIN = {  # fields of a model that only some sources can hold
+    "positions": "none", "position_offset": 0, "embedding_norm": False, "embedding_scale": 1.0, "embedding_width": 0,
+    "last_norm": True, "logit_cap": 0.0,
+}  # fmt: skip
+
 
 def mixers(model: Any, *segments: tuple[str, ...], block: str = "Residual", **fields: Any) -> list[tuple] | None:
     """The mixers of each segment, if `model` is a causal LM of these mixer classes alone in blocks of this class, its other
-    fields being as in `fields`, without positions and scaling unless they say so; else None."""
-    fields = {"positions": "none", "embedding_norm": False, "embedding_scale": 1.0} | fields
+    fields being as in PLAIN and `fields`; else None."""
+    fields = PLAIN | fields
     if not isinstance(model, LM) or any(getattr(model, name) != value for name, value in fields.items()):
         return None
     found = [tuple(type(mixer).__name__ for mixer in each.mixers) for each in model.blocks]

@@ -47,7 +47,7 @@ def config(theirs: dict) -> ConfigDict:
 
 def describe(model) -> dict | None:
     llama = hf_llama.describe(model)
-    if llama is None or llama["attention_bias"]:
+    if llama is None or llama["attention_bias"] or llama["rope_parameters"]["rope_type"] != "default":
         return None
     fields = {key: llama[ours] for ours, key in KEYS.items()} | {KV_HEADS: llama["num_key_value_heads"]}
     fields |= {HEAD_SIZE: llama["head_dim"], THETA: llama["rope_theta"], TIED: llama["tie_word_embeddings"]}

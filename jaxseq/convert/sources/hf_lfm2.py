@@ -9,6 +9,7 @@ from jaxseq.convert.sources import _decoders, _hybrids
 from jaxseq.convert.sources.safari_hyena import taps
 
 KINDS = {"LFMConv": "lfm_conv", "NormedAttention": "normed_attention", "SwiGLU": "swiglu"}
+rank = 1  # without convolutions its models are Qwen3's
 
 
 def recognises(theirs: dict, names: set[str]) -> bool:
@@ -66,7 +67,8 @@ def describe(model) -> dict | None:
         return None
     own = {type(mixer).__name__: mixer for pair in found for mixer in pair}
     attention, conv, swiglu = (own.get(kind) for kind in ("NormedAttention", "LFMConv", "SwiGLU"))
-    plain = _decoders.LLAMA | {"gated": False, "bias": False, "output_bias": None, "eps": model.norm_eps}
+    plain = _decoders.LLAMA | {"gated": False, "joint": False, "norm": "rmsnorm", "eps": model.norm_eps}
+    plain |= {"bias": False, "output_bias": None}
     if attention is None or swiglu is None or not _decoders.has(attention, **plain):
         return None
     if any(type(channel).__name__ != "SwiGLU" for _, channel in found):

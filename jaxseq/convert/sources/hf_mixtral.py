@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from jaxseq.config import finish
 from jaxseq.convert import _fields
 from jaxseq.convert._table import Entry, linear
-from jaxseq.convert.sources import _decoders, _stacks, hf_llama
+from jaxseq.convert.sources import _decoders, _family, _hybrids, _stacks
 
 TOGETHER = "experts_together"  # what `complete` adds to their config: a layer's experts are one array
 
@@ -20,10 +20,14 @@ def complete(theirs: dict, names: set[str]) -> dict:
     return theirs | {TOGETHER: True} if any(name.endswith(".mlp.experts.gate_up_proj") for name in names) else theirs
 
 
+def _layers(theirs: dict) -> list[_hybrids.Layer]:
+    return [("attention", "moe")] * theirs["num_hidden_layers"]
+
+
 def config(theirs: dict) -> ConfigDict:
-    _decoders.plain_rotary("hf/mixtral", theirs)
-    _fields.wanted("hf/mixtral", theirs, hidden_act="silu")
-    cfg = hf_llama.frame(theirs, "moe", theta=1e6, window=theirs.get("sliding_window"))
+    _fields.wanted("hf/mixtral", theirs, hidden_act="silu", attention_bias=False)
+    cfg = _family.frame(theirs, _layers(theirs))
+    cfg.model.attention = _family.attention_fields("hf/mixtral", theirs, theta=1e6, window=theirs.get("sliding_window"))
     cfg.model.moe = {
         "experts": theirs["num_local_experts"],
         "top_k": theirs["num_experts_per_tok"],
@@ -39,11 +43,11 @@ def describe(model) -> dict | None:
     if not found:
         return None
     ((attention, moe),) = found
-    wanted = _decoders.LLAMA | {"window": attention.window, "bias": False}
     routing = {"gated": True, "normalize": True, "activation": "silu"}
-    if not (_decoders.has(attention, **wanted) and _decoders.same_biases(attention) and _decoders.has(moe, **routing)):
+    if attention.bias or not (_decoders.same_biases(attention) and _decoders.has(moe, **routing)):
         return None
-    return hf_llama.fields(model, attention, "mixtral", "MixtralForCausalLM") | {
+    fields = _family.fields(model, found * model.layers, "mixtral", "MixtralForCausalLM")
+    return fields and fields | {
         "head_dim": attention.head_size,
         "intermediate_size": moe.features,
         "num_local_experts": moe.experts,
@@ -54,8 +58,7 @@ def describe(model) -> dict | None:
     }
 
 
-def aliases(theirs: dict) -> dict:
-    return hf_llama.aliases(theirs)
+aliases = _family.aliases
 
 
 def _swap(x):
@@ -63,9 +66,10 @@ def _swap(x):
 
 
 def entries(theirs: dict) -> list[Entry]:
-    layers, experts = range(theirs["num_hidden_layers"]), theirs["num_local_experts"]
-    moe = (_together if theirs.get(TOGETHER) else _one_by_one)("blocks_0/moe", "model.layers.{layer}", layers, experts)
-    return hf_llama.outer(theirs, "moe") + moe
+    layers, experts = _layers(theirs), theirs["num_local_experts"]
+    token, channel = _hybrids.places(layers)
+    moe = (_together if theirs.get(TOGETHER) else _one_by_one)(channel.path, "model.layers.{layer}", channel.layers, experts)
+    return _family.outer(theirs, layers) + _family.attention(theirs, token) + moe
 
 
 def _together(ours: str, names: str, layers, experts: int) -> list[Entry]:

@@ -1,0 +1,20 @@
+"""Residual connections around norm and mixer of a normed stream: DeepNorm as in MiniMax-01 (arXiv:2501.08313, §2.1)."""
+
+from jaxseq.blocks._serial import Serial
+
+
+class NormedResidual(Serial):
+    """h = norm(x), x <- alpha h + beta mixer(h).
+
+    This is post-norm, x <- norm(alpha x + beta mixer(x)), with each norm moved from the end of one step to the beginning of the
+    next. DeepNorm (Wang et al. 2022, arXiv:2203.00555, table 2) has alpha > 1.
+    """
+
+    alpha: float = 1.0
+    beta: float = 1.0
+
+    def before(self, x_BTD, name):
+        return self.normed(x_BTD, name)
+
+    def after(self, x_BTD, h_BTD, y_BTD, name):
+        return self.alpha * h_BTD.astype(x_BTD.dtype) + self.beta * y_BTD

@@ -1,0 +1,13 @@
+"""The original Transformer's residual connections (Vaswani et al. 2017, arXiv:1706.03762, §3.1): x <- norm(x + mixer(x))."""
+
+from jaxseq.blocks._serial import Serial
+
+
+class PostNorm(Serial):
+    """x <- norm(x + mixer(x)); without a norm after the last block, as in OPT-350m."""
+
+    def before(self, x_BTD, name):
+        return x_BTD
+
+    def after(self, x_BTD, h_BTD, y_BTD, name):
+        return self.normed(x_BTD + y_BTD, name)

@@ -1,0 +1,127 @@
+"""What the decoders in the manner of Llama share: the fields of their configs and the names of their tensors.
+
+A layer is a token mixer and a channel mixer; `jaxseq.convert.sources._hybrids` puts layers of several kinds together.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxseq.config import base
+from jaxseq.convert import _fields
+from jaxseq.convert._table import Entry, linear, norm, reshaped, same
+from jaxseq.convert.sources import _decoders, _hybrids, _rope
+
+PRE_NORM = ("input_layernorm", "post_attention_layernorm")
+
+
+def frame(theirs: dict, layers: Sequence[_hybrids.Layer], tied: bool = False) -> ConfigDict:
+    """All but the mixers; tied: the default."""
+    cfg = base()
+    cfg.model.stack = _hybrids.stack(layers)
+    cfg.model.width, cfg.model.vocab = theirs["hidden_size"], theirs["vocab_size"]
+    cfg.model.norm_eps = theirs["rms_norm_eps"]
+    cfg.model.tied = theirs.get("tie_word_embeddings", tied)
+    return cfg
+
+
+def windowed(source: str, kinds: Sequence[str], label: str = "attention") -> list[str]:
+    """The label of each layer's attention; kinds: `layer_types`."""
+    labels = {"full_attention": label, "sliding_attention": f"{label}:local"}
+    return [_fields.choice(source, {"layer_types": kind}, "layer_types", labels) for kind in kinds]
+
+
+def label_of(mixer: Any) -> str:
+    """The label that `windowed` gives."""
+    label = {"Attention": "attention", "NormedAttention": "normed_attention"}[type(mixer).__name__]
+    return f"{label}:local" if mixer.window else label
+
+
+def mixers(model: Any, kinds: dict, **fields: Any) -> list[tuple] | None:
+    """`_hybrids.mixers` where `kinds` has one class of attention, then one of channel mixers, and attention differs in its window
+    alone."""
+    found = _hybrids.mixers(model, kinds, **fields)
+    if not found or any((type(a).__name__, type(b).__name__) != tuple(kinds) for a, b in found):
+        return None
+    alike = [token.clone(window=None, name=None) for token, _ in found]
+    return found if all(token == alike[0] for token in alike) else None
+
+
+def layer_types(found: Sequence[tuple[Any, Any]]) -> list[str]:
+    """Theirs, of the mixers of each layer."""
+    return ["sliding_attention" if token.window else "full_attention" for token, _ in found]
+
+
+def head_size(theirs: dict) -> int:
+    return theirs.get("head_dim") or theirs["hidden_size"] // theirs["num_attention_heads"]
+
+
+def attention_fields(source: str, theirs: dict, theta: float = 10000.0, part: float | None = None, **more: Any) -> dict[str, Any]:
+    """Of the mixers attention and normed_attention; theta, part: as in `_rope.attention`."""
+    size, heads = head_size(theirs), theirs["num_attention_heads"]
+    return _rope.attention(source, theirs, size, theta, part) | {
+        "heads": heads,
+        "kv_heads": theirs.get("num_key_value_heads") or heads,
+        "head_size": None if size * heads == theirs["hidden_size"] else size,
+        **more,
+    }
+
+
+def fields(model: Any, found: Sequence[tuple], name: str, architecture: str, part: bool = False) -> dict[str, Any] | None:
+    """What their configs say, the channel mixer aside; None if the attention has what they cannot say. found: the mixers of each
+    layer; part: as in `_rope.described`."""
+    attention = found[0][0]
+    size = attention.head_size or model.width // attention.heads
+    rope = _rope.described(attention, size, part)
+    if rope is None or not _decoders.has(attention, rotary=True, interleaved=False, alibi=False):
+        return None
+    return rope | {
+        "architectures": [architecture],
+        "model_type": name,
+        "vocab_size": model.vocab,
+        "hidden_size": model.width,
+        "num_hidden_layers": len(found),
+        "num_attention_heads": attention.heads,
+        "num_key_value_heads": attention.kv_heads or attention.heads,
+        "head_dim": size,
+        "hidden_act": "silu",
+        "rms_norm_eps": model.norm_eps,
+        "tie_word_embeddings": model.tied,
+    }
+
+
+def aliases(theirs: dict, tied: bool = False) -> dict:
+    """tied: the default."""
+    return {"lm_head.weight": "model.embed_tokens.weight"} if theirs.get("tie_word_embeddings", tied) else {}
+
+
+def outer(
+    theirs: dict, layers: Sequence[_hybrids.Layer], norms: tuple[str, str] = PRE_NORM, tied: bool = False
+) -> list[Entry]:  # fmt: skip
+    """Embedding, head and norms; norms: their names of those of token and channel mixers; tied: the default."""
+    table = [same("embedding", "model.embed_tokens.weight"), *norm("final_norm", "model.norm", bias=False)]
+    if not theirs.get("tie_word_embeddings", tied):
+        table.append(same("head", "lm_head.weight"))
+    return table + _hybrids.norms(layers, norms)
+
+
+def attention(theirs: dict, place: _hybrids.MixerPlace, biases: str = "", norms: Sequence[str] = ()) -> list[Entry]:
+    """biases: which of "qkvo" have one; norms: of "q_norm" and "k_norm"."""
+    ours, names, layers = place.path, "model.layers.{layer}.self_attn", place.layers
+    width, heads, size = theirs["hidden_size"], theirs["num_attention_heads"], head_size(theirs)
+    kv_heads, table = theirs.get("num_key_value_heads") or heads, []
+    shapes = {"q": ((width, heads, size), 1), "k": ((width, kv_heads, size), 1), "v": ((width, kv_heads, size), 1)}
+    for name, (shape, inputs) in (shapes | {"o": ((heads, size, width), 2)}).items():
+        table.append(linear(f"{ours}/{name}/kernel", f"{names}.{name}_proj.weight", layers, shape, inputs))
+        if name in biases:
+            table.append(reshaped(f"{ours}/{name}/bias", f"{names}.{name}_proj.bias", shape[inputs:], (-1,), layers))
+    for name in norms:
+        table += norm(f"{ours}/{name}", f"{names}.{name}", layers, bias=False)
+    return table
+
+
+def gated(place: _hybrids.MixerPlace) -> list[Entry]:
+    """A feed-forward of gate, up and down."""
+    names = "model.layers.{layer}.mlp"
+    return [linear(f"{place.path}/{n}/kernel", f"{names}.{n}_proj.weight", place.layers) for n in ("gate", "up", "down")]

@@ -1,0 +1,78 @@
+"""Kinds of residual blocks, and options of language models, that no architecture of configs/ has: the laws and the equations."""
+
+import jax
+import numpy as np
+import pytest
+
+import jaxseq
+from jaxseq import testing
+from jaxseq.errors import UserError
+from jaxseq.layers import RMSNormOffset
+from jaxseq.mixers import _rotary
+from jaxseq.mixers.attention import Attention
+from jaxseq.testing import compare
+
+OPTIONS = {
+    "output_norm": {"model.block": "output_norm"},
+    "pre": {"model.block": "output_norm", "model.output_norm.pre": "swiglu"},
+    "sandwich": {"model.block": "sandwich", "model.logit_cap": 2.0, "model.norm": "rmsnorm_offset"},
+    "post_norm": {"model.block": "post_norm", "model.last_norm": False, "model.embedding_width": 8},
+    "normed_residual": {"model.block": "normed_residual", "model.normed_residual.alpha": 1.5, "model.normed_residual.beta": 0.5},
+    "offset": {"model.positions": "learned", "model.max_positions": 64, "model.position_offset": 2},
+}
+
+
+def build(name):
+    small = {"model.width": 16, "model.vocab": 11, "model.stack": "2*(attention swiglu)", "model.attention.heads": 2}
+    return jaxseq.build(jaxseq.config("llama", **small, **OPTIONS[name]))
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_laws(name):
+    (subject,) = (s for s in testing.subjects(build(name)) if s.kind == "model")
+    for law in ("split", "reset", "padding", "spec", "parameters"):
+        testing.check_law(subject, law)
+
+
+def test_logits_are_capped():
+    tokens = np.arange(10, dtype=np.int32)[None]
+    model = build("sandwich")
+    params = jax.tree.map(lambda x: 5 * x, model.init(jax.random.key(0), tokens)["params"])
+    logits = model.apply({"params": params}, tokens)[0]
+    plain = model.clone(logit_cap=0.0).apply({"params": params}, tokens)[0]
+    assert np.abs(plain).max() > 2
+    assert compare.error(logits, 2 * np.tanh(np.asarray(plain) / 2)) < 1e-6
+
+
+def test_a_table_of_positions_holds_as_many_as_it_says():
+    model, tokens = build("offset"), np.zeros((1, 64), np.int32)
+    assert model.boxed()["params"]["position"].value.shape == (66, 16)
+    params = model.init(jax.random.key(0), tokens)["params"]
+    assert np.isfinite(model.apply({"params": params}, tokens)[0]).all()
+    with pytest.raises(UserError, match="positions"):
+        model.apply({"params": params}, np.zeros((1, 65), np.int32))
+
+
+def test_the_offset_norm_begins_as_a_norm_without_scale():
+    x = np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32)
+    y, variables = RMSNormOffset(eps=1e-6).init_with_output(jax.random.key(0), x)
+    assert not np.any(jax.tree.leaves(variables)[0])
+    assert compare.error(y, x / np.sqrt(np.mean(x**2, -1, keepdims=True) + 1e-6)) < 1e-6
+
+
+@pytest.mark.parametrize("scaling", ("llama3", "yarn", "yarn_exact"))
+def test_fast_frequencies_stay_and_slow_ones_are_divided(scaling):
+    fields = {"theta": 1e4, "rope_context": 1000, "rope_slow": 1.0, "rope_fast": 32.0, "rope_factor": 8.0}
+    plain = np.asarray(_rotary.frequencies(Attention(**fields), 64))
+    scaled = np.asarray(_rotary.frequencies(Attention(**fields, rope_scaling=scaling), 64))
+    turns, ratio = 1000 * plain / (2 * np.pi), scaled / plain
+    np.testing.assert_allclose(ratio[turns > 40], 1, rtol=1e-6)
+    np.testing.assert_allclose(ratio[turns < 0.7], 1 / 8, rtol=1e-6)
+    assert (np.diff(ratio) <= 1e-7).all() and ((ratio > 0.2) & (ratio < 0.9)).sum() > 2
+
+
+def test_scalings_that_do_not_exist_or_fit():
+    with pytest.raises(UserError, match="no rope_scaling 'ntk'; choose one of: none, linear, llama3"):
+        _rotary.frequencies(Attention(rope_scaling="ntk"), 8)
+    with pytest.raises(UserError, match="rope_slow=4.0 must be below rope_fast=4.0"):
+        _rotary.frequencies(Attention(rope_scaling="llama3", rope_slow=4.0), 8)
