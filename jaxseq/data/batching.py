@@ -67,7 +67,7 @@ class RowBatches(Iterator):
         if config.data.seed < 0:
             raise UserError(f"data.seed={config.data.seed} is negative; set 0 or more")
         if batch % process_count:
-            raise UserError(f"train.batch={batch} is no multiple of the {process_count} processes; set it to one")
+            raise UserError(f"train.batch={batch} is not a multiple of the number of processes, {process_count}; set it to one")
         self._batch, self._share = batch, (batch, process_index, process_count)
         self._prefetch, self._transform, self._seed = max(0, config.data.prefetch), transform, config.data.seed
         self.rows_per_epoch = len(rows)

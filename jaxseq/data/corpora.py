@@ -1,4 +1,4 @@
-"""A corpus: tokenised documents, and which of them validate: a split that is given, else every n-th document."""
+"""A corpus: tokenised documents in two splits, training and validation (given, else every n-th document)."""
 
 import hashlib
 import json
@@ -19,10 +19,10 @@ SPLITS = ("train", "validation")
 
 
 class Documents(Sequence):
-    """The documents of one split, each [1 + tokens] int32 with the tokenizer's `start` in front (often its boundary).
+    """The documents of one split, each [1 + tokens] int32, beginning with the id `start`.
 
-    start: the id in front of a document. boundary: the id that is its end, a target and no input unless it is `start` too.
-    index: [documents] int64, where each stands in the store. lengths: [documents] int64, tokens with the start.
+    start: the first id of every document. boundary: the id of the end of a document, which is only a target (unless it equals
+    `start`). index: [documents] int64, positions in the store. lengths: [documents] int64, tokens including `start`.
     n_bytes: [documents] int64, UTF-8 bytes of text.
     """
 
@@ -42,13 +42,13 @@ class Documents(Sequence):
         return np.concatenate([[self.start], tokens]).astype(np.int32)
 
     def piece(self, i: int, start: int, stop: int) -> np.ndarray:
-        """Tokens start..stop-1 of document i, counted without the boundary, in the store's dtype and without a copy."""
+        """Tokens start to stop - 1 of document i, not counting `start`; a view with the store's dtype."""
         first = self.store.offsets[self.index[i]]
         return self.store.tokens[first + start : first + stop]
 
 
 class Corpus(NamedTuple):
-    """Two sequences of documents. fingerprint: of all tokens and of the split; the same on every machine."""
+    """Training and validation documents. fingerprint: a hash of all tokens and of the split, equal on every machine."""
 
     name: str
     tokenizer: Tokenizer
@@ -58,7 +58,7 @@ class Corpus(NamedTuple):
 
     @property
     def train_bytes(self) -> int:
-        """UTF-8 bytes of text of the training documents."""
+        """UTF-8 bytes of text in the training documents."""
         return int(self.train.n_bytes.sum())
 
     @property
@@ -67,18 +67,18 @@ class Corpus(NamedTuple):
 
     @property
     def duplicates(self) -> int:
-        """How many validation documents stand among the training documents too, token by token."""
+        """The number of validation documents that are also training documents, token by token."""
         train, validation = (found.store.digests[found.index] for found in (self.train, self.validation))
         return int(np.isin(validation, train).sum())
 
     @property
     def lossy(self) -> str | None:
-        """What the tokenizer loses of a sample of the text, in words; bits per byte under it are too low. None: nothing."""
+        """What the tokenizer loses of a sample of the text, in words; bits per byte are then too low. None: nothing."""
         return self.train.store.lossy or self.validation.store.lossy
 
     @property
     def damaged(self) -> int:
-        """How many records were left out, see data.skip_records."""
+        """The number of skipped records, see data.skip_records."""
         return sum(store.damaged for store in {id(part.store): part.store for part in (self.train, self.validation)}.values())
 
     def split(self, name: str) -> Documents:
@@ -92,8 +92,8 @@ class Corpus(NamedTuple):
     def documents(self, split: str) -> Iterator[tuple[str, np.ndarray, int]]:
         """(id, ids, n_bytes) of each document of "train" or "validation", in the source's order.
 
-        `ids` has the tokenizer's `start` in front. What a model is scored on are the len(ids) targets ids[1:] + [boundary]:
-        every token and the end of the text. `n_bytes` is what its nats are divided by.
+        `ids` begins with the tokenizer's `start`. A model is scored on len(ids) targets, ids[1:] + [boundary]: every token and
+        the end of the document. Their nats are divided by `n_bytes`.
         """
         documents = self.split(split)
         names = documents.store.ids()
@@ -102,7 +102,7 @@ class Corpus(NamedTuple):
 
 
 def _validates(count: int, every: int) -> np.ndarray:
-    """[count] bool: documents every - 1, 2 every - 1, … validate. every = 0: none does."""
+    """[count] bool: True for the validation documents every - 1, 2 every - 1, …; every = 0: no document."""
     return np.arange(1, count + 1) % every == 0 if every else np.zeros(count, bool)
 
 
@@ -111,14 +111,14 @@ def corpus(config, tokenizer: Tokenizer | None = None) -> Corpus:
 
     Args:
         config: the data section; reads `source`, `path`, `field`, `tokenizer`, `cache`, `cache_gb`, `skip_records` and
-            `validation_every` (every n-th document validates; 0: none, all train), which is not asked where the source has a
+            `validation_every` (every n-th document is for validation; 0: none), which is ignored if the source has a
             validation split.
 
     Raises:
-        UserError: the input is wrong in a way that the message tells.
+        UserError: wrong input, as described by the message.
     """
     if config.get("stream"):
-        raise UserError("data.stream=true is for train and eval of text: this needs all of the data; leave it out")
+        raise UserError("data.stream=true is only for train and eval of text; leave it out, since all data are needed here")
     tokenizer = tokenizer or open_tokenizer(config)
     opened = source(config, None if isinstance(tokenizer, ByteTokenizer) else tokenizer.boundary)
 
@@ -142,7 +142,7 @@ def corpus(config, tokenizer: Tokenizer | None = None) -> Corpus:
     held = read(opened)
     if len(held) < max(1, every):
         mend = f"set data.validation_every to at most {len(held)}" if len(held) > 1 else "give more documents"
-        raise UserError(f"{opened.name} has {len(held)} document(s), too few to validate on every {every}th; {mend}")
+        raise UserError(f"{opened.name} has {len(held)} document(s), too few for data.validation_every={every}; {mend}")
     validates = _validates(len(held), every)
     chosen = [_repeated(opened, held, np.flatnonzero(~validates)), np.flatnonzero(validates)]
     splits = [Documents(held, index, *ends) for index in chosen]
@@ -150,7 +150,7 @@ def corpus(config, tokenizer: Tokenizer | None = None) -> Corpus:
 
 
 def _repeated(opened: Source, held: Store, index: np.ndarray) -> np.ndarray:
-    """The training documents of an epoch: each as often as the weight of its part says."""
+    """The training documents of an epoch; those of a mixture repeated according to the weights of their parts."""
     if opened.weights is None:
         return index
     found = np.repeat(index, mixture.repeats(opened.weights, held.ids())[index])
@@ -167,7 +167,7 @@ def _weighted(opened: Source, fingerprint: str) -> str:
 
 
 def texts(config, split: str = "train") -> Iterator[Document]:
-    """The documents' text, as a tokenizer is trained on it: split as `corpus` splits."""
+    """The documents' text for training a tokenizer, with the same splits as `corpus`."""
     opened = source(config)
     if opened.validation:
         chosen = opened if split == "train" else opened.validation

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from jaxseq.data import files, readers, splits
 from jaxseq.errors import UserError
 
-# Files that describe a dataset; they are left out only beside files of records, because elsewhere README.md is a text.
+# Files that describe a dataset; they are skipped only beside files of records, because elsewhere README.md is a text.
 ABOUT = ("readme.md", "license", "license.txt", "license.md", "config.json")
 FORMAT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")  # files of `save_to_disk`; not reported
 SHOWN = 6  # names of files in a message
@@ -39,7 +39,7 @@ class Folder(NamedTuple):
         parts = [f"trains on {_listed(self.train)}"]
         if self.validation:
             parts.append(f"validates on {_listed(self.validation)}")
-        parts += [f"leaves out {shown(names)} ({reason})" for reason, names in self.skipped.items()]
+        parts += [f"skips {shown(names)} ({reason})" for reason, names in self.skipped.items()]
         return f"{self.root}: {'; '.join(parts)}"
 
 
@@ -104,7 +104,7 @@ def open_folder(root: Path, field: str, ids: bool) -> Folder:
         if groups[split]:
             skipped.setdefault(reason, []).extend(map(str, groups[split]))
     if not groups["train"]:
-        raise UserError(f"data.path={root} holds no file to train on (left out: {shown(sum(skipped.values(), []))}); name a file")
+        raise UserError(f"data.path={root} has no file to train on (skipped: {shown(sum(skipped.values(), []))}); name a file")
     as_files = lambda paths: [File(root / path, path.as_posix(), kinds[root / path]) for path in paths]  # noqa: E731
     return Folder(root, as_files(groups["train"]), as_files(groups["validation"]), skipped)
 
@@ -136,7 +136,7 @@ def _kind(path: Path, field: str) -> str:
 
 
 def _reason(path: Path, kind: str, records: bool, ids: bool) -> str | None:
-    """Why a file is left out, or None."""
+    """The reason to skip a file, or None."""
     if records and path.name.lower() in ABOUT:
         return "about the data"
     if kind == "tokens" and not ids:

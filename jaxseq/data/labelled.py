@@ -4,9 +4,9 @@
     npz     one file with `images` [N, side, side, channels] or [N, side, side], uint8, and `labels` [N]
     images  a folder with a folder of images for each class (PNG, JPEG and what else Pillow reads; the extra `images`)
 
-A folder of .jsonl or .npz files, or of such folders of images, may hold splits by their names, as `splits` reads them: those of
-test are left out, and those of validation validate. Without them every data.validation_every-th example does. Classes are
-numbered by the sorted labels.
+A folder of .jsonl or .npz files, or of such folders of images, may have splits, which `splits` finds by name: test splits are
+skipped, validation splits are used for validation. Without them every data.validation_every-th example is. Classes are numbered
+in the order of the sorted labels.
 """
 
 import functools
@@ -63,7 +63,7 @@ class Labelled(NamedTuple):
 
 
 class Examples(grain.MapDataset):
-    """Some of the examples, with `labels` [] int32 and `weights` [] float32: 1, or 0 if the image is left out."""
+    """Some of the examples, with `labels` [] int32 and `weights` [] float32: 1, or 0 if the image is skipped."""
 
     def __init__(self, labelled: Labelled, index: np.ndarray):
         super().__init__()
@@ -80,7 +80,7 @@ class Examples(grain.MapDataset):
             row, weight = self._labelled.examples(at), 1
         except UserError as error:
             self._labelled.damage.leave_out(error, at)
-            files.say(f"{error}: left out (data.skip_records={self._labelled.damage.allowed})")
+            files.say(f"{error}: skipped (data.skip_records={self._labelled.damage.allowed})")
             side, channels = self._labelled.side, self._labelled.channels
             row, weight = {"images": np.zeros((side, side, channels), np.float32)}, 0
         return row | {"labels": self._labelled.labels[at], "weights": np.float32(weight)}
@@ -109,10 +109,10 @@ def _given(labelled: Labelled, held: np.ndarray) -> dict[str, Examples]:
 
 
 def _by_split(root: Path, names: Sequence[PurePath]) -> dict[str, list[PurePath]]:
-    """{"train", "validation"}: of names in a folder, by split; what is left out is said."""
+    """{"train", "validation"}: of names in a folder, by split; reports skipped files."""
     groups = grouped(root, names)
     if left := [path.as_posix() for split in ("test", "unnamed") for path in groups[split]]:
-        files.say(f"{root}: trains on {shown([path.as_posix() for path in groups['train']])}; leaves out {shown(left)}")
+        files.say(f"{root}: trains on {shown([path.as_posix() for path in groups['train']])}; skips {shown(left)}")
     return {split: groups[split] for split in ("train", "validation")}
 
 

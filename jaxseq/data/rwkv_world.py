@@ -1,7 +1,7 @@
-"""The tokenizer of RWKV's World models: the longest word of a byte vocabulary that fits, from left to right.
+"""The tokenizer of RWKV's World models: greedy longest match in a vocabulary of byte strings, from left to right.
 
 A vocabulary file (rwkv_vocab_v20230424.txt) has a line `ID LITERAL LENGTH` for each word: its id, a Python string or bytes
-literal, and how many bytes it has. A literal is data here: its escapes are read, nothing is evaluated.
+literal, and its number of bytes. Literals are parsed as data, with their escapes, and never executed.
 """
 
 import ast
@@ -17,13 +17,13 @@ from jaxseq import paths
 from jaxseq.data import tokenizer_files
 from jaxseq.errors import UserError
 
-LARGEST_ID = 1 << 22  # a model has a row for each id
-END = -1  # key of a trie's node beside the bytes
+LARGEST_ID = 1 << 22  # a model's embedding has a row for each id
+END = -1  # the key of a word's id in a node of the trie
 _LINE = re.compile(r"""(\d{1,9}) (b?(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")) (\d{1,9})""")
 
 
 class WorldTokenizer:
-    """Every text encodes: all single bytes must be words. Id 0, which no word has, is the boundary."""
+    """Encodes every text, because every single byte is a word. The boundary is id 0, which is not a word."""
 
     boundary = start = 0
     begin = ends = (0,)
@@ -35,7 +35,7 @@ class WorldTokenizer:
         self._words = _read(path, data)
         self._trie = _trie(self._words)
         if (largest := max(self._words)) >= LARGEST_ID:
-            raise UserError(f"data.tokenizer={path} has the id {largest}, and a model needs a row for each; give another file")
+            raise UserError(f"data.tokenizer={path} has the id {largest}, too large for an embedding; give another file")
         self.vocab = self.text_vocab = largest + 1
         self.storage = np.dtype(np.uint16 if self.vocab <= 1 << 16 else np.uint32)
         self.fingerprint = hashlib.blake2b(data, digest_size=16).hexdigest()
@@ -57,21 +57,21 @@ class WorldTokenizer:
         return np.asarray(self._encode(text.encode() if isinstance(text, str) else text), np.int32)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """As `encode`, document by document, in the dtype `storage`."""
+        """`encode` of each text, with the dtype `storage`."""
         return [np.asarray(self._encode(text.encode()), self.storage) for text in texts]
 
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
-        """The words of the ids; the boundary and ids without a word have none."""
+        """The words of the ids, joined; the boundary and ids without a word are dropped."""
         return b"".join(self._words.get(int(token), b"") for token in ids)
 
     def prompt(self, text: str) -> list[int]:
-        """The ids of a prompt, the boundary in front."""
+        """The ids of a prompt, beginning with the boundary."""
         return [*self.begin, *self.encode(text).tolist()]
 
     def decode(self, ids: Sequence[int], after: Sequence[int] = ()) -> str:
-        """Ids to text. Boundaries are dropped; bytes that are no UTF-8 become U+FFFD.
+        """Ids to text. Boundaries are dropped; bytes that are not UTF-8 become U+FFFD.
 
-        after: the ids that they continue: a character whose first bytes stand there is completed.
+        after: the ids before them, which may end in the middle of a character.
         """
         if len(after):
             stream = self.stream(after)
@@ -79,16 +79,16 @@ class WorldTokenizer:
         return self.decode_bytes(ids).decode(errors="replace")
 
     def find(self, *names: str) -> int | None:
-        """The id of a special token by its text; there is none."""
+        """The id of a special token by its text; None, because there are no special tokens."""
         return None
 
     def bytes_per_token(self, ids: Sequence[int]) -> float:
-        """UTF-8 bytes of text per token of `ids`, boundaries not counted."""
+        """Mean UTF-8 bytes of text per token of `ids`, not counting boundaries."""
         kept = [int(token) for token in ids if token != self.boundary]
         return len(self.decode_bytes(kept)) / max(1, len(kept))
 
     def stream(self, after: Sequence[int] = ()) -> "ByteStream":
-        """An incremental decoder of what follows the ids `after`."""
+        """An incremental decoder for the ids after `after`."""
         return ByteStream(lambda token: self.decode_bytes([token]), after)
 
     def file(self) -> tuple[str, bytes]:
@@ -97,12 +97,12 @@ class WorldTokenizer:
 
 
 class ByteStream:
-    """Incremental decoder of tokens that are bytes: text comes out as soon as its characters are complete."""
+    """Incremental decoder for tokens of bytes: returns each character as soon as it is complete."""
 
     def __init__(self, of: Callable[[int], bytes], after: Sequence[int] = ()):
         self._of = of
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        for token in after[-4:]:  # no character has more bytes, and no token less than one
+        for token in after[-4:]:  # a character has at most 4 bytes, a token at least one
             self.push(int(token))
 
     def push(self, token: int) -> str:
@@ -113,7 +113,7 @@ class ByteStream:
 
 
 def _read(path: str | Path, data: bytes) -> dict[int, bytes]:
-    """{id: word}. Raises UserError that names the line at fault."""
+    """{id: word}. Raises UserError that names the wrong line."""
     words: dict[int, bytes] = {}
     try:
         lines = data.decode().split("\n")
@@ -141,9 +141,9 @@ def _word(line: str) -> tuple[int | None, bytes]:
     if not match:
         return None, b""
     try:
-        literal = ast.literal_eval(match[2])  # the pattern admits one string or bytes literal and nothing round it
+        literal = ast.literal_eval(match[2])  # the pattern matches exactly one string or bytes literal
         word = literal.encode() if isinstance(literal, str) else literal
-    except (ValueError, SyntaxError):  # an escape that is none, a lone surrogate
+    except (ValueError, SyntaxError):  # an invalid escape or a lone surrogate
         return None, b""
     return (int(match[1]), word) if len(word) == int(match[3]) > 0 else (None, b"")
 

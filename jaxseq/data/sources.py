@@ -1,8 +1,7 @@
-"""Where documents come from: the two built-in corpora, files, folders and mixtures of them.
+"""Sources of documents: the two built-in corpora, files, folders and mixtures.
 
-A source is opened cheaply (it looks at names, sizes and the heads of .json files) and read lazily, document by document and in
-a fixed order. Documents without text are passed over. Every fault of the input is a `UserError` that names the file and the
-place in it.
+Opening a source reads only names, sizes and the beginnings of .json files. Documents are then read lazily, in a fixed order.
+Empty documents are skipped. Every error in the input is a `UserError` that names the file and the place in it.
 """
 
 import functools
@@ -18,17 +17,21 @@ from jaxseq.data.readers import Document, Options
 from jaxseq.errors import UserError
 
 ASSETS = Path(__file__).parent / "assets"
-PIECES = 5  # texts are cut into at least about this many pieces a validation document
+PIECES = 5  # a text is cut into at least about this many pieces per validation document
 
 
 class Source(NamedTuple):
     """An opened source.
 
-    name: for messages. read: starts a pass over the documents. size: bytes on disk. plain: whether `size` is about
-    the size of the text (False if compressed). stamp: JSON-able; changes when the documents do (names, sizes,
-    modification times, options). validation: the documents that the source itself holds out; None: it has none, and every
-    n-th document validates. parts, weights: {part: source}, {part: weight} of a mixture. damage: what the last pass left out, of
-    each part. units: (name, read) of each file, which together are `read`; () where there is one.
+    name: for messages.
+    read: starts a pass over the documents.
+    size: bytes on disk.
+    plain: whether `size` is about the size of the text (False if compressed).
+    stamp: JSON data that change when the documents change (names, sizes, modification times, options).
+    validation: the source's own validation split; None: it has none, and every n-th document is used for validation.
+    weights, parts: {part: weight} and {part: source} of a mixture.
+    damage: the records that the last pass skipped, for each part.
+    units: (name, read) of each file; read one after another they give `read`. () for a single file.
     """
 
     name: str
@@ -43,7 +46,7 @@ class Source(NamedTuple):
     units: tuple[tuple[str, Callable[[], Iterator[Document]]], ...] = ()
 
     def left_out(self) -> list[str]:
-        """The records that the last pass left out, in words."""
+        """Descriptions of the records that the last pass skipped."""
         return [line for part in self.damage for line in part.told()]
 
 
@@ -89,10 +92,10 @@ def _plain(paths: list[Path], *kinds: str) -> bool:
 
 
 def _folder(config, boundary: int | None) -> Source:
-    """Every file under a folder, by path, links followed: each by the reader that its suffix names, text where it names none.
+    """Every file under a folder, sorted by path, following links. The suffix selects the reader; the default is text.
 
-    Files of test splits are left out, those of validation splits validate (see `splits`). Hidden files and folders are passed
-    over, and so are binary files (a NUL byte in the first 64 KiB). All but that is said on standard error before reading.
+    Files of test splits are skipped, those of validation splits are used for validation (see `splits`). Hidden files and folders
+    and binary files (a NUL byte in the first 64 KiB) are skipped. Reports on standard error which files are read and skipped.
     """
     root = files.existing(config.path)
     if not root.is_dir():
@@ -107,7 +110,7 @@ def _folder(config, boundary: int | None) -> Source:
 
 
 def _folder_files(root: Path, found: list[folders.File], config, boundary: int | None, every: int) -> Source:
-    """Some files of a folder. every: texts are cut so that there are as many documents, if there is nothing but texts."""
+    """Some files of a folder. every: if all are texts, they are cut into at least about PIECES * every documents together."""
     texts_alone = all(file.kind == "text" for file in found)
     parts = -(-PIECES * every // len(found)) if texts_alone and len(found) < every else 1
     options = Options(config.field, parts, boundary, Damage(config.skip_records))
@@ -126,7 +129,7 @@ def _folder_files(root: Path, found: list[folders.File], config, boundary: int |
         for file in found:
             yield from unit(file, binary)
         if binary:
-            files.say(f"{root}: left out {folders.shown(binary)} (binary)")
+            files.say(f"{root}: skipped {folders.shown(binary)} (binary)")
 
     paths, kinds = [file.path for file in found], [file.kind for file in found]
     size = sum(path.stat().st_size for path in paths)
@@ -177,7 +180,7 @@ BUILT_IN = ("sotu", "dna")
 
 
 def guess(path: Path) -> str:
-    """The source that reads `path`: a folder, or the kind that its name ends like."""
+    """The name of the source for `path`: "folder", or the reader for its suffix."""
     return "folder" if path.is_dir() else readers.kind(path)
 
 
@@ -187,7 +190,7 @@ def source(config, boundary: int | None = None) -> Source:
     Args:
         config: the data section; reads `source`, `path`, `field`, `tokenizer`, `validation_every`, `skip_records`. With a
             path and the default source ("sotu"), the source is guessed from the path.
-        boundary: the tokenizer's, if it may have made the ids of a file of token ids; None: these cannot be read.
+        boundary: the tokenizer's boundary, which ends a document in files of token ids; None: such files are refused.
 
     Raises:
         UserError: unknown source; a path that is missing, of the wrong kind, or given to a built-in source.

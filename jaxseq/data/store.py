@@ -1,4 +1,4 @@
-"""Tokenised documents: in memory when small, in a memory-mapped cache when not (see `cache`)."""
+"""Tokenised documents, in memory if small, else in a memory-mapped cache (see `cache`)."""
 
 import contextlib
 import hashlib
@@ -17,7 +17,7 @@ from jaxseq.data.tokenizers import ByteTokenizer, Tokenizer
 from jaxseq.errors import UserError
 
 CACHED_ABOVE = 1 << 20  # bytes on disk above which tokens are cached
-CACHED_ABOVE_AS_BYTES = 64 << 20  # bytes cost no tokenisation
+CACHED_ABOVE_AS_BYTES = 64 << 20  # the same for the byte tokenizer, which is fast
 BATCH_BYTES = 2 << 20  # text tokenised at a time
 PATIENCE = 1.5  # seconds before a progress bar appears
 
@@ -25,10 +25,9 @@ PATIENCE = 1.5  # seconds before a progress bar appears
 class Store:
     """Documents' tokens, without boundaries.
 
-    tokens: [total] unsigned. offsets: [documents + 1] int64. n_bytes: [documents] int64, UTF-8. digests: [documents] uint64,
-    equal where documents are. ids(): the documents' names. fingerprint: a hash of the tokens and of where documents end.
-    lossy: what the tokenizer loses, in words, or None. damaged: how many records of the source were left out; told: a line
-    about them.
+    tokens: [total] unsigned. offsets: [documents + 1] int64. n_bytes: [documents] int64, of UTF-8. digests: [documents] uint64,
+    equal for equal documents. ids(): the documents' names. fingerprint: a hash of tokens and offsets. lossy: what the tokenizer
+    loses, in words, or None. damaged: the number of records of the source that were skipped; told: a line about them.
     """
 
     def __init__(
@@ -53,12 +52,12 @@ def store(source: Source, tokenizer: Tokenizer, folder: str | None = None, limit
     """Tokenise a source, or take it from the cache.
 
     Args:
-        folder: of the cache. None: ~/.cache/jaxseq (or under XDG_CACHE_HOME), and only for what is worth it, that is
-            more than 64 MiB of files as bytes, or more than 1 MiB with another tokenizer.
-        limit_gb: how large the cache may grow; entries that were not used for longest go first.
+        folder: of the cache. None: ~/.cache/jaxseq (or under XDG_CACHE_HOME), used only for sources of more than 64 MiB with the
+            byte tokenizer, or more than 1 MiB with another.
+        limit_gb: the maximum size of the cache; the least recently used entries are deleted first.
 
     Raises:
-        UserError: what the source raises; a source without text; a cache folder that cannot be written.
+        UserError: errors of the source; a source without text; a cache folder that cannot be written.
     """
     limit = CACHED_ABOVE_AS_BYTES if isinstance(tokenizer, ByteTokenizer) else CACHED_ABOVE
     if folder is None and source.size <= limit:
@@ -69,20 +68,20 @@ def store(source: Source, tokenizer: Tokenizer, folder: str | None = None, limit
         cache.write(entry, lambda draft: _fill(draft, source, tokenizer), limit_gb)
         found = cache.read(entry)
     if found is None:
-        raise RuntimeError(f"the cache entry {entry} was written and cannot be read back")
+        raise RuntimeError(f"the cache entry {entry} was written but cannot be read")
     meta, arrays, ids = found
     more = {name: meta[name] for name in ("damaged", "told") if name in meta}
     return Store(**arrays, ids=ids, fingerprint=meta["fingerprint"], lossy=meta["lossy"], **more)
 
 
 def _damage(source: Source) -> dict:
-    """What the pass over a source left out; nothing where all is well."""
+    """The Store fields about records that the last pass skipped; {} if there were none."""
     left_out = source.left_out()
     return {"damaged": len(left_out), "told": damage.describe(source.name, left_out)} if left_out else {}
 
 
 class _Tokenised(NamedTuple):
-    """tokens: without a boundary. size: bytes of text. lossy: what the tokenizer lost of the document, if it was looked at."""
+    """tokens: without a boundary. size: bytes of text. lossy: what the tokenizer loses of the document, if that was checked."""
 
     id: str
     tokens: np.ndarray
@@ -93,7 +92,7 @@ class _Tokenised(NamedTuple):
 def _tokenised(
     name: str, documents: Iterable[Document | TokenDocument], tokenizer: Tokenizer, advance: Callable[[int], None]
 ) -> Iterator[_Tokenised]:
-    """Each document that is not empty. advance: told the bytes of text that are done."""
+    """Each non-empty document, tokenised. advance: called with the bytes of text after each batch."""
     batch: list[Document | TokenDocument] = []
     size = 0
 
@@ -123,21 +122,21 @@ def _tokenised(
 
 
 def _read(source: Source, tokenizer: Tokenizer) -> Iterator[_Tokenised]:
-    """All of a source. Raises UserError when it holds no text."""
+    """All documents of a source, tokenised. Raises UserError if it has no text."""
     count = 0
     with _progress(source) as advance:
         for count, document in enumerate(_tokenised(source.name, source.read(), tokenizer, advance), 1):  # noqa: B007
             yield document
     if not count:
-        raise UserError(f"{source.name} holds no text; give a source with at least one document that is not empty")
+        raise UserError(f"{source.name} has no text; give a source with at least one document that is not empty")
 
 
 def _given(name: str, document: TokenDocument, tokenizer: Tokenizer) -> _Tokenised:
-    """A document of token ids, of a file that holds those."""
+    """A document from a file of token ids."""
     if int(document.ids.max()) >= tokenizer.vocab:
         raise UserError(
-            f"{name} has the token id {document.ids.max()} (at {document.id}), and {tokenizer.name} ends at "
-            f"{tokenizer.vocab - 1}; set data.tokenizer to the one that made the ids"
+            f"{name} has the token id {document.ids.max()} (at {document.id}), but the largest id of {tokenizer.name} is "
+            f"{tokenizer.vocab - 1}; set data.tokenizer to the tokenizer that made the ids"
         )
     return _Tokenised(document.id, document.ids.astype(tokenizer.storage), len(tokenizer.decode(document.ids).encode()), None)
 
@@ -171,7 +170,7 @@ def _progress(source: Source) -> Iterator[Callable[[int], None]]:
 
 
 class _Hash:
-    """Fingerprint of a corpus: tokens in order, then where documents end."""
+    """Fingerprint of a corpus: a hash of the tokens, then of the offsets."""
 
     def __init__(self):
         self._hash = hashlib.blake2b(digest_size=16)
@@ -193,7 +192,7 @@ def _digest(tokens: np.ndarray) -> int:
 
 
 class _Counts:
-    """What is gathered document by document beside the tokens."""
+    """The arrays of a Store other than tokens, collected document by document."""
 
     def __init__(self):
         self.lengths, self.n_bytes, self.digests, self.lossy, self._hash = [], [], [], None, _Hash()
@@ -206,14 +205,14 @@ class _Counts:
         self._hash.update(document.tokens)
 
     def finish(self) -> tuple[dict[str, np.ndarray], str]:
-        """(offsets, n_bytes, digests by name; the fingerprint)"""
+        """({"offsets", "n_bytes", "digests"}, the fingerprint)"""
         offsets = _offsets(self.lengths)
         arrays = {"n_bytes": np.asarray(self.n_bytes, np.int64), "digests": np.asarray(self.digests, np.uint64)}
         return {"offsets": offsets} | arrays, self._hash.finish(offsets)
 
 
 def in_memory(name: str, documents: Iterable[Document | TokenDocument], tokenizer: Tokenizer) -> Store:
-    """Some documents of the source `name`, which may be none."""
+    """A store of these documents of the source `name`; there may be none."""
     return _gathered(_tokenised(name, documents, tokenizer, lambda size: None), tokenizer)
 
 

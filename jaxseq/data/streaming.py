@@ -1,13 +1,15 @@
-"""Training on a corpus while it is read: memory and the time to the first step do not grow with it (data.stream).
+"""Training on a corpus while it is read (data.stream): memory and the time to the first step do not depend on its size.
 
-Files are read in an order shuffled by seed and epoch, block after block of about BLOCK tokens. Within a block documents and rows
-are shuffled and packed as `jaxseq.data.packing` does it for a whole corpus; the last row of a block is padded. A mixture reads
-its parts side by side, each block taking of each part in proportion to its weight times the bytes of its files, so that a part
-begins anew about `weight` times while one of weight 1 is read once.
+Files are read in an order that depends on seed and epoch, in blocks of about BLOCK tokens. Documents and rows of a block are
+shuffled and packed as `jaxseq.data.packing` does for a whole corpus; the last row of a block is padded. Documents of different
+blocks are not shuffled together, and nothing is counted in advance.
 
-Nothing is counted, and no document meets one that lies further than a block away. Where the source holds out no split, a document
-validates by a hash of its file and its place there, one of data.validation_every; it never trains, and the first of them, by an
-order of their own, are read before the first step, until there are about eval.tokens tokens.
+A block of a mixture has documents of all parts, in proportion to weight x bytes, so that a part is read about `weight` times
+while a part of weight 1 is read once.
+
+If the source has no validation split, about one document in data.validation_every is held out, selected by a hash of its file
+and its position there. Before the first step, held-out documents are read, in a fixed order, until they have about eval.tokens
+tokens.
 """
 
 import concurrent.futures
@@ -28,14 +30,13 @@ from jaxseq.data.store import Store, in_memory
 from jaxseq.data.tokenizers import ByteTokenizer, Tokenizer
 from jaxseq.errors import UserError
 
-BLOCK = 1 << 22  # tokens that are held, and shuffled, together
+BLOCK = 1 << 22  # tokens that are in memory and shuffled together
 
 Read = Iterator[Document | TokenDocument]
 
 
 class Lane(NamedTuple):
-    """One part of a mixture, by its name there, or all of another source, whose name is "", wherever it lies. units: (name,
-    read) of what is read as a whole, its files."""
+    """A part of a mixture, or a whole source (name ""). units: (name, read) of each of its files."""
 
     name: str
     units: tuple[tuple[str, Callable[[], Read]], ...]
@@ -43,7 +44,7 @@ class Lane(NamedTuple):
 
 
 class Cursor(NamedTuple):
-    """Where a lane stands: in its epoch, at a unit of that epoch's order, behind so many of its documents."""
+    """Position in a lane: epoch, index into the shuffled units of that epoch, number of documents of the unit already read."""
 
     epoch: int = 0
     unit: int = 0
@@ -51,17 +52,17 @@ class Cursor(NamedTuple):
 
 
 class StreamedCorpus(NamedTuple):
-    """What `Corpus` is to a corpus that is read as a whole. validation: the documents that are scored while training."""
+    """The counterpart of `Corpus` for streamed data. validation: the documents scored during training."""
 
     name: str
     tokenizer: Tokenizer
     validation: Documents
     fingerprint: str
     lanes: tuple[Lane, ...]
-    every: int  # data.validation_every; 0 where the source holds out documents itself
+    every: int  # data.validation_every; 0 if the source has a validation split
     files: int
     size: int
-    left_out: Callable[[], list[str]] = list  # the damaged records that have been met, in words
+    left_out: Callable[[], list[str]] = list  # descriptions of the records skipped so far
 
     @property
     def lossy(self) -> str | None:
@@ -69,14 +70,14 @@ class StreamedCorpus(NamedTuple):
 
     @property
     def damaged(self) -> int:
-        """How many records were left out so far, see data.skip_records."""
+        """The number of records skipped so far, see data.skip_records."""
         return len(self.left_out())
 
     def split(self, name: str) -> Documents:
         if name not in SPLITS:
             raise UserError(f"split {name!r} is unknown; choose one of {', '.join(SPLITS)}")
         if name == "train":
-            raise UserError("with data.stream the training documents are not held; set data.stream=false to score them")
+            raise UserError("with data.stream the training documents are not kept; set data.stream=false to score them")
         if not len(self.validation):
             raise UserError(f"{self.name} has no validation documents; set data.validation_every to 2 or more")
         return self.validation
@@ -85,14 +86,14 @@ class StreamedCorpus(NamedTuple):
 
 
 def stream(config, tokens: int, tokenizer: Tokenizer) -> StreamedCorpus:
-    """Open a source to be streamed, and read its validation documents.
+    """Opens a source for streaming and reads its validation documents.
 
     Args:
         config: the data section, as for `jaxseq.data.corpus`.
-        tokens: about how many of the validation documents are read; 0: all, for which the whole source is read.
+        tokens: about how many tokens of validation documents to read; 0: all, which may read the whole source.
 
     Raises:
-        UserError: the input is wrong in a way that the message tells.
+        UserError: wrong input, as described by the message.
     """
     opened = source(config, None if isinstance(tokenizer, ByteTokenizer) else tokenizer.boundary)
     every = 0 if opened.validation else config.validation_every
@@ -119,13 +120,13 @@ def _lanes(opened: Source) -> tuple[Lane, ...]:
 
 
 def holds_out(unit: str, number: int, every: int) -> bool:
-    """Whether document `number` of a unit validates."""
+    """Whether document `number` of a unit is held out for validation."""
     digest = hashlib.blake2b(f"{unit}:{number}".encode(), digest_size=8).digest()
     return bool(every) and int.from_bytes(digest, "little") % every == 0
 
 
 def _held(opened: Source, lanes: tuple[Lane, ...], every: int) -> Read:
-    """The documents that validate; without a split of the source those of the lanes' units, in an order of their own."""
+    """The validation documents: the source's validation split, else those held out of its files, in a fixed shuffled order."""
     if opened.validation:
         yield from opened.validation.read()
         return
@@ -139,7 +140,7 @@ def _held(opened: Source, lanes: tuple[Lane, ...], every: int) -> Read:
 
 
 def _first(documents: Read, tokens: int, tokenizer: Tokenizer, opened: Source) -> Store:
-    """The first documents until there are `tokens` tokens, or all for 0."""
+    """The first documents with at least `tokens` tokens together; all documents for 0."""
 
     def enough() -> Read:
         count = 0
@@ -153,18 +154,17 @@ def _first(documents: Read, tokens: int, tokenizer: Tokenizer, opened: Source) -
 
 
 class _Blocks:
-    """The blocks of a stream, one after another; of each lane in proportion."""
+    """The blocks of a stream, one after another, with documents of each lane in proportion to its share."""
 
     def __init__(self, stream: StreamedCorpus, seed: int, cursors: list[Cursor]):
         self.stream, self.seed, self.cursors, self.told = stream, seed, cursors, 0
         self.passes = [self._read(lane, at, cursor) for at, (lane, cursor) in enumerate(zip(stream.lanes, cursors, strict=True))]
 
     def _read(self, lane: Lane, at: int, cursor: Cursor) -> Iterator[tuple[Document | TokenDocument | None, Cursor]]:
-        """The training documents of a lane from a cursor on, endless, each with the cursor behind it; None at the end of an
-        epoch."""
+        """Endless: (training document of a lane, cursor after it) from a cursor on, and (None, cursor) after each epoch."""
         found = True
         while found:
-            found = cursor.unit > 0 or cursor.document > 0  # the rest of an epoch may hold none
+            found = cursor.unit > 0 or cursor.document > 0  # the rest of an epoch may have no documents
             order = np.random.default_rng([self.seed, at, cursor.epoch]).permutation(len(lane.units))
             for unit in range(cursor.unit, len(order)):
                 name, read = lane.units[order[unit]]
@@ -178,10 +178,10 @@ class _Blocks:
             cursor = Cursor(cursor.epoch + 1)
             yield None, cursor
         name = lane.name or self.stream.name
-        raise UserError(f"{name} holds nothing to train on; give more documents, or raise data.validation_every")
+        raise UserError(f"{name} has no training documents; give more documents, or raise data.validation_every")
 
     def next(self) -> tuple[Documents, list[Cursor]]:
-        """(the documents of the next block, the cursors behind it)"""
+        """(documents of the next block, cursors after it)"""
         tokenizer, kept = self.stream.tokenizer, []
         alone, size = len(self.stream.lanes) == 1, min(BLOCK, max(1, self.stream.size))
         for at, lane in enumerate(self.stream.lanes):
@@ -200,22 +200,22 @@ class _Blocks:
         return Documents(held, np.arange(len(held)), tokenizer.boundary, tokenizer.start), list(self.cursors)
 
     def _tokens(self, document: Document | TokenDocument) -> int:
-        """About how many tokens a document has: those of bytes are counted, others are taken for four bytes each."""
+        """About how many tokens a document has, at four characters per token unless tokens are bytes."""
         if isinstance(document, TokenDocument):
             return len(document.ids)
         return len(document.text) // (1 if isinstance(self.stream.tokenizer, ByteTokenizer) else 4) + 1
 
 
 class StreamBatches(Iterator):
-    """Endless iterator over batches of packed rows, with the face of `RowBatches`; the next block is made while one is used.
-    Every process reads all, and takes its rows."""
+    """Endless iterator over batches of packed rows, with the interface of `RowBatches`. A thread prepares the next block. Every
+    process reads all documents and keeps its own rows."""
 
     def __init__(
         self, config, stream: StreamedCorpus, process_index: int, process_count: int, transform: Transform | None = None
     ):
         batch, length = config.train.batch, config.train.length
         if batch % process_count:
-            raise UserError(f"train.batch={batch} is no multiple of the {process_count} processes; set it to one")
+            raise UserError(f"train.batch={batch} is not a multiple of the number of processes, {process_count}; set it to one")
         self.stream, self.length, self.seed, self.transform = stream, length, config.data.seed, transform
         self.batch, self.own = batch, batch // process_count
         self.first = process_index * self.own
@@ -230,7 +230,7 @@ class StreamBatches(Iterator):
         self.blocks = _Blocks(self.stream, self.seed, cursors)
 
     def _take(self) -> None:
-        """The next block becomes the one that is used, and the one behind it is begun."""
+        """Makes the next block current, and starts to prepare the one after it."""
         coming = self.coming or self.worker.submit(self.blocks.next)
         documents, self.behind = coming.result()
         self.coming = self.worker.submit(self.blocks.next)
@@ -253,17 +253,17 @@ class StreamBatches(Iterator):
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     def state(self) -> dict[str, Any]:
-        """JSON-able: where the next row stands. To go on from there, the block is read again, and of what lies before it
-        only the beginnings of the files that it begins in."""
+        """The position of the next row, as JSON data. `restore` reads the block again, and also the beginnings of the files that
+        the block starts in, but nothing else."""
         cursors = [list(cursor) for cursor in self.start]
         return {**self.identity, "row": self.row, "block": self.block, "used": self.used, "cursors": cursors}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on with the row that follows the one `state` was taken at. Raises UserError for the state of other data."""
+        """Continues with the row after `state`. Raises UserError if that is a state of other data."""
         changed = [name for name, value in self.identity.items() if state.get(name) != value]
         if changed:
             raise UserError(
                 f"the data has changed since the checkpoint ({', '.join(changed)}); "
-                "resume with the same data and train.length, or begin a new run with train.init"
+                "resume with the same data and train.length, or start a new run with train.init"
             )
         self._begin(state)

@@ -1,10 +1,10 @@
-"""Checkpoints of a run: DIR/config.json and DIR/checkpoints/STEP with the items params, optimizer, data and config, and
-collections where the model has any (batch_stats).
+"""Checkpoints of a run: DIR/config.json and DIR/checkpoints/STEP with the items params, optimizer, data, config and, if the
+model has any, collections (batch_stats).
 
-Orbax writes in the background and commits a step by renaming, so a killed process leaves whole checkpoints only; see
-`digests` for what happens to them later. Of damaged ones the newest that is whole is taken. Everything is restored into
-an explicit abstract target with shardings: what was saved on eight devices opens on one, and the other way round. A
-config here is data: JSON, never evaluated.
+Orbax writes in the background and commits a step by a rename, so a killed process leaves complete checkpoints only. Later
+damage is detected by `digests`; a damaged checkpoint is skipped, and the newest intact one is used. Arrays are restored with
+the shardings of the current mesh: a checkpoint saved on eight devices opens on one, and the reverse. Configs are stored as
+JSON and are never executed.
 """
 
 import contextlib
@@ -38,11 +38,10 @@ def folder(workdir: str | os.PathLike) -> Path:
 
 
 def steps(workdir: str | os.PathLike) -> list[int]:
-    """Steps of the whole checkpoints in a workdir, ascending.
+    """Steps of the complete checkpoints in a workdir, ascending.
 
-    Orbax gives a checkpoint the name of its step when it is whole, and in a bucket puts a file into it then. It is not asked:
-    its managers wait for all processes, and one that comes late, when another has made the folder, would wait for what that one
-    does not do.
+    A complete checkpoint is a folder whose name is its step; in a bucket it also holds the file FINISHED. The folder is listed
+    without an Orbax manager: managers wait for all processes, and would wait forever if some found the folder and others not.
     """
     where = folder(workdir)
     found = [path for path in where.iterdir() if path.name.isdecimal() and path.is_dir()] if where.is_dir() else []
@@ -50,7 +49,7 @@ def steps(workdir: str | os.PathLike) -> list[int]:
 
 
 def saved(workdir: str | os.PathLike) -> list[int]:
-    """`steps`, of which there must be one. Raises UserError."""
+    """`steps`. Raises UserError if there are none."""
     if not (known := steps(workdir)):
         raise UserError(f"{workdir} holds no checkpoint; give the --workdir of a run that has saved one")
     return known
@@ -64,13 +63,13 @@ def _manager(workdir: str | os.PathLike, arrays=ocp.StandardCheckpointHandler, *
 
 
 def _writer(workdir: str | os.PathLike, at_once: int | None = None, **options) -> ocp.CheckpointManager:
-    """A manager that writes, with digests. at_once: bytes of arrays that it may hold before they are on disk."""
+    """A manager that writes checkpoints and their digests. at_once: the most bytes of arrays to hold until written."""
 
-    def arrays():  # compressed copies would stay in memory until they are on disk, and weights hardly compress
+    def arrays():  # uncompressed: compressed copies would stay in memory until written, and weights hardly compress
         impl = ocp.BasePyTreeCheckpointHandler(save_concurrent_bytes=at_once, use_compression=False)
         return ocp.PyTreeCheckpointHandler(handler_impl=impl)
 
-    def seal() -> None:  # all is written, and does not yet count as a checkpoint
+    def seal() -> None:  # called when all files are written, before the checkpoint is committed
         for draft in _drafts(folder(workdir)) if jax.process_index() == 0 else ():
             digests.write(draft)
 
@@ -79,7 +78,7 @@ def _writer(workdir: str | os.PathLike, at_once: int | None = None, **options) -
 
 
 def _drafts(checkpoints: Path) -> list[Path]:
-    """Checkpoints that are not finished: Orbax renames one then, and puts a file into one in a bucket."""
+    """Checkpoints that are not committed. Orbax commits one by a rename, in a bucket by the file FINISHED."""
     if paths.is_remote(checkpoints):
         return [path for path in checkpoints.iterdir() if path.name.isdigit() and not (path / FINISHED).exists()]
     return [path for path in checkpoints.glob("*.orbax-checkpoint-tmp*") if path.is_dir()]
@@ -87,7 +86,7 @@ def _drafts(checkpoints: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def _opened(step_folder: Path) -> Iterator[None]:
-    """Within it a checkpoint is read. Raises Damaged when it is not what was saved, or cannot be read and has no digests."""
+    """The context for reading a checkpoint. Raises Damaged if a digest differs, or if there are none and reading fails."""
     reason = ""
     if jax.process_index() == 0:
         try:
@@ -95,7 +94,7 @@ def _opened(step_folder: Path) -> Iterator[None]:
         except digests.Damaged as error:
             reason = str(error)
     if jax.process_count() > 1 and multihost_utils.broadcast_one_to_all(bool(reason)):
-        reason = reason or "so says the first process"
+        reason = reason or "the first process found it damaged"
     if reason:
         raise digests.Damaged(reason)
     try:
@@ -109,9 +108,9 @@ def _opened(step_folder: Path) -> Iterator[None]:
 
 
 def newest(workdir: str | os.PathLike, read: Callable[[int], T], step: int | None = None) -> tuple[int, T, list[int]]:
-    """(step, read(step), the damaged steps after it) of the newest checkpoint that can be read, or of `step` alone.
+    """(step, read(step), damaged later steps) of the newest intact checkpoint, or of checkpoint `step` if given.
 
-    Each that cannot is told in a line. Raises UserError that names them all when none is left.
+    Logs a warning for each damaged checkpoint. Raises UserError that names all of them if no checkpoint is intact.
     """
     known = saved(workdir)
     if step is not None and step not in known:
@@ -124,11 +123,11 @@ def newest(workdir: str | os.PathLike, read: Callable[[int], T], step: int | Non
         except digests.Damaged as error:
             damaged[number] = str(error)
             if number != known[0] and step is None:
-                log.warning("%s: the checkpoint of step %d is damaged (%s), taking an older one", workdir, number, error)
+                log.warning("%s: the checkpoint of step %d is damaged (%s), using an older one", workdir, number, error)
     others = [str(number) for number in known if number not in damaged]
-    mend = f"--step={others[-1]} may be whole" if others else "copy a whole one there, or begin anew in another folder"
+    mend = f"try --step={others[-1]}" if others else "restore a copy of one, or start again in another folder"
     told = "; ".join(f"step {number}: {reason}" for number, reason in damaged.items())
-    raise UserError(f"{folder(workdir)} holds no checkpoint that is whole ({told}); {mend}")
+    raise UserError(f"{folder(workdir)} has no intact checkpoint ({told}); {mend}")
 
 
 class Checkpoints:
@@ -148,7 +147,7 @@ class Checkpoints:
         return self.manager.latest_step()
 
     def reached(self, step: int) -> bool:
-        """Whether the newest checkpoint is of `step`, or later, and whole."""
+        """Whether the newest checkpoint is intact and of `step` or later."""
         latest = self.latest()
         if latest is None or latest < step:
             return False
@@ -157,14 +156,16 @@ class Checkpoints:
         return False
 
     def save(self, state: TrainState, data: dict[str, Any], config) -> None:
-        """Starts writing `state`, once the previous write is done. The last step must have been judged good: a bad state is
-        never saved. data: JSON-able, what else a run goes on from."""
+        """Waits for the previous write, then starts writing `state`, which must be the result of a good step.
+
+        data: JSON data that a resumed run needs besides the state.
+        """
         step = int(state.step)
         if step in self.manager.all_steps():
             return
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves((state.variables, state.optimizer)))
         if not paths.is_remote(self.manager.directory) and shutil.disk_usage(self.manager.directory).free < needed:
-            # Better than to let it fail in the middle: the threads below print a traceback each.
+            # Checked here, because on a full disk each of Orbax's threads prints a traceback.
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.manager.directory))
         self.manager.save(
             step,
@@ -177,13 +178,13 @@ class Checkpoints:
         )
 
     def wait(self) -> None:
-        """Returns when the last save is on disk; raises what went wrong with it."""
+        """Returns when the last save is on disk; raises its error if it failed."""
         self.manager.wait_until_finished()
 
     def resume(self, trainer: Trainer) -> tuple[TrainState, dict[str, Any]] | None:
-        """(state, what `save` was given as data) of the newest checkpoint that is whole; None where there is none at all.
+        """(state, data as given to `save`) of the newest intact checkpoint; None if there are no checkpoints.
 
-        Damaged ones after it are put aside under another name: the run will come to these steps again.
+        Later damaged checkpoints are renamed, because the run will save these steps again.
         """
         if self.latest() is None:
             return None
@@ -192,20 +193,20 @@ class Checkpoints:
             here = self.manager.directory / str(step)
             aside = next(path for n in range(1000) if not (path := here.with_name(f"{step}.damaged{n or ''}")).exists())
             here.rename(aside)
-            log.warning("%s is kept as %s; remove it when you have no use for it", here, aside.name)
+            log.warning("%s was renamed to %s; delete it if you do not need it", here, aside.name)
         if damaged:
             self.manager.reload()
         return found
 
     def restore(self, trainer: Trainer, step: int) -> tuple[TrainState, dict[str, Any]]:
-        """(state, data) of a step, laid out as `trainer` says whatever it was saved from."""
+        """(state, data) of a step, with the shardings of `trainer`."""
         abstract = trainer.abstract
         with _manager(self.workdir, create=False) as manager:
             saved = set(manager.item_metadata(step).keys())
             if not {"optimizer", "data"} <= saved:
                 raise UserError(
-                    f"{manager.directory} holds weights and no optimiser state; train from them in a new --workdir "
-                    f"with --config.train.init={manager.directory.parent}"
+                    f"{manager.directory} holds weights without optimiser state; to train from them use a new --workdir "
+                    f"and --config.train.init={manager.directory.parent}"
                 )
             items = manager.restore(
                 step,
@@ -221,14 +222,14 @@ class Checkpoints:
 
 
 def _variables(make, params: Any, collections: dict) -> dict[str, Any]:
-    """Orbax's arguments for the items of a model's variables: no item for collections that are not there."""
+    """Orbax's arguments for the items of a model's variables; no item for collections if there are none."""
     return {"params": make(params)} | ({"collections": make(collections)} if collections else {})
 
 
 def save_params(workdir: str | os.PathLike, config, params: Any, step: int = 0) -> None:
-    """A workdir of weights alone, such as an imported model: `load`, evaluation and `train.init` open it.
+    """Writes a workdir of weights without optimiser state, such as an imported model, for `load`, evaluation and `train.init`.
 
-    params: of a model with more collections all of them, {"params": …, "batch_stats": …}.
+    params: the parameters, or all collections of a model with more of them, {"params": …, "batch_stats": …}.
     """
     workdirs.check_path(workdir)
     variables = params if "params" in params else {"params": params}
@@ -244,12 +245,12 @@ def save_params(workdir: str | os.PathLike, config, params: Any, step: int = 0) 
 
 
 def restore_variables(workdir: str | os.PathLike, abstract: dict, step: int | None = None, heads: Iterable[str] = ()) -> dict:
-    """A workdir's {"params": …, "batch_stats": … if any} in the shardings of `abstract` (ShapeDtypeStructs).
+    """A workdir's {"params": …, "batch_stats": … if any} with the shardings of `abstract` (ShapeDtypeStructs).
 
-    heads: modules at the top of params that may be missing on either side (a fine-tuned model's new classifier, the
-    language model's head that it does without). A missing one is missing in what is returned too.
+    heads: top-level modules of params that the checkpoint or `abstract` may lack (such as a fine-tuned model's new classifier, or
+    the language model's head that it drops). Only heads that both have are returned.
 
-    Raises UserError when there is no such checkpoint, or naming the leaves whose shapes are not those of `abstract`.
+    Raises UserError if there is no such checkpoint, or for leaves whose shapes differ from `abstract`, naming them.
     """
     return newest(workdir, lambda number: _restore_variables(workdir, abstract, number, heads), step)[1]
 
@@ -261,13 +262,13 @@ def _restore_variables(workdir: str | os.PathLike, abstract: dict, step: int, he
         free = items["params"].keys() ^ abstract["params"].keys()
         free &= set(heads)
         for name in sorted(free):
-            log.info("%s: %s", workdir, f"{name} is left out" if name in items["params"] else f"{name} is new")
+            log.info("%s: %s", workdir, f"{name} is not loaded" if name in items["params"] else f"{name} is new")
         abstract = abstract | {"params": {name: x for name, x in abstract["params"].items() if name not in free}}
         saved = _shapes({name: items["params"][name] for name in items["params"] if name not in free})
         saved |= _shapes({name: items[name] for name in items if name != "params"})
         wanted = _shapes(abstract["params"]) | _shapes({name: abstract[name] for name in abstract if name != "params"})
         wrong = [
-            f"{name} is {saved.get(name, 'missing')}, wanted {wanted.get(name, 'none')}"
+            f"{name} is {saved.get(name, 'missing')}, expected {wanted.get(name, 'none')}"
             for name in sorted(saved.keys() | wanted.keys())
             if saved.get(name) != wanted.get(name)
         ]
@@ -275,7 +276,7 @@ def _restore_variables(workdir: str | os.PathLike, abstract: dict, step: int, he
             more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
             raise UserError(
                 f"the weights in {workdir} do not fit this model: {'; '.join(wrong[:8])}{more}; "
-                "give the config.model that they were trained with"
+                "use the config.model that they were trained with"
             )
         one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         unread = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one)  # noqa: E731
@@ -300,23 +301,23 @@ def path_name(path: Iterable) -> str:
 def load(workdir: str | os.PathLike, step: int | None = None, devices=None):
     """(model, params, config) of a workdir's checkpoint, the latest by default; see `load_variables`.
 
-    params: of a model with more collections all of them, {"params": …, "batch_stats": …}.
+    params: the parameters, or all collections of a model with more of them, {"params": …, "batch_stats": …}.
     """
     model, variables, config = load_variables(workdir, step, devices)
     return model, variables["params"] if variables.keys() == {"params"} else variables, config
 
 
 def load_variables(workdir: str | os.PathLike, step: int | None = None, devices=None):
-    """(model, variables, config) of a workdir's checkpoint; variables, {"params": …} and what else the model has
-    ("batch_stats"), are what `model.apply` takes.
+    """(model, variables, config) of a workdir's checkpoint. `variables`, {"params": …, "batch_stats": … if any}, is the
+    first argument of `model.apply`.
 
-    The parameters lie on the first device, or spread over `devices` by the config's logical axes with everything on
-    fsdp. Raises UserError when there is no such workdir or checkpoint, or its config.json is damaged.
+    The parameters are on the first device, or sharded over `devices` along the mesh axis fsdp. Raises UserError if there is no
+    such workdir or checkpoint, or if config.json is damaged.
     """
     workdirs.check_path(workdir)
     workdir = paths.of(workdir)
     if workdirs.saved_config(workdir) is None:
-        raise UserError(f"{workdir} is no workdir of a run: it has no config.json; give the --workdir of a training run")
+        raise UserError(f"{workdir} is not the workdir of a run: it has no config.json; give the --workdir of a training run")
 
     def read(number: int):
         with _manager(workdir, create=False) as manager:

@@ -1,7 +1,7 @@
-"""A digest of every file of a checkpoint, written with it and held against it before anything is read.
+"""Digests of the files of a checkpoint: written with it, and checked before it is read.
 
-So a flipped bit, a cut or a missing file is told before its numbers are believed. A checkpoint without digests (of an
-earlier version) is taken at its word. In a bucket they are the checksums that the store keeps: nothing is read for them.
+They detect flipped bits and truncated or missing files. A checkpoint without digests (of an earlier version) is not checked.
+In a bucket they are the checksums of the object store, which it reports without reading the files.
 """
 
 import base64
@@ -14,17 +14,17 @@ from typing import Any
 from jaxseq import paths
 
 NAME = "digests.json"
-OWN = (NAME, "_CHECKPOINT_METADATA")  # Orbax writes the second once more as it commits, and nothing is read from it
+OWN = (NAME, "_CHECKPOINT_METADATA")  # Orbax rewrites the second when it commits, and nothing reads it
 SHA256, CRC32C = "sha256", "crc32c"
 log = logging.getLogger(__name__)
 
 
 class Damaged(Exception):
-    """The message says which file of a checkpoint is not what was saved."""
+    """A file of a checkpoint, named in the message, differs from what was saved."""
 
 
 def write(folder: Any) -> None:
-    """Digests of all files below `folder`, beside them, on disk when this returns."""
+    """Writes the digests of all files below `folder` to folder/NAME, and syncs it to disk."""
     if paths.is_remote(folder):
         kind, found = CRC32C, paths.checksums(folder)
     else:
@@ -34,7 +34,7 @@ def write(folder: Any) -> None:
 
 
 def digest(path: Any, kind: str) -> str:
-    """The digest of a file that is read for it."""
+    """The digest of a file, computed by reading it."""
     with path.open("rb") as file:
         if kind == SHA256:
             return hashlib.file_digest(file, SHA256).hexdigest()
@@ -51,7 +51,7 @@ def has(folder: Any) -> bool:
 
 
 def check(folder: Any) -> None:
-    """Raises Damaged when a file below `folder` is missing or not the one that was saved."""
+    """Raises Damaged if a file below `folder` is missing or differs from what was saved."""
     if not has(folder):
         return
     try:
@@ -61,7 +61,7 @@ def check(folder: Any) -> None:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise Damaged(f"{NAME} cannot be read") from None
     if kind == CRC32C and not paths.is_remote(folder) and importlib.util.find_spec("google_crc32c") is None:
-        log.info("%s was copied from a bucket, and its checksums cannot be computed here; %s", folder, paths.EXTRA)
+        log.info("%s, a copy from a bucket, is not checked: its checksums cannot be computed here; %s", folder, paths.EXTRA)
         return
     kept = paths.checksums(folder) if kind == CRC32C and paths.is_remote(folder) else None
     for name, saved in wanted.items():
@@ -70,4 +70,4 @@ def check(folder: Any) -> None:
         except OSError as error:
             raise Damaged(f"{name} cannot be read: {error.strerror or error}") from None
         if found != saved:
-            raise Damaged(f"{name} is not what was saved" if found else f"{name} is missing")
+            raise Damaged(f"{name} differs from what was saved" if found else f"{name} is missing")

@@ -1,4 +1,4 @@
-"""One training a folder: the second is refused in a line that names the first."""
+"""Locks: a second training run in the same folder is refused, with an error that names the first."""
 
 import contextlib
 import datetime
@@ -20,19 +20,18 @@ from jaxseq import paths
 from jaxseq.errors import UserError
 
 LOCK = ".lock"
-BEAT = 20.0  # seconds between two signs of life of who holds an object
-PATIENCE = 60.0  # seconds without one after which it counts as dead
+BEAT = 20.0  # seconds between two renewals of a lock in a bucket
+PATIENCE = 60.0  # seconds without a renewal after which its owner counts as dead
 log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
 def claimed(workdir: Path | Any) -> Iterator[Callable[[], None]]:
-    """Makes the folder, and keeps every other training out of it until the end, or until this process is dead.
+    """Makes the folder and locks it against other training runs until the end of the context or of this process.
 
-    Yields a function to call before anything is written there: it raises UserError when another training has taken the
-    folder meanwhile, as this process gave no sign of life (it cannot happen to local folders). Folders that were made and are
-    still empty at the end are removed again. Of several processes the first alone claims it. Raises UserError when the folder
-    cannot be made or written, or another training has it.
+    Yields a function to call before each write: it raises UserError if another run has taken over the lock because this process
+    did not renew it in time (this cannot happen with local folders). New folders that are empty at the end are removed. Only the
+    first of several processes takes the lock. Raises UserError if the folder cannot be made or written, or is locked.
     """
     if jax.process_index():
         yield lambda: None
@@ -56,7 +55,7 @@ def _claimed(workdir: Path) -> Iterator[None]:
         yield
     finally:
         if lock is not None:
-            (workdir / LOCK).unlink(missing_ok=True)  # before it is let go, so that nobody holds a removed one
+            (workdir / LOCK).unlink(missing_ok=True)  # before the lock is released: no other process can lock a deleted file
             os.close(lock)
         for folder in made:
             with contextlib.suppress(OSError):
@@ -67,15 +66,15 @@ def _make(workdir: Path) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise UserError(f"--workdir={workdir} is a file, or lies below one; name a folder") from None
+        raise UserError(f"--workdir={workdir} is a file or inside a file; choose a folder") from None
     except PermissionError:
-        raise UserError(f"--workdir={workdir} cannot be made here; choose a folder that you may write") from None
+        raise UserError(f"--workdir={workdir} cannot be created: no permission; choose a folder that you may write") from None
     if not os.access(workdir, os.W_OK):
-        raise UserError(f"--workdir={workdir} cannot be written; choose a folder that you may write")
+        raise UserError(f"--workdir={workdir} is not writable; choose a folder that you may write")
 
 
 def _lock(workdir: Path) -> int | None:
-    """The open lock file, which holds the lock as long as it is open; None where the file system has no locks."""
+    """The descriptor of the lock file, locked until it is closed; None if the file system does not support locks."""
     path = workdir / LOCK
     while True:
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -86,12 +85,12 @@ def _lock(workdir: Path) -> int | None:
             os.close(lock)
             raise UserError(_taken(workdir, owner)) from None
         except OSError as error:
-            log.warning("%s cannot be locked (%s): see to it that no other training runs there", workdir, error.strerror)
+            log.warning("%s cannot be locked (%s): make sure that no other training runs there", workdir, error.strerror)
             os.close(lock)
             return None
         if path.exists() and os.path.samestat(os.fstat(lock), path.stat()):
             break
-        os.close(lock)  # its owner removed it in between
+        os.close(lock)  # its owner deleted the file after it was opened here
     os.truncate(lock, 0)
     os.write(lock, f"{_self()}\n".encode())
     return lock
@@ -103,11 +102,11 @@ def _self() -> str:
 
 
 def _taken(workdir: Any, owner: str) -> str:
-    return f"another training runs in {workdir} ({owner}); wait for it, stop it, or choose another --workdir"
+    return f"another training run uses {workdir} ({owner}); wait for it, stop it, or choose another --workdir"
 
 
 def machine() -> str:
-    """What two processes have in common that see each other's process numbers; "" where it cannot be known."""
+    """An identifier shared by the processes that see each other's process ids; "" if unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
@@ -116,10 +115,10 @@ def machine() -> str:
 
 
 class ObjectLock:
-    """A lock in a bucket: an object that only one can create, written anew every BEAT seconds by whoever holds it.
+    """A lock in a bucket: an object that its owner rewrites every BEAT seconds.
 
-    Each write is on the condition that nobody else has written since. A lock whose process is known to be dead is taken over
-    at once, one that does not change for PATIENCE seconds after that time: no clock of any machine is asked.
+    A write fails if another process has written since. A lock is taken over at once if its process is known to be dead, else
+    after it has not changed for PATIENCE seconds, measured by the waiting process: clocks of machines are not compared.
     """
 
     def __init__(self, workdir: Any):
@@ -132,13 +131,13 @@ class ObjectLock:
         self.thread.start()
 
     def check(self) -> None:
-        """Raises UserError when another has the lock."""
-        if time.monotonic() - self.beaten > PATIENCE / 2:  # this process was held up: is it still ours?
+        """Raises UserError if another run has taken over the lock."""
+        if time.monotonic() - self.beaten > PATIENCE / 2:  # this process was suspended: is the lock still ours?
             self._renew()
         if self.lost:
             raise UserError(
-                f"another training has taken {self.workdir} over, as this one gave no sign of life for {PATIENCE:.0f} s; "
-                "nothing more is written there: let that one go on"
+                f"another training run took over {self.workdir}, as this one did not renew its lock for {PATIENCE:.0f} s; "
+                "nothing more is written there: let the other run continue"
             )
 
     def release(self) -> None:
@@ -147,20 +146,20 @@ class ObjectLock:
         self.ended.set()
         self.thread.join()
         if not self.lost:
-            with contextlib.suppress(GoogleAPIError, OSError):  # it grows old and counts no longer
+            with contextlib.suppress(GoogleAPIError, OSError):  # it expires anyway
                 self.blob.delete(if_generation_match=self.generation)
 
     def _take(self) -> None:
-        seen = 0  # the generation of an object that there is not
+        seen = 0  # the generation of an object that does not exist
         while not self._write(seen):
             seen = self._abandoned()
 
     def _abandoned(self) -> int:
-        """The generation of a lock whose owner is dead; 0 when it is there no longer. Raises UserError when it is alive."""
+        """The generation of a lock whose owner is dead; 0 if the lock is gone. Raises UserError if the owner is alive."""
         seen, owner = self._read()
         name, since = owner.get("owner", "unknown"), time.monotonic()
         if seen and not _dead(owner):
-            log.info("%s is claimed by %s: waiting up to %.0f s for a sign of life", self.workdir, name, PATIENCE)
+            log.info("%s is locked by %s: waiting up to %.0f s to see if it is running", self.workdir, name, PATIENCE)
         while seen and not _dead(owner) and time.monotonic() - since < PATIENCE:
             time.sleep(PATIENCE / 60)
             now, _ = self._read()
@@ -169,17 +168,17 @@ class ObjectLock:
             if now != seen:
                 raise UserError(_taken(self.workdir, name))
         if seen:
-            log.warning("%s was claimed by %s, which is dead", self.workdir, name)
+            log.warning("%s was locked by %s, which is no longer running", self.workdir, name)
         return seen
 
     def _read(self) -> tuple[int, dict]:
-        """(generation, contents) of the lock; 0 when there is none."""
+        """(generation, contents) of the lock; (0, {}) if there is none."""
         from google.api_core.exceptions import NotFound
 
         found = self.blob.bucket.get_blob(self.blob.name)
         if found is None:
             return 0, {}
-        generation = found.generation  # before the download, which may forget it
+        generation = found.generation  # before the download, which may reset it
         try:
             content = json.loads(found.download_as_bytes())
         except (ValueError, NotFound):
@@ -187,7 +186,7 @@ class ObjectLock:
         return generation, content if isinstance(content, dict) else {}
 
     def _write(self, generation: int) -> bool:
-        """Whether the lock, of that generation, is ours now."""
+        """Writes the lock if it still has this generation; whether it is ours now."""
         from google.api_core.exceptions import PreconditionFailed
 
         fresh = self.blob.bucket.blob(self.blob.name)
@@ -198,7 +197,7 @@ class ObjectLock:
             found, content = self._read()
             if content.get("token") != json.loads(self.content)["token"]:
                 return False
-            self.generation = found  # the answer to our own write was lost
+            self.generation = found  # our own write succeeded, and only its response was lost
         self.beaten = time.monotonic()
         return True
 
@@ -209,7 +208,7 @@ class ObjectLock:
             try:
                 self._renew()
             except (GoogleAPIError, OSError) as error:
-                log.warning("%s: the lock was not renewed (%s), trying again", self.workdir, error)
+                log.warning("%s: the lock was not renewed (%s); retrying", self.workdir, error)
 
     def _renew(self) -> None:
         with self.writing:

@@ -1,4 +1,4 @@
-"""The training loop: resume, step, log one step late, save, evaluate, go back past bad data, stop for the right reasons."""
+"""The training loop: resume, step, record, save, evaluate, rewind after a bad step, stop."""
 
 import contextlib
 import errno
@@ -30,7 +30,7 @@ from jaxseq.train.stopping import Stopped, terminated
 log = logging.getLogger(__name__)
 
 
-def nothing(told: Any) -> None:
+def nothing(record: Any) -> None:
     pass
 
 
@@ -45,25 +45,23 @@ def train(
     debug: bool = False,
     profile: range | None = None,
 ) -> dict[str, Any]:
-    """Trains `config` in `workdir` up to step config.train.steps, resuming whatever is there, and returns the last
-    record.
+    """Trains `config` in `workdir` to step config.train.steps, resuming from its latest checkpoint; returns the last record.
 
     Args:
       progress: called with every logged record, to which the loop adds `steps` and `eta_seconds`.
-      announce: called before the first step with what the run is about to do.
-      stop: asked before every step and every piece of an evaluation; when true (or on SIGTERM or Ctrl-C) the run saves and
-        returns early. The record is then that of the step it saved, with `stopped`, what has been done in words, and
-        `signal`, the number of the one received, 0 for none.
+      announce: called with the run's plan before the first step.
+      stop: called before every step and during evaluation; if it returns True (or on SIGTERM or Ctrl-C), the run saves and
+        returns early. The record is then that of the saved step, with two more fields: `stopped`, a sentence that says where,
+        and `signal`, the number of the received signal or 0.
       devices: all devices by default.
-      debug: layers run one after another, unscanned; of every recorded step the norms of each layer's activations and
-        gradients are logged and stand in its record ("activation_rms/blocks_0/attention/1"). It runs such a step twice.
-      profile: the steps of which jax.profiler writes a trace to workdir/profile.
+      debug: run layers one after another instead of in a scan, and log and record the norms of each layer's activations and
+        gradients at every recorded step ("activation_rms/blocks_0/attention/1"). Such a step is computed twice.
+      profile: the steps for which jax.profiler writes a trace to workdir/profile.
 
-    Before the first step there is nothing to save: signals do then what they did before the call.
+    Signals are handled from the first step on; before it there is nothing to save.
 
-    Raises UserError for a config that cannot be trained or a workdir of another one or in use, BadStepError when the numbers
-    go bad and the config does not take the run past it (the last good checkpoint stays), OSError with ENOSPC when the disk
-    is full (so does it then).
+    Raises UserError for a config that cannot be trained, and for a workdir of another config or in use; BadStepError for a bad
+    step that the config does not skip or rewind; OSError with ENOSPC if the disk is full. The last good checkpoint is kept.
     """
     try:
         run = Run(config, workdir, devices, debug)
@@ -73,12 +71,12 @@ def train(
     except Exception as error:
         if not is_disk_full(error):
             raise
-        # One exception for all that a full disk makes Orbax, TensorBoard and Python raise.
+        # Orbax, TensorBoard and Python raise different exceptions for a full disk; callers get one.
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(workdir)) from error
 
 
 def planned(config, workdir: str | os.PathLike, devices: Sequence[jax.Device] | None = None) -> plan.Plan:
-    """What `train` would do, found out without writing into `workdir`. Raises what it would raise before its first step."""
+    """The plan of `train`, without writing to `workdir`. Raises what `train` would raise before its first step."""
     run = Run(config, workdir, devices)
     run.open()
     run.prepare()
@@ -91,7 +89,7 @@ def _train(run: Run, progress: Callable, announce: Callable, stop: Callable[[], 
         raise UserError(f"--profile={profile[0]}-{profile[-1]} ends after the last step, train.steps={last}; lower it")
     with locks.claimed(run.workdir) as held, Checkpoints(run.workdir, run.config.train.keep) as checkpoints:
         if checkpoints.reached(last) and (record := run.complete()):
-            log.info("%s is at step %d of %d: nothing is left to do", run.workdir, record["step"], last)
+            log.info("%s is at step %d of %d: nothing to do", run.workdir, record["step"], last)
             return record
         run.open()
         state = run.start(checkpoints)
@@ -107,7 +105,7 @@ def _train(run: Run, progress: Callable, announce: Callable, stop: Callable[[], 
 
 
 class _Rewind(Exception):
-    """The run is to go back, and on with the data behind those of a step; the message says why."""
+    """The run must go back to a checkpoint and continue with the data after a bad step; the message says why."""
 
     def __init__(self, step: int, reason: str, behind: dict[str, Any]):
         super().__init__(reason)
@@ -115,7 +113,7 @@ class _Rewind(Exception):
 
 
 class _Loop:
-    """A run from one step to its last, and what it keeps between two steps."""
+    """A run from a step to its last step, with the state that it keeps between steps."""
 
     def __init__(
         self, run: Run, state: TrainState, checkpoints: Checkpoints, writer: MetricsWriter, progress, stop, profiler: Profiler,
@@ -130,14 +128,14 @@ class _Loop:
         self.peak = flops.machine_peak(self.config.model.dtype, self.trainer.mesh.size)
         self.goodput.turn("training")
         self.pace = Pace(self.step, self.goodput.working)
-        self.safe = self.goodput.seconds["training"]  # what a checkpoint holds of them
-        self.pending: tuple[int, dict, dict, dict] | None = None  # a step, its values, its batch, where the data stand behind it
+        self.safe = self.goodput.seconds["training"]  # seconds up to the last checkpoint
+        self.pending: tuple[int, dict, dict, dict] | None = None  # step, values, batch, data state after it
         self.probe = Probe(run.trainer) if run.trainer.debug else None
         self.current: dict[str, Any] = {"step": self.step}
         self.halted = False
 
     def run(self) -> dict[str, Any]:
-        """Steps until done, whatever it has to go back for, and returns the last record."""
+        """Runs all steps, rewinding where necessary, and returns the last record."""
         while True:
             try:
                 return self.steps()
@@ -145,11 +143,11 @@ class _Loop:
                 self.rewind(bad)
 
     def steps(self) -> dict[str, Any]:
-        """Step k is recorded after step k + 1 was handed to the devices: they never wait for it. The last weights are saved
-        before they are judged."""
+        """Runs to the last step and returns its record. Step k is recorded after step k + 1 has been dispatched, so that devices
+        need not wait for the host. The last weights are saved before they are evaluated."""
         settings = self.config.train
         if self.first and not self.own.judged(self.first):
-            self.judge(self.first)  # an earlier process was stopped before it
+            self.judge(self.first)  # an earlier process stopped before evaluating it
         while self.step < self.last and not self.halted:
             if self.agreed(self.step):
                 self.halted = True
@@ -165,7 +163,7 @@ class _Loop:
             self.flush()
             self.pending = (self.step, values, batch, behind)
             if self.step < self.last and due(self.step, settings.eval_every):
-                self.flush(tell=False)  # waits, so that evaluation is not timed as training
+                self.flush(tell=False)  # waits for the step, so that its time does not count as evaluation
                 self.judge(self.step)
             if self.step < self.last and not self.halted and due(self.step, settings.checkpoint_every):
                 self.flush()
@@ -184,9 +182,9 @@ class _Loop:
         return self.current
 
     def flush(self, tell: bool = True) -> None:
-        """Records the step that is still to be recorded. Raises BadStepError when it went wrong, or _Rewind.
+        """Records the pending step, if any. Raises BadStepError or _Rewind if it was bad.
 
-        tell: also to `progress`; a step that is judged next is told once, with its validation figures.
+        tell: also pass the record to `progress`; False if an evaluation follows, which passes it on with its figures.
         """
         if self.pending is None:
             return
@@ -202,9 +200,9 @@ class _Loop:
             raise _Rewind(number, self.guard.reason(values), behind)
         if verdict is Verdict.SKIPPED:
             count = f"{self.guard.skipped} of train.skip={self.config.train.skip}"
-            log.warning("step %d is passed over: %s (%s)", number, self.guard.reason(values), count)
+            log.warning("step %d is skipped: %s (%s)", number, self.guard.reason(values), count)
         written = self.written(number)
-        if written or self.halted:  # where a run happens to be stopped is told, and leaves no trace
+        if written or self.halted:  # an early stop is reported but not written
             self.current = self.record(number, values)
             if written:
                 self.held()
@@ -218,7 +216,7 @@ class _Loop:
         return number in (1, self.last) or due(number, settings.log_every) or due(number, settings.eval_every)
 
     def norms(self, number: int, batch: dict[str, jax.Array]) -> dict[str, float]:
-        """In debugging the norms of every layer in a step that is recorded, logged a line a layer."""
+        """In debug mode, the norms of every layer at a recorded step; logged with one line per layer."""
         if self.probe is None or not self.written(number):
             return {}
         norms = self.probe.norms(self.state, batch)
@@ -227,22 +225,22 @@ class _Loop:
         return norms
 
     def failure(self, number: int, values: dict[str, float], batch: dict[str, jax.Array], good: bool) -> BadStepError:
-        """What ends the run at a step that it may not go on past."""
+        """The error that ends the run at a bad step."""
         self.checkpoints.wait()
         kept = self.checkpoints.latest()
         kept = "there is no checkpoint yet" if kept is None else f"the checkpoint of step {kept} is kept"
         reason = self.guard.reason(values)
         if good or "not finite" not in reason:
-            return SpikeError(f"step {number}: {reason}; {kept}; lower train.lr, or let train.rewind or train.skip go past it")
-        if not self.config.train.skip:  # else a later step has changed the state already
+            return SpikeError(f"step {number}: {reason}; {kept}; lower train.lr, or set train.rewind or train.skip")
+        if not self.config.train.skip:  # with train.skip a later step has already changed the state
             reason = diagnose(self.trainer, self.state, batch)
         return NonFiniteError(f"not finite at step {number}: {reason}; {kept}; lower train.lr or set train.clip")
 
     def rewind(self, bad: _Rewind) -> None:
-        """Back to the last checkpoint, or to the start, and on with the data behind those of the bad step."""
+        """Goes back to the last checkpoint, or to the start, and continues with the data after the bad step."""
         self.held()
         self.checkpoints.wait()
-        self.pending = self.state = None  # its memory is wanted
+        self.pending = self.state = None  # frees its memory
         self.state = self.own.start(self.checkpoints)
         self.own.batches.restore(bad.behind)
         self.step = int(self.state.step)
@@ -252,16 +250,17 @@ class _Loop:
         self.pace = Pace(self.step, self.goodput.working)
         self.current = {"step": self.step}
         count = f"{self.guard.rewound} of train.rewind={self.config.train.rewind}"
-        log.warning("step %d: %s; back to step %d, and on with the data behind it (%s)", bad.step, bad, self.step, count)
+        log.warning("step %d: %s; back to step %d, continuing with later data (%s)", bad.step, bad, self.step, count)
 
     def tell(self) -> None:
-        if "loss" not in self.current:  # an earlier process's record, lost
+        if "loss" not in self.current:  # the record was lost with an earlier process
             return
         left = self.pace.seconds_a_step * (self.last - self.current["step"])
         self.progress(self.current | {"steps": self.last, "eta_seconds": left})
 
     def judge(self, step: int) -> None:
-        """Adds the validation figures to the record of a step, unless there are no such data or the run is to stop; tells it."""
+        """Evaluates a step, adds the figures to its record and passes that to `progress`. No figures without validation data, or
+        if the run is stopped meanwhile."""
 
         def between() -> None:
             if self.agreed():
@@ -278,12 +277,12 @@ class _Loop:
         self.tell()
 
     def add(self, step: int, figures: dict[str, Any]) -> None:
-        """More figures of the step that was recorded last."""
+        """Adds figures to the record of the last step."""
         self.held()
         self.current = self.writer.add(step, figures) or self.current | figures
 
     def agreed(self, step: int | None = None) -> bool:
-        """Whether any process wants to stop. Of several, steps that are not logged are not asked about: it makes them wait."""
+        """Whether any process wants to stop. Several processes agree only at logged steps, because agreeing makes them wait."""
         if jax.process_count() == 1:
             return self.stop()
         if step is not None and not (step == 1 or due(step, self.config.train.log_every)):
@@ -299,7 +298,7 @@ class _Loop:
         self.safe = self.goodput.seconds["training"]
 
     def told(self) -> str:
-        """Where the run was stopped, and what became of its weights."""
+        """Where the run was stopped, and whether its weights are saved."""
         if self.step == self.last:
             return f"in the evaluation after step {self.step}, the last, which is saved"
         if self.step == self.first:
@@ -307,8 +306,8 @@ class _Loop:
         return f"after step {self.step}, which is saved"
 
     def record(self, step: int, values: dict[str, float]) -> dict[str, Any]:
-        """What is written for a step, without figures that are no finite numbers. Rates are over the steps since the last
-        record, without evaluation and saving."""
+        """The record of a step, without values that are not finite. Rates are over the steps since the last record, not counting
+        evaluation and saving."""
         rate = self.own.tokens_per_step / self.pace.lap(step)
         record = {"step": step, "loss": values.pop("loss")}
         if self.own.bytes_per_token and "nats" in values:

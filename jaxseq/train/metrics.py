@@ -1,4 +1,4 @@
-"""The record of a run: DIR/metrics.jsonl, one JSON object a logged step, and the same numbers for TensorBoard."""
+"""Metrics of a run: DIR/metrics.jsonl, with one JSON object per logged step, and the same numbers for TensorBoard."""
 
 import contextlib
 import json
@@ -18,19 +18,18 @@ from tensorboardX.summary import hparams, scalar, text
 
 from jaxseq import paths
 
-SECONDS = 30  # between two times that records are sent to a bucket, where each takes some requests
+SECONDS = 30  # between two uploads of records to a bucket; each takes several requests
 log = logging.getLogger(__name__)
 
 
 class MetricsWriter:
-    """Appends records to a workdir. Opened at step s, it first drops what an earlier process wrote after s.
+    """Appends records to a workdir. Opened at step s, it first removes the records that an earlier process wrote after s.
 
-    So a run that was killed after its last checkpoint and started again leaves one line a step, none missing. Of several
-    processes the first alone writes. TensorBoard's events are written here and now: the thread that tensorboardX's
-    SummaryWriter keeps for them dies on a full disk, and whoever feeds it then waits for ever.
+    A run that is killed and resumed from a checkpoint thus has exactly one line per logged step. Only the first of several
+    processes writes. TensorBoard events are written in this thread: tensorboardX's SummaryWriter uses a background thread, which
+    dies on a full disk and then blocks its caller forever.
 
-    TensorBoard gets the scalars in two groups, train/ and validation/, and `summaries` (the config) first. logger: one more
-    to be told, see `loggers`.
+    summaries: written to TensorBoard first (the config). logger: gets the same scalars, see `loggers`.
     """
 
     def __init__(self, workdir: str | os.PathLike, step: int, summaries: Iterable = (), logger=None):
@@ -45,7 +44,7 @@ class MetricsWriter:
             self.board.write_event(Event(wall_time=time.time(), step=step, summary=summary))
 
     def rewind(self, step: int) -> None:
-        """Drops what was written after `step`, in TensorBoard too; goes on from there."""
+        """Removes the records after `step`, also in TensorBoard."""
         if self.board is None:
             return
         if self.file is not None:
@@ -65,7 +64,7 @@ class MetricsWriter:
             self.sync()
 
     def add(self, step: int, figures: dict[str, Any]) -> dict[str, Any] | None:
-        """Adds figures to the record of `step`, the last one, or makes it; returns it, where this process writes."""
+        """Adds figures to the record of `step`, the last one, or creates it. Returns it; None if this process does not write."""
         if self.file is None:
             return None
         self.file.close()
@@ -78,7 +77,7 @@ class MetricsWriter:
         return last
 
     def show(self, step: int, figures: dict[str, Any]) -> None:
-        """Figures for those who watch: TensorBoard, and the logger if there is one."""
+        """Sends figures to TensorBoard and, if there is one, to the logger."""
         scalars = {grouped(name): value for name, value in figures.items() if name != "step"}
         for name, value in scalars.items():
             self.board.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
@@ -86,7 +85,7 @@ class MetricsWriter:
             self.logger.write(step, scalars)
 
     def sync(self) -> None:
-        """Everything written so far is on disk: call it before a checkpoint that lies after it."""
+        """Syncs the records to disk. Call it before saving a checkpoint, so that no record before it is missing."""
         if self.file is not None:
             paths.sync(self.file)
             self.board.flush()
@@ -95,7 +94,7 @@ class MetricsWriter:
     def close(self) -> None:
         if self.file is None:
             return
-        with contextlib.ExitStack() as each:  # the last first, each of them whatever became of the others
+        with contextlib.ExitStack() as each:  # in reverse order, each even if another fails
             each.callback(self.board.close)
             each.callback(self.file.close)
             if self.logger is not None:
@@ -109,20 +108,20 @@ def grouped(name: str) -> str:
 
 
 def described(config: dict[str, Any], figures: Iterable[str]) -> list:
-    """A config of dotted keys as TensorBoard's text, and as its hyper-parameters beside the scalars of these names."""
+    """A config with dotted keys as TensorBoard's text, and as hyper-parameters for the scalars with these names."""
     table = "\n".join(["| field | value |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in config.items())])
     plain = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in config.items()}
     return [text("config", table), *hparams(plain, {grouped(name): 0.0 for name in figures})]
 
 
 def read(workdir: str | os.PathLike) -> list[dict[str, Any]]:
-    """The records of a workdir, in the order of their steps."""
+    """The records of a workdir, ordered by step."""
     records, _ = parsed(paths.of(workdir) / "metrics.jsonl")
     return records
 
 
 def parsed(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """(the records of a file, how many lines are none: blank, cut off, or filled with zeros by a crash)."""
+    """(the records of a file, the number of other lines: truncated, or filled with zeros by a crash)."""
     records, broken = [], 0
     for line in path.read_bytes().split(b"\n") if path.exists() else ():
         try:
@@ -135,13 +134,13 @@ def parsed(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 
 def truncate(path: Path, step: int) -> None:
-    """Drops the records after `step`, lines that are no record and one that was cut off, in one move."""
+    """Removes, in one atomic write, the records after `step` and the lines that are not records."""
     if not path.exists():
         return
     records, broken = parsed(path)
     kept = [record for record in records if record["step"] <= step]
     if broken:
-        log.info("%s: %d line(s) that are no record are left out", path, broken)
+        log.info("%s: removed %d line(s) that are not records", path, broken)
     if path.read_bytes() != _lines(kept).encode():
         _replace(path, kept)
 
@@ -155,7 +154,7 @@ def _replace(path: Path, records: list[dict[str, Any]]) -> None:
 
 
 class _EventFiles:
-    """tensorboardX's files in a bucket: it would send all of a file again whenever some of it is new."""
+    """Files of tensorboardX in a bucket, by appending. Its own class uploads a whole file again for each addition."""
 
     def open(self, path: str):
         return paths.appending(paths.of(path))
@@ -168,7 +167,7 @@ register_writer_factory("gs", _EventFiles())
 
 
 def memory() -> dict[str, int]:
-    """Bytes: resident memory of this process, and the most that its fullest device held, where the backend says."""
+    """Bytes: resident memory of this process and, if the backend reports it, the peak memory of its fullest device."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [entry["peak_bytes_in_use"] for entry in stats if "peak_bytes_in_use" in entry]
     resident = {"memory_bytes": psutil.Process().memory_info().rss}

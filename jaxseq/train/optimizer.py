@@ -1,7 +1,6 @@
-"""AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) under a warm-up and a decay, as optax transformations.
+"""AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with warm-up and decay of the learning rate, as optax transformations.
 
-Which leaves are decayed and with what multiple of the learning rate is said where a parameter is made (its metadata),
-not here.
+Whether a parameter has weight decay, and which multiple of the learning rate, is metadata of the parameter (`layers.param`).
 """
 
 import math
@@ -15,8 +14,8 @@ import optax
 from jaxseq import layers
 from jaxseq.errors import UserError
 
-# Each takes the fraction of the time after warm-up that has passed, in [0, 1], the fraction of the run that decays, and
-# the final fraction f of the peak, and returns the fraction of the peak learning rate.
+# Each returns the learning rate as a fraction of its peak. done, tail: the part of all steps after warm-up, and of the last
+# decay_fraction of the steps, that has passed, in [0, 1]; f: the final learning rate as a fraction of the peak.
 DECAYS: dict[str, Callable[[jax.Array, jax.Array, float], jax.Array]] = {
     "constant": lambda done, tail, f: jnp.ones_like(done),
     "linear": lambda done, tail, f: 1 - (1 - f) * done,
@@ -26,7 +25,7 @@ DECAYS: dict[str, Callable[[jax.Array, jax.Array, float], jax.Array]] = {
 
 
 def check(train) -> None:
-    """Raises UserError for a `config.train` that describes no optimiser."""
+    """Raises UserError for invalid optimiser settings in `config.train`."""
     if train.schedule not in DECAYS:
         raise UserError(f"train.schedule={train.schedule!r} is not a schedule; choose one of {', '.join(DECAYS)}")
     if train.steps < 1:
@@ -56,15 +55,15 @@ def check(train) -> None:
 
 
 def decay_steps(train) -> int:
-    """The steps that the schedule is over; the learning rate stays as it is after them."""
+    """The length of the schedule in steps; the learning rate is constant after it."""
     return train.steps if train.get("decay_steps") is None else train.decay_steps
 
 
 def schedule(train) -> Callable[[jax.Array | int], jax.Array]:
-    """Learning rate of the update that follows `count` updates: lr * min(1, (count + 1) / warmup) * decay.
+    """Learning rate as a function of `count`, the number of previous updates: lr * min(1, (count + 1) / warmup) * decay.
 
     'linear' and 'cosine' decay from the end of warm-up to step `decay_steps`, 'wsd' (warm-up, stable, decay: Hu et al. 2024,
-    arXiv:2404.06395) linearly over the last `decay_fraction` of all steps; each ends at final_lr * lr.
+    arXiv:2404.06395) linearly over the last `decay_fraction` of all steps. Each ends at final_lr * lr.
     """
     decay = DECAYS[train.schedule]
     steps = decay_steps(train)
@@ -87,11 +86,11 @@ def _is_box(leaf) -> bool:
 def optimizer(train, boxes) -> optax.GradientTransformationExtraArgs:
     """Clip by global norm, Adam, decoupled weight decay, then the learning rate.
 
-    `boxes` mirrors the parameters (`model.boxed()["params"]`): a box's `decay` says whether its parameter is decayed, and
-    its `lr` multiplies the rate (and with it the decay, as for parameter groups elsewhere). clip = 0 clips nothing.
+    boxes: the tree `model.boxed()["params"]`. The `decay` of a leaf says whether its parameter has weight decay, and its `lr`
+    multiplies the learning rate (and so the decay, as with parameter groups in torch). clip = 0: no clipping.
 
-    `update` takes two more arguments, both optional: norm, the global norm of the gradients where it is known, and ok [],
-    False to return the state as it came; the update is then of no use.
+    `update` takes two optional arguments: norm, the global norm of the gradients if known, and ok [] bool; False returns the
+    state unchanged, and the update must then not be used.
     """
     decayed = jax.tree.map(lambda box: box.decay, boxes, is_leaf=_is_box)
     multiple = jax.tree.map(lambda box: box.lr, boxes, is_leaf=_is_box)
@@ -109,10 +108,10 @@ def optimizer(train, boxes) -> optax.GradientTransformationExtraArgs:
 
 
 def _clip(limit: float) -> optax.GradientTransformationExtraArgs:
-    """g * min(1, limit / norm): `optax.clip_by_global_norm`, with one factor for all and a norm that may be known already.
+    """g * min(1, limit / norm), as `optax.clip_by_global_norm`, but with a norm that may be given.
 
-    One factor, because XLA fuses a product with a scalar into what reads it, and makes a second set of gradients of a
-    choice between two arrays.
+    A product with one scalar is fused by XLA into the next operation; a choice between two arrays would make a second set of
+    gradients.
     """
 
     def update(updates, state, params=None, *, norm=None, **_):
@@ -124,11 +123,10 @@ def _clip(limit: float) -> optax.GradientTransformationExtraArgs:
 
 
 def _adam(beta1: float, beta2: float, eps: float) -> optax.GradientTransformationExtraArgs:
-    """`optax.scale_by_adam` (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1), and its state, with moments that stay where ok
-    is False.
+    """`optax.scale_by_adam` (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1) with the same state; ok = False keeps the state.
 
-    The update is computed from the moments as they are kept, and the barrier forbids computing it from the old ones: no
-    one reads these once the new ones are there, which are therefore written over them. Otherwise a step holds both.
+    The barrier makes XLA compute the update from the new moments only, so that they can overwrite the old ones in place.
+    Without it a step holds both.
     """
 
     def update(updates, state, params=None, *, ok=True, **_):
@@ -136,7 +134,7 @@ def _adam(beta1: float, beta2: float, eps: float) -> optax.GradientTransformatio
         mu = jax.tree.map(lambda g, m: jnp.where(ok, (1 - beta1) * g + beta1 * m, m), updates, state.mu)
         nu = jax.tree.map(lambda g, v: jnp.where(ok, (1 - beta2) * g**2 + beta2 * v, v), updates, state.nu)
         mu, nu = jax.lax.optimization_barrier((mu, nu))
-        taken = jnp.maximum(count, 1)  # 0 when the first of all is refused, whose update would be 0 / 0
+        taken = jnp.maximum(count, 1)  # the count is 0 if the first step is bad: avoid 0 / 0
         first, second = 1 - beta1**taken, 1 - beta2**taken
 
         def direction(m, v):
@@ -148,7 +146,7 @@ def _adam(beta1: float, beta2: float, eps: float) -> optax.GradientTransformatio
 
 
 def _learning_rate(rate: Callable[[jax.Array], jax.Array]) -> optax.GradientTransformationExtraArgs:
-    """`optax.scale_by_learning_rate`, and its state, with a count that stays where ok is False."""
+    """`optax.scale_by_learning_rate` with the same state, which is unchanged if ok is False."""
 
     def update(updates, state, params=None, *, ok=True, **_):
         count = jnp.where(ok, optax.safe_increment(state.count), state.count)

@@ -1,4 +1,4 @@
-"""What a run is about to do, told before its first step."""
+"""The plan of a run: its sizes, FLOPs and memory, reported before the first step."""
 
 import dataclasses
 from collections import Counter
@@ -15,12 +15,18 @@ MEMORY_FIELDS = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """parameters: of the model. splits: {"train": {"documents", "tokens"}, "validation": {…, "scored"}}. tokenizer, vocab:
-    None where there is no text. tokens: of all steps together, with repetition; flops: the model's for them; hardware_flops:
-    those that are executed, with recomputation. memory_bytes: of the compiled step, on each device; available_bytes: that it
-    can have there, None where that is not known. lowers: the config's fields that would lower it. mesh: {axis: size}.
-    repeated: validation documents that are in the training data. damaged: records that
-    were left out, see data.skip_records.
+    """Fields:
+
+    parameters: number of parameters of the model.
+    splits: {"train": {"documents", "tokens"}, "validation": {…, "scored"}}; see `Task.sizes`.
+    tokenizer, vocab: None if the data are not text.
+    tokens: number of training tokens of all steps, with repetition.
+    flops, hardware_flops: for these tokens, of the model and as executed (with recomputation).
+    memory_bytes, available_bytes: of the compiled step, per device; and free there, None if unknown.
+    lowers: config fields that lower the memory.
+    mesh: {axis: size}.
+    repeated: number of validation documents that are also training documents.
+    damaged: number of skipped records, see data.skip_records.
     """
 
     parameters: int
@@ -43,7 +49,7 @@ class Plan:
         return dataclasses.asdict(self)
 
     def lines(self) -> list[str]:
-        """Six lines for people, and one more for each thing that they should look at."""
+        """The plan as text: six lines, and one more for each warning."""
         train, held = self.splits["train"], self.splits["validation"]
         scored = f", {held['scored']:,} of them scored (eval.tokens)" if held["scored"] < held["tokens"] else ""
         text = f"{self.tokenizer}, vocabulary {self.vocab:,}" if self.tokenizer else "none"
@@ -65,19 +71,19 @@ class Plan:
         if self.repeated:
             lines.append(
                 f"warning: {self.repeated:,} of the {held['documents']:,} validation documents are in the training data too; "
-                "their figures flatter"
+                "their scores are too good"
             )
         if self.damaged:
-            lines.append(f"warning: {self.damaged:,} damaged records are left out of the data (data.skip_records)")
+            lines.append(f"warning: {self.damaged:,} damaged records are skipped (data.skip_records)")
         return lines
 
 
 def to_train(sizes: dict[str, Any]) -> str:
-    """The training data in words; of streamed ones what is not known of them, too."""
+    """The training data in words. Streamed data are described by their files, because they are not counted."""
     if sizes["tokens"] is None:
         return (
             f"{sizes['files']:,} file(s) of {size_of(sizes['bytes'])} to train, read while training (data.stream): not counted "
-            f"beforehand, and shuffled within about {sizes['shuffled']:,} tokens, not over all"
+            f"beforehand, and shuffled only within blocks of about {sizes['shuffled']:,} tokens"
         )
     return f"{sizes['documents']:,} documents, {sizes['tokens']:,} tokens to train"
 
@@ -86,7 +92,7 @@ def make(
     task, trainer: Trainer, compiled: jax.stages.Compiled, tokens: int, flops_per_token: tuple[float, float],
     available_bytes: int | None,
 ) -> Plan:  # fmt: skip
-    """See Plan. tokens: of all steps together; flops_per_token: the model's, and those that are executed."""
+    """See Plan. tokens: of all steps; flops_per_token: of the model, and as executed."""
     config = trainer.config
     tokenizer = getattr(task, "tokenizer", None)
     kinds = Counter(device.device_kind for device in trainer.mesh.devices.flat)
@@ -110,7 +116,7 @@ def make(
 
 
 def memory_of(compiled: jax.stages.Compiled) -> int:
-    """Bytes that a compiled program takes on each device; what it donates counts once. 0 where the backend does not say."""
+    """Bytes of a compiled program on each device; donated arguments count once. 0 if the backend does not report it."""
     found = compiled.memory_analysis()
     if found is None:
         return 0
@@ -118,7 +124,7 @@ def memory_of(compiled: jax.stages.Compiled) -> int:
 
 
 def available(mesh: Mesh) -> int | None:
-    """Bytes that each device can still give; devices forced out of one CPU share its memory."""
+    """Free bytes of each device, None if unknown. Simulated devices of one CPU share its memory equally."""
     device = mesh.local_devices[0]
     if device.platform == "cpu":
         return psutil.virtual_memory().available // len(mesh.local_devices)
@@ -127,7 +133,7 @@ def available(mesh: Mesh) -> int | None:
 
 
 def lowering(config) -> list[str]:
-    """The fields, with values, that lower the memory of a step, the cheapest first."""
+    """Config fields, with values, that lower the memory of a step; the one that costs least time first."""
     train = config.train
     fields = ["model.remat=full"] if config.model.get("remat", "full") != "full" else []
     if train.accumulate < train.batch:
@@ -137,7 +143,7 @@ def lowering(config) -> list[str]:
 
 
 def size_of(count: float) -> str:
-    """Bytes for people: "1.3 GB"."""
+    """Bytes as text: "1.3 GB"."""
     units = ["B", "kB", "MB", "GB", "TB"]
     while count >= 1000 and len(units) > 1:
         count, units = count / 1000, units[1:]

@@ -1,4 +1,4 @@
-"""Traces of chosen steps, for TensorBoard's profiler or Perfetto."""
+"""Traces of selected steps, for TensorBoard's profiler or Perfetto."""
 
 import re
 import shutil
@@ -19,14 +19,14 @@ def steps(text: str) -> range:
     found = re.fullmatch(r"(\d{1,12})(?:-(\d{1,12}))?", text.strip())
     first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
     if not 1 <= first <= last:
-        raise UserError(f"--profile={text} names no steps; give the first and the last, like 10-12")
+        raise UserError(f"--profile={text} is not a range of steps; give the first and the last, such as 10-12")
     return range(first, last + 1)
 
 
 class Profiler:
-    """Writes one trace of consecutive steps into `folder`; use as a context manager. chosen: counted from 1; None: no trace.
+    """Writes one trace of consecutive steps to `folder`; use as a context manager. chosen: counted from 1; None: no trace.
 
-    Nothing else than these steps is in it: before and after it the devices are waited for.
+    The trace contains these steps only, because it waits for the devices before it starts and before it stops.
     """
 
     def __init__(self, chosen: range | None, folder: Path):
@@ -39,13 +39,13 @@ class Profiler:
         self.stop()
 
     def before(self, step: int, state: Any) -> None:
-        """Call before `step` is handed to the devices, with what it will take."""
+        """Call this before `step` is dispatched, with the state that it takes."""
         if self.running != (step in self.chosen):
             jax.block_until_ready(state)
             self.stop() if self.running else self.start()
 
     def start(self) -> None:
-        self.written = tempfile.mkdtemp() if paths.is_remote(self.folder) else self.folder  # the profiler knows no buckets
+        self.written = tempfile.mkdtemp() if paths.is_remote(self.folder) else self.folder  # it cannot write to a bucket
         jax.profiler.start_trace(str(self.written))
         self.running = True
 

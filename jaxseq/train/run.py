@@ -1,4 +1,4 @@
-"""A run before its first step: everything that can be known is checked, and the state to go on from is found."""
+"""A run before its first step: all checks that need no step, and the state to start from."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Run:
-    """One process's share of a run: what is fixed before its first step, and where it starts."""
+    """What one process knows about a run before the first step: config, data, trainer, plan."""
 
     def __init__(self, config, workdir: str | os.PathLike, devices: Sequence[jax.Device] | None, debug: bool = False):
         self.goodput = Goodput()
@@ -41,13 +41,13 @@ class Run:
         self.guard = Guard(config.train)
 
     def open(self) -> None:
-        """Reads the data."""
+        """Opens the data."""
         with self.goodput.spent("data"):
             self.batches = self.task.batches(*meshes.process_rows(self.trainer.mesh, self.config.train.batch))
             self.bytes_per_token = self.task.bytes_per_token
 
     def prepare(self) -> None:
-        """Compiles the step, and knows then what the run will take."""
+        """Compiles the step and makes the plan."""
         with self.goodput.spent("compile"):
             self.flops_per_token = self.trainer.flops_per_token()
             self.hardware_flops_per_token = self.trainer.hardware_flops_per_token()
@@ -57,7 +57,7 @@ class Run:
         self.plan = plan.make(self.task, self.trainer, self.compiled, tokens, per_token, self.available)
 
     def start(self, checkpoints: Checkpoints) -> TrainState:
-        """The state to go on from: the latest checkpoint, else the weights of train.init, else random ones."""
+        """The state to start from: the latest checkpoint, else the weights of train.init, else random weights."""
         with self.goodput.spent("checkpoint"):
             found = checkpoints.resume(self.trainer)
         if found is not None:
@@ -72,12 +72,12 @@ class Run:
         if not source:
             return self.trainer.init()
         found = restore_variables(source, self.trainer.abstract.variables, heads=self.trainer.model.optional)
-        if found["params"].keys() != self.trainer.abstract.params.keys():  # a head that the weights do not have
+        if found["params"].keys() != self.trainer.abstract.params.keys():  # heads that the checkpoint lacks
             found["params"] = self.trainer.fresh()["params"] | found["params"]
         return self.trainer.init(found)
 
     def compare_rates(self, step: int) -> None:
-        """Says when another number of steps makes the learning rate jump here."""
+        """Warns if a changed number of steps makes the learning rate jump at `step`."""
         before = workdirs.saved_config(self.workdir)
         if before is None:
             return
@@ -85,8 +85,8 @@ class Run:
         if not 0.95 * old <= new <= 1.05 * old:
             span = optimizer.decay_steps(before.train)
             log.warning(
-                "the learning rate goes from %.3g to %.3g at step %d, as train.%s is now over %d steps and was over %d; "
-                "--config.train.decay_steps=%d goes on with %.3g",
+                "the learning rate jumps from %.3g to %.3g at step %d, because train.%s now decays over %d steps instead of %d; "
+                "--config.train.decay_steps=%d keeps it at %.3g",
                 old, new, step, self.config.train.schedule, optimizer.decay_steps(self.config.train), span, span, old,
             )  # fmt: skip
 
@@ -99,13 +99,13 @@ class Run:
         return metrics.MetricsWriter(self.workdir, step, metrics.described(config, figures), logger)
 
     def complete(self) -> dict[str, Any] | None:
-        """The last record of a finished run, unless its validation figures are missing."""
+        """The last record of a finished run; None if the run or its last evaluation is not finished."""
         records = metrics.read(self.workdir)
         last = records[-1] if records else {"step": 0}
         return last if last["step"] >= self.config.train.steps and self.judged(last["step"], records) else None
 
     def judged(self, step: int, records: list[dict[str, Any]] | None = None) -> bool:
-        """Whether a step that is to be evaluated has been; True for a step that is not."""
+        """Whether `step` has been evaluated; True if it is not to be evaluated."""
         if step < self.config.train.steps and (not (every := self.config.train.eval_every) or step % every):
             return True
         found = [record for record in records or metrics.read(self.workdir) if record["step"] == step]

@@ -1,4 +1,4 @@
-"""One training step, jitted with donated state: gradients, optimiser, guard against non-finite numbers."""
+"""One training step, jitted with donated state: gradients, optimiser update, check for non-finite numbers."""
 
 import contextlib
 import dataclasses
@@ -21,14 +21,14 @@ from jaxseq.train import mesh as meshes
 
 
 class TrainState(NamedTuple):
-    """What a step takes and returns. `ok` is False from the first bad step on, and all else then stays as it was; with
-    train.skip it tells of the last step alone."""
+    """The state that a step takes and returns. `ok` is False after a bad step, and the rest is then unchanged. Without train.skip
+    all later steps are bad too; with it `ok` is about the last step only."""
 
-    step: jax.Array  # [] int32, updates done
+    step: jax.Array  # [] int32, number of updates
     ok: jax.Array  # [] bool
     params: Any
     optimizer: Any
-    collections: dict  # what the model changes as it computes: {"batch_stats": …}, or nothing
+    collections: dict  # other mutable collections of the model: {"batch_stats": …}, or none
 
     @property
     def variables(self) -> dict:
@@ -38,7 +38,7 @@ class TrainState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trainer:
-    """Everything that is fixed before a run's first step. Make it with `prepare`."""
+    """Everything that is fixed before the first step of a run. Made by `prepare`."""
 
     config: Any
     model: nn.Module
@@ -47,7 +47,7 @@ class Trainer:
     optimizer: optax.GradientTransformation
     schedule: Callable[[jax.Array], jax.Array]
     abstract: TrainState  # ShapeDtypeStructs with shardings
-    debug: bool = False  # layers are traced one after another, unscanned
+    debug: bool = False  # layers are traced one after another, not in a scan
 
     @property
     def key(self) -> jax.Array:
@@ -55,7 +55,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def scope(self):
-        """The mesh, the logical rules and the matmul precision under which everything of this run is traced."""
+        """The context for tracing this run: mesh, logical axis rules and matmul precision."""
         precision = self.config.train.precision
         with (
             jax.set_mesh(self.mesh),
@@ -66,7 +66,7 @@ class Trainer:
             yield
 
     def init(self, variables: dict | None = None) -> TrainState:
-        """The state before the first step, each device making only its part; `variables` replace the random weights."""
+        """The state before the first step; each device makes only its shards. variables: used instead of random weights."""
 
         def start(variables: dict) -> TrainState:
             params, collections = _parted(variables)
@@ -78,15 +78,15 @@ class Trainer:
         return jax.jit(start, out_shardings=shardings)(variables)
 
     def fresh(self) -> dict:
-        """Random weights, and the collections that go with them."""
+        """Random weights, and initial values of the other collections."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract.variables)
         make = lambda: self.model.init(jax.random.fold_in(self.key, 0), *self.model.example())  # noqa: E731
-        return jax.jit(make, out_shardings=shardings)()  # outside of `scope`: two example tokens do not split over a mesh
+        return jax.jit(make, out_shardings=shardings)()  # outside of `scope`: the two example tokens cannot be sharded
 
     def sums(
         self, params: Any, collections: dict, batch: dict[str, jax.Array], rng: jax.Array
     ) -> tuple[Any, dict[str, jax.Array], dict]:
-        """Over one micro-batch: gradient of the total loss, the objective's sums with `total` among them, collections."""
+        """For one micro-batch: gradient of the total loss; the objective's sums, with `total`; collections."""
 
         def total(params):
             variables = {"params": params, **collections}
@@ -99,10 +99,10 @@ class Trainer:
     def gradients(
         self, params: Any, batch: dict[str, jax.Array], step: jax.Array, collections: dict | None = None
     ) -> tuple[Any, dict[str, jax.Array], dict]:
-        """Mean gradient over the batch's tokens, the objective's means and the collections, micro-batch by micro-batch.
+        """Over all micro-batches: mean gradient per token, the objective's means, and the collections.
 
-        The randomness of a step is a function of (train.seed, step, micro-batch) alone, so that a resumed run repeats
-        it. A collection passes through the micro-batches in turn: each normalises by its own statistics.
+        Random numbers depend only on (train.seed, step, micro-batch), so that a resumed run repeats them. Micro-batches update a
+        collection one after another: batch norm uses the statistics of each micro-batch.
         """
         rng = jax.random.fold_in(jax.random.fold_in(self.key, 1), step)
         count = self.config.train.accumulate
@@ -128,16 +128,15 @@ class Trainer:
         return grads, {"loss": means.pop("total"), "tokens": tokens, **means}, collections
 
     def step(self, state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
-        """One update. Where the loss or a gradient is not finite, or the gradient longer than train.skip_norm, the state is
-        returned as it came, with ok = False, and with train.skip one step further.
+        """One update. If the loss or a gradient is not finite, or the gradient norm exceeds train.skip_norm, the returned state
+        differs only in ok = False and, with train.skip, in the step count.
 
-        All that is donated is written over in place: beside the state, a step holds one set of gradients. An update that is
-        not finite under finite gradients (a learning rate that overflows) is found when the moments have taken them in:
-        then the parameters alone are as they were.
+        Donated arrays are overwritten in place: besides the state, a step holds one set of gradients. If the gradients are finite
+        and the update is not (the learning rate overflows), the moments are already updated, and only the parameters are kept.
         """
         grads, metrics, collections = self.gradients(state.params, batch, state.step, state.collections)
         grad_norm = optax.tree.norm(grads)
-        learning_rate = self.schedule(state.optimizer[-1].count)  # of updates: a step that is passed over is none
+        learning_rate = self.schedule(state.optimizer[-1].count)  # counts updates: a skipped step is none
         ok = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm) & jnp.isfinite(learning_rate)
         if limit := self.config.train.skip_norm:
             ok &= grad_norm <= limit
@@ -145,7 +144,7 @@ class Trainer:
         if not passes:
             ok &= state.ok
         updates, moments = self.optimizer.update(grads, state.optimizer, state.params, ok=ok, norm=grad_norm)
-        update_norm = jnp.where(ok, optax.tree.norm(updates), 0.0)  # of a bad step the moments, and so the updates, are none
+        update_norm = jnp.where(ok, optax.tree.norm(updates), 0.0)  # a bad step has no update
         ok &= jnp.isfinite(update_norm)
         new = (state.step + 1, optax.apply_updates(state.params, updates), collections)
         old = (state.step + passes, state.params, state.collections)
@@ -154,30 +153,29 @@ class Trainer:
         return TrainState(step, ok, params, moments, collections), metrics
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """The objective's batch of all processes, laid out over the mesh."""
+        """The objective's batch over all processes, with shardings."""
         shapes = self.objective.shapes(self.config)
         shardings = {name: meshes.batch_sharding(self.mesh, leaf.shape) for name, leaf in shapes.items()}
         return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shardings[name]) for name, x in shapes.items()}
 
     @functools.cached_property
     def traced(self) -> jax.stages.Traced:
-        """The step as it is compiled and counted. It donates the state."""
+        """The traced step, which is compiled and whose FLOPs are counted. It donates the state."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
         jitted = jax.jit(self.step, donate_argnums=0, out_shardings=(shardings, None))
         with self.scope():
             return jitted.trace(self.abstract, self.abstract_batch())
 
     def compile(self) -> jax.stages.Compiled:
-        """The step compiled ahead of time; its `input_shardings` say where every array lies."""
+        """The step, compiled ahead of time; its `input_shardings` are those of every array."""
         with self.scope():
             return self.traced.lower().compile()
 
     def flops_per_token(self) -> float:
-        """Model FLOPs a token: three times the forward pass in the chunkwise form, whatever train.form and model.remat are.
+        """Model FLOPs per token: three times the forward pass in the chunkwise form, independent of train.form and model.remat.
 
-        The backward pass of a matrix product is two products. Recomputation and what another form computes beside it do no
-        more learning, so the utilisation is of model FLOPs in the sense of PaLM (Chowdhery et al. 2022, arXiv:2204.02311,
-        appendix B). Masked scores count, as the products that they are masked in do.
+        The backward pass of a matrix product is two products. Recomputation and the extra work of other forms are not counted:
+        model FLOPs as in PaLM (Chowdhery et al. 2022, arXiv:2204.02311, appendix B). Masked attention scores are counted.
         """
 
         def forward(params, collections, batch):
@@ -191,7 +189,7 @@ class Trainer:
         return 3 * operations * self.config.train.accumulate / self.objective.tokens(self.config)
 
     def hardware_flops_per_token(self) -> float:
-        """FLOPs a token of the whole step as it runs: in its form, with recomputation and the optimiser's update."""
+        """FLOPs per token of the whole step as executed: in train.form, with recomputation and the optimiser's update."""
         return flops.count_jaxpr(self.traced.jaxpr) / self.objective.tokens(self.config)
 
 
@@ -201,14 +199,14 @@ def _parted(variables: dict) -> tuple[Any, dict]:
 
 
 def _split_rows(array: jax.Array, count: int, mesh: Mesh) -> jax.Array:
-    """[B, T, ...] as [count, B/count, T, ...]; a micro-batch takes every count-th row: no row changes device."""
+    """[B, T, ...] as [count, B/count, T, ...]. A micro-batch takes every count-th row, so that rows stay on their devices."""
     spec = meshes.batch_sharding(mesh, array.shape).spec
     array = array.reshape(array.shape[0] // count, count, *array.shape[1:]).swapaxes(0, 1)
     return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, PartitionSpec(None, *spec)))
 
 
 def prepare(config, devices: Sequence[jax.Device] | None = None, debug: bool = False) -> Trainer:
-    """Checks `config` and lays the run out over `devices` (default: all). Touches no data and allocates no weights.
+    """Checks `config` and plans shardings over `devices` (default: all). Reads no data and allocates no weights.
 
     debug: see Trainer.
     """
@@ -241,10 +239,10 @@ def prepare(config, devices: Sequence[jax.Device] | None = None, debug: bool = F
 
 
 def abstract_params(boxes: Any, mesh: Mesh) -> Any:
-    """The parameters as ShapeDtypeStructs with the shardings that their logical axes have on `mesh`.
+    """The parameters as ShapeDtypeStructs, with the shardings that their logical axes have on `mesh`.
 
-    boxes: tree of `jaxseq.layers.Parameter` round ShapeDtypeStructs, as `model.boxed()["params"]` gives it. A bare
-    ShapeDtypeStruct (a collection's leaf without logical axes) lies whole on every device.
+    boxes: tree of `jaxseq.layers.Parameter` of ShapeDtypeStructs, as in `model.boxed()["params"]`. A plain ShapeDtypeStruct (a
+    leaf of a collection without logical axes) is replicated.
     """
 
     def place(box: layers.Parameter | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

@@ -1,4 +1,4 @@
-"""The tokenizer of a run: settled before the first step, and kept in its workdir, which so holds all that it needs."""
+"""The tokenizer of a run: chosen before the first step, and copied into the workdir."""
 
 import logging
 import os
@@ -15,10 +15,10 @@ log = logging.getLogger(__name__)
 
 
 def settled(config, workdir: str | os.PathLike):
-    """`config` with the tokenizer that data.tokenizer=auto means, and with absolute paths.
+    """`config` with data.tokenizer=auto resolved, and with absolute paths.
 
-    auto: that of the run that the workdir holds, else that of the weights in train.init, else byte. Raises UserError for a
-    tokenizer that is not the one of train.init: its ids would mean other text.
+    auto: the tokenizer of the run in the workdir, else that of train.init, else byte. Raises UserError for a tokenizer other than
+    that of train.init, because its ids have other meanings.
     """
     config = config.copy_and_resolve_references()
     given, source = config.data.tokenizer, config.train.init
@@ -27,10 +27,10 @@ def settled(config, workdir: str | os.PathLike):
         if given == AUTO:
             config.data.tokenizer = of(workdir) or theirs or "byte"
             if config.data.tokenizer == theirs:
-                log.info("the tokenizer is that of train.init: %s", theirs)
+                log.info("using the tokenizer of train.init: %s", theirs)
         elif theirs not in (None, UNKNOWN) and not same(given, theirs):
             raise UserError(
-                f"data.tokenizer={given} is not the tokenizer of train.init={source}, {theirs}: ids would mean other text; "
+                f"data.tokenizer={given} is not the tokenizer of train.init={source}, {theirs}: its ids have other meanings; "
                 "leave data.tokenizer out"
             )
         _absolute(config)
@@ -38,7 +38,7 @@ def settled(config, workdir: str | os.PathLike):
 
 
 def _absolute(config) -> None:
-    """Paths that are there now, so that the workdir can be used from any folder."""
+    """Makes existing paths absolute, so that the workdir can be used from any folder."""
     for section, field in (("data", "path"), ("train", "init")):
         value = config[section][field]
         if isinstance(value, str) and value and not paths.is_remote(value) and Path(value).expanduser().exists():
@@ -46,16 +46,16 @@ def _absolute(config) -> None:
 
 
 def of(workdir: str | os.PathLike) -> str | None:
-    """The data.tokenizer of a workdir's run, where it lies now; None when there is no run, or it needs none."""
+    """The data.tokenizer of the run in a workdir, as a current path; None if there is no run, or it has no tokenizer."""
     try:
         name = plain_files.read_object(paths.of(workdir) / "config.json")["data"]["tokenizer"]
-    except (UserError, KeyError, TypeError):  # what is wrong with it is told where it is read
+    except (UserError, KeyError, TypeError):  # `workdirs.saved_config` reports the error
         return None
     return locate(workdir, name) if isinstance(name, str) and name != AUTO else None
 
 
 def kept(config, workdir: str | os.PathLike):
-    """`config` naming the copy of its tokenizer that the workdir, which exists, now holds."""
+    """Copies the tokenizer into the workdir, which must exist; returns `config` with the path of the copy."""
     name = config.data.tokenizer
     if name in (*tokenizer_files.BUILT_IN, UNKNOWN):
         return config
@@ -69,7 +69,7 @@ def kept(config, workdir: str | os.PathLike):
 
 
 def located(config, workdir: str | os.PathLike):
-    """The config of a workdir, naming its tokenizer where it lies now."""
+    """The config of a workdir with the current path of its tokenizer."""
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.data.tokenizer = locate(workdir, config.data.tokenizer)

@@ -1,4 +1,4 @@
-"""The folder of a run: whether it can be one, and DIR/config.json."""
+"""The folder of a run: checks of its path, and DIR/config.json."""
 
 import logging
 import os
@@ -13,8 +13,8 @@ from jaxseq.errors import UserError
 from jaxseq.plain_files import json_text, read_object
 from jaxseq.train import tokenizers
 
-# What may change between a run and its continuation: how long, how it is watched, where it runs, whether it may go on past what
-# is bad; not what it computes of what is good.
+# Fields that may change when a run is resumed: its length, logging, devices, and what it does with bad steps and records. Fields
+# that change the result of a good step may not.
 HARMLESS = (
     "train.steps",
     "train.decay_steps",
@@ -40,18 +40,18 @@ log = logging.getLogger(__name__)
 
 
 def check_path(workdir: str | os.PathLike) -> None:
-    """Raises UserError for a path that checkpoints could not be read back from."""
+    """Raises UserError for a path from which checkpoints could not be read."""
     name = os.fspath(workdir)
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise UserError(f"--workdir={ascii(name)} is not UTF-8, and checkpoints could not be written there; rename it") from None
+        raise UserError(f"--workdir={ascii(name)} is not UTF-8, so checkpoints cannot be written there; rename it") from None
     if "\0" in name:
-        raise UserError(f"--workdir={name!r} holds a NUL character; choose another name")
+        raise UserError(f"--workdir={name!r} contains a NUL character; choose another name")
     path = paths.absolute(paths.of(name, f"--workdir={name}"))
-    # Orbax looks files up by patterns, in which these stand for others.
+    # Orbax finds files by patterns, in which these characters are wildcards.
     if wild := sorted(set(str(path)) & set("*?[]\\")):
-        raise UserError(f"--workdir={name} holds {' '.join(wild)} in its path, which checkpoints cannot be read with; rename it")
+        raise UserError(f"--workdir={name} has {' '.join(wild)} in its path, so checkpoints cannot be read there; rename it")
     if paths.is_remote(path):
         paths.check_bucket(path)
 
@@ -65,41 +65,41 @@ def flat(data: dict, prefix: str = "") -> dict[str, Any]:
 
 
 def differing(old: dict, new: dict) -> list[str]:
-    """Dotted keys whose values differ between two configs given as JSON data."""
+    """Dotted keys whose values differ between two configs, as JSON data."""
     old, new = flat(old), flat(new)
     missing = object()
     return sorted(key for key in old.keys() | new.keys() if old.get(key, missing) != new.get(key, missing))
 
 
 def saved_config(workdir: str | os.PathLike):
-    """The config of the run in a workdir, with the defaults of fields that are newer than it; None where there is none.
+    """The config of the run in a workdir, with defaults for fields that it lacks; None if there is none.
 
-    Raises UserError for a config.json that is damaged.
+    Raises UserError for a damaged config.json.
     """
     path = paths.of(workdir) / "config.json"
     return tokenizers.located(from_file(path), workdir) if path.exists() else None
 
 
 def check_config(workdir: str | os.PathLike, config, trained: bool) -> None:
-    """Raises UserError when a workdir that was trained in belongs to a run of another config."""
+    """Raises UserError if the workdir has checkpoints (`trained`) of a config that differs in more than HARMLESS fields."""
     saved = saved_config(workdir)
     keys = [] if saved is None else differing(to_dict(saved), to_dict(config))
-    if saved is not None and tokenizer_files.same(saved.data.tokenizer, config.data.tokenizer):  # wherever its file lies now
+    if saved is not None and tokenizer_files.same(saved.data.tokenizer, config.data.tokenizer):  # even if its file has moved
         keys = [key for key in keys if key != "data.tokenizer"]
     harmful = [key for key in keys if not key.startswith(HARMLESS)]
     if harmful and trained:
         raise UserError(
             f"{workdir} holds checkpoints of another config (differing: {', '.join(harmful)}); "
-            "choose another --workdir, or give the values that it was started with"
+            "choose another --workdir, or use the values that it was started with"
         )
     for key in keys:
         log.info("continuing %s with another %s", workdir, key)
 
 
 def write_config(workdir: str | os.PathLike, config) -> None:
-    """Writes DIR/config.json in one move. It goes on to tell the schema of the version that began the run.
+    """Writes DIR/config.json atomically, keeping the schema number of the version that started the run.
 
-    Raises UserError where one is there and damaged: what it tells is not written over.
+    Raises UserError if there is a damaged one, which is not overwritten.
     """
     if jax.process_index():
         return

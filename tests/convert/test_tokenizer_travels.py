@@ -148,7 +148,7 @@ def test_a_trained_workdir_holds_its_tokenizer(tmp_path):
     kept = tokenizers.kept(given, tmp_path / "run")
     assert kept.data.tokenizer == str(tmp_path / "run" / "tokenizer.json") and tokenizers.kept(kept, tmp_path / "run") == kept
     (tmp_path / "bpe.json").write_bytes((HERE / "llama3.json").read_bytes())
-    with pytest.raises(UserError, match="holds another tokenizer than"):
+    with pytest.raises(UserError, match="has another tokenizer than"):
         tokenizers.kept(given, tmp_path / "run")
 
 

@@ -40,14 +40,14 @@ def test_so_many_are_left_out_and_no_more(name, cached, tmp_path, said):
     ).data
     with pytest.raises(UserError) as first:
         data.corpus(config(0))
-    with pytest.raises(UserError, match="data.skip_records=5 are left out already"):
+    with pytest.raises(UserError, match="5 records are skipped already, raise data.skip_records"):
         data.corpus(config(5))
     assert not said
     for _ in range(2):  # read, then taken from the cache
         corpus = data.corpus(config(6))
         assert len(corpus.train) + len(corpus.validation) == 8 and corpus.damaged == 6
         (line,) = said
-        assert line.startswith(f"{path}: 6 damaged record(s) left out") and str(first.value) in line
+        assert line.startswith(f"{path}: 6 damaged record(s) skipped") and str(first.value) in line
         assert line.endswith(" | and 3 more") and "\n" not in line
         said.clear()
     assert len(list(data.texts(config(6)))) == 6
@@ -67,7 +67,7 @@ def test_the_files_of_a_folder_have_one_allowance_and_those_of_a_mixture_each_th
     for name in ("a", "b"):
         (tmp_path / "folder" / name).mkdir(parents=True)
         (tmp_path / "folder" / name / "lines.jsonl").write_bytes(b"\n".join([*GOOD, *BAD]))
-    with pytest.raises(UserError, match="b/lines.jsonl line 9 is no JSON.*skip_records=6 are left out"):
+    with pytest.raises(UserError, match="b/lines.jsonl line 9 is no JSON.*6 records are skipped already"):
         data.corpus(data_config(path=str(tmp_path / "folder"), skip_records=6, **few).data)
     assert data.corpus(data_config(path=str(tmp_path / "folder"), skip_records=12, **few).data).damaged == 12
     (tmp_path / "mixture.json").write_text(json.dumps({name: {"path": f"folder/{name}"} for name in ("a", "b")}))
@@ -119,5 +119,5 @@ def test_images_that_cannot_be_read_weigh_nothing(tmp_path, said):
     assert [float(row["weights"]) for row in rows] == [1, 0] * 4 and rows[1]["images"].shape == (4, 4, 3)
     assert len(some._labelled.damage.told()) == 2 and "cat/1.png" in said[0]
     one = examples(1)
-    with pytest.raises(UserError, match="dog/1.png .*skip_records=1 are left out already"):
+    with pytest.raises(UserError, match="dog/1.png .*1 records are skipped already"):
         [one[i] for i in range(4)]

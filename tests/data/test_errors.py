@@ -18,9 +18,9 @@ def jsonl(*lines):
 CASES = {
     # name of the file: (content, overrides, what the message must say)
     "missing.txt": (None, {}, r"does not exist; give the path"),
-    "empty.txt": (b"", {}, r"empty.txt holds no text; give a source"),
-    "empty.jsonl": (b"\n\n", {}, r"empty.jsonl holds no text; give a source"),
-    "blank.jsonl": (b'{"text": ""}', {}, r"blank.jsonl holds no text; give a source"),
+    "empty.txt": (b"", {}, r"empty.txt has no text; give a source"),
+    "empty.jsonl": (b"\n\n", {}, r"empty.jsonl has no text; give a source"),
+    "blank.jsonl": (b'{"text": ""}', {}, r"blank.jsonl has no text; give a source"),
     "binary.txt": (b"ab\0c" * 100, {}, r"is a binary file \(byte 2 is NUL\); give UTF-8 text"),
     "latin.txt": (b"x" * 70_000 + b"\xe9", {}, r"not UTF-8 \(byte 70000 is 0xe9\); convert it: iconv -f"),
     "latin.jsonl": (
@@ -43,8 +43,8 @@ CASES = {
     "number.jsonl": (jsonl('{"text": 3}'), {}, r"line 2: 'text' is int, not text; set data.field"),
     "damaged.jsonl.gz": (gzip.compress(b"x" * 1000)[:20], {}, r"cannot be decompressed \(.*\); it is damaged"),
     "not.jsonl.gz": (b"plain", {}, r"cannot be decompressed \(.*\); it is damaged"),
-    "few.jsonl": (jsonl(), {}, r"has 2 document\(s\), too few .* every 20th; set data.validation_every to at most 2"),
-    "one.jsonl": (b'{"text": "x"}', {}, r"has 1 document\(s\), too few to validate .*; give more documents"),
+    "few.jsonl": (jsonl(), {}, r"has 2 document\(s\), too few for .*_every=20; set data.validation_every to at most 2"),
+    "one.jsonl": (b'{"text": "x"}', {}, r"has 1 document\(s\), too few .*; give more documents"),
     "all.jsonl": (jsonl(), {"validation_every": 1}, r"validation_every=1 leaves nothing to train on; set 2 or more"),
     "source.jsonl": (jsonl(), {"source": "web"}, r"data.source='web' is unknown; choose one of sotu, dna, text, jsonl"),
     "dna.jsonl": (jsonl(), {"source": "dna"}, r"data.source=dna is built in and takes no data.path; leave one"),
@@ -75,7 +75,7 @@ def test_bad_folders(tmp_path):
     assert "is a folder; set data.source=folder" in refused(data_config(path=str(tmp_path), source="text"))
     assert "is a folder; set data.source=folder" in refused(data_config(path=str(tmp_path), source="jsonl"))
     (tmp_path / "image.png").write_bytes(b"\x89PNG\0")
-    assert "holds no text; give a source" in refused(data_config(path=str(tmp_path)))
+    assert "has no text; give a source" in refused(data_config(path=str(tmp_path)))
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "latin.txt").write_bytes(b"abc\xff")
     assert "sub/latin.txt is not UTF-8 (byte 3 is 0xff); convert it" in refused(data_config(path=str(tmp_path)))
@@ -109,7 +109,7 @@ def test_a_file_without_permission(tmp_path):
 def test_batches_that_cannot_be_made(tmp_path):
     path = write_jsonl(tmp_path / "corpus.jsonl", texts_of([9] * 20))
     corpus = data.corpus(data_config(path=path).data)
-    with pytest.raises(UserError, match=r"train.batch=4 is no multiple of the 3 processes; set it to one"):
+    with pytest.raises(UserError, match=r"train.batch=4 is not a multiple of the number of processes, 3; set it to one"):
         data.batches(data_config(path=path), corpus, 0, 3)
     with pytest.raises(UserError, match=r"data.seed=-1 is negative; set 0 or more"):
         data.batches(data_config(path=path, seed=-1), corpus)

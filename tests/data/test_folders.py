@@ -80,7 +80,7 @@ def test_splits_in_a_folder_are_kept_apart(tmp_path, capsys, names):
     put(tmp_path, contents | {"README.md": "about", "dataset_infos.json": "{}"})
     assert corpus_texts(tmp_path) == (["a", "b"], ["c"])
     said = capsys.readouterr().err
-    assert f"leaves out README.md (about the data); leaves out {names[2]} (test split)" in said
+    assert f"skips README.md (about the data); skips {names[2]} (test split)" in said
     assert "validates on 1 file(s)" in said
     assert list(data.texts(data_config(path=str(tmp_path)).data, "validation"))[0].text == "c"
     assert [document.text for document in data.texts(data_config(path=str(tmp_path)).data)] == ["a", "b"]
@@ -188,7 +188,7 @@ def test_a_mixture_of_kinds_is_listed_before_it_is_read(tmp_path, capsys):
     assert "trains on 3 file(s) (1 of jsonl, 2 of text: a.txt, b.jsonl, c.png)" in said
     put(tmp_path, {"b.jsonl": lines("b")})
     assert [document.text for document in opened.read()] == ["a", "b"]
-    assert "left out c.png (binary)" in capsys.readouterr().err
+    assert "skipped c.png (binary)" in capsys.readouterr().err
 
 
 def test_nothing_is_said_of_a_folder_of_one_kind(tmp_path, capsys):

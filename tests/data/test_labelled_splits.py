@@ -52,7 +52,7 @@ def test_a_given_validation_split_is_used_and_test_data_are_not(make, tmp_path, 
         assert len(splits[split]) == COUNTS[split]
         assert {origin(make, splits[split][i]) for i in range(COUNTS[split])} == {split}
     assert found.classes in (("a", "b"), ("0", "1"))
-    assert "leaves out test" in capsys.readouterr().err.replace("\n", " ")
+    assert "skips test" in capsys.readouterr().err.replace("\n", " ")
     (tmp_path / "other").mkdir()
     for name, count in {"train": 6, "validation": 2}.items():
         make(tmp_path / "other", name, count)

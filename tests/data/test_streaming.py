@@ -145,8 +145,8 @@ def test_damaged_records_count_once_however_often_they_are_read(tmp_path, monkey
     while batches.blocks.cursors[0].epoch < 4:
         next(batches)
     batches.coming.result()
-    assert stream.damaged == 2 and len(said) == 1 and "2 damaged record(s) left out" in said[0]
-    with pytest.raises(UserError, match="skip_records=1"):
+    assert stream.damaged == 2 and len(said) == 1 and "2 damaged record(s) skipped" in said[0]
+    with pytest.raises(UserError, match="1 records are skipped already, raise data.skip_records"):
         opened(config(tmp_path, **{"data.skip_records": 1}))
 
 
@@ -154,7 +154,7 @@ def test_a_run_on_a_stream_goes_on_bitwise_and_says_what_is_not_known(folder, sm
     one = jax.devices()[:1]
     cfg = config(folder, **{"train.steps": 6, "train.schedule": "constant"})
     lines = planned(cfg, tmp_path / "whole", devices=one).lines()
-    assert "60 file(s)" in lines[1] and "not counted" in lines[1] and "shuffled within about 400 tokens" in lines[1]
+    assert "60 file(s)" in lines[1] and "not counted" in lines[1] and "within blocks of about 400 tokens" in lines[1]
     train(cfg, tmp_path / "whole", devices=one)
     train(config(folder, **{"train.steps": 3, "train.schedule": "constant"}), tmp_path / "parts", devices=one)
     train(cfg, tmp_path / "parts", devices=one)

@@ -131,7 +131,7 @@ def test_padding_beyond_the_embedding_is_no_fault(tmp_path):
     for vocab in (340, 341, 352):
         assert _task.with_vocab(jaxseq.config("retnet", **{"model.vocab": vocab}), tokenizer).model.vocab == vocab
     assert _task.with_vocab(jaxseq.config("retnet"), tokenizer).model.vocab == 341
-    with pytest.raises(UserError, match="model.vocab=339, and with the tokenizer padded.json a text gives ids up to 339; name"):
+    with pytest.raises(UserError, match="model.vocab=339 is too small: texts have ids up to 339 with tokenizer padded"):
         _task.with_vocab(jaxseq.config("retnet", **{"model.vocab": 339}), tokenizer)
     with pytest.raises(UserError, match="model.vocab=340 is smaller than the tokenizer's 341 ids and 1 of train.objective"):
         _task.with_vocab(jaxseq.config("retnet", **{"model.vocab": 340}), tokenizer, 1)

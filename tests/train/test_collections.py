@@ -92,7 +92,7 @@ def test_they_are_saved_and_taken_over(trainer, tmp_path):
     found = restore_variables(tmp_path / "run", trainer.abstract.variables)
     assert mean(trainer.init(found)) == 1.25
     save_params(tmp_path / "weights", trainer.config, kept.params)
-    with pytest.raises(UserError, match="mean is missing, wanted"):
+    with pytest.raises(UserError, match="mean is missing, expected"):
         restore_variables(tmp_path / "weights", trainer.abstract.variables)
     save_params(tmp_path / "both", trainer.config, kept.variables)
     both = restore_variables(tmp_path / "both", trainer.abstract.variables)

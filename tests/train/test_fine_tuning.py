@@ -104,7 +104,7 @@ def test_load_gives_what_generate_takes(workdir):
     assert isinstance(tokenizer, data.Tokenizer)
     tokens = jaxseq.generate(model, params, [tokenizer.prompt("The state")], max_tokens=3, temperature=0)
     assert len(tokens[0]) == 3
-    with pytest.raises(UserError, match="no workdir"):
+    with pytest.raises(UserError, match="not the workdir"):
         jaxseq.load(workdir / "nowhere")
 
 

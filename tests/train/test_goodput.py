@@ -31,7 +31,7 @@ def test_time_goes_to_one_kind_at_a_time(monkeypatch):
 def test_the_steps_of_a_profile():
     assert profiles.steps("10-12") == range(10, 13) and profiles.steps("7") == range(7, 8)
     for text in ("", "0", "3-2", "a", "1-", "-1", "1-2-3", "9" * 20):
-        with pytest.raises(UserError, match="like 10-12"):
+        with pytest.raises(UserError, match="such as 10-12"):
             profiles.steps(text)
 
 

@@ -105,7 +105,7 @@ def test_starting_from_weights(config, whole, tmp_path):
     first = records_of.read(tmp_path / "a")[0]
     assert fresh["step"] == 2
     assert first["loss"] < records_of.read(whole)[1]["loss"]
-    with pytest.raises(UserError, match=r"norm_swiglu/scale is \(1, 32\), wanted \(1, 40\)"):
+    with pytest.raises(UserError, match=r"norm_swiglu/scale is \(1, 32\), expected \(1, 40\)"):
         train(changed(config, **{"train.init": str(whole), "model.width": 40}), tmp_path / "b")
     with pytest.raises(UserError, match="holds no checkpoint"):
         train(changed(config, **{"train.init": str(tmp_path / "b")}), tmp_path / "c")

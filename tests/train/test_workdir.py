@@ -154,8 +154,8 @@ def test_a_longer_run_whose_learning_rate_jumps_says_so_and_can_go_on_with_it(do
     assert "learning rate" not in caplog.text
     assert [float(optimizer.schedule(held.train)(step)) for step in (1, 2, 7)] == [pytest.approx(0.001)] * 3
     Run(longer, tmp_path, jax.devices()[:1]).compare_rates(3)
-    assert "the learning rate goes from 0.001 to 0.0055 at step 3" in caplog.text
-    assert "--config.train.decay_steps=2 goes on with 0.001" in caplog.text
+    assert "the learning rate jumps from 0.001 to 0.0055 at step 3" in caplog.text
+    assert "--config.train.decay_steps=2 keeps it at 0.001" in caplog.text
 
 
 def test_lines_of_the_metrics_that_are_no_record_do_not_keep_a_run_from_going_on(run, tmp_path):

@@ -1,6 +1,6 @@
-"""What the checkpoints with BlinkDL's names share: emb, blocks.N.{ln1,att,ln2,ffn}, ln_out, head; no config comes with them.
+"""Shared by the checkpoints with BlinkDL's names: emb, blocks.N.{ln1,att,ln2,ffn}, ln_out, head. They have no config.
 
-`theirs` is what the shapes tell: n_layer, n_embd, n_head, dim_ffn, vocab, and lora, the low rank, where all are one.
+`theirs` is inferred from shapes: n_layer, n_embd, n_head, dim_ffn, vocab, and lora, the rank of low-rank maps if all are equal.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,13 +17,13 @@ MATRICES = {"r": "receptance", "k": "key", "v": "value", "g": "gate", "o": "outp
 
 
 def recognises(names: set[str], own: str, *foreign: str) -> bool:
-    """Whether block 0 has the tensor `own`, and none of `foreign`."""
+    """Whether block 0 has the tensor `own` and no tensor of `foreign`."""
     first = {name.removeprefix("blocks.0.") for name in names if name.startswith("blocks.0.")}
     return "emb.weight" in names and own in first and not first & set(foreign)
 
 
 def infer(shapes: Mapping[str, tuple[int, ...]], heads: str | None = None, **ranks: str) -> dict:
-    """`theirs` of a checkpoint. heads: a tensor of block 0 with a row a head; ranks: tensors of a block with a column a rank."""
+    """`theirs` of a checkpoint. heads: a tensor of block 0 with one row per head; ranks: tensors with one column per rank."""
     layers = 1 + max((int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")), default=-1)
     if not layers or "emb.weight" not in shapes:
         raise UserError("there is no emb.weight or no blocks.0 among these tensors; is it a checkpoint with BlinkDL's names?")
@@ -43,7 +43,7 @@ def config(theirs: dict, stack: str) -> ConfigDict:
 
 
 def mixers(model, *time_mixes: str, gated: bool = True, of_last: bool = False) -> list[tuple] | None:
-    """Each segment's mixers, if `model` is of these time mixings, one a segment."""
+    """Each segment's mixers if `model` has exactly these time mixings, one per segment; else None."""
     fields = {"norm": "layernorm", "norm_eps": 1e-5, "tied": False, "embedding_norm": True}
     found = _stacks.mixers(model, *((name, "RWKVChannel") for name in time_mixes), **fields)
     if found is None or any((channel.gated, channel.of_last) != (gated, of_last) for _, channel in found):
@@ -52,7 +52,7 @@ def mixers(model, *time_mixes: str, gated: bool = True, of_last: bool = False) -
 
 
 def describe(model, mixers: list[tuple]) -> dict:
-    """The part of `theirs` that all versions have."""
+    """The fields of `theirs` that all versions have."""
     channel = mixers[0][1]
     return {
         "n_layer": model.layers, "n_embd": model.width, "dim_ffn": channel.hidden or 4 * model.width, "vocab": model.vocab,
@@ -60,8 +60,8 @@ def describe(model, mixers: list[tuple]) -> dict:
 
 
 def entries(theirs: dict, time_mixes: Mapping[str, Callable], mixed: str, kinds: str, counts: Sequence[int]) -> list[Entry]:
-    """The whole table. time_mixes: {label: f(ours, layers) -> entries}, one a segment of `counts` layers; `mixed`: the prefix
-    of the channel mixing's mixtures, `kinds` their letters."""
+    """The whole table. time_mixes: {label: f(ours, layers) -> entries}, one per segment of `counts` layers; `mixed`: the prefix
+    of the token-shift weights of the channel mixing, `kinds`: their letters."""
     table = [same("embedding", "emb.weight"), same("head", "head.weight")]
     table += norm("first_norm", "blocks.0.ln0") + norm("final_norm", "ln_out")
     start = 0

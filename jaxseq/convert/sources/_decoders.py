@@ -1,4 +1,4 @@
-"""What the sources of decoder Transformers share."""
+"""Shared by the sources of decoder Transformers."""
 
 from typing import Any
 
@@ -18,18 +18,18 @@ def has(module: nn.Module, **fields: Any) -> bool:
 
 
 def same_biases(attention: nn.Module) -> bool:
-    """Whether the output has a bias if q, k and v have."""
+    """Whether the output projection has a bias exactly if q, k and v have one."""
     return attention.output_bias in (None, attention.bias)
 
 
 def even_heads(attention: nn.Module) -> bool:
-    """Whether heads divide the width among them, each with keys and values of its own."""
+    """Whether heads x head size is the width, and every head has its own keys and values."""
     alone = attention.kv_heads in (None, attention.heads)
     return alone and attention.head_size in (None, attention.width // attention.heads)
 
 
 def theta(theirs: dict, default: float = 10000.0) -> float:
-    """Of rotary positions, where configs of today and of yesterday keep it."""
+    """The base of rotary positions; old and new configs store it in different fields."""
     for settings in (theirs.get("rope_parameters") or {}, theirs):
         if settings.get("rope_theta") is not None:
             return float(_fields.number(settings, "rope_theta", _fields.POSITIVE))
@@ -37,7 +37,7 @@ def theta(theirs: dict, default: float = 10000.0) -> float:
 
 
 def plain_rotary(source: str, theirs: dict) -> None:
-    """Raises UserError unless positions are turned as they are: no scaling of frequencies for longer contexts."""
+    """Raises UserError if rotary frequencies are scaled for longer contexts."""
     for field in ("rope_scaling", "rope_parameters"):
         settings = theirs.get(field) or {}
         kind = settings.get("rope_type", settings.get("type", "default"))

@@ -1,6 +1,6 @@
-"""What the sources of DeepSeek-V3 and Kimi Linear share: latent attention, and experts of which some are for all tokens.
+"""Shared by the sources of DeepSeek-V3 and Kimi Linear: latent attention, and mixtures of routed and shared experts.
 
-In files a layer's experts lie one by one; in transformers' memory in one array, gate and up together, which is read as well.
+Files have one tensor per expert. In transformers' memory a layer's experts are one array with gate and up; both are read.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ from jaxseq.convert._table import Entry, linear, norm, same
 from jaxseq.convert.sources import _hybrids
 from jaxseq.convert.sources.hf_mixtral import _swap
 
-TOGETHER = "experts_together"  # what `complete` adds to their config: a layer's experts are one array
+TOGETHER = "experts_together"  # added by `complete`: a layer's experts are one array
 
 
 def complete(theirs: dict, names) -> dict:
@@ -74,7 +74,7 @@ def swiglu(theirs: dict, place: _hybrids.MixerPlace) -> list[Entry]:
 
 
 def moe(theirs: dict, place: _hybrids.MixerPlace, experts: int, prefix: str, names: tuple[str, str, str]) -> list[Entry]:
-    """prefix: of the tensors in files, "mlp" or "block_sparse_moe"; names: of gate, up and down of one expert there."""
+    """prefix: of tensor names in files, "mlp" or "block_sparse_moe"; names: those of gate, up and down of an expert."""
     ours, layers, together = place.path, place.layers, theirs.get(TOGETHER)
     at = f"model.layers.{{layer}}.{'mlp' if together else prefix}"
     table = [

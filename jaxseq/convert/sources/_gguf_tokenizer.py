@@ -1,4 +1,4 @@
-"""The tokenizer in GGUF metadata as a tokenizers JSON file: byte-level BPE ("gpt2") and SentencePiece ("llama")."""
+"""Converts the tokenizer in GGUF metadata to a tokenizers JSON file: byte-level BPE ("gpt2") and SentencePiece ("llama")."""
 
 import json
 
@@ -27,11 +27,11 @@ PRE_TOKENIZERS = {  # by tokenizer.ggml.pre
     "llama3": LLAMA3,
     "llama-v3": LLAMA3,
 }
-WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3")  # words of the vocabulary are taken without merges, and texts begin with bos
+WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3")  # vocabulary words are one token, without merges; texts begin with bos
 
 
 def tokenizer(theirs: dict) -> str | None:
-    """A tokenizers JSON text; None for other kinds, which need a tokenizer.json beside the weights."""
+    """A tokenizers JSON text; None for other kinds of tokenizer, which need a tokenizer.json beside the weights."""
     made = {"gpt2": _bpe, "llama": _sentencepiece}.get(theirs.get("tokenizer.ggml.model"), lambda *args: None)
     tokens = theirs.get("tokenizer.ggml.tokens")
     if not tokens:
@@ -77,7 +77,7 @@ def _bpe(theirs: dict, tokens: list[str], kinds: list[int]) -> dict | None:
 
 
 def _sentencepiece(theirs: dict, tokens: list[str], kinds: list[int]) -> dict | None:
-    """SentencePiece joins the two neighbours whose piece has the best score: merges in the order of the scores do the same."""
+    """A SentencePiece model as BPE. It joins the neighbours whose joined piece scores best, so merges are ordered by score."""
     scores = theirs.get("tokenizer.ggml.scores")
     if scores is None:
         return None
@@ -105,7 +105,7 @@ def _sentencepiece(theirs: dict, tokens: list[str], kinds: list[int]) -> dict | 
 
 
 def _merges(tokens: list[str], scores: list[float], kinds: list[int]) -> list[list[str]]:
-    """Every cut of a piece into two others, the best score of the whole first."""
+    """All splits of a piece into two pieces, ordered by the score of the whole piece, best first."""
     ids = {token: i for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind in (NORMAL, USER_DEFINED)}
     found = []
     for token, i in ids.items():
@@ -135,7 +135,7 @@ def _model(tokens: list[str], merges: list[list[str]], **more) -> dict:
 
 
 def _ends(theirs: dict, tokens: list[str], begins: bool) -> dict | None:
-    """The post-processor that puts bos in front of a text and eos behind it, where the file says so. begins: its default."""
+    """The post-processor that adds bos before and eos after a text, as the file says. begins: the default for bos."""
     wanted = {"bos": theirs.get("tokenizer.ggml.add_bos_token", begins), "eos": theirs.get("tokenizer.ggml.add_eos_token", False)}
     ids = {name: theirs.get(f"tokenizer.ggml.{name}_token_id") for name, add in wanted.items() if add}
     ids = {name: i for name, i in ids.items() if isinstance(i, int) and 0 <= i < len(tokens)}

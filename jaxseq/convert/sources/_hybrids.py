@@ -1,4 +1,4 @@
-"""What the sources of hybrids share: layers of several kinds, each a token mixer and a channel mixer, as segments of a stack."""
+"""Shared by the sources of hybrids: layers of several kinds, each a token and a channel mixer, as segments of a stack."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ Layer = tuple[str, str]  # labels of its token mixer and of its channel mixer
 
 
 class MixerPlace(NamedTuple):
-    """Where one mixer lies: our path of it and of its norm, and the numbers of their layers that its rows are."""
+    """One mixer of a stack: the path of the mixer and of its norm, and the published layer number of each of its rows."""
 
     label: str
     path: str
@@ -21,7 +21,7 @@ class MixerPlace(NamedTuple):
 
 
 def segments(layers: Sequence[Layer]) -> list[tuple[int, tuple[Layer, ...]]]:
-    """(repeats, layers of the block): from the first layer on, each time the repeated pattern that reaches farthest."""
+    """[(repeats, layers of the block)]: greedily, from the first layer on, the repeated pattern that covers most layers."""
     found, start = [], 0
     while start < len(layers):
         repeats, size = 1, 1
@@ -41,7 +41,7 @@ def stack(layers: Sequence[Layer]) -> str:
 
 
 def places(layers: Sequence[Layer]) -> Iterator[MixerPlace]:
-    """Every mixer of every segment."""
+    """All mixers of all segments."""
     first = 0
     for i, (repeats, block) in enumerate(segments(layers)):
         labels = tuple(label for layer in block for label in layer)
@@ -52,7 +52,7 @@ def places(layers: Sequence[Layer]) -> Iterator[MixerPlace]:
 
 
 def norms(layers: Sequence[Layer], names: tuple[str, str]) -> list[Entry]:
-    """The norms in front of token and channel mixers, by their names in a layer."""
+    """Entries of the norms before token and channel mixers; names: theirs in a layer."""
     table = []
     for j, place in enumerate(places(layers)):
         table += norm(place.norm, f"model.layers.{{layer}}.{names[j % 2]}", place.layers, bias=False)
@@ -62,9 +62,9 @@ def norms(layers: Sequence[Layer], names: tuple[str, str]) -> list[Entry]:
 def mixers(
     model: Any, kinds: dict[str, str | Callable[[Any], str]], block: str = "Residual", **fields: Any
 ) -> list[tuple[Any, Any]] | None:  # fmt: skip
-    """(token mixer, channel mixer) of every layer, if `model` is a causal LM of mixers of the classes in `kinds` alone
-    ({class: label, or a function of the mixer that gives it}), those of a label alike, in blocks of the class `block` and in the
-    segments that `segments` makes, other fields as in PLAIN and `fields`; else None."""
+    """(token mixer, channel mixer) of every layer. None unless `model` is a causal LM with blocks of class `block`, whose mixers
+    have classes in `kinds` ({class: label or function of the mixer}), those with one label are equal, segments are those of
+    `segments`, and other fields are as in PLAIN and `fields`."""
     if not isinstance(model, LM) or any(getattr(model, name) != value for name, value in (PLAIN | fields).items()):
         return None
     found, blocks, alike = [], [], {}

@@ -1,4 +1,4 @@
-"""What the checkpoints of Mamba and Mamba-2 share: backbone.layers.N.{norm,mixer}, whoever saved them."""
+"""Shared by all checkpoints of Mamba and Mamba-2: backbone.layers.N.{norm,mixer}."""
 
 from collections.abc import Sequence
 
@@ -10,17 +10,17 @@ from jaxseq.convert._table import Entry, linear, norm, same
 from jaxseq.convert.sources import _stacks
 
 NAMES = "backbone.layers.{layer}"
-STEPS = {"dt_min": "time_step_min", "dt_max": "time_step_max", "dt_floor": "time_step_floor"}  # ours and transformers'
+STEPS = {"dt_min": "time_step_min", "dt_max": "time_step_max", "dt_floor": "time_step_floor"}  # {ours: transformers'
 
 
 def mixer(model, kind: str):
-    """The mixer of a model of `kind` alone; else None."""
+    """The mixer of a model whose only mixer is of class `kind`; else None."""
     found = _stacks.mixers(model, (kind,), norm="rmsnorm")
     return found and found[0][0]
 
 
 def frame(source: str, label: str, theirs: dict, tied: bool, **values) -> ConfigDict:
-    """Of transformers' config all but the mixer. values: what more of its fields must be."""
+    """Our config of transformers' config, without the mixer. values: required values of further fields."""
     _fields.wanted(source, theirs, use_bias=False, use_conv_bias=True, hidden_act="silu", **values)
     cfg = base()
     cfg.model.stack = f"{theirs['num_hidden_layers']}*({label})"
@@ -31,12 +31,12 @@ def frame(source: str, label: str, theirs: dict, tied: bool, **values) -> Config
 
 
 def steps(theirs: dict) -> dict:
-    """Fields of the mixer that transformers' config has."""
+    """The fields of the mixer that transformers' config has."""
     return {ours: theirs[name] for ours, name in STEPS.items() if name in theirs}
 
 
 def described(model, mixer) -> dict:
-    """What transformers' configs of both say."""
+    """The fields that transformers' configs of both have."""
     return {theirs: getattr(mixer, ours) for ours, theirs in STEPS.items()} | {
         "vocab_size": model.vocab,
         "hidden_size": model.width,
@@ -54,7 +54,7 @@ def described(model, mixer) -> dict:
 
 
 def entries(label: str, layers: Sequence[int], embedding: str, tied: bool) -> list[Entry]:
-    """The table without that of the blocks' insides."""
+    """The table without the tensors of the mixers."""
     table = [same("embedding", embedding), *norm("final_norm", "backbone.norm_f", bias=False)]
     table += [] if tied else [same("head", "lm_head.weight")]
     ours, names = f"blocks_0/{label}", f"{NAMES}.mixer"
@@ -62,7 +62,7 @@ def entries(label: str, layers: Sequence[int], embedding: str, tied: bool) -> li
     table += [linear(f"{ours}/{kind}/kernel", f"{names}.{kind}_proj.weight", layers) for kind in ("in", "out")]
     table += [same(f"{ours}/{name}", f"{names}.{name}", layers) for name in ("A_log", "D")]
     table.append(same(f"{ours}/conv_bias", f"{names}.conv1d.bias", layers))
-    taps = (lambda w: (w[:, 0, ::-1].T,)), (lambda w: (w[::-1].T[:, None],))  # theirs begin with the oldest input
+    taps = (lambda w: (w[:, 0, ::-1].T,)), (lambda w: (w[::-1].T[:, None],))  # their taps begin with the oldest input
     return [*table, Entry((f"{ours}/conv_kernel",), (f"{names}.conv1d.weight",), *taps, layers)]
 
 

@@ -11,8 +11,8 @@ PLAIN = {  # fields of a model that only some sources can hold
 
 
 def mixers(model: Any, *segments: tuple[str, ...], block: str = "Residual", **fields: Any) -> list[tuple] | None:
-    """The mixers of each segment, if `model` is a causal LM of these mixer classes alone in blocks of this class, its other
-    fields being as in PLAIN and `fields`; else None."""
+    """The mixers of each segment, or None unless `model` is a causal LM with exactly these classes of mixers and blocks and the
+    other fields as in PLAIN and `fields`."""
     fields = PLAIN | fields
     if not isinstance(model, LM) or any(getattr(model, name) != value for name, value in fields.items()):
         return None

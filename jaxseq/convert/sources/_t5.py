@@ -1,4 +1,4 @@
-"""What T5 and Switch Transformers share: names of transformers' encoder-decoders."""
+"""Shared by T5 and Switch Transformers: the names of transformers' encoder-decoders."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ ACTIVATIONS = {"relu": ("relu", False), "gated-gelu": ("gelu_tanh", True), "gate
 
 
 def complete(theirs: dict, tensors: Mapping[str, Any]) -> dict:
-    """Whether the head is the embedding is told by the tensors, not by the flag; whether it is scaled, by the flag."""
+    """The tensors show whether the head is tied to the embedding; the flag says only whether it is scaled."""
     scaled = theirs.get("scale_decoder_outputs", theirs.get("tie_word_embeddings", True))
     head, embedding = (tensors.get(name) for name in ("lm_head.weight", "shared.weight"))
     tied = head is None or embedding is None or np.array_equal(np.asarray(head), np.asarray(embedding))
@@ -22,7 +22,7 @@ def complete(theirs: dict, tensors: Mapping[str, Any]) -> dict:
 
 
 def rename(names: set[str]) -> dict[str, str]:
-    """Early files of decoders have a table for the second attention, which no model ever read."""
+    """Drops the unused table of relative positions that early files have for cross-attention."""
     unread = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
     return {name: name for name in names if name != unread}
 
@@ -72,7 +72,7 @@ def describe(model) -> dict:
 
 
 def table(theirs: dict) -> list[Entry]:
-    """All but the feed-forwards."""
+    """The table without the feed-forwards."""
     entries = [same("embedding", "shared.weight")]
     if not theirs.get("tie_word_embeddings", True):
         entries.append(same("head", "lm_head.weight"))
@@ -87,7 +87,7 @@ def stacks(theirs: dict) -> dict[str, int]:
 
 
 def attentions(theirs: dict, stack: str, ours: str, layers: Sequence[int]) -> list[Entry]:
-    """One layer's attentions and all its norms."""
+    """The attentions and all norms of one layer."""
     width, heads, size = theirs["d_model"], theirs["num_heads"], theirs["d_kv"]
     names = f"{stack}.block.{{layer}}.layer"
     parts = [("attention", "SelfAttention")] + ([("cross", "EncDecAttention")] if stack == "decoder" else [])
@@ -101,5 +101,5 @@ def attentions(theirs: dict, stack: str, ours: str, layers: Sequence[int]) -> li
 
 
 def feed_forward(stack: str) -> str:
-    """The part of a layer that holds it."""
+    """The name of the part of a layer that has the feed-forward."""
     return f"{stack}.block.{{layer}}.layer.{2 if stack == 'decoder' else 1}"

@@ -1,4 +1,4 @@
-"""What torch.nn.LSTM and torch.nn.GRU share: names, the layout of gates, and what both are built with."""
+"""Shared by torch.nn.LSTM and torch.nn.GRU: names, layout of gates, constructor arguments."""
 
 from ml_collections import ConfigDict
 
@@ -26,7 +26,7 @@ def describe(cell: str, model) -> dict | None:
 
 
 def entries(cell: str, theirs: dict) -> list[Entry]:
-    """Gates are rows of theirs, in the op's own order."""
+    """The gates are blocks of rows in torch, in the same order as in the op."""
     hidden, gates, table = theirs["hidden_size"], len(CELLS[cell].GATES), []
     ways = {"forward": "", "backward": "_reverse"} if theirs.get("bidirectional") else {"forward": ""}
     for layer in range(theirs.get("num_layers", 1)):

@@ -7,9 +7,9 @@ from jaxseq.convert._table import Entry, same
 from jaxseq.convert.sources import _blinkdl
 from jaxseq.convert.sources._blinkdl import ATT
 
-LOW = {"decay": "w", "rate": "a", "value": "v", "gate": "g"}  # our names of the low-rank maps and their letters
+LOW = {"decay": "w", "rate": "a", "value": "v", "gate": "g"}  # {our name of a low-rank map: its letter there}
 VECTORS = {"decay": "w0", "rate": "a0", "value": "v0", "removal": "k_k", "mix_rate": "k_a"}
-UNREAD = {f"blocks.0.att.v{i}" for i in range(3)}  # released checkpoints have them; the first layer never reads them
+UNREAD = {f"blocks.0.att.v{i}" for i in range(3)}  # released checkpoints have them in the first layer, which does not use them
 
 
 def recognises(theirs: dict, names: set[str]) -> bool:

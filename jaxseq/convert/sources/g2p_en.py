@@ -13,8 +13,8 @@ LETTERS = ("<pad>", "<unk>", "</s>", *"abcdefghijklmnopqrstuvwxyz")
 _VOWELS = {"AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW"}
 _SOUNDS = {"B", "CH", "D", "DH", "F", "G", "HH", "JH", "K", "L", "M", "N", "NG", "P", "R", "S", "SH", "T", "TH", "UW", "V", "W"}
 _SOUNDS |= {"Y", "Z", "ZH"} | {f"{vowel}{stress}" for vowel in _VOWELS for stress in range(3)}
-PHONEMES = ("<pad>", "<unk>", "<s>", "</s>", *sorted(_SOUNDS))  # ARPAbet; one vowel is there without stress, too
-LONGEST = 20  # phonemes of a word, as in the package
+PHONEMES = ("<pad>", "<unk>", "<s>", "</s>", *sorted(_SOUNDS))  # ARPAbet; one vowel also occurs without stress
+LONGEST = 20  # the maximum number of phonemes of a word, as in the package
 
 
 def recognises(theirs: dict, names: set[str]) -> bool:
@@ -51,7 +51,7 @@ def entries(theirs: dict) -> list[Entry]:
 
 
 def phonemes(model: Seq2SeqRNN, params, words: Sequence[str]) -> list[list[str]]:
-    """How the network says each word; letters other than a to z are unknown to it."""
+    """The network's phonemes for each word; letters other than a to z become the unknown token."""
     numbers = {letter: n for n, letter in enumerate(LETTERS)}
     rows = [[*(numbers.get(letter, numbers["<unk>"]) for letter in word.lower()), numbers["</s>"]] for word in words]
     length = max(map(len, rows))

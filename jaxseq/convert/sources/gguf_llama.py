@@ -1,4 +1,4 @@
-"""Llama and its family (SmolLM2) in GGUF, with their tokenizer. Rows of q and k are stored for adjacent pairs."""
+"""Llama and its family (SmolLM2) in GGUF, with their tokenizer. Rotary pairs are adjacent rows of q and k."""
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -7,8 +7,8 @@ from jaxseq.convert import _fields
 from jaxseq.convert._table import Entry, linear, norm, same
 from jaxseq.convert.sources import _gguf_tokenizer, hf_llama
 
-TIED = "output_is_token_embd"  # what `complete` adds to the metadata: the file holds no head of its own
-KEYS = {  # ours of hf/llama: theirs
+TIED = "output_is_token_embd"  # added by `complete`: the file has no separate head
+KEYS = {  # {field of hf/llama: field of GGUF}
     "num_hidden_layers": "llama.block_count",
     "hidden_size": "llama.embedding_length",
     "intermediate_size": "llama.feed_forward_length",
@@ -29,11 +29,11 @@ def complete(theirs: dict, names: set[str]) -> dict:
 
 
 def _llama(theirs: dict) -> dict:
-    """The metadata as hf/llama's config."""
+    """The metadata as a config of hf/llama."""
     _fields.wanted("gguf/llama", theirs, **{SCALING: "none", "llama.expert_count": 0})
     tokens = {"llama.vocab_size": len(theirs.get("tokenizer.ggml.tokens", ()))}
     fields = {ours: (tokens | theirs)[key] for ours, key in KEYS.items()}
-    fields["rms_norm_eps"] = float(str(np.float32(fields["rms_norm_eps"])))  # 1e-5 of float32 is 1e-5 again
+    fields["rms_norm_eps"] = float(str(np.float32(fields["rms_norm_eps"])))  # a float32 becomes the shortest decimal: 1e-5
     fields["num_key_value_heads"] = theirs.get(KV_HEADS, fields["num_attention_heads"])
     fields["head_dim"] = theirs.get(HEAD_SIZE, fields["hidden_size"] // fields["num_attention_heads"])
     fields |= {"rope_theta": theirs.get(THETA, 10000.0), "tie_word_embeddings": theirs[TIED]}
@@ -55,7 +55,7 @@ def describe(model) -> dict | None:
 
 
 def _turned(ours: str, theirs: str, layers, width: int, heads: int, size: int) -> Entry:
-    """Their rows of a head run through the pairs, ours through the first channels of all pairs, then the second ones."""
+    """Reorders the rows of a head: theirs are pair after pair, ours the first channels of all pairs, then the second ones."""
 
     def forward(w):
         rows = w.reshape(heads, size // 2, 2, width).swapaxes(1, 2)

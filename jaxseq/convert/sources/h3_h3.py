@@ -36,6 +36,6 @@ def entries(theirs: dict) -> list[Entry]:
     names = {"log_dt": "log_dt", "A_log": "inv_A_real", "A_imag": "A_imag", "B": "B"}
     table += [same(ours, f"kernel.kernel.{name}") for ours, name in names.items()]
     table.append(reshaped("C", "kernel.kernel.C", (heads, state // 2, 2), (1, heads, state // 2, 2)))
-    forward = lambda w: (w.reshape(width, size, heads).transpose(2, 1, 0),)  # noqa: E731 (their outputs lie channel by channel)
+    forward = lambda w: (w.reshape(width, size, heads).transpose(2, 1, 0),)  # noqa: E731 (their outputs are ordered by channel)
     back = lambda w: (w.transpose(2, 1, 0).reshape(width, width),)  # noqa: E731
     return [*table, Entry(("o/kernel",), ("output_linear.weight",), forward, back), same("o/bias", "output_linear.bias")]

@@ -1,6 +1,6 @@
 """BERT: transformers' BertModel, BertForMaskedLM, BertForPreTraining and BertForSequenceClassification.
 
-Of BertForPreTraining, the head that tells whether two sentences follow each other is our classifier of two classes.
+The next-sentence head of BertForPreTraining becomes our classifier with two classes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from jaxseq.errors import UserError
 from jaxseq.models.encoder import Encoder
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
-# which heads our model has: masked_head, pooler, classifier
+# the heads of the model: masked_head, pooler, classifier
 HEADS = {
     "BertModel": (False, True, False),
     "BertForMaskedLM": (True, False, False),
@@ -28,13 +28,13 @@ def recognises(theirs: dict, names: set[str]) -> bool:
 
 
 def rename(names: set[str]) -> dict[str, str]:
-    """The first checkpoints call a norm's scale gamma and its bias beta; some files keep the numbers 0, 1, 2 … as a buffer."""
+    """Early checkpoints call a norm's scale gamma and its bias beta; some files have a buffer of the positions 0, 1, 2 …"""
     modern = lambda name: name.replace("Norm.gamma", "Norm.weight").replace("Norm.beta", "Norm.bias")  # noqa: E731
     return {modern(name): name for name in names if not name.endswith("position_ids")}
 
 
 def complete(theirs: dict, names: Iterable[str]) -> dict:
-    """Published configs name a class that does not tell which heads are in the file."""
+    """Adds the heads that the file has, because the class in a published config does not say which."""
     names = {name.removeprefix("bert.") for name in names}
     masked, two = any(name.startswith("cls.predictions.") for name in names), "cls.seq_relationship.weight" in names
     kind = "BertForPreTraining" if masked and two else "BertForMaskedLM" if masked else "BertModel"
@@ -137,12 +137,12 @@ PROJECTIONS = {"q": "self.query", "k": "self.key", "v": "self.value", "o": "outp
 
 
 def biased(ours: str, theirs: str, layers: Sequence[int] | None = None) -> list[Entry]:
-    """A linear map with a bias."""
+    """Entries of a linear map with a bias."""
     return [linear(f"{ours}/kernel", f"{theirs}.weight", layers), same(f"{ours}/bias", f"{theirs}.bias", layers)]
 
 
 def attention(ours: str, theirs: str, layers: Sequence[int], width: int, heads: int, names: dict[str, str]) -> list[Entry]:
-    """Four projections with biases; `names`: theirs of q, k, v and o."""
+    """Entries of four projections with biases; names: theirs of q, k, v and o."""
     table = []
     for name, other in names.items():
         shape, inputs = ((heads, width // heads, width), 2) if name == "o" else ((width, heads, width // heads), 1)

@@ -1,4 +1,4 @@
-"""GPT-2: transformers' GPT2LMHeadModel. Its matrices are (inputs, outputs), q, k and v in one."""
+"""GPT-2: transformers' GPT2LMHeadModel. Matrices are (inputs, outputs), with q, k and v in one."""
 
 from ml_collections import ConfigDict
 
@@ -15,7 +15,7 @@ def recognises(theirs: dict, names: set[str]) -> bool:
 
 
 def rename(names: set[str]) -> dict:
-    """The published files have no "transformer." in front, and carry the causal masks."""
+    """Published files lack the prefix "transformer." and contain the causal masks."""
     bare = "wte.weight" in names
     kept = [name for name in names if not name.endswith((".attn.bias", ".attn.masked_bias"))]
     return {f"transformer.{name}" if bare and not name.startswith("lm_head") else name: name for name in kept}

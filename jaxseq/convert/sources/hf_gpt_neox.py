@@ -1,4 +1,4 @@
-"""GPT-NeoX and Pythia: transformers' GPTNeoXForCausalLM. q, k and v lie in one matrix, head by head."""
+"""GPT-NeoX and Pythia: transformers' GPTNeoXForCausalLM. q, k and v are one matrix, ordered by head."""
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -17,7 +17,7 @@ def recognises(theirs: dict, names: set[str]) -> bool:
 
 
 def rename(names: set[str]) -> dict:
-    """Older files carry masks and frequencies. The head is called otherwise in transformers' memory than in its files."""
+    """Older files contain masks and frequencies. The head has other names in transformers' memory and in its files."""
     buffers = (".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq")
     return {HEAD if name == "lm_head.weight" else name: name for name in names if not name.endswith(buffers)}
 
@@ -85,7 +85,7 @@ def aliases(theirs: dict) -> dict:
 
 
 def _heads(paths: list[str], name: str, layers, heads: int, size: int, width: int | None) -> Entry:
-    """q, k and v from rows that run over heads first, then the three, then the head's channels; width None: a bias."""
+    """q, k and v from rows ordered by head, then q, k, v, then channel. width None: a bias."""
     inputs = () if width is None else (width,)
 
     def forward(x):

@@ -19,18 +19,18 @@ def recognises(theirs: dict, names: set[str]) -> bool:
 
 
 def rename(names: set[str]) -> dict:
-    """transformers writes a dense feed-forward as `block_sparse_moe`, the authors as `mlp`."""
+    """A dense feed-forward is called `block_sparse_moe` by transformers and `mlp` by the authors."""
     dense = r"block_sparse_moe\.(gate|up|down)_proj\."
     return {re.sub(dense, r"mlp.\1_proj.", name): name for name in names}
 
 
 def _get(theirs: dict, *names):
-    """The first of the names that is there: files of the authors and of transformers differ."""
+    """The value of the first of these names that exists; files of the authors and of transformers differ."""
     return next(theirs[name] for name in names if theirs.get(name) is not None or name == names[-1])
 
 
 def complete(theirs: dict, names) -> dict:
-    """With what transformers' own config class makes of the authors' config.json."""
+    """Adds the fields that transformers' config class computes from the authors' config.json."""
     theirs, own, count = _deepseek.complete(theirs, names), theirs.get("linear_attn_config") or {}, theirs["num_hidden_layers"]
     theirs = theirs | {
         "linear_head_dim": own.get("head_dim", theirs.get("linear_head_dim", 128)),
@@ -85,7 +85,7 @@ def _moe_fields(theirs: dict) -> dict:
     }
 
 
-FIELDS = {  # of the mixers by label; each asks only for what its layers need
+FIELDS = {  # mixer fields by label; each reads only the fields that its layers need
     "kda": _kda_fields,
     "mla": lambda theirs: _deepseek.mla_fields(theirs) | {"rotary": False},
     "swiglu": lambda theirs: {"hidden": theirs["intermediate_size"]},
@@ -180,7 +180,7 @@ def entries(theirs: dict) -> list[Entry]:
 def _kda(theirs: dict, place: _hybrids.MixerPlace) -> list[Entry]:
     ours, at, layers = place.path, "model.layers.{layer}.self_attn", place.layers
     width, heads, size = theirs["hidden_size"], theirs["linear_num_heads"], theirs["linear_head_dim"]
-    together = theirs.get(_deepseek.TOGETHER)  # transformers' memory: one convolution, a module for the forget gate
+    together = theirs.get(_deepseek.TOGETHER)  # in transformers' memory: one convolution, and a module for the forget gate
     gate = f"{at}.forget_gate" if together else at
     table = [linear(f"{ours}/{n}/kernel", f"{at}.{n}_proj.weight", layers, (width, heads, size)) for n in "qkv"]
     names = ("conv1d",) if together else ("q_conv1d", "k_conv1d", "v_conv1d")

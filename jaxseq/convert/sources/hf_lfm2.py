@@ -1,4 +1,4 @@
-"""LFM2 (350M, 700M, 1.2B): transformers' Lfm2ForCausalLM. Rotary pairs are halves, as ours."""
+"""LFM2 (350M, 700M, 1.2B): transformers' Lfm2ForCausalLM. Rotary pairs are halves of a head, as ours."""
 
 from ml_collections import ConfigDict
 
@@ -27,7 +27,7 @@ def _layers(theirs: dict) -> list[_hybrids.Layer]:
 
 
 def _hidden(theirs: dict) -> int:
-    """The width of the feed-forward, which their config gives before it is made smaller and rounded up."""
+    """The width of the feed-forward; their config has the value before it is reduced and rounded up."""
     hidden = theirs.get("block_ff_dim") or theirs["intermediate_size"]
     if not theirs.get("block_auto_adjust_ff_dim", True):
         return hidden
@@ -74,7 +74,7 @@ def describe(model) -> dict | None:
     if any(type(channel).__name__ != "SwiGLU" for _, channel in found):
         return None
     kinds = ["full_attention" if type(mixer).__name__ == "NormedAttention" else "conv" for mixer, _ in found]
-    own_size = {"head_dim": attention.head_size} if attention.head_size else {}  # else they divide the width as we do
+    own_size = {"head_dim": attention.head_size} if attention.head_size else {}  # else both use width / heads
     return own_size | {
         "architectures": ["Lfm2ForCausalLM"],
         "model_type": "lfm2",

@@ -1,4 +1,4 @@
-"""Llama and its family (Llama 3, SmolLM2): transformers' LlamaForCausalLM. q and k turn halves, as our rotary pairs do."""
+"""Llama and its family (Llama 3, SmolLM2): transformers' LlamaForCausalLM. Rotary pairs are halves of a head, as ours."""
 
 from ml_collections import ConfigDict
 
@@ -13,7 +13,7 @@ def recognises(theirs: dict, names: set[str]) -> bool:
 
 
 def rename(names: set[str]) -> dict:
-    """Older files carry the frequencies."""
+    """Older files contain the rotary frequencies."""
     return {name: name for name in names if not name.endswith(".rotary_emb.inv_freq")}
 
 

@@ -12,7 +12,7 @@ def recognises(theirs: dict, names: set[str]) -> bool:
 
 
 def fields(theirs: dict) -> dict:
-    """Of the mixer; also Falcon Mamba's."""
+    """The fields of the mixer, also for Falcon Mamba."""
     width, rank = theirs["hidden_size"], theirs.get("time_step_rank", "auto")
     return _mamba.steps(theirs) | {
         "expand": theirs.get("expand", 2), "state_size": theirs.get("state_size", 16), "taps": theirs.get("conv_kernel", 4),

@@ -1,5 +1,5 @@
-"""Mixtral: transformers' MixtralForCausalLM. In files a layer's experts lie one by one; in transformers' memory in one array,
-gate and up together, which is read as well."""
+"""Mixtral: transformers' MixtralForCausalLM. Files have one tensor per expert; in transformers'
+memory a layer's experts are one array with gate and up. Both are read."""
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -9,7 +9,7 @@ from jaxseq.convert import _fields
 from jaxseq.convert._table import Entry, linear
 from jaxseq.convert.sources import _decoders, _family, _hybrids, _stacks
 
-TOGETHER = "experts_together"  # what `complete` adds to their config: a layer's experts are one array
+TOGETHER = "experts_together"  # added by `complete`: a layer's experts are one array
 
 
 def recognises(theirs: dict, names: set[str]) -> bool:

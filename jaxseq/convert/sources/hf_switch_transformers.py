@@ -73,6 +73,6 @@ def entries(theirs: dict) -> list[Entry]:
 
 
 def _experts(ours: str, theirs: str, name: str, count: int, layers) -> Entry:
-    """Their matrices one by one as our stack."""
+    """Their matrices, one per expert, as our stacked array."""
     names = tuple(f"{theirs}.expert_{e}.{name}.weight" for e in range(count))
     return Entry((ours,), names, lambda *w: (np.stack([x.T for x in w]),), lambda w: tuple(x.T for x in w), layers)

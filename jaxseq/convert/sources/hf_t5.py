@@ -17,7 +17,7 @@ def recognises(theirs: dict, names: set[str]) -> bool:
 
 
 def complete(theirs: dict, tensors: Mapping[str, Any]) -> dict:
-    """mT5 never scales its head's inputs, whatever its config says of ties."""
+    """mT5 never scales the inputs of its head, even if its config says that the head is tied."""
     return _t5.complete({"scale_decoder_outputs": False} | theirs if theirs.get("model_type") == "mt5" else theirs, tensors)
 
 

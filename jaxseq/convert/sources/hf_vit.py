@@ -12,7 +12,7 @@ from jaxseq.convert.sources.hf_bert import ACTIVATIONS, attention, biased
 from jaxseq.models.vit import ViT
 
 PROJECTIONS = {"q": "attention.query", "k": "attention.key", "v": "attention.value", "o": "output.dense"}
-# how transformers 5 calls a layer's parts in memory: how every file calls them
+# {name of a layer's part in transformers 5's memory: name in files}
 SAVED = {
     "attention.q_proj": "attention.attention.query",
     "attention.k_proj": "attention.attention.key",

@@ -1,4 +1,4 @@
-"""Mamba and Mamba-2 (state-spaces/mamba-130m, mamba2-130m …): checkpoints of the authors' library, of these layers alone."""
+"""Mamba and Mamba-2 (state-spaces/mamba-130m, mamba2-130m …): checkpoints of the authors' library without attention layers."""
 
 from ml_collections import ConfigDict
 
@@ -8,7 +8,7 @@ from jaxseq.convert._table import Entry
 from jaxseq.convert.sources import _mamba
 from jaxseq.errors import UserError
 
-SAME = {"expand": 2, "dt_min": 0.001, "dt_max": 0.1}  # fields of ssm_cfg under our own names, and their defaults
+SAME = {"expand": 2, "dt_min": 0.001, "dt_max": 0.1}  # {field of ssm_cfg with our name: default}
 RENAMED = {
     "mamba": {"state_size": ("d_state", 16), "taps": ("d_conv", 4)},
     "mamba2": {"state_size": ("d_state", 128), "taps": ("d_conv", 4), "groups": ("ngroups", 1)},

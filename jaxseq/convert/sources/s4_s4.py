@@ -1,7 +1,7 @@
 """S4 layers of state-spaces/s4 (S4Block with mode "dplr", rank 1): layer.*, output_linear.*; single layers.
 
-A layer that has run there stores C for a filter of `l_kernel` taps and says so in the tensor layer.kernel.l_kernel: give the same
-number in the config as "l_kernel". Without it C is taken for the plain one, as in a layer that has never run.
+After its first use such a layer stores C for a filter of `l_kernel` taps, and that number in the tensor layer.kernel.l_kernel.
+Give it as "l_kernel" in the config; without it C is read as that of a layer before its first use.
 """
 
 import numpy as np

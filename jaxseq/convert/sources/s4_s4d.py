@@ -10,7 +10,7 @@ def recognises(theirs: dict, names: set[str]) -> bool:
 
 
 def plain(source: str, theirs: dict) -> None:
-    """Raises UserError for what our layers have no counterpart of."""
+    """Raises UserError for options that our layers do not have."""
     usual = {"channels": 1, "n_ssm": theirs["d_model"], "dt_transform": "exp", "real_transform": "exp"}
     _fields.wanted(source, theirs, bidirectional=False, gate=False, **usual)
 
@@ -29,7 +29,7 @@ def describe(model) -> dict | None:
 
 
 def kernel(width: int, modes: int) -> list[Entry]:
-    """What S4D and S4 share. Their matrix is -exp(A_real) - i A_imag."""
+    """Entries that S4D and S4 share. Their matrix is -exp(A_real) - i A_imag."""
     ours, vector = (width, modes, 2), (1, width, modes, 2)
     return [
         reshaped("log_dt", "layer.kernel.inv_dt", (width,), (width, 1)),

@@ -19,7 +19,7 @@ def describe(model) -> dict | None:
 
 
 def _output(w):
-    """Theirs is a convolution of width 1."""
+    """Their output projection is a convolution of width 1."""
     return (w[:, :, 0].T.reshape(w.shape[1], 2, -1),)
 
 

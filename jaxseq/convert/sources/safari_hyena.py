@@ -32,7 +32,7 @@ def describe(model) -> dict | None:
 
 
 def linspace(first: float, last: float, count: int) -> np.ndarray:
-    """torch.linspace in float32: from both ends to the middle, products not rounded before they are added."""
+    """torch.linspace in float32, bit for bit: from both ends to the middle, with fused multiply-add."""
     ends, n = np.float32([first, last]), np.arange(count, dtype=np.float64)
     step = np.float64((ends[1] - ends[0]) / np.float32(max(count - 1, 1)))
     return np.where(n < count // 2, ends[0] + step * n, ends[1] - step * (count - 1 - n)).astype(np.float32)
@@ -44,9 +44,9 @@ def taps(ours: str, theirs: str, layers=None) -> Entry:
 
 
 def _one(*copies):
-    """The sines' frequency, which all layers share and every layer stores."""
+    """The frequency of the sines, which layers share but store separately."""
     if any(not np.array_equal(copy, copies[0]) for copy in copies):
-        raise UserError("the freq of filter_fn.implicit_filter differs between layers, and it is one parameter; check the file")
+        raise UserError("the freq of filter_fn.implicit_filter differs between layers, but must be one parameter; check the file")
     return (copies[0][0],)
 
 

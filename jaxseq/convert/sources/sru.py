@@ -1,4 +1,4 @@
-"""Stacks of the `sru` package, version 2: rnn_lst.N.{weight, weight_c, bias, scale_x}; one way in time, no layer norm."""
+"""Stacks of the `sru` package, version 2: rnn_lst.N.{weight, weight_c, bias, scale_x}; one direction, no layer norm."""
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -34,7 +34,7 @@ def describe(model) -> dict | None:
 
 
 def entries(theirs: dict) -> list[Entry]:
-    """Their matrix is (inputs, hidden x parts), the parts of a channel side by side."""
+    """Their matrix is (inputs, hidden x parts), with the parts of a channel adjacent."""
     hidden, table = theirs["hidden_size"], []
     for layer in range(theirs.get("num_layers", 2)):
         inputs = theirs["input_size"] if layer == 0 else hidden

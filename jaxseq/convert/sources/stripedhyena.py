@@ -23,7 +23,7 @@ def _kinds(theirs: dict) -> list[str]:
 
 
 def _segments(kinds: list[str]) -> list[tuple[int, list[str]]]:
-    """(repeats, kinds in a block): pairs where both alternate all along, else runs of one kind."""
+    """[(repeats, kinds in a block)]: pairs if the two kinds alternate everywhere, else runs of one kind."""
     if len(kinds) % 2 == 0 and kinds == ["hyena_modal", "attention"] * (len(kinds) // 2):
         return [(len(kinds) // 2, ["hyena_modal", "attention"])]
     starts = [i for i in range(len(kinds)) if i == 0 or kinds[i] != kinds[i - 1]]
@@ -100,7 +100,7 @@ def _widths(model: LM, swiglu) -> dict:
 
 def _tied(embedding, head):
     if not np.array_equal(embedding, head):
-        raise UserError("unembed is tied to embedding_layer, but their values differ; this checkpoint is not tied")
+        raise UserError("the config ties unembed to embedding_layer, but their values differ; correct the config")
     return (embedding,)
 
 

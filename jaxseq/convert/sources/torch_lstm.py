@@ -1,4 +1,4 @@
-"""torch.nn.LSTM: any number of layers, one or both ways, batch first or not (ours always is)."""
+"""torch.nn.LSTM: any number of layers, one or both directions, with or without batch_first."""
 
 import functools
 

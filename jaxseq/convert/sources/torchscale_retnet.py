@@ -66,7 +66,7 @@ def aliases(theirs: dict) -> dict:
 
 
 def _buffers(theirs: dict) -> list[Entry]:
-    """Angles and decays, which are no parameters, to the bit: torch's linspace counts from the nearer end."""
+    """The buffers of angles and decays, bit for bit: torch.linspace counts from the nearer end."""
     one, heads = np.float32(1), theirs["decoder_retention_heads"]
     i = np.arange(pairs := theirs["decoder_embed_dim"] // heads // 2, dtype=np.float32)
     step = one / np.float32(max(pairs - 1, 1))

@@ -1,6 +1,6 @@
-"""UniRepLKNet for images: the released checkpoints, as trained (branches and batch norms) and merged.
+"""UniRepLKNet for images: released checkpoints, as trained (branches and batch norms) or merged.
 
-What is read is {"params", "batch_stats"} of a model as trained, the parameters alone of a merged one ("deploy").
+A trained model is read as {"params", "batch_stats"}; a merged one ("deploy") has parameters only.
 """
 
 import re
@@ -14,7 +14,7 @@ from jaxseq.mixers import _reparam
 from jaxseq.models._unireplknet_blocks import PLAIN
 from jaxseq.models.unireplknet import Stage, UniRepLKNet, parse
 
-# kernels of a stage's blocks in turn, by the depths of the published variants
+# {depths of a published variant: kernel sizes of the blocks of each stage, repeated}
 KERNELS = {
     (2, 2, 6, 2): ((3,), (13,), (13,), (13,)),
     (2, 2, 8, 2): ((3,), (13,), (13,), (13,)),
@@ -24,7 +24,7 @@ KERNELS = {
 
 
 def rename(names: set[str]) -> dict[str, str]:
-    """Some of the files hold the weights under "model", beside what training left."""
+    """Some files have the weights under "model", beside other training state."""
     inside = {name.removeprefix("model."): name for name in names if name.startswith("model.")}
     return inside or {name: name for name in names}
 
@@ -34,7 +34,7 @@ def recognises(theirs: dict, names: set[str]) -> bool:
 
 
 def infer(shapes: Mapping[str, tuple[int, ...]]) -> dict:
-    """Their files carry no config: everything that it would say is in names and shapes."""
+    """The config from names and shapes, because the files have none."""
     shapes = {name: shapes[old] for name, old in rename(set(shapes)).items()}
     kernels: dict[int, list[int]] = {}
     found = (re.fullmatch(r"stages\.(\d+)\.(\d+)\.dwconv\.(?:lk_origin\.)?weight", name) for name in shapes)
@@ -57,7 +57,7 @@ def _stages(theirs: dict) -> tuple[Stage, ...]:
 
 
 def _cycle(kernels: tuple[int, ...], depth: int) -> tuple[int, ...]:
-    """The shortest beginning of which the first `depth` are repetitions."""
+    """The shortest prefix whose repetition gives the first `depth` elements."""
     return next(kernels[:n] for n in range(1, depth + 1) if all(kernels[i] == kernels[i % n] for i in range(depth)))
 
 
@@ -160,7 +160,7 @@ def entries(theirs: dict) -> list[Entry]:
     prefix = "" if merged else "params/"
     table = [*_convolution(f"{prefix}stem", f"{down}.0.0"), *norm(f"{prefix}stem/norm", f"{down}.0.1")]
     for i, stage in enumerate(_stages(theirs)):
-        first = 0 if i else 3  # the stem's second convolution stands in the stem's list
+        first = 0 if i else 3  # the second convolution of the stem is an item of a list
         table += _convolution(f"{prefix}reduce_{i}", f"{down}.{i}.{first}")
         table += norm(f"{prefix}reduce_{i}/norm", f"{down}.{i}.{first + 1}")
         for j, kernel in enumerate(stage.group):

@@ -1,4 +1,4 @@
-"""Weights & Biases. A run that goes on in its workdir is one run there. WANDB_MODE=offline and its like work as ever."""
+"""Weights & Biases. A resumed workdir continues the same run there. wandb's environment variables (WANDB_MODE) apply."""
 
 import hashlib
 from pathlib import Path

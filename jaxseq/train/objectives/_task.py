@@ -1,4 +1,4 @@
-"""What an objective's data are to the loop, and what all objectives on text share."""
+"""The interface between an objective's data and the training loop, and the code that all text objectives share."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -18,9 +18,9 @@ from jaxseq.train.objectives import _held_out
 
 
 def apply(model, variables: dict, *inputs, rng: jax.Array, train: bool, **more) -> tuple[Any, jax.Array, dict]:
-    """(what the model returns, the sum of the losses that it sowed, its collections after it).
+    """(the model's output, the sum of the losses that it sowed, its updated collections).
 
-    Losses are means over tokens, already scaled (router losses, logit penalties). Collections change in training alone.
+    Sown losses (router losses, logit penalties) are means over tokens and already scaled. Collections change only in training.
     """
     own = [name for name in variables if name != "params"]
     outputs, changed = model.apply(
@@ -32,15 +32,15 @@ def apply(model, variables: dict, *inputs, rng: jax.Array, train: bool, **more) 
 
 
 def masked_sum(weights: jax.Array, values: jax.Array) -> jax.Array:
-    """Sum of weights * values where the weight is positive: what stands elsewhere may be anything, and 0 * inf is nan."""
+    """Sum of weights * values where the weight is positive. Other values are ignored, even inf or nan."""
     return jnp.sum(jnp.where(weights > 0, weights * values, 0))
 
 
 def with_vocab(config, tokenizer: Tokenizer, more: int = 0):
-    """`config` with model.vocab set: the tokenizer's ids, and `more` of the objective's, where it was left empty.
+    """`config` with an empty model.vocab set to the tokenizer's number of ids plus `more` ids of the objective.
 
-    Raises UserError when it has no id for something that the rows may hold. Ids that no text gives (padding, reserved tokens)
-    may lie beyond it: published models have such tokenizers.
+    Raises UserError if a given model.vocab is too small for ids that rows can contain. Ids that never occur in text (padding,
+    reserved tokens) may exceed it, as in some published models.
     """
     vocab, wanted = config.model.vocab, tokenizer.vocab + more
     if vocab is None:
@@ -52,7 +52,7 @@ def with_vocab(config, tokenizer: Tokenizer, more: int = 0):
         raise UserError(f"model.vocab={vocab} is smaller than the tokenizer's {tokenizer.vocab} ids{extra}; leave it empty")
     if vocab < tokenizer.text_vocab:
         raise UserError(
-            f"model.vocab={vocab}, and with the tokenizer {tokenizer.name} a text gives ids up to {tokenizer.text_vocab - 1}; "
+            f"model.vocab={vocab} is too small: texts have ids up to {tokenizer.text_vocab - 1} with tokenizer {tokenizer.name}; "
             "name the tokenizer of these weights in data.tokenizer, or leave model.vocab empty for new ones"
         )
     if vocab <= (last := max(tokenizer.boundary, tokenizer.start)):
@@ -64,7 +64,7 @@ def with_vocab(config, tokenizer: Tokenizer, more: int = 0):
 
 
 def sample(documents: data.Documents, tokens: int) -> data.Documents:
-    """About `tokens` tokens of the documents, taken evenly from all of them; all where there are no more, or for 0."""
+    """Documents at equal distances with about `tokens` tokens together; all documents if they have fewer, or for 0."""
     total = int(documents.lengths.sum())
     if not tokens or total <= tokens:
         return documents
@@ -74,28 +74,28 @@ def sample(documents: data.Documents, tokens: int) -> data.Documents:
 
 
 def repeated(corpus: data.Corpus) -> int:
-    """How many validation documents are, token by token, training documents too."""
+    """The number of validation documents that are also training documents, token by token."""
     held, train = corpus.validation, corpus.train
     content = lambda part, i: hash(part.piece(i, 0, int(part.lengths[i]) - 1).tobytes())  # noqa: E731
     keys = [content(held, i) for i in range(len(held))]
-    alike = np.flatnonzero(np.isin(train.lengths, held.lengths))  # only these can be equal: the others are not read
+    alike = np.flatnonzero(np.isin(train.lengths, held.lengths))  # only these can be equal; others are not read
     found = set(keys).intersection(content(train, i) for i in alike)
     return sum(key in found for key in keys)
 
 
 def bytes_per_token(corpus) -> float | None:
-    """Mean UTF-8 bytes of a training token, document boundaries counted as tokens of none."""
-    if isinstance(corpus, streaming.StreamedCorpus):  # nothing of it has been read but what validates
+    """Mean UTF-8 bytes per training token; a document boundary is a token of 0 bytes. None if unknown."""
+    if isinstance(corpus, streaming.StreamedCorpus):  # only its validation documents have been read
         return int(corpus.validation.n_bytes.sum()) / int(corpus.validation.lengths.sum()) if len(corpus.validation) else None
     return corpus.train_bytes / max(int(corpus.train.lengths.sum()), 1)
 
 
 class Task:
-    """The data of a run and how a model is judged on them.
+    """The data of a run and the evaluation of a model on them. Large data are read at their first use.
 
-    config: the run's, with what the data settle (a vocabulary, a number of classes) filled in. figures: the names in
-    `evaluate`'s result that a run records. bytes_per_token: where the objective's `nats` are those of a text's tokens.
-    What is large is read when it is first asked for.
+    config: the config of the run, with the fields that depend on the data (vocabulary, number of classes) filled in.
+    figures: names in the result of `evaluate` that a run records.
+    bytes_per_token: bytes of text per token, if the objective's `nats` are those of text tokens; else None.
     """
 
     figures: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
@@ -103,32 +103,32 @@ class Task:
     config: Any
 
     def batches(self, process_index: int, process_count: int) -> Iterator[dict[str, np.ndarray]]:
-        """This process's share of every batch, endless; with `state()` and `restore(state)`."""
+        """Endless iterator over this process's rows of every batch, with methods `state()` and `restore(state)`."""
         raise NotImplementedError
 
     @property
     def validates(self) -> bool:
-        """Whether there are held-out data."""
+        """Whether there are validation data."""
         raise NotImplementedError
 
     def sizes(self) -> dict[str, dict[str, int]]:
-        """{"train": {"documents", "tokens"}, "validation": {…, "scored"}}, tokens as `tokens` of the objective counts them.
+        """{"train": {"documents", "tokens"}, "validation": {…, "scored"}}, with tokens counted as by the objective's `tokens`.
 
-        scored: the tokens that `evaluate` scores. With data.stream documents and tokens of "train" are None, and it has
-        "files", "bytes" on disk and "shuffled", the tokens that are shuffled together.
+        scored: the number of tokens that `evaluate` scores. With data.stream documents and tokens of "train" are None, and it
+        also has "files", "bytes" (on disk) and "shuffled" (tokens per shuffled block).
         """
         raise NotImplementedError
 
     def repeated(self) -> int:
-        """How many of the validation documents stand in the training data too, as far as that is known."""
+        """The number of validation documents that are also training documents; 0 if unknown."""
         return 0
 
     def damaged(self) -> int:
-        """How many records were left out of the data so far, see data.skip_records."""
+        """The number of records skipped so far, see data.skip_records."""
         return 0
 
     def check(self, model) -> None:
-        """Raises UserError for what would only fail in `evaluate`, after the last step."""
+        """Raises UserError for settings that would otherwise fail in `evaluate`, after the last step."""
         if self.config.eval.batch < 1:
             raise UserError(f"eval.batch={self.config.eval.batch} is not positive; set it to 1 or more")
         for name in ("documents", "tokens"):
@@ -138,37 +138,37 @@ class Task:
     def evaluate(
         self, model, variables: dict, split: str = "validation", *, mesh: Mesh | None = None, between: Between = nothing
     ) -> dict[str, Any]:
-        """Figures of about eval.tokens tokens of a split (0: all), JSON-able.
+        """Figures for about eval.tokens tokens of a split (0: all), as JSON data.
 
-        between: called between pieces of the work; what it raises ends it.
+        between: called repeatedly during the evaluation; an exception that it raises ends the evaluation.
         """
         raise NotImplementedError
 
     def describe(self, result: dict[str, Any]) -> str:
-        """A result of `evaluate` in a line."""
+        """A result of `evaluate` as one line of text."""
         return ", ".join(f"{name} {result[name]:.4f}" for name in self.figures)
 
 
 def check_model(config, *fields: str) -> None:
-    """Raises UserError for a model that the objective cannot train: one that lacks one of these fields, or has it empty."""
+    """Raises UserError if one of these fields, which the objective needs, is missing or empty in config.model."""
     missing = [field for field in fields if not config.model.get(field)]
     if missing:
         raise UserError(
-            f"train.objective={config.train.objective} cannot train model.kind={config.model.kind} (it wants "
-            f"model.{missing[0]}); choose another of the two"
+            f"train.objective={config.train.objective} cannot train model.kind={config.model.kind} (it needs "
+            f"model.{missing[0]}); change one of the two"
         )
 
 
 def check_corruption(config) -> None:
-    """Raises UserError for a fraction of hidden tokens that leaves none hidden or none seen."""
+    """Raises UserError if train.corruption, the fraction of corrupted tokens, is not between 0 and 1."""
     if not 0 < config.train.corruption < 1:
         raise UserError(f"train.corruption={config.train.corruption} is not between 0 and 1; give a fraction such as 0.15")
 
 
 class TextTask(Task):
-    """Packed rows of a corpus, each made into what the objective learns from by `transform` if there is one.
+    """Packed rows of a corpus, each passed through `transform` if there is one.
 
-    more: how many ids the objective adds behind the tokenizer's.
+    more: the number of ids that the objective adds after those of the tokenizer.
     """
 
     transform: Callable | None = None  # see jaxseq.data.batches
@@ -199,7 +199,7 @@ class TextTask(Task):
         return data.batches(self.config, self.corpus, process_index, process_count, self.transform)
 
     def scored(self, split: str) -> data.Documents:
-        """What `evaluate` scores: of the first eval.documents documents (0: all) about eval.tokens tokens (0: all)."""
+        """The documents that `evaluate` scores: about eval.tokens tokens (0: all) of the first eval.documents ones (0: all)."""
         settings = self.config.eval
         return sample(self.corpus.split(split)[: settings.documents or None], settings.tokens)
 
@@ -215,7 +215,7 @@ class TextTask(Task):
         return sizes | {"validation": sizes["validation"] | {"scored": scored}}
 
     def evaluate(self, model, variables, split="validation", *, mesh=None, between=nothing) -> dict[str, Any]:
-        """The objective's figures over one epoch of the documents, always hidden alike."""
+        """The objective's figures over one epoch of the documents. The corruption is the same in every evaluation."""
         config, documents = self.config, self.scored(split)
         found = data.rows(documents, config.train.length, config.data.seed, self.transform)
         loss = registry.load("train.objectives", config.train.objective).loss
