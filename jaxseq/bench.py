@@ -75,8 +75,8 @@ def calls(dtype: str = "float32") -> dict[str, Call]:
     for name in names():
         model = build(config(name, **{"model.dtype": dtype}))
         tokens_BT = jax.ShapeDtypeStruct((1, 8), jnp.int32)
-        with forms.recording(seen):
-            jax.eval_shape(functools.partial(model.init, form="recurrent"), jax.random.key(0), tokens_BT)
+        form = forms.plan("recurrent", seen=seen)
+        jax.eval_shape(functools.partial(model.init, form=form), jax.random.key(0), tokens_BT)
     return {name: counter.most_common(1)[0][0] for name, counter in counts.items()}
 
 
@@ -209,7 +209,7 @@ def bench(
     `progress` is called with the records of each length, `finished` with the result so far after each op.
 
     Keys: platform, device, jax, date, dtype, operations_per_second, bytes_per_second, shapes {op: …}, records, and choices
-    {op: [[longest T, form], …]}: the form that trains fastest.
+    {op: {"PURPOSE DTYPE": [[longest T, form], …]}}: the form that is fastest for the purposes "train" and "prefill".
     """
     ops, known = list(ops) or list(registry.names("ops")), calls(dtype)
     for op in ops:
@@ -227,7 +227,7 @@ def bench(
                 progress(new)
         result["shapes"][op] = {"inputs": [shape for shape, _ in call.xs], "options": dict(call.options), "tokens": TOKENS}
         result["records"] += records
-        result["choices"][op] = choose(records)
+        result["choices"][op] = choices(records, dtype)
         if finished:
             finished(result)
     return result
@@ -246,14 +246,19 @@ def _about(dtype: str) -> dict:
     }
 
 
-def choose(records: Sequence[dict]) -> list[list]:
-    """[[longest T, form], …] ascending: the form that trains fastest at each measured T; equal neighbours are merged."""
+def choices(records: Sequence[dict], dtype: str) -> dict[str, list[list]]:
+    """{"train DTYPE": …, "prefill DTYPE": …}, see `choose`."""
+    return {f"train {dtype}": choose(records, "training"), f"prefill {dtype}": choose(records, "forward")}
+
+
+def choose(records: Sequence[dict], kind: str) -> list[list]:
+    """[[longest T, form], …] ascending: the form with the least time of this kind at each T; equal neighbours are merged."""
     rows: list[list] = []
     for length in sorted({r["time"] for r in records}):
-        timed = [r for r in records if r["time"] == length and "training" in r]
+        timed = [r for r in records if r["time"] == length and kind in r]
         if not timed:
             continue
-        best = min(timed, key=lambda r: r["training"])["form"]
+        best = min(timed, key=lambda r: r[kind])["form"]
         if rows and rows[-1][1] == best:
             rows[-1][0] = length
         else:
@@ -262,19 +267,20 @@ def choose(records: Sequence[dict]) -> list[list]:
 
 
 def merge(table: dict, result: dict) -> dict:
-    """`ops/_auto.json` with the choices and figures of the ops in a new result replaced."""
-    backend = result["platform"]
-    choices = table["choices"] | {backend: table["choices"].get(backend, {}) | result["choices"]}
-    measured = dict(table["measured"].get(backend, {}))
-    about = {key: result[key] for key in ("device", "jax", "date", "dtype")}
+    """`ops/_auto.json` with the choices and figures of the ops and the dtype of a new result replaced."""
+    backend, dtype = result["platform"], result["dtype"]
+    chosen, measured = (dict(table[key].get(backend, {})) for key in ("choices", "measured"))
+    about = {key: result[key] for key in ("device", "jax", "date")}
     for op in result["choices"]:
+        chosen[op] = chosen.get(op, {}) | result["choices"][op]
         figures = [
             [r["time"], r["form"], round(r["forward"], 3), round(r["training"], 3)]
             for r in result["records"]
             if r["op"] == op and "training" in r
         ]
-        measured[op] = about | result["shapes"][op] | {"time, form, forward ms, training ms": figures}
-    return {"measured": table["measured"] | {backend: measured}, "choices": choices}
+        figures = about | result["shapes"][op] | {"time, form, forward ms, training ms": figures}
+        measured[op] = measured.get(op, {}) | {dtype: figures}
+    return {"measured": table["measured"] | {backend: measured}, "choices": table["choices"] | {backend: chosen}}
 
 
 def write(result: dict) -> str:

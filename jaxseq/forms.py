@@ -1,34 +1,49 @@
-"""Selects the form of an op: by name, per mixer label, or from a committed table of measurements.
+"""Chooses the form in which each op of a program runs: by name, per mixer label, or from a committed table of measurements.
 
-A `form` is a name ("recurrent", "parallel", "chunkwise", "pallas", "auto") or a mapping from mixer labels to names,
-`{"attention": "pallas", "retention": "chunkwise"}`, where the label "*" stands for all others. "auto" uses the fastest form in
-`ops/_auto.json`, which `jaxseq bench --write` measures for a platform; each choice is logged once.
+A `form` is a name ("recurrent", "parallel", "chunkwise", "pallas", "auto") or a choice per mixer label, where "*" stands for all
+other labels: the mapping `{"attention": "pallas", "*": "chunkwise"}`, or the same as text, "attention=pallas,*=chunkwise".
+"auto" uses the fastest form in `ops/_auto.json`, which `jaxseq bench --write` measures for a platform.
+
+A `Plan` is a form together with what else decides how an op runs. A program makes it once, by `plan`; nothing else looks up the
+forms of an op.
 """
 
-import contextlib
+import dataclasses
 import functools
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from jaxseq import registry
+from jaxseq import registry, shards
 from jaxseq.errors import UserError
 
 Form = str | tuple[tuple[str, str], ...]
 
+PURPOSES = ("train", "prefill", "decode")
+
 _log = logging.getLogger("jaxseq.forms")
 
 
-def freeze(form: str | Mapping[str, str] | Form) -> Form:
-    """The form as a hashable value: a mapping becomes a sorted tuple of its items."""
+def freeze(form: "str | Mapping[str, str] | Form") -> Form:
+    """The form as a hashable value: a choice per label becomes a sorted tuple of (label, name).
+
+    Raises UserError for text with "=" that is not of the form "label=name,label=name".
+    """
+    if isinstance(form, str) and "=" in form:
+        pairs = [tuple(part.strip() for part in item.split("=")) for item in form.split(",")]
+        if any(len(pair) != 2 or not all(pair) for pair in pairs) or len({label for label, *_ in pairs}) < len(pairs):
+            raise UserError(f"the form {form!r} must name one form per label, such as 'attention=pallas,*=chunkwise'")
+        return tuple(sorted(pairs))
     return tuple(sorted(form.items())) if isinstance(form, Mapping) else form
 
 
-def of_label(form: Form, label: str) -> str:
-    """The form for the mixer with this label; if a mapping has no such label, the form of "*", or else "chunkwise"."""
+def of_label(form: Form, label: str | None) -> str:
+    """The form for the mixer with this label; if there is no such label, the form of "*", or else "chunkwise"."""
     if isinstance(form, str):
         return form
     forms = dict(form)
@@ -37,53 +52,78 @@ def of_label(form: Form, label: str) -> str:
 
 @functools.cache
 def table() -> dict:
-    """{platform: {op: [[largest T, form], …]}}; the last row of an op also holds for larger T."""
+    """{platform: {op: {"PURPOSE DTYPE": [[largest T, form], …]}}}; the last row also holds for larger T."""
     return json.loads(resources.files("jaxseq.ops").joinpath("_auto.json").read_text(encoding="utf-8"))
 
 
 @functools.cache
-def automatic(op: str, time: int, platform: str) -> str:
-    """The fastest measured form of this op for this length and platform; "chunkwise" if there is no measurement."""
-    rows = table()["choices"].get(platform, {}).get(op, [])
-    longest = [form for limit, form in rows if time <= limit] + [form for _, form in rows[-1:]]
-    form = "recurrent" if time == 1 else (longest + ["chunkwise"])[0]
-    _log.info("auto: %s at T=%d on %s runs in its %s form", op, time, platform, form)
+def automatic(op: str, time: int, platform: str, purpose: str = "train", dtype: str = "float32") -> str:
+    """The fastest measured form of this op. One token is always "recurrent".
+
+    If this dtype was not measured, float32's figures are used; if nothing was measured, "chunkwise". Each choice is logged once.
+    """
+    if time == 1:
+        return "recurrent"
+    measured = table()["choices"].get(platform, {}).get(op, {})
+    purpose = "train" if purpose == "train" else "prefill"
+    rows = measured.get(f"{purpose} {dtype}") or measured.get(f"{purpose} float32")
+    if not rows:
+        _log.info("auto: %s is not measured on %s: chunkwise", op, platform)
+        return "chunkwise"
+    form = next((form for limit, form in rows if time <= limit), rows[-1][1])
+    _log.info("auto: %s at T=%d (%s, %s) on %s runs in its %s form", op, time, purpose, dtype, platform, form)
     return form
 
 
-def op(name: str, form: str, time: int) -> Callable:
-    """The function of op `name` in `form`. Raises UserError if the op has no such form."""
-    if form == "auto":
-        form = automatic(name, time, jax.default_backend())
-    forms = registry.load("ops", name).FORMS
+def find(op: str, form: str, platform: str) -> Callable:
+    """The function of op `op` in `form`. A Pallas kernel runs on each device's shard. Raises UserError if there is none."""
+    forms = registry.load("ops", op).FORMS
     if form in forms:
         return forms[form]
     from jaxseq import kernels  # Pallas is imported only when a kernel is requested
 
-    pallas = kernels.forms(name)
+    pallas = kernels.forms(op, platform)
     if form not in pallas:
-        raise UserError(f"{name} has no form {form!r}; choose one of: {', '.join([*forms, *pallas, 'auto'])}")
-    return pallas[form]
+        raise UserError(f"{op} has no form {form!r} on {platform}; choose one of: {', '.join([*forms, *pallas, 'auto'])}")
+    return shards.by_letters(pallas[form])
 
 
-@contextlib.contextmanager
-def recording(seen: Callable[[str, str, tuple, dict], None]) -> Iterator[None]:
-    """Context manager: calls `seen(op, form, xs, kwargs)` for each op that is traced, to list the ops that a network runs."""
-    global op
-    lookup = op
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Decides the form of each op of one program. Hashable, so that it can be a static argument of `jax.jit`.
 
-    def heard(name, form, time):
-        function = lookup(name, form, time)
-        chosen = automatic(name, time, jax.default_backend()) if form == "auto" else form
+    platform: of the devices that the program is compiled for ("cpu", "gpu", "tpu"), which may not be the default backend.
+    purpose: "train", "prefill" or "decode". seen(op, form, xs, kwargs): called for each op that is traced.
+    """
+
+    form: Form
+    platform: str
+    purpose: str
+    seen: Callable[[str, str, tuple, dict], None] | None = None
+
+    def op(self, name: str, label: str | None = None) -> Callable[..., tuple[Any, Any]]:
+        """Op `name` for the mixer with this label: called with the op's own arguments, returns (y, state).
+
+        What it runs is in the scope "op:NAME:FORM", which profiles and `jax.make_jaxpr` show.
+        """
+        form = of_label(self.form, label)
 
         def call(*xs, **kwargs):
-            seen(name, chosen, xs, kwargs)
-            return function(*xs, **kwargs)
+            dtype = jnp.result_type(xs[0]).name
+            chosen = form if form != "auto" else automatic(name, xs[0].shape[1], self.platform, self.purpose, dtype)
+            function = find(name, chosen, self.platform)
+            if self.seen:
+                self.seen(name, chosen, xs, kwargs)
+            with jax.named_scope(f"op:{name}:{chosen}"):
+                return function(*xs, **kwargs)
 
         return call
 
-    op = heard
-    try:
-        yield
-    finally:
-        op = lookup
+
+def plan(form: "str | Mapping[str, str] | Form | Plan", purpose: str = "prefill", platform: str | None = None, seen=None) -> Plan:
+    """The plan of a program that runs in `form`; a Plan is returned as it is. `platform`: default, that of `jax.devices()`."""
+    if isinstance(form, Plan):
+        return form
+    if purpose not in PURPOSES:
+        raise UserError(f"there is no purpose {purpose!r}; choose one of: {', '.join(PURPOSES)}")
+    return Plan(freeze(form), platform or jax.default_backend(), purpose, seen)

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
+from jaxseq.call import Call, Mixed
 from jaxseq.ops import _time
 
 Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
-Streams = dict[str, jax.Array]  # values [B, T, D] passed from layer to layer in addition to the residual stream, by name
 
 
 class Parameter(nn.LogicallyPartitioned):
@@ -215,7 +215,7 @@ def rotate(x_BTHK: jax.Array, pos_BT: jax.Array, frequency_F: jax.Array, interle
 
 
 class Mixer(nn.Module):
-    """Base of all mixers: maps a sequence and a state to a sequence and a state. A subclass must define `mix`.
+    """Base of all mixers: `y, state, streams = mixer(x, state, call)`. A subclass must define `mix`.
 
     The fields of a subclass are its hyper-parameters, set by `config.model.<label>`. The fields below are set by the model.
     """
@@ -230,7 +230,6 @@ class Mixer(nn.Module):
     # adjusted a little, "recurrence" scales with the width, "other" is not changed
     hidden_role: ClassVar[str] = "channels"
     in_place: ClassVar[bool] = False  # for T = 1 in the recurrent form `mix` takes and returns a `Layered` state
-    streams: ClassVar[tuple[str, ...]] = ()  # streams that `mix` reads and may change; zero before layer 0
 
     @nn.nowrap
     def init_state(self, batch: int, context: int | None) -> Any:
@@ -238,34 +237,26 @@ class Mixer(nn.Module):
         return ()
 
     @nn.nowrap
-    def boxed(self) -> dict:
-        """{"params": tree of Parameter boxes with ShapeDtypeStruct values}; nothing is computed."""
-        x_BTD, pos_BT = jax.ShapeDtypeStruct((1, 2, self.width), self.dtype), jax.ShapeDtypeStruct((1, 2), jnp.int32)
-        init = lambda x_BTD, pos_BT: self.init(jax.random.key(0), x_BTD, None, pos_BT, "recurrent", 0, mutable="params")  # noqa: E731
-        return metadata(jax.eval_shape(init, x_BTD, pos_BT))
+    def boxed(self, form: Any = "recurrent") -> dict:
+        """{"params": tree of Parameter boxes with ShapeDtypeStruct values}; traced in `form`, nothing is computed."""
+
+        def init():
+            x_BTD, pos_BT = jnp.zeros((1, 2, self.width), self.dtype), jnp.arange(2, dtype=jnp.int32)[None]
+            return self.init(jax.random.key(0), x_BTD, None, Call.of(pos_BT, form), mutable="params")
+
+        return metadata(jax.eval_shape(init))
 
     @nn.nowrap
     def remaining_capacity(self, state: Any) -> jax.Array | None:
         """Number of tokens [B] that each row of the state can still take without overwriting visible ones; None: no limit."""
         return None
 
-    def __call__(
-        self, x_BTD: jax.Array, state: Any, pos_BT: jax.Array, form: str,
-        layer: jax.Array | int | None = None, train: bool = False, streams: Streams | None = None,
-    ) -> tuple:  # fmt: skip
-        """(y_BTD, next state). `state=None`: the empty state. `layer`: index of the block, a traced integer in a scan.
+    def __call__(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
+        """The output, zero at padding, the next state, and values for later layers. `state=None`: the empty state."""
+        (x_BTD,) = _time.clean(call.pos_BT, x_BTD)
+        mixed = self.mix(x_BTD, state, call.replace(label=self.name))
+        return mixed._replace(y_BTD=_time.select(_time.valid(call.pos_BT), mixed.y_BTD))
 
-        If the class lists `streams`, `mix` gets their values by name and returns the changed ones as a third result. This method
-        returns that third result only if `streams` was passed; otherwise the streams are zero.
-        """
-        (x_BTD,) = _time.clean(pos_BT, x_BTD)
-        if not self.streams:
-            y_BTD, state = self.mix(x_BTD, state, pos_BT, form, layer, train)
-            return _time.select(_time.valid(pos_BT), y_BTD), state
-        values = streams or dict.fromkeys(self.streams, jnp.zeros(x_BTD.shape, self.dtype))
-        y_BTD, state, changed = self.mix(x_BTD, state, pos_BT, form, layer, train, values)
-        y_BTD = _time.select(_time.valid(pos_BT), y_BTD)
-        return (y_BTD, state) if streams is None else (y_BTD, state, changed)
-
-    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
+        """What a subclass defines; x_BTD is zero at padding."""
         raise NotImplementedError

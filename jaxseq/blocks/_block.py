@@ -6,15 +6,16 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq import forms
-from jaxseq.layers import NORMS, Mixer, Streams
+from jaxseq.call import Call, Mixed
+from jaxseq.layers import NORMS, Mixer
 
 
 class Block(nn.Module):
-    """x_BTD, streams, state = block(x_BTD, streams, state, pos_BT, form, layer, train)
+    """x_BTD, state, streams = block(x_BTD, state, call)
 
-    The state is a tuple with one entry per mixer. The residual stream keeps its dtype; mixers compute in their own. A subclass
-    defines `__call__`; its additional fields are set by `config.model.<name of its file>`.
+    The state is a tuple with one entry per mixer; `streams` holds what the mixers wrote for later segments. The residual stream
+    keeps its dtype; mixers compute in their own. A subclass defines `__call__`; its additional fields are set by
+    `config.model.<name of its file>`.
     """
 
     mixers: tuple[Mixer, ...] = ()
@@ -35,14 +36,7 @@ class Block(nn.Module):
         return NORMS[self.norm](self.norm_eps, self.dtype, name=f"norm_{name}")(x_BTD)
 
     @nn.nowrap
-    def run(
-        self, mixer: Mixer, h_BTD: jax.Array, streams: Streams, state: Any, pos_BT: jax.Array, form: forms.Form,
-        layer: jax.Array | int | None, train: bool,
-    ) -> tuple[jax.Array, Streams, Any]:  # fmt: skip
+    def run(self, mixer: Mixer, h_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         """Run one mixer, then dropout; only inside a compact method."""
-        own = {name: streams[name] for name in mixer.streams}
-        result = mixer(h_BTD, state, pos_BT, forms.of_label(form, mixer.name), layer, train, **({"streams": own} if own else {}))
-        y_BTD, state, *changed = result
-        for values in changed:
-            streams = streams | values
-        return nn.Dropout(self.dropout, deterministic=not train)(y_BTD), streams, state
+        mixed = mixer(h_BTD, state, call)
+        return mixed._replace(y_BTD=nn.Dropout(self.dropout, deterministic=not call.train)(mixed.y_BTD))

@@ -4,6 +4,7 @@ import jax
 from flax import linen as nn
 
 from jaxseq.blocks._block import Block
+from jaxseq.call import Mixed
 from jaxseq.layers import constrain
 
 
@@ -19,12 +20,13 @@ class Serial(Block):
         raise NotImplementedError
 
     @nn.compact
-    def __call__(self, x_BTD, streams, state, pos_BT, form, layer=None, train=False):
-        states = []
+    def __call__(self, x_BTD, state, call):
+        states, streams = [], {}
         for mixer, old in zip(self.mixers, state or (None,) * len(self.mixers), strict=True):
             h_BTD = self.before(x_BTD, mixer.name).astype(self.dtype)
-            y_BTD, streams, new = self.run(mixer, h_BTD, streams, old, pos_BT, form, layer, train)
+            y_BTD, new, written = self.run(mixer, h_BTD, old, call)
+            streams |= written
             next_BTD = self.after(x_BTD, h_BTD, y_BTD.astype(x_BTD.dtype), mixer.name)
             x_BTD = constrain(next_BTD.astype(x_BTD.dtype), ("batch", "time", None))
             states.append(new)
-        return x_BTD, streams, tuple(states)
+        return Mixed(x_BTD, tuple(states), streams)

@@ -4,6 +4,7 @@ import jax
 from flax import linen as nn
 
 from jaxseq.blocks._block import Block
+from jaxseq.call import Mixed
 from jaxseq.layers import Linear, constrain, fan_in
 from jaxseq.mixers import _init
 
@@ -21,18 +22,19 @@ class Augmented(Block):
     reduction: int = 32
 
     @nn.compact
-    def __call__(self, x_BTD, streams, state, pos_BT, form, layer=None, train=False):
-        after = []
+    def __call__(self, x_BTD, state, call):
+        after, streams = [], {}
         for mixer, before in zip(self.mixers, state or (None,) * len(self.mixers), strict=True):
             h_BTD = self.normed(x_BTD, mixer.name)
-            y_BTD, streams, s = self.run(mixer, h_BTD, streams, before, pos_BT, form, layer, train)
+            y_BTD, s, written = self.run(mixer, h_BTD, before, call)
+            streams |= written
             x_BTD = x_BTD + y_BTD.astype(x_BTD.dtype)
             if mixer.init_state(1, 1) != ():
                 for i in range(self.shortcuts):
                     x_BTD += self._shortcut(h_BTD, f"shortcut_{mixer.name}_{i}", _init.additions(mixer)).astype(x_BTD.dtype)
             x_BTD = constrain(x_BTD, ("batch", "time", None))
             after.append(s)
-        return x_BTD, streams, tuple(after)
+        return Mixed(x_BTD, tuple(after), streams)
 
     @nn.nowrap
     def _shortcut(self, h_BTD: jax.Array, name: str, additions: int) -> jax.Array:

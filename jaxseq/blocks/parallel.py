@@ -3,6 +3,7 @@
 from flax import linen as nn
 
 from jaxseq.blocks._block import Block
+from jaxseq.call import Mixed
 from jaxseq.layers import constrain
 
 
@@ -12,12 +13,13 @@ class Parallel(Block):
     shared_norm: bool = False  # use the norm of the first mixer for all
 
     @nn.compact
-    def __call__(self, x_BTD, streams, state, pos_BT, form, layer=None, train=False):
-        after, total_BTD, h_BTD = [], x_BTD, None
+    def __call__(self, x_BTD, state, call):
+        after, streams, total_BTD, h_BTD = [], {}, x_BTD, None
         for mixer, before in zip(self.mixers, state or (None,) * len(self.mixers), strict=True):
             if h_BTD is None or not self.shared_norm:
                 h_BTD = self.normed(x_BTD, mixer.name)
-            y_BTD, streams, s = self.run(mixer, h_BTD, streams, before, pos_BT, form, layer, train)
+            y_BTD, s, written = self.run(mixer, h_BTD, before, call)
+            streams |= written
             total_BTD += y_BTD.astype(x_BTD.dtype)
             after.append(s)
-        return constrain(total_BTD, ("batch", "time", None)), streams, tuple(after)
+        return Mixed(constrain(total_BTD, ("batch", "time", None)), tuple(after), streams)

@@ -1,20 +1,13 @@
 """Pre-norm residual block: x <- x + mixer(norm(x)) for each mixer, in the order of the stack."""
 
-from flax import linen as nn
-
-from jaxseq.blocks._block import Block
-from jaxseq.layers import constrain
+from jaxseq.blocks._serial import Serial
 
 
-class Residual(Block):
+class Residual(Serial):
     """Mixers one after another, each with its own norm: x <- x + mixer(norm(x))."""
 
-    @nn.compact
-    def __call__(self, x_BTD, streams, state, pos_BT, form, layer=None, train=False):
-        after = []
-        for mixer, before in zip(self.mixers, state or (None,) * len(self.mixers), strict=True):
-            h_BTD = self.normed(x_BTD, mixer.name)
-            h_BTD, streams, s = self.run(mixer, h_BTD, streams, before, pos_BT, form, layer, train)
-            x_BTD = constrain(x_BTD + h_BTD.astype(x_BTD.dtype), ("batch", "time", None))
-            after.append(s)
-        return x_BTD, streams, tuple(after)
+    def before(self, x_BTD, name):
+        return self.normed(x_BTD, name)
+
+    def after(self, x_BTD, h_BTD, y_BTD, name):
+        return x_BTD + y_BTD

@@ -40,8 +40,10 @@ def run(args):
         f"{result['device']}: {result['operations_per_second'] / 1e9:.3g} GFLOP/s in a matrix product, "
         f"{result['bytes_per_second'] / 1e9:.3g} GB/s in a copy; jax {result['jax']}, {result['dtype']}"
     )
-    for op, rows in result["choices"].items():
-        console.print(f"auto on {result['platform']}: {op}: " + ", ".join(f"{form} up to T {length}" for length, form in rows))
+    for op, purposes in result["choices"].items():
+        for purpose, rows in purposes.items():
+            forms = ", ".join(f"{form} up to T {length}" for length, form in rows)
+            console.print(f"auto on {result['platform']}: {op}, {purpose}: {forms}")
     if args.write:
         console.print("written to jaxseq/ops/_auto.json")
     return result

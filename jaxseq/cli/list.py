@@ -125,8 +125,7 @@ def describe(name: str) -> dict:
 def ops_of(mixer) -> list[str]:
     """The ops that a mixer runs."""
     found: dict[str, None] = {}
-    with forms.recording(lambda op, *_: found.setdefault(op)):
-        mixer.boxed()
+    mixer.boxed(forms.plan("recurrent", seen=lambda op, *_: found.setdefault(op)))
     return list(found)
 
 

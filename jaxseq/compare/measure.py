@@ -96,9 +96,9 @@ def _timed(subjects: Models, make: Callable[[MeasuredModel], Callable[[], Any]],
 def op_forms(config: ConfigDict, length: int) -> dict[str, str]:
     """{op: form} that this config's network uses for rows of `length` tokens. The network is traced, not run."""
     found: dict[str, str] = {}
-    init = functools.partial(jaxseq.build(config).init, form=forms.freeze(config.train.form))
-    with forms.recording(lambda op, form, *_: found.setdefault(op, form)):
-        jax.eval_shape(init, jax.random.key(0), jax.ShapeDtypeStruct((1, length), jnp.int32))
+    form = forms.plan(config.train.form, "train", seen=lambda op, form, *_: found.setdefault(op, form))
+    init = functools.partial(jaxseq.build(config).init, form=form)
+    jax.eval_shape(init, jax.random.key(0), jax.ShapeDtypeStruct((1, length), jnp.int32))
     return found
 
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxseq import forms
 from jaxseq.errors import UserError
 from jaxseq.ops._time import PAD
 
@@ -80,7 +81,9 @@ def evaluate(
     check(model, config, max((len(document.ids) for document in documents), default=0))
     batch = min(settings.batch, len(documents))
     anew = restart(model, config)
-    score = Scorer(model, params, config.train.form, settings.length, anew, settings.carry_state, mesh, between)
+    platform = mesh.devices.flat[0].platform if mesh else None
+    plan = forms.plan(config.train.form, "prefill", platform)
+    score = Scorer(model, params, plan, settings.length, anew, settings.carry_state, mesh, between)
     nats = np.zeros(len(documents))
     for group in groups(documents, batch):
         rows = [documents[index] for index in group]

@@ -52,7 +52,7 @@ def hidden_states(model: nn.Module, params: Any, *inputs: jax.Array, **options: 
 
     _, captured = model.apply({"params": params}, *inputs, capture_intermediates=seen, mutable=["intermediates"], **options)
     tree = captured["intermediates"]
-    first = [x[None] for x, _ in tree.pop("embed", ())]
+    first = [x[None] for x in tree.pop("embed", ())]
     blocks = _outputs(tree)
     return jnp.concatenate([*first, *(x.reshape(-1, *x.shape[-3:]) for x in blocks)])
 

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq import forms
 from jaxseq.errors import UserError
 from jaxseq.layers import Linear, Mixer, fan_in, param, rms_normalize
 from jaxseq.mixers import _init
@@ -72,14 +71,14 @@ class DeltaMixer(Mixer):
         inner = self.project(x_BTD, (rank,), f"{name}_a", axes=(None,))
         return Linear(shape, (None, "heads", None), init_fn=_init.inward(self), dtype=self.dtype, name=f"{name}_b")(inner)
 
-    def convolved(self, x_BTD, state, pos_BT, form):
+    def convolved(self, x_BTD, state, call):
         """(q, k, v, state of the convolution): q and k have unit length, then q is divided by sqrt(K)."""
         value_heads, key_size, value_size = self.sizes()
         shapes = {"q": (self.heads, key_size), "k": (self.heads, key_size), "v": (value_heads, value_size)}
         flat = [jax.lax.collapse(self.project(x_BTD, shape, name), 2) for name, shape in shapes.items()]  # T may be 0
         u_BTD = jnp.concatenate(flat, axis=-1)
         w_WD = param(self, "conv_kernel", fan_in(), (self.taps, u_BTD.shape[-1]), (None, "heads"))
-        u_BTD, state = forms.op("short_conv", form, x_BTD.shape[1])(u_BTD, w_WD=w_WD, state=state, pos=pos_BT)
+        u_BTD, state = call.op("short_conv")(u_BTD, w_WD=w_WD, state=state)
         cuts = [self.heads * key_size, 2 * self.heads * key_size]
         parts = jnp.split(nn.silu(u_BTD), cuts, axis=-1)
         q, k, v = (x.reshape(*x.shape[:2], *shape) for x, shape in zip(parts, shapes.values(), strict=True))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq import forms
+from jaxseq.call import Mixed
 from jaxseq.errors import UserError
 from jaxseq.layers import Initializer, Linear, Mixer, normal, param, uniform
 from jaxseq.mixers import _init
@@ -54,7 +54,7 @@ class GatedConvolutions(Mixer):
         """Arguments of `convolve`, one item per long convolution; only inside a compact method."""
         raise NotImplementedError
 
-    def convolve(self, item, x_BTD, state, pos_BT, form) -> tuple[jax.Array, Any]:
+    def convolve(self, item, x_BTD, state, call) -> tuple[jax.Array, Any]:
         raise NotImplementedError
 
     @nn.nowrap
@@ -63,17 +63,17 @@ class GatedConvolutions(Mixer):
         return HyenaState(short, tuple(self.long_state(batch) for _ in range(self.convolutions())))
 
     @nn.compact
-    def mix(self, x_BTD, state, pos_BT, form, layer, train):
-        count, width, heads, time = self.order + 1, self.width, self.heads, x_BTD.shape[1]
+    def mix(self, x_BTD, state, call):
+        count, width, heads = self.order + 1, self.width, self.heads
         state = HyenaState(None, (None,) * self.convolutions()) if state is None else state
         shape, axes = (heads, count, width // heads), ("embed", None, None, "mlp")
         z_BTHPK = Linear(shape, axes, bias=True, init_fn=_init.inward(self), dtype=self.dtype, name="in")(x_BTD)
         bound = self.taps**-0.5  # torch's default for a depthwise convolution
         w_WD = param(self, "conv_kernel", uniform(bound), (self.taps, count * width), (None, "mlp"))
         bias_D = param(self, "conv_bias", uniform(bound), (count * width,), ("mlp",), decay=False)
-        conv = forms.op("short_conv", form, time)
+        conv = call.op("short_conv")
         z_BTD, short = conv(
-            z_BTHPK.reshape(*x_BTD.shape[:2], count * width), w_WD=w_WD, bias_D=bias_D, state=state.short, pos=pos_BT
+            z_BTHPK.reshape(*x_BTD.shape[:2], count * width), w_WD=w_WD, bias_D=bias_D, state=state.short
         )
         z_BTHPK = z_BTD.reshape(z_BTHPK.shape)
         *x, v_BTD = (z_BTHPK[:, :, :, i].reshape(x_BTD.shape) for i in range(count))
@@ -82,12 +82,12 @@ class GatedConvolutions(Mixer):
         gates = x[:0:-1] if safari else x
         for gate_BTD, item, before in zip(gates, self.filters(), state.long, strict=True):
             v_BTD = v_BTD * gate_BTD if safari else v_BTD
-            v_BTD, s = self.convolve(item, v_BTD, before, pos_BT, form)
+            v_BTD, s = self.convolve(item, v_BTD, before, call)
             v_BTD = v_BTD if safari else v_BTD * gate_BTD
             after.append(s)
         y_BTD = v_BTD * x[0] if safari else v_BTD
         out = Linear((width,), ("mlp", "embed"), 1, True, _init.outward(self), self.dtype, name="out")
-        return out(y_BTD), HyenaState(short, tuple(after))
+        return Mixed(out(y_BTD), HyenaState(short, tuple(after)))
 
     def skip(self) -> jax.Array:
         """Skip weights [O, D]: the multiple of its input that each convolution adds; only inside a compact method."""

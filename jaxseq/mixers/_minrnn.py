@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq import forms
+from jaxseq.call import Mixed
 from jaxseq.layers import Linear, Mixer, fan_in, param, uniform
 from jaxseq.mixers import _init
 from jaxseq.ops import minlstm, short_conv
@@ -50,17 +50,17 @@ class MinRNN(Mixer):
         return param(self, name, init, shape, ("mlp",), decay=False)
 
     @nn.compact
-    def mix(self, x_BTD, state, pos_BT, form, layer, train):
-        state, time = MinState(None, None) if state is None else state, x_BTD.shape[1]
+    def mix(self, x_BTD, state, call):
+        state = MinState(None, None) if state is None else state
         conv_state = ()
         if self.taps:
             w_WD = param(self, "conv_kernel", uniform(self.taps**-0.5), (self.taps, self.width), (None, "embed"))
             bias_D = param(self, "conv_bias", jax.nn.initializers.zeros, (self.width,), ("embed",), decay=False)
-            conv = forms.op("short_conv", form, time)
-            x_BTD, conv_state = conv(x_BTD, w_WD=w_WD, bias_D=bias_D, state=state.conv, pos=pos_BT)
+            conv = call.op("short_conv")
+            x_BTD, conv_state = conv(x_BTD, w_WD=w_WD, bias_D=bias_D, state=state.conv)
         v_BTD = self.linear(x_BTD, "v")
         v_BTD = positive(v_BTD) if self.positive else v_BTD
-        h_BTD, scan = forms.op("minlstm", form, time)(v_BTD, self.gate(x_BTD), state=state.scan, pos=pos_BT)
+        h_BTD, scan = call.op("minlstm")(v_BTD, self.gate(x_BTD), state=state.scan)
         init = fan_in(_init.additions(self) ** -0.5)
         out = Linear((self.width,), ("mlp", "embed"), init_fn=init, dtype=self.dtype, name="o")
-        return out(h_BTD), MinState(conv_state, scan)
+        return Mixed(out(h_BTD), MinState(conv_state, scan))

@@ -43,7 +43,6 @@ class HeadMixer(Mixer):
 
 def depth(layer, layers: int):
     """(layer / (layers - 1), 1 - layer / layers): the two depth ratios of the released initialisation; (0, 1) for one layer."""
-    layer = 0 if layer is None else layer
     return layer / max(layers - 1, 1), 1 - layer / layers
 
 
@@ -73,7 +72,7 @@ def mix(module, name: str, share, x_BTD, last_BTD, of_last: bool = False):
 
 def layer_scale(layer, layers: int):
     """((1 + layer) / layers)^0.7: initial scale of the norm of each head, from RWKV-5 on."""
-    return ((1 + (0 if layer is None else layer)) / layers) ** 0.7
+    return ((1 + layer) / layers) ** 0.7
 
 
 def decay_speed(width: int, low: float, span: float, ratio):

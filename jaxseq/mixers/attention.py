@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq import forms
+from jaxseq.call import Mixed
 from jaxseq.errors import UserError
 from jaxseq.layers import Linear, Mixer, rotate
 from jaxseq.mixers import _init, _rotary
@@ -114,7 +114,7 @@ class Attention(Mixer):
         return y_BTHK
 
     @nn.compact
-    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+    def mix(self, x_BTD, state, call):
         kv_heads, size = self._sizes()
         init, bias_init = _init.inward(self), _init.bias(self, self.width)
 
@@ -127,14 +127,14 @@ class Attention(Mixer):
         q_BTHK, k_BTGK = self._normed(q_BTHK, k_BTGK)
         if self.rotary:
             frequency_F = self._frequencies(size)
-            q_BTHK, k_BTGK = (rotate(x, pos_BT, frequency_F, self.interleaved) for x in (q_BTHK, k_BTGK))
+            q_BTHK, k_BTGK = (rotate(x, call.pos_BT, frequency_F, self.interleaved) for x in (q_BTHK, k_BTGK))
         scale = size**-0.5 if self.scale is None else self.scale
         if self.alibi:
-            q_BTHK, k_BTGK = add_alibi(q_BTHK, k_BTGK, pos_BT, scale)
-        op = forms.op("attention", form, x_BTD.shape[1])
-        y_BTHK, state = op(q_BTHK, k_BTGK, v_BTGV, state=state, pos=pos_BT, window=self.window, scale=scale)
+            q_BTHK, k_BTGK = add_alibi(q_BTHK, k_BTGK, call.pos_BT, scale)
+        op = call.op("attention")
+        y_BTHK, state = op(q_BTHK, k_BTGK, v_BTGV, state=state, window=self.window, scale=scale)
         y_BTHK = self._gated(y_BTHK, project)
         bias = self.bias if self.output_bias is None else self.output_bias
         init, bias_init = _init.outward(self), _init.bias(self, self.heads * size)
         out = Linear((self.width,), ("heads", None, "embed"), 2, bias, init, self.dtype, bias_init, name="o")
-        return out(y_BTHK), state
+        return Mixed(out(y_BTHK), state)

@@ -2,7 +2,7 @@
 
 from flax import linen as nn
 
-from jaxseq import forms
+from jaxseq.call import Mixed
 from jaxseq.mixers._delta import DeltaMixer, DeltaMixerState
 
 
@@ -15,11 +15,11 @@ class GatedDeltaNet(DeltaMixer):
     """
 
     @nn.compact
-    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+    def mix(self, x_BTD, state, call):
         state = DeltaMixerState(None, None) if state is None else state
         value_heads, _, value_size = self.sizes()
-        q, k, v, conv = self.convolved(x_BTD, state.conv, pos_BT, form)
+        q, k, v, conv = self.convolved(x_BTD, state.conv, call)
         log_a_BTH = self.log_decay(self.project(x_BTD, (value_heads,), "a"), 1e-4, 16)
-        op = forms.op("gated_delta_rule", form, x_BTD.shape[1])
-        y_BTHV, delta = op(q, k, v, log_a_BTH, self.rate(x_BTD), state=state.delta, pos=pos_BT)
-        return self.out(y_BTHV, self.project(x_BTD, (value_heads, value_size), "g")), DeltaMixerState(conv, delta)
+        op = call.op("gated_delta_rule")
+        y_BTHV, delta = op(q, k, v, log_a_BTH, self.rate(x_BTD), state=state.delta)
+        return Mixed(self.out(y_BTHV, self.project(x_BTD, (value_heads, value_size), "g")), DeltaMixerState(conv, delta))

@@ -2,6 +2,7 @@
 
 from flax import linen as nn
 
+from jaxseq.call import Mixed
 from jaxseq.layers import Linear, Mixer
 from jaxseq.mixers import _activations, _init
 
@@ -22,7 +23,7 @@ class GeGLU(Mixer):
         return self.hidden or self.factor * self.width
 
     @nn.compact
-    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+    def mix(self, x_BTD, state, call):
         hidden, init = self.features, _init.paired(self)
 
         def up(name):
@@ -32,4 +33,4 @@ class GeGLU(Mixer):
         y_BTF = _activations.find(self.activation)(up("gate")) * up("up")
         init, bias_init = _init.outward(self), _init.bias(self, hidden)
         out = Linear((self.width,), ("mlp", "embed"), 1, self.bias, init, self.dtype, bias_init, name="down")
-        return out(y_BTF), ()
+        return Mixed(out(y_BTF), ())

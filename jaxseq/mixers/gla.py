@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq import forms
+from jaxseq.call import Mixed
 from jaxseq.errors import UserError
 from jaxseq.layers import Linear, Mixer, param, rms_normalize
 from jaxseq.mixers import _init
@@ -39,7 +39,7 @@ class GatedLinearAttention(Mixer):
         return gla.init_state(batch, self.heads, *self._sizes(), self.dtype)
 
     @nn.compact
-    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+    def mix(self, x_BTD, state, call):
         key_size, value_size = self._sizes()
         acc, init = _time.accumulation_dtype(x_BTD), _init.inward(self)
 
@@ -52,9 +52,9 @@ class GatedLinearAttention(Mixer):
         inner = project(x_BTD, (self.decay_rank,), ("embed", None), "w_a")
         w_BTHK = project(inner, (self.heads, key_size), (None, "heads", None), "w_b", bias=True)
         log_w_BTHK = jax.nn.log_sigmoid(w_BTHK.astype(acc)) / self.tau
-        op = forms.op("gla", form, x_BTD.shape[1])
-        y_BTHV, state = op(q_BTHK * key_size**-0.5, k_BTHK, v_BTHV, log_w_BTHK, state=state, pos=pos_BT)
+        op = call.op("gla")
+        y_BTHV, state = op(q_BTHK * key_size**-0.5, k_BTHK, v_BTHV, log_w_BTHK, state=state)
         scale_V = param(self, "norm_scale", jax.nn.initializers.ones, (value_size,), (None,), decay=False)
         y_BTHV = (rms_normalize(y_BTHV, self.eps) * scale_V * jnp.asarray(nn.silu(gate_BTHV), acc)).astype(self.dtype)
         out = Linear((self.width,), ("heads", None, "embed"), 2, init_fn=_init.outward(self), dtype=self.dtype, name="o")
-        return out(y_BTHV), state
+        return Mixed(out(y_BTHV), state)

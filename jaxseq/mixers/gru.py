@@ -3,7 +3,7 @@
 from flax import linen as nn
 from jax.nn.initializers import zeros
 
-from jaxseq import forms
+from jaxseq.call import Mixed
 from jaxseq.mixers._cell import Cell
 from jaxseq.ops import gru
 
@@ -16,9 +16,9 @@ class GRU(Cell):
         return gru.init_state(batch, self.heads, self._size(), self.dtype)
 
     @nn.compact
-    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+    def mix(self, x_BTD, state, call):
         u_BTHPK = self.inputs(x_BTD, len(gru.GATES), bias=True)
         w_HKPJ, b_HPK = self.recurrent_weights(len(gru.GATES), zeros)
-        op = forms.op("gru", form, x_BTD.shape[1])
-        h_BTHK, state = op(u_BTHPK, w_HKPJ=w_HKPJ, b_HPK=b_HPK, state=state, pos=pos_BT)
-        return self.output(h_BTHK), state
+        op = call.op("gru")
+        h_BTHK, state = op(u_BTHPK, w_HKPJ=w_HKPJ, b_HPK=b_HPK, state=state)
+        return Mixed(self.output(h_BTHK), state)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq import forms
+from jaxseq.call import Mixed
 from jaxseq.errors import UserError
 from jaxseq.layers import Linear, Mixer, param, uniform
 from jaxseq.mixers import _init, _ssm
@@ -59,8 +59,8 @@ class H3(Mixer):
         return {"w_WD": w_WD, "skip_D": param(self, "shift_D", jax.nn.initializers.normal(1.0), (self.width,), ("embed",), False)}
 
     @nn.compact
-    def mix(self, x_BTD, state, pos_BT, form, layer, train):
-        heads, size, time = self._heads(), self.head_size, x_BTD.shape[1]
+    def mix(self, x_BTD, state, call):
+        heads, size = self._heads(), self.head_size
         state = H3State(None, None) if state is None else state
 
         def project(name):
@@ -68,15 +68,15 @@ class H3(Mixer):
             return Linear((heads, size), axes, 1, True, _init.inward(self), self.dtype, name=name)(x_BTD)
 
         q_BTHK, k_BTHK, v_BTHV = project("q"), project("k"), project("v")
-        conv = forms.op("long_conv", form, time)
-        k_BTD, shift = conv(k_BTHK.reshape(x_BTD.shape), state=state.shift, pos=pos_BT, **self._shift())
+        conv = call.op("long_conv")
+        k_BTD, shift = conv(k_BTHK.reshape(x_BTD.shape), state=state.shift, **self._shift())
         kv_BTHKV = k_BTD.reshape(k_BTHK.shape)[..., None] * v_BTHV[:, :, :, None]
         weights = _ssm.diagonal(
             self, heads, self.state_size, self.frequencies, self.discretisation, (self.dt_min, self.dt_max), self.kernel_lr, True
         )
         weights = {name: jnp.repeat(w, size**2, axis=0) for name, w in weights.items()}  # all products of a head share one SSM
         flat_BTD = kv_BTHKV.reshape(*x_BTD.shape[:2], self.width * size)
-        y_BTD, diagonal = forms.op("diagonal_ssm", form, time)(flat_BTD, state=state.diagonal, pos=pos_BT, **weights)
+        y_BTD, diagonal = call.op("diagonal_ssm")(flat_BTD, state=state.diagonal, **weights)
         y_BTHV = jnp.einsum("bthk,bthkv->bthv", q_BTHK, y_BTD.reshape(kv_BTHKV.shape))
         out = Linear((self.width,), ("heads", None, "embed"), 2, True, _init.outward(self), self.dtype, name="o")
-        return out(y_BTHV), H3State(shift, diagonal)
+        return Mixed(out(y_BTHV), H3State(shift, diagonal))

@@ -5,7 +5,6 @@ from typing import ClassVar
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq import forms
 from jaxseq.mixers import _hyena
 from jaxseq.ops import long_conv
 
@@ -49,6 +48,6 @@ class Hyena(_hyena.GatedConvolutions):
     def filters(self):
         return list(zip(self.filter_module(name="filter")(), self.skip(), strict=True))
 
-    def convolve(self, item, x_BTD, state, pos_BT, form):
+    def convolve(self, item, x_BTD, state, call):
         w_WD, skip_D = item
-        return forms.op("long_conv", form, x_BTD.shape[1])(x_BTD, w_WD=w_WD, skip_D=skip_D, state=state, pos=pos_BT)
+        return call.op("long_conv")(x_BTD, w_WD=w_WD, skip_D=skip_D, state=state)

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq import forms
 from jaxseq.errors import UserError
 from jaxseq.layers import param
 from jaxseq.mixers import _hyena
@@ -59,8 +58,8 @@ class HyenaModal(_hyena.GatedConvolutions):
         p_ODM, c_ODM = (jnp.repeat(packed(x), self.share, axis=1) for x in (poles, residues))
         return list(zip(p_ODM, c_ODM, self.skip(), strict=True))
 
-    def convolve(self, item, x_BTD, state, pos_BT, form):
+    def convolve(self, item, x_BTD, state, call):
         p_DM, c_DM, d_D = item
         b_DM = jnp.zeros_like(p_DM).at[:, : self.state_size].set(1)
-        op = forms.op("diagonal_ssm", form, x_BTD.shape[1])
-        return op(x_BTD, p_DM=p_DM, b_DM=b_DM, c_DM=c_DM, d_D=d_D, state=state, pos=pos_BT)
+        op = call.op("diagonal_ssm")
+        return op(x_BTD, p_DM=p_DM, b_DM=b_DM, c_DM=c_DM, d_D=d_D, state=state)

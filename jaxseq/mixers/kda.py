@@ -2,7 +2,7 @@
 
 from flax import linen as nn
 
-from jaxseq import forms
+from jaxseq.call import Mixed
 from jaxseq.mixers._delta import DeltaMixer, DeltaMixerState
 
 
@@ -19,12 +19,12 @@ class KimiDeltaAttention(DeltaMixer):
     rank: int | None = None  # of the two low-rank maps; default: the key size
 
     @nn.compact
-    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+    def mix(self, x_BTD, state, call):
         state = DeltaMixerState(None, None) if state is None else state
         value_heads, key_size, value_size = self.sizes()
         rank = self.rank or key_size
-        q, k, v, conv = self.convolved(x_BTD, state.conv, pos_BT, form)
+        q, k, v, conv = self.convolved(x_BTD, state.conv, call)
         log_w_BTHK = self.log_decay(self.low_rank(x_BTD, rank, (value_heads, key_size), "f"), 1, 16)
-        op = forms.op("kda", form, x_BTD.shape[1])
-        y_BTHV, delta = op(q, k, v, log_w_BTHK, self.rate(x_BTD), state=state.delta, pos=pos_BT)
-        return self.out(y_BTHV, self.low_rank(x_BTD, rank, (value_heads, value_size), "g")), DeltaMixerState(conv, delta)
+        op = call.op("kda")
+        y_BTHV, delta = op(q, k, v, log_w_BTHK, self.rate(x_BTD), state=state.delta)
+        return Mixed(self.out(y_BTHV, self.low_rank(x_BTD, rank, (value_heads, value_size), "g")), DeltaMixerState(conv, delta))

@@ -2,7 +2,7 @@
 
 from flax import linen as nn
 
-from jaxseq import forms
+from jaxseq.call import Mixed
 from jaxseq.layers import Linear, Mixer, fan_in, param
 from jaxseq.mixers import _init
 from jaxseq.ops import short_conv
@@ -21,13 +21,13 @@ class LFMConv(Mixer):
         return short_conv.init_state(batch, self.taps, self.width, self.dtype)
 
     @nn.compact
-    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+    def mix(self, x_BTD, state, call):
         init, zeros = _init.inward(self), nn.initializers.zeros
         inner = Linear((3, self.width), ("embed", None, "mlp"), 1, self.bias, init, self.dtype, name="in")(x_BTD)
         b_BTD, c_BTD, h_BTD = (inner[:, :, i] for i in range(3))
         w_WD = param(self, "conv_kernel", fan_in(), (self.taps, self.width), (None, "mlp"))
         bias_D = param(self, "conv_bias", zeros, (self.width,), ("mlp",), decay=False) if self.bias else None
-        conv = forms.op("short_conv", form, x_BTD.shape[1])
-        y_BTD, state = conv(b_BTD * h_BTD, w_WD=w_WD, bias_D=bias_D, state=state, pos=pos_BT)
+        conv = call.op("short_conv")
+        y_BTD, state = conv(b_BTD * h_BTD, w_WD=w_WD, bias_D=bias_D, state=state)
         out = Linear((self.width,), ("mlp", "embed"), 1, self.bias, _init.outward(self), self.dtype, name="out")
-        return out(c_BTD * y_BTD), state
+        return Mixed(out(c_BTD * y_BTD), state)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq import forms
+from jaxseq.call import Mixed
 from jaxseq.errors import UserError
 from jaxseq.layers import Linear, Mixer, RMSNorm
 from jaxseq.mixers import _init
@@ -39,17 +39,17 @@ class LightningAttention(Mixer):
         return retention.init_state(batch, self.heads, self._size(), self._size(), self.dtype)
 
     @nn.compact
-    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+    def mix(self, x_BTD, state, call):
         def project(name):
             axes, init = ("embed", "heads", None), _init.inward(self)
             return Linear((self.heads, self._size()), axes, init_fn=init, dtype=self.dtype, name=name)(x_BTD)
 
         q, k, v = (nn.silu(project(name)) for name in "qkv")
-        left = 1 - (0 if layer is None else layer) / (self.layers - 1 + 1e-5) + 1e-5
+        left = 1 - call.layer / (self.layers - 1 + 1e-5) + 1e-5
         log_a_H = -(2.0 ** (-8 * jnp.arange(1, self.heads + 1) / self.heads)) * left
-        op = forms.op("retention", form, x_BTD.shape[1])
-        y_BTHV, state = op(q, k, v, jnp.broadcast_to(log_a_H, q.shape[:3]), state=state, pos=pos_BT)
+        op = call.op("retention")
+        y_BTHV, state = op(q, k, v, jnp.broadcast_to(log_a_H, q.shape[:3]), state=state)
         y_BTD = RMSNorm(self.eps, self.dtype, name="norm")(jax.lax.collapse(y_BTHV, 2)).reshape(y_BTHV.shape)
         y_BTHV = y_BTD * nn.sigmoid(project("g"))
         out = Linear((self.width,), ("heads", None, "embed"), 2, init_fn=_init.outward(self), dtype=self.dtype, name="o")
-        return out(y_BTHV), state
+        return Mixed(out(y_BTHV), state)

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq import forms
+from jaxseq.call import Mixed
 from jaxseq.mixers._cell import Cell
 from jaxseq.ops import lstm
 
@@ -18,12 +18,12 @@ class LSTM(Cell):
         return lstm.init_state(batch, self.heads, self._size(), self.dtype)
 
     @nn.compact
-    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+    def mix(self, x_BTD, state, call):
         def bias(key, shape, dtype):
             return jnp.zeros(shape, dtype).at[:, lstm.GATES.index("f")].set(self.forget_bias)
 
         u_BTHPK = self.inputs(x_BTD, len(lstm.GATES), bias=False)
         w_HKPJ, b_HPK = self.recurrent_weights(len(lstm.GATES), bias)
-        op = forms.op("lstm", form, x_BTD.shape[1])
-        h_BTHK, state = op(u_BTHPK, w_HKPJ=w_HKPJ, b_HPK=b_HPK, state=state, pos=pos_BT)
-        return self.output(h_BTHK), state
+        op = call.op("lstm")
+        h_BTHK, state = op(u_BTHPK, w_HKPJ=w_HKPJ, b_HPK=b_HPK, state=state)
+        return Mixed(self.output(h_BTHK), state)

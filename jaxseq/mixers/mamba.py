@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq import forms
+from jaxseq.call import Mixed
 from jaxseq.errors import UserError
 from jaxseq.layers import Linear, Mixer, RMSNorm, param, rms_normalize, uniform
 from jaxseq.ops import selective_scan, short_conv
@@ -76,8 +76,8 @@ class Mamba(Mixer):
         raise UserError(f"there is no selected_norm {self.selected_norm!r}; choose one of: none, plain, scaled")
 
     @nn.compact
-    def mix(self, x_BTD, state, pos_BT, form, layer, train):
-        inner, rank, time = self.expand * self.width, self.dt_rank or -(-self.width // 16), x_BTD.shape[1]
+    def mix(self, x_BTD, state, call):
+        inner, rank = self.expand * self.width, self.dt_rank or -(-self.width // 16)
         state = MambaState(None, None) if state is None else state
 
         def linear(x, features, axes, name, init=fan_in_uniform):
@@ -87,8 +87,8 @@ class Mamba(Mixer):
         bound = self.taps**-0.5  # torch's default for a depthwise convolution
         w_WD = param(self, "conv_kernel", uniform(bound), (self.taps, inner), (None, "mlp"))
         bias_D = param(self, "conv_bias", uniform(bound), (inner,), ("mlp",), decay=False)
-        conv = forms.op("short_conv", form, time)
-        u_BTD, conv_state = conv(u_BTD, w_WD=w_WD, bias_D=bias_D, state=state.conv, pos=pos_BT)
+        conv = call.op("short_conv")
+        u_BTD, conv_state = conv(u_BTD, w_WD=w_WD, bias_D=bias_D, state=state.conv)
         u_BTD = nn.silu(u_BTD)
 
         selected = linear(u_BTD, rank + 2 * self.state_size, ("mlp", None), "x")
@@ -99,10 +99,10 @@ class Mamba(Mixer):
         dt_BTD = nn.softplus(dt_BTD.astype(dt_bias_D.dtype) + dt_bias_D)
         a_log_DN = param(self, "A_log", a_log_init, (inner, self.state_size), ("mlp", None), decay=False)
         d_D = param(self, "D", jax.nn.initializers.ones, (inner,), ("mlp",), decay=False)
-        scan = forms.op("selective_scan", form, time)
-        y_BTD, scan_state = scan(u_BTD, dt_BTD, b_BTN, c_BTN, a_DN=-jnp.exp(a_log_DN), d_D=d_D, state=state.scan, pos=pos_BT)
+        scan = call.op("selective_scan")
+        y_BTD, scan_state = scan(u_BTD, dt_BTD, b_BTN, c_BTN, a_DN=-jnp.exp(a_log_DN), d_D=d_D, state=state.scan)
 
         shrink = (self.residuals * self.layers) ** -0.5
         init = lambda key, shape, dtype: shrink * fan_in_uniform(key, shape, dtype)  # noqa: E731
         y_BTD = linear(y_BTD * nn.silu(z_BTD), self.width, ("mlp", "embed"), "out", init)
-        return y_BTD, MambaState(conv_state, scan_state)
+        return Mixed(y_BTD, MambaState(conv_state, scan_state))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq import forms
+from jaxseq.call import Mixed
 from jaxseq.errors import UserError
 from jaxseq.layers import Linear, Mixer, param, rms_normalize, uniform
 from jaxseq.mixers.mamba import dt_bias_init, fan_in_uniform
@@ -60,12 +60,12 @@ class Mamba2(Mixer):
         conv = short_conv.init_state(batch, self.taps, inner + selected, self.dtype)
         return Mamba2State(conv, retention.init_state(batch, self.heads, self.state_size, size, self.dtype))
 
-    def _conv(self, x_BTD, state, pos_BT, form):
+    def _conv(self, x_BTD, state, call):
         width, bound = x_BTD.shape[-1], self.taps**-0.5  # torch's default for a depthwise convolution
         w_WD = param(self, "conv_kernel", uniform(bound), (self.taps, width), (None, "mlp"))
         bias_D = param(self, "conv_bias", uniform(bound), (width,), ("mlp",), decay=False)
-        conv = forms.op("short_conv", form, x_BTD.shape[1])
-        y_BTD, state = conv(x_BTD, w_WD=w_WD, bias_D=bias_D, state=state, pos=pos_BT)
+        conv = call.op("short_conv")
+        y_BTD, state = conv(x_BTD, w_WD=w_WD, bias_D=bias_D, state=state)
         return nn.silu(y_BTD), state
 
     def _norm(self, y_BTD):
@@ -77,13 +77,13 @@ class Mamba2(Mixer):
         return param(self, name, init, (self.heads,), ("heads",), decay=False)
 
     @nn.compact
-    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+    def mix(self, x_BTD, state, call):
         inner, size, selected = self._sizes()
-        time, state = x_BTD.shape[1], Mamba2State(None, None) if state is None else state
+        state = Mamba2State(None, None) if state is None else state
         features = 2 * inner + selected + self.heads
         all_BTD = Linear((features,), ("embed", "mlp"), init_fn=fan_in_uniform, dtype=self.dtype, name="in")(x_BTD)
         z_BTD, u_BTD, dt_BTH = jnp.split(all_BTD, [inner, 2 * inner + selected], axis=-1)
-        u_BTD, conv = self._conv(u_BTD, state.conv, pos_BT, form)
+        u_BTD, conv = self._conv(u_BTD, state.conv, call)
         x_BTHV = u_BTD[..., :inner].reshape(*u_BTD.shape[:2], self.heads, size)
         b_BTGK, c_BTGK = (
             part.reshape(*part.shape[:2], self.groups, self.state_size) for part in jnp.split(u_BTD[..., inner:], 2, axis=-1)
@@ -93,12 +93,12 @@ class Mamba2(Mixer):
         dt_BTH = jnp.clip(nn.softplus(dt_BTH.astype(bias_H.dtype) + bias_H), self.dt_low, self.dt_high)
         a_log_H, d_H = self._head_param("A_log", a_log_init(1, 16)), self._head_param("D", jax.nn.initializers.ones)
         v_BTHV = (x_BTHV.astype(dt_BTH.dtype) * dt_BTH[..., None]).astype(self.dtype)
-        op = forms.op("retention", form, time)
-        y_BTHV, ssd = op(c_BTGK, b_BTGK, v_BTHV, -jnp.exp(a_log_H) * dt_BTH, state=state.ssd, pos=pos_BT)
+        op = call.op("retention")
+        y_BTHV, ssd = op(c_BTGK, b_BTGK, v_BTHV, -jnp.exp(a_log_H) * dt_BTH, state=state.ssd)
         y_BTHV += (d_H[:, None] * x_BTHV).astype(self.dtype)
 
         y_BTD = self._norm(y_BTHV.reshape(z_BTD.shape) * nn.silu(z_BTD))
         shrink = (self.residuals * self.layers) ** -0.5
         init = lambda key, shape, dtype: shrink * fan_in_uniform(key, shape, dtype)  # noqa: E731
         out = Linear((self.width,), ("mlp", "embed"), init_fn=init, dtype=self.dtype, name="out")
-        return out(y_BTD), Mamba2State(conv, ssd)
+        return Mixed(out(y_BTD), Mamba2State(conv, ssd))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq import forms
+from jaxseq.call import Mixed
 from jaxseq.errors import UserError
 from jaxseq.layers import Linear, Mixer, RMSNorm, on_matrix, param, rotate
 from jaxseq.mixers import _init, _rotary
@@ -68,7 +68,7 @@ class LatentAttention(Mixer):
         return param(self, name, on_matrix(_init.inward(self), 1), shape, axes).astype(self.dtype)
 
     @nn.compact
-    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+    def mix(self, x_BTD, state, call):
         rank, value_size = self.kv_rank, self.value_size or self.head_size
         init, size = _init.inward(self), self.head_size + self.rotary_size
         queries = x_BTD
@@ -83,7 +83,7 @@ class LatentAttention(Mixer):
         shared_BT1K = down[:, :, None, rank:]
         if self.rotary:
             frequency_F = _rotary.frequencies(self, self.rotary_size)
-            turned_BTHK, shared_BT1K = (rotate(x, pos_BT, frequency_F, self.interleaved) for x in (turned_BTHK, shared_BT1K))
+            turned_BTHK, shared_BT1K = (rotate(x, call.pos_BT, frequency_F, self.interleaved) for x in (turned_BTHK, shared_BT1K))
 
         own_BTHR = jnp.einsum("bthk,rhk->bthr", own_BTHK, self._up("k_up", self.head_size))
         q_BTHR = jnp.concatenate([own_BTHR, turned_BTHK], axis=-1)
@@ -91,9 +91,9 @@ class LatentAttention(Mixer):
         if state is not None:
             slots = state.latent_BSK[:, :, None]
             state = attention.AttentionState(slots, slots[..., :rank], state.count_B)
-        op = forms.op("attention", form, x_BTD.shape[1])
+        op = call.op("attention")
         scale = size**-0.5 if self.scale is None else self.scale
-        y_BTHR, state = op(q_BTHR, latent_BT1K, c_BTR[:, :, None], state=state, pos=pos_BT, window=None, scale=scale)
+        y_BTHR, state = op(q_BTHR, latent_BT1K, c_BTR[:, :, None], state=state, window=None, scale=scale)
         y_BTHV = jnp.einsum("bthr,rhv->bthv", y_BTHR, self._up("v_up", value_size))
         out = Linear((self.width,), ("heads", None, "embed"), 2, init_fn=_init.outward(self), dtype=self.dtype, name="o")
-        return out(y_BTHV), MLAState(state.k_BSGK[:, :, 0], state.count_B)
+        return Mixed(out(y_BTHV), MLAState(state.k_BSGK[:, :, 0], state.count_B))

@@ -2,6 +2,7 @@
 
 from flax import linen as nn
 
+from jaxseq.call import Mixed
 from jaxseq.layers import Linear, Mixer
 from jaxseq.mixers import _activations, _init
 
@@ -27,10 +28,10 @@ class MLP(Mixer):
         return self.hidden or self.factor * self.width
 
     @nn.compact
-    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+    def mix(self, x_BTD, state, call):
         activation, init = _activations.find(self.activation), _init.inward(self)
         bias_init = _init.bias(self, self.width)
         h_BTF = Linear((self.features,), ("embed", "mlp"), 1, self.bias, init, self.dtype, bias_init, name="up")(x_BTD)
         init, bias_init = _init.outward(self), _init.bias(self, self.features)
         out = Linear((self.width,), ("mlp", "embed"), 1, self.bias, init, self.dtype, bias_init, name="down")
-        return out(activation(h_BTF)), ()
+        return Mixed(out(activation(h_BTF)), ())

@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxseq.call import Mixed
 from jaxseq.errors import UserError
 from jaxseq.layers import Linear, Mixer, constrain, param
 from jaxseq.mixers import _activations, _init
 from jaxseq.mixers._experts import grouped, permute
-from jaxseq.mixers._shards import mesh_axes, on_mesh
 from jaxseq.ops import _time
+from jaxseq.shards import mesh_axes, on_mesh
 
 
 class MoE(Mixer):
@@ -74,18 +75,18 @@ class MoE(Mixer):
         weights.append(param(self, "down", outward, down, ("expert", "mlp", "embed")))
         return tuple(w.astype(self.dtype) for w in weights)
 
-    def _route(self, x_BTD, pos_BT, train):
+    def _route(self, x_BTD, call):
         """(expert [B, T, R] int32, weight [B, T, R]) of each token's R = top_k choices, largest first."""
         acc = _time.accumulation_dtype(x_BTD)
         x_BTD = x_BTD.astype(acc)
-        if train and self.jitter:
+        if call.train and self.jitter:
             x_BTD *= jax.random.uniform(self.make_rng("dropout"), x_BTD.shape, acc, 1 - self.jitter, 1 + self.jitter)
         logits_BTE = Linear((self.experts,), ("embed", None), init_fn=_init.inward(self), dtype=acc, name="router")(x_BTD)
         chosen_BTA, expert_BTA = jax.lax.top_k(logits_BTE, self.top_k)
         log_z_BT = jax.nn.logsumexp(logits_BTE, axis=-1)
         if not self.is_initializing():  # init must create parameters only
             self.sow("intermediates", "choice", expert_BTA)
-            self._sow(logits_BTE, log_z_BT, expert_BTA, _time.valid(pos_BT))
+            self._sow(logits_BTE, log_z_BT, expert_BTA, _time.valid(call.pos_BT))
         if self.normalize:
             return expert_BTA, jax.nn.softmax(chosen_BTA, axis=-1)
         return expert_BTA, jnp.exp(chosen_BTA - log_z_BT[..., None])
@@ -101,18 +102,19 @@ class MoE(Mixer):
             self.sow("losses", "router_z", self.z_loss * mean(jnp.square(log_z_BT)))
 
     @nn.compact
-    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+    def mix(self, x_BTD, state, call):
         weights, activation = self._weights(), _activations.find(self.activation)
-        expert_BTA, weight_BTA = self._route(x_BTD, pos_BT, train)
-        if train and self.capacity_factor is not None:
+        expert_BTA, weight_BTA = self._route(x_BTD, call)
+        if call.train and self.capacity_factor is not None:
             places = math.ceil(self.capacity_factor * x_BTD.shape[1] * self.top_k / self.experts)
-            valid_BT = _time.valid(pos_BT)
-            return capacity(x_BTD, expert_BTA, weight_BTA, weights, valid_BT, activation=activation, places=max(places, 1)), ()
+            valid_BT = _time.valid(call.pos_BT)
+            routed = x_BTD, expert_BTA, weight_BTA, weights, valid_BT
+            return Mixed(capacity(*routed, activation=activation, places=max(places, 1)), ())
         tokens, up, down = ("batch", "time", None), ("expert", None, "mlp"), ("expert", "mlp", None)
         over_experts, _, over_mlp = mesh_axes(up, weights[-2].shape)
         function = functools.partial(dropless, activation=activation, experts=over_experts, split=over_experts + over_mlp)
         axes = (tokens, tokens, tokens, (*[up] * (len(weights) - 1), down))
-        return on_mesh(function, axes, tokens)(x_BTD, expert_BTA, weight_BTA, weights), ()
+        return Mixed(on_mesh(function, axes, tokens)(x_BTD, expert_BTA, weight_BTA, weights), ())
 
 
 def _feed_forward(product, x, weights, activation):

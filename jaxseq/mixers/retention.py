@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq import forms
+from jaxseq.call import Mixed
 from jaxseq.errors import UserError
 from jaxseq.layers import Linear, Mixer, rms_normalize, rotate, xavier_uniform
 from jaxseq.ops import retention
@@ -68,7 +68,7 @@ class Retention(Mixer):
         return y[..., :-1] / jax.lax.stop_gradient(jnp.maximum(jnp.abs(y[..., -1:]), 1))
 
     @nn.compact
-    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+    def mix(self, x_BTD, state, call):
         key_size, value_size = self._sizes()
         shrink = (8 * self.layers) ** -0.25 if self.deepnet else 1.0
 
@@ -77,17 +77,17 @@ class Retention(Mixer):
             return Linear((self.heads, size), axes, init_fn=init, dtype=self.dtype, name=name)(x_BTD)
 
         frequency_F = 10000.0 ** -jnp.linspace(0, 1, key_size // 2)
-        q_BTHK = rotate(project(key_size, "q"), pos_BT, frequency_F, interleaved=True)
-        k_BTHK = rotate(project(key_size, "k") * key_size**-0.5, pos_BT, frequency_F, interleaved=True)
+        q_BTHK = rotate(project(key_size, "q"), call.pos_BT, frequency_F, interleaved=True)
+        k_BTHK = rotate(project(key_size, "k") * key_size**-0.5, call.pos_BT, frequency_F, interleaved=True)
         v_BTHV = project(value_size, "v", 2**-2.5 * shrink)
         if self.torchscale_scaling:
             v_BTHV = jnp.concatenate([v_BTHV, jnp.ones_like(v_BTHV[..., :1])], axis=-1)
         log_a_H = jnp.log(DECAYS[self.decay](self.heads))
-        op = forms.op("retention", form, x_BTD.shape[1])
-        y_BTHV, state = op(q_BTHK, k_BTHK, v_BTHV, jnp.broadcast_to(log_a_H, q_BTHK.shape[:3]), state=state, pos=pos_BT)
+        op = call.op("retention")
+        y_BTHV, state = op(q_BTHK, k_BTHK, v_BTHV, jnp.broadcast_to(log_a_H, q_BTHK.shape[:3]), state=state)
         if self.torchscale_scaling:
-            y_BTHV = self._scaled(y_BTHV, log_a_H, pos_BT)
+            y_BTHV = self._scaled(y_BTHV, log_a_H, call.pos_BT)
         gate_BTHV = nn.silu(project(value_size, "g"))
         y_BTHV = gate_BTHV * rms_normalize(y_BTHV, self.eps).astype(self.dtype)
         axes, init = ("heads", None, "embed"), xavier_uniform(2**-1.0 * shrink)
-        return Linear((self.width,), axes, 2, init_fn=init, dtype=self.dtype, name="o")(y_BTHV), state
+        return Mixed(Linear((self.width,), axes, 2, init_fn=init, dtype=self.dtype, name="o")(y_BTHV), state)

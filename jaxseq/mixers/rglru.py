@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn.initializers import zeros
 
-from jaxseq import forms
+from jaxseq.call import Mixed
 from jaxseq.errors import UserError
 from jaxseq.layers import Linear, Mixer, fan_in, normal, param
 from jaxseq.mixers import _init
@@ -88,8 +88,8 @@ class RGLRU(Mixer):
         return jax.nn.sigmoid(gate_BTHV).reshape(*u_BTHK.shape[:2], heads * size)
 
     @nn.compact
-    def mix(self, x_BTD, state, pos_BT, form, layer, train):
-        hidden, time = self._hidden(), x_BTD.shape[1]
+    def mix(self, x_BTD, state, call):
+        hidden = self._hidden()
         state = RGLRUState(None, None) if state is None else state
 
         def linear(name):
@@ -98,15 +98,15 @@ class RGLRU(Mixer):
         gelu_BTD = nn.gelu(linear("y"), approximate=True)
         w_WD = param(self, "conv_kernel", normal((0.01 / self.taps) ** 0.5), (self.taps, hidden), (None, "mlp"))
         bias_D = param(self, "conv_bias", zeros, (hidden,), ("mlp",), decay=False)
-        conv = forms.op("short_conv", form, time)
-        u_BTD, conv_state = conv(linear("x"), w_WD=w_WD, bias_D=bias_D, state=state.conv, pos=pos_BT)
+        conv = call.op("short_conv")
+        u_BTD, conv_state = conv(linear("x"), w_WD=w_WD, bias_D=bias_D, state=state.conv)
 
         u_BTHK = u_BTD.reshape(*u_BTD.shape[:2], self.heads, hidden // self.heads)
         lambda_D = param(self, "Lambda", ring(self.low, self.high), (hidden,), ("mlp",), decay=False)
         log_a_BTD = -self.power * self._gate(u_BTHK, "a") * jax.nn.softplus(lambda_D)
-        multiplier_BTD = _time.select(pos_BT != _time.START, bounded_sqrt(-jnp.expm1(2 * log_a_BTD)), 1)
+        multiplier_BTD = _time.select(call.pos_BT != _time.START, bounded_sqrt(-jnp.expm1(2 * log_a_BTD)), 1)
         u_BTD = (multiplier_BTD * self._gate(u_BTHK, "i") * u_BTD).astype(self.dtype)
-        h_BTD, scan = forms.op("rglru", form, time)(u_BTD, log_a_BTD, state=state.scan, pos=pos_BT)
+        h_BTD, scan = call.op("rglru")(u_BTD, log_a_BTD, state=state.scan)
         init = fan_in(2 * _init.additions(self) ** -0.5)
         out = Linear((self.width,), ("mlp", "embed"), bias=True, init_fn=init, dtype=self.dtype, name="o")
-        return out(h_BTD * gelu_BTD), RGLRUState(conv_state, scan)
+        return Mixed(out(h_BTD * gelu_BTD), RGLRUState(conv_state, scan))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq import forms
+from jaxseq.call import Mixed
 from jaxseq.layers import Linear, Mixer
 from jaxseq.mixers import _rwkv
 from jaxseq.ops import token_shift, wkv4
@@ -23,11 +23,11 @@ class RWKV4(Mixer):
         return _rwkv.TimeMixState(shift, wkv4.init_state(batch, self.width, self.dtype))
 
     @nn.compact
-    def mix(self, x_BTD, state, pos_BT, form, layer, train):
-        time, state = x_BTD.shape[1], _rwkv.EMPTY if state is None else state
-        done, left = _rwkv.depth(layer, self.layers)
+    def mix(self, x_BTD, state, call):
+        state = _rwkv.EMPTY if state is None else state
+        done, left = _rwkv.depth(call.layer, self.layers)
         ramp_D = _rwkv.ramp(self.width)
-        last_BTD, shift = forms.op("token_shift", form, time)(x_BTD, state=state.shift, pos=pos_BT)
+        last_BTD, shift = call.op("token_shift")(x_BTD, state=state.shift)
 
         def project(name, share_D, init=_rwkv.zeros):
             mixed_BTD = _rwkv.mix(self, f"mix_{name}", share_D, x_BTD, last_BTD)
@@ -40,7 +40,7 @@ class RWKV4(Mixer):
         bonus_D = jnp.log(0.3) + 0.5 * _rwkv.zigzag(self.width)
         decay_D = _rwkv.vector(self, "time_decay", decay_D, (self.width,), ("mlp",), lr=2.0)
         u_D = _rwkv.vector(self, "time_first", bonus_D, (self.width,), ("mlp",), lr=3.0)
-        op = forms.op("wkv4", form, time)
-        y_BTD, wkv = op(k_BTD, v_BTD, w_D=-jnp.exp(decay_D), u_D=u_D, state=state.wkv, pos=pos_BT)
+        op = call.op("wkv4")
+        y_BTD, wkv = op(k_BTD, v_BTD, w_D=-jnp.exp(decay_D), u_D=u_D, state=state.wkv)
         out = Linear((self.width,), ("mlp", "embed"), init_fn=_rwkv.zeros, dtype=self.dtype, name="o")
-        return out(jax.nn.sigmoid(r_BTD) * y_BTD), _rwkv.TimeMixState(shift, wkv)
+        return Mixed(out(jax.nn.sigmoid(r_BTD) * y_BTD), _rwkv.TimeMixState(shift, wkv))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq import forms
+from jaxseq.call import Mixed
 from jaxseq.layers import Linear, param, uniform
 from jaxseq.mixers import _rwkv
 
@@ -38,11 +38,11 @@ class RWKV6(_rwkv.HeadMixer):
         return {name: x_BTD + change_BTD * (mu[name] + shift_BTPD[:, :, i]) for i, name in enumerate(TARGETS)}
 
     @nn.compact
-    def mix(self, x_BTD, state, pos_BT, form, layer, train):
-        time, heads, size = x_BTD.shape[1], self.heads, self.size()
+    def mix(self, x_BTD, state, call):
+        heads, size = self.heads, self.size()
         state = _rwkv.EMPTY if state is None else state
-        done, left = _rwkv.depth(layer, self.layers)
-        last_BTD, shift = forms.op("token_shift", form, time)(x_BTD, state=state.shift, pos=pos_BT)
+        done, left = _rwkv.depth(call.layer, self.layers)
+        last_BTD, shift = call.op("token_shift")(x_BTD, state=state.shift)
         x = self._mixtures(x_BTD, last_BTD, done, left)
 
         def project(name, gain=1.0):
@@ -60,8 +60,8 @@ class RWKV6(_rwkv.HeadMixer):
         low_BTR = jnp.tanh(x["w"] @ a_DR.astype(self.dtype))
         w_BTD = decay_D + (low_BTR @ b_RD.astype(self.dtype)).astype(decay_D.dtype)
         log_w_BTHK = -jnp.exp(w_BTD).reshape(k_BTHK.shape)
-        y_BTHV, wkv = forms.op("wkv6", form, time)(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK=u_HK, state=state.wkv, pos=pos_BT)
-        y_BTHV = _rwkv.group_norm(self, y_BTHV, self.eps, _rwkv.layer_scale(layer, self.layers))
+        y_BTHV, wkv = call.op("wkv6")(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK=u_HK, state=state.wkv)
+        y_BTHV = _rwkv.group_norm(self, y_BTHV, self.eps, _rwkv.layer_scale(call.layer, self.layers))
         y_BTD = y_BTHV * jax.nn.silu(g_BTHV).reshape(x_BTD.shape)
         out = Linear((self.width,), ("heads", "embed"), init_fn=_rwkv.zeros, dtype=self.dtype, name="o")
-        return out(y_BTD), _rwkv.TimeMixState(shift, wkv)
+        return Mixed(out(y_BTD), _rwkv.TimeMixState(shift, wkv))

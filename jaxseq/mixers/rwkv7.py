@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq import forms
+from jaxseq.call import Mixed
 from jaxseq.layers import Linear, param
 from jaxseq.mixers import _rwkv
 
@@ -39,7 +39,6 @@ class RWKV7(_rwkv.HeadMixer):
     gate_rank: int = 128  # of A_g
 
     op: ClassVar[str] = "wkv7"
-    streams: ClassVar[tuple[str, ...]] = ("value",)
 
     def _low_rank(self, name: str, rank: int, x_BTD, activation=lambda x: x):
         """activation(x A) B; initial values: A zero, B orthogonal times 0.1."""
@@ -52,12 +51,12 @@ class RWKV7(_rwkv.HeadMixer):
         return _rwkv.vector(self, name, value, (self.width,), ("heads",), lr=lr)
 
     @nn.compact
-    def mix(self, x_BTD, state, pos_BT, form, layer, train, streams):
-        time, heads, size = x_BTD.shape[1], self.heads, self.size()
+    def mix(self, x_BTD, state, call):
+        heads, size = self.heads, self.size()
         state = _rwkv.EMPTY if state is None else state
-        done, left = _rwkv.depth(layer, self.layers)
+        done, left = _rwkv.depth(call.layer, self.layers)
         ramp_D = _rwkv.ramp(self.width)
-        last_BTD, shift = forms.op("token_shift", form, time)(x_BTD, state=state.shift, pos=pos_BT)
+        last_BTD, shift = call.op("token_shift")(x_BTD, state=state.shift)
         x = {
             name: _rwkv.mix(self, f"mix_{name}", ramp_D ** (power * left), x_BTD, last_BTD, of_last=True)
             for name, power in SHARES.items()
@@ -78,13 +77,12 @@ class RWKV7(_rwkv.HeadMixer):
         rate_BTD = jax.nn.sigmoid(a0_D + rate).astype(self.dtype)
         gate_BTD = self._low_rank("gate", self.gate_rank, x["g"], jax.nn.sigmoid)
         r_BTD, k_BTD, v_BTD = project("r"), project("k", 0.1), project("v")
-        if self.first:
-            streams = {"value": v_BTD}
-        else:
+        streams = {"value": v_BTD} if self.first else {}
+        if not self.first:
+            first_BTD = call.streams.get("value", jnp.zeros_like(v_BTD)).astype(self.dtype)
             v0_D = self._vector("value", 0.73 - 0.4 * line_D)
             share = jax.nn.sigmoid(v0_D + self._low_rank("value", self.value_rank, x["v"]).astype(v0_D.dtype))
-            v_BTD += (streams["value"].astype(self.dtype) - v_BTD) * share.astype(self.dtype)
-            streams = {}
+            v_BTD += (first_BTD - v_BTD) * share.astype(self.dtype)
 
         def by_head(x_BTD):
             return x_BTD.reshape(*x_BTD.shape[:2], heads, size)
@@ -93,11 +91,11 @@ class RWKV7(_rwkv.HeadMixer):
         k_BTD *= 1 + (rate_BTD - 1) * self._vector("mix_rate", 1.02).astype(self.dtype)
         rho_HK = _rwkv.vector(self, "bonus", -0.04, (heads, size), ("heads", None)).astype(self.dtype)
         r_BTHK, k_BTHK, v_BTHV, log_w_BTHK = map(by_head, (r_BTD, k_BTD, v_BTD, -LOWEST * jax.nn.sigmoid(w_BTD)))
-        y_BTHV, wkv = forms.op("wkv7", form, time)(
-            r_BTHK, log_w_BTHK, k_BTHK, v_BTHV, -kappa_BTHK, kappa_BTHK * by_head(rate_BTD), state=state.wkv, pos=pos_BT
+        y_BTHV, wkv = call.op("wkv7")(
+            r_BTHK, log_w_BTHK, k_BTHK, v_BTHV, -kappa_BTHK, kappa_BTHK * by_head(rate_BTD), state=state.wkv
         )
-        y_BTD = _rwkv.group_norm(self, y_BTHV, self.eps, _rwkv.layer_scale(layer, self.layers))
+        y_BTD = _rwkv.group_norm(self, y_BTHV, self.eps, _rwkv.layer_scale(call.layer, self.layers))
         bonus_BTHV = jnp.sum(r_BTHK * k_BTHK * rho_HK, axis=-1, keepdims=True) * v_BTHV
         y_BTD = (y_BTD + bonus_BTHV.reshape(y_BTD.shape)) * gate_BTD
         out = Linear((self.width,), ("heads", "embed"), init_fn=_rwkv.zeros, dtype=self.dtype, name="o")
-        return out(y_BTD), _rwkv.TimeMixState(shift, wkv), streams
+        return Mixed(out(y_BTD), _rwkv.TimeMixState(shift, wkv), streams)

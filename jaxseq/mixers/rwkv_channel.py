@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq import forms
+from jaxseq.call import Mixed
 from jaxseq.layers import Linear, Mixer
 from jaxseq.mixers import _rwkv
 from jaxseq.ops import token_shift
@@ -33,12 +33,12 @@ class RWKVChannel(Mixer):
         return token_shift.init_state(batch, self.width, self.dtype)
 
     @nn.compact
-    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+    def mix(self, x_BTD, state, call):
         hidden = self.features
-        _, left = _rwkv.depth(layer, self.layers)
+        _, left = _rwkv.depth(call.layer, self.layers)
         power = self.mix_power or (1 if self.gated else 4)
         share_D = _rwkv.ramp(self.width) ** (left**power)
-        last_BTD, state = forms.op("token_shift", form, x_BTD.shape[1])(x_BTD, state=state, pos=pos_BT)
+        last_BTD, state = call.op("token_shift")(x_BTD, state=state)
 
         def linear(x, features, axes, name, init=_rwkv.zeros):
             return Linear((features,), axes, init_fn=init, dtype=self.dtype, name=name)(x)
@@ -47,6 +47,6 @@ class RWKVChannel(Mixer):
         k_BTF = linear(x_k_BTD, hidden, ("embed", "mlp"), "k", _rwkv.orthogonal(self.key_gain))
         y_BTD = linear(jnp.square(nn.relu(k_BTF)), self.width, ("mlp", "embed"), "v")
         if not self.gated:
-            return y_BTD, state
+            return Mixed(y_BTD, state)
         x_r_BTD = _rwkv.mix(self, "mix_r", share_D, x_BTD, last_BTD, self.of_last)
-        return jax.nn.sigmoid(linear(x_r_BTD, self.width, ("embed", None), "r")) * y_BTD, state
+        return Mixed(jax.nn.sigmoid(linear(x_r_BTD, self.width, ("embed", None), "r")) * y_BTD, state)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq import forms
+from jaxseq.call import Mixed
 from jaxseq.layers import Mixer, param
 from jaxseq.mixers import _ssm
 from jaxseq.ops import dplr_ssm
@@ -28,7 +28,7 @@ class S4(Mixer):
         return dplr_ssm.init_state(batch, self.width, _ssm.check(self.state_size, "legs", "bilinear"), self.dtype)
 
     @nn.compact
-    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+    def mix(self, x_BTD, state, call):
         modes, width, lr = _ssm.check(self.state_size, "legs", "bilinear"), self.width, self.kernel_lr
         lam, p, b = _ssm.hippo(self.state_size)
 
@@ -43,7 +43,7 @@ class S4(Mixer):
         if self.kernel_length:
             c_DM = dplr_ssm.whole(c_DM, self.kernel_length, **system)
         d_D = param(self, "D", jax.nn.initializers.normal(1.0), (width,), ("embed",), decay=False)
-        y_BTD, state = forms.op("dplr_ssm", form, x_BTD.shape[1])(
-            x_BTD, b_DM=vector("B", _ssm.constant(b), lr), c_DM=c_DM, d_D=d_D, state=state, pos=pos_BT, **system
+        y_BTD, state = call.op("dplr_ssm")(
+            x_BTD, b_DM=vector("B", _ssm.constant(b), lr), c_DM=c_DM, d_D=d_D, state=state, **system
         )
-        return _ssm.gated_output(self, y_BTD), state
+        return Mixed(_ssm.gated_output(self, y_BTD), state)

@@ -2,7 +2,7 @@
 
 from flax import linen as nn
 
-from jaxseq import forms
+from jaxseq.call import Mixed
 from jaxseq.layers import Mixer
 from jaxseq.mixers import _ssm
 from jaxseq.ops import diagonal_ssm
@@ -29,10 +29,10 @@ class S4D(Mixer):
         return diagonal_ssm.init_state(batch, self.width, modes, self.dtype)
 
     @nn.compact
-    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+    def mix(self, x_BTD, state, call):
         weights = _ssm.diagonal(
             self, self.width, self.state_size, self.frequencies, self.discretisation,
             (self.dt_min, self.dt_max), self.kernel_lr, self.input_map,
         )  # fmt: skip
-        y_BTD, state = forms.op("diagonal_ssm", form, x_BTD.shape[1])(x_BTD, state=state, pos=pos_BT, **weights)
-        return _ssm.gated_output(self, y_BTD), state
+        y_BTD, state = call.op("diagonal_ssm")(x_BTD, state=state, **weights)
+        return Mixed(_ssm.gated_output(self, y_BTD), state)

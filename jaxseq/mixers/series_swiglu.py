@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxseq.call import Mixed
 from jaxseq.layers import Linear, Mixer, param
 from jaxseq.mixers import _init
 
@@ -36,7 +37,7 @@ class SeriesSwiGLU(Mixer):
         return self.hidden or _init.gated_hidden(self.width)
 
     @nn.compact
-    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+    def mix(self, x_BTD, state, call):
         init, shape = _init.paired(self), (self.terms, self.features)
 
         def up(name):
@@ -49,4 +50,4 @@ class SeriesSwiGLU(Mixer):
         outward = _init.outward(self)
         shrunk = lambda key, shape, dtype: outward(key, shape, dtype) / self.terms  # noqa: E731
         y_BTF = series_BTF * up("up")
-        return Linear((self.width,), ("mlp", "embed"), init_fn=shrunk, dtype=self.dtype, name="down")(y_BTF), ()
+        return Mixed(Linear((self.width,), ("mlp", "embed"), init_fn=shrunk, dtype=self.dtype, name="down")(y_BTF), ())

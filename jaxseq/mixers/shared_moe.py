@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxseq.call import Mixed
 from jaxseq.errors import UserError
 from jaxseq.layers import Linear, param
 from jaxseq.mixers import _init
@@ -29,9 +30,9 @@ class SharedMoE(MoE):
     scale: float = 1.0  # of the sigmoid router's weights
     initial: str = "llama"
 
-    def _route(self, x_BTD, pos_BT, train):
+    def _route(self, x_BTD, call):
         if self.router == "softmax":
-            return super()._route(x_BTD, pos_BT, train)
+            return super()._route(x_BTD, call)
         if self.router != "sigmoid":
             raise UserError(f"there is no router {self.router!r}; choose one of: softmax, sigmoid")
         if self.experts % self.groups or not self.top_groups <= self.groups:
@@ -50,15 +51,15 @@ class SharedMoE(MoE):
         _, expert_BTR = jax.lax.top_k(choice_BTE, self.top_k)
         if not self.is_initializing():  # init must create parameters only
             self.sow("intermediates", "choice", expert_BTR)
-            self._sow(logits_BTE, jax.nn.logsumexp(logits_BTE, axis=-1), expert_BTR, _time.valid(pos_BT))
+            self._sow(logits_BTE, jax.nn.logsumexp(logits_BTE, axis=-1), expert_BTR, _time.valid(call.pos_BT))
         weight_BTR = jnp.take_along_axis(score_BTE, expert_BTR, axis=-1)
         if self.normalize:
             weight_BTR /= jnp.sum(weight_BTR, axis=-1, keepdims=True) + 1e-20
         return expert_BTR, self.scale * weight_BTR
 
     @nn.compact
-    def mix(self, x_BTD, state, pos_BT, form, layer, train):
-        y_BTD, _ = super().mix(x_BTD, state, pos_BT, form, layer, train)
+    def mix(self, x_BTD, state, call):
+        y_BTD = super().mix(x_BTD, state, call).y_BTD
         hidden = self.shared_hidden or self.features
 
         def up(name):
@@ -70,4 +71,4 @@ class SharedMoE(MoE):
         if self.shared_gate:
             gate = Linear((1,), ("embed", None), init_fn=_init.inward(self), dtype=self.dtype, name="shared_weight")
             shared_BTD *= jax.nn.sigmoid(gate(x_BTD))
-        return y_BTD + shared_BTD, ()
+        return Mixed(y_BTD + shared_BTD, ())

@@ -5,7 +5,7 @@ import math
 import jax
 from flax import linen as nn
 
-from jaxseq import forms
+from jaxseq.call import Mixed
 from jaxseq.layers import Linear, Mixer, param, uniform
 from jaxseq.ops import sru
 
@@ -24,7 +24,7 @@ class SRU(Mixer):
         return sru.init_state(batch, self.width, self.dtype)
 
     @nn.compact
-    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+    def mix(self, x_BTD, state, call):
         init = uniform((3 / self.width) ** 0.5)
 
         def linear(name):
@@ -36,8 +36,8 @@ class SRU(Mixer):
         constant = jax.nn.initializers.constant
         b_f_D, b_r_D = vector("f_bias", constant(0.0)), vector("r_bias", constant(self.highway_bias))
         alpha = math.sqrt(1 + 2 * math.exp(self.highway_bias))
-        y_BTD, state = forms.op("sru", form, x_BTD.shape[1])(
+        y_BTD, state = call.op("sru")(
             linear("u"), (linear("f") + b_f_D).astype(self.dtype), (linear("r") + b_r_D).astype(self.dtype), alpha * x_BTD,
-            v_f_D=vector("v_f", uniform(1.5**0.5)), v_r_D=vector("v_r", uniform(1.5**0.5)), state=state, pos=pos_BT,
+            v_f_D=vector("v_f", uniform(1.5**0.5)), v_r_D=vector("v_r", uniform(1.5**0.5)), state=state,
         )  # fmt: skip
-        return y_BTD, state
+        return Mixed(y_BTD, state)

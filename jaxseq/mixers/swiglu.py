@@ -2,6 +2,7 @@
 
 from flax import linen as nn
 
+from jaxseq.call import Mixed
 from jaxseq.layers import Linear, Mixer
 from jaxseq.mixers import _init
 
@@ -19,7 +20,7 @@ class SwiGLU(Mixer):
         return self.hidden or _init.gated_hidden(self.width)
 
     @nn.compact
-    def mix(self, x_BTD, state, pos_BT, form, layer, train):
+    def mix(self, x_BTD, state, call):
         init = _init.paired(self)
 
         def up(name):
@@ -28,4 +29,4 @@ class SwiGLU(Mixer):
         y_BTF = nn.silu(up("gate")) * up("up")
         init = _init.outward(self)
         y_BTD = Linear((self.width,), ("mlp", "embed"), init_fn=init, dtype=self.dtype, name="down")(y_BTF)
-        return y_BTD, ()
+        return Mixed(y_BTD, ())

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq import forms
+from jaxseq.call import Mixed
 from jaxseq.layers import Linear, Mixer, fan_in, normal, param
 from jaxseq.mixers import _init, _reparam
 from jaxseq.ops import _time, running_mean, short_conv
@@ -70,24 +70,24 @@ class UniRepLK(Mixer):
         return w_WD
 
     @nn.compact
-    def mix(self, x_BTD, state, pos_BT, form, layer, train):
-        width, hidden, time = self.width, self.factor * self.width, x_BTD.shape[1]
+    def mix(self, x_BTD, state, call):
+        width, hidden = self.width, self.factor * self.width
         state = UniRepLKState(None, None, None) if state is None else state
-        zeros, mean = nn.initializers.zeros, forms.op("running_mean", form, time)
+        zeros, mean = nn.initializers.zeros, call.op("running_mean")
 
         def linear(x, features, axes, name, init=None):
             return Linear((features,), axes, 1, True, init, self.dtype, name=name)(x)
 
         bias_D = param(self, "conv_bias", zeros, (width,), ("embed",), decay=False)
-        conv = forms.op("short_conv", form, time)
-        h_BTD, conv_state = conv(x_BTD, w_WD=self._kernel(), bias_D=bias_D, state=state.conv, pos=pos_BT)
+        conv = call.op("short_conv")
+        h_BTD, conv_state = conv(x_BTD, w_WD=self._kernel(), bias_D=bias_D, state=state.conv)
 
-        pooled_BTD, pool = mean(h_BTD, state=state.pool, pos=pos_BT)
+        pooled_BTD, pool = mean(h_BTD, state=state.pool)
         gate_BTD = nn.relu(linear(pooled_BTD, max(width // self.reduction, 1), ("embed", None), "squeeze"))
         h_BTD *= jax.nn.sigmoid(linear(gate_BTD, width, (None, "embed"), "excite"))
 
         h_BTF = nn.gelu(linear(h_BTD, hidden, ("embed", "mlp"), "up"), approximate=False)
-        square_BTF, response = mean(jnp.square(h_BTF.astype(_time.accumulation_dtype(h_BTF))), state=state.response, pos=pos_BT)
+        square_BTF, response = mean(jnp.square(h_BTF.astype(_time.accumulation_dtype(h_BTF))), state=state.response)
         gamma_F = param(self, "grn_gamma", zeros, (hidden,), ("mlp",), decay=False)
         h_BTF = _reparam.respond(h_BTF, square_BTF, gamma_F, self.eps)
         if not self.merged:
@@ -97,7 +97,7 @@ class UniRepLK(Mixer):
         if not self.merged:
             init = nn.initializers.constant(self.layer_scale)
             y_BTD *= param(self, "layer_scale", init, (width,), ("embed",), decay=False).astype(self.dtype)
-        return y_BTD, UniRepLKState(conv_state, pool, response)
+        return Mixed(y_BTD, UniRepLKState(conv_state, pool, response))
 
 
 def merge(params: Mapping[str, Any]) -> dict:

@@ -12,8 +12,9 @@ from flax import linen as nn
 from ml_collections import ConfigDict, config_dict
 
 from jaxseq import compat, forms, registry
+from jaxseq.call import Call
 from jaxseq.errors import UserError
-from jaxseq.layers import FORMS, NORMS, Linear, Streams, constrain, of_std, param
+from jaxseq.layers import FORMS, NORMS, Linear, constrain, of_std, param
 from jaxseq.models import _positions, _stack
 from jaxseq.models._network import BYTE_VOCAB, DTYPES, REMAT, Network, check, scan
 from jaxseq.ops import _time
@@ -31,9 +32,11 @@ def _gather(x: jax.Array, order_BT: jax.Array) -> jax.Array:
     return jnp.take_along_axis(x, _time.expand(order_BT, x), axis=1)
 
 
-def _in_place(block: nn.Module, form: forms.Form) -> tuple[int, ...]:
+def _in_place(block: nn.Module, call: Call) -> tuple[int, ...]:
     """Indices of the mixers that update their state in place for T = 1, as `Layered`; as inputs of a scan, states are copied."""
-    chosen = (forms.of_label(form, mixer.name) for mixer in block.mixers)
+    if call.pos_BT.shape[1] != 1 or call.train:
+        return ()
+    chosen = (forms.of_label(call.plan.form, mixer.name) for mixer in block.mixers)
     return tuple(j for j, f in enumerate(chosen) if block.mixers[j].in_place and f in ("recurrent", "auto"))
 
 
@@ -42,7 +45,7 @@ class LM(Network):
 
     tokens [B, T] int32 -> logits [B, T, V] in the accumulation dtype, and the LMState after the tokens. pos [B, T]: see
     `jaxseq.ops`, but here padding (-1) may be anywhere. Without `pos` the sequence continues at `next_pos_B` of the state, or at
-    0. `form` is a name or a mapping from mixer labels to names. Outputs at padding are zero.
+    0. `form`: see `jaxseq.forms`; a name, a choice per mixer label, or a Plan. Outputs at padding are zero.
 
     Outside jit, raises UserError if a state of full attention has too few slots left for the tokens. Inside jit this cannot be
     checked; the caller must ensure it.
@@ -132,16 +135,14 @@ class LM(Network):
             self.sow("losses", "logit_penalty", 0.5 * self.logit_penalty * jnp.mean(jnp.square(jnp.max(logits_BTV, axis=-1))))
         return logits_BTV, state
 
-    def embed(self, tokens_BT: jax.Array, pos_BT: jax.Array) -> tuple[jax.Array, Streams]:
-        """(x_BTD before the first block, streams of zeros)."""
+    def embed(self, tokens_BT: jax.Array, pos_BT: jax.Array) -> jax.Array:
+        """x_BTD before the first block."""
         # Gather the table along embed first. If it stayed sharded, the lookup would gather rows sharded over the same devices.
         x_BTD = constrain(self.embedding_VD, ("vocab", None))[tokens_BT] * self.embedding_scale
         x_BTD = self.project_in(x_BTD) if self.embedding_width else x_BTD
         x_BTD = _positions.add(x_BTD, pos_BT + self.position_offset, self.positions, self.position_SD)
         x_BTD = self.first_norm(x_BTD) if self.embedding_norm else x_BTD
-        streams = {name for block in self.blocks for mixer in block.mixers for name in mixer.streams}
-        zeros_BTD = jnp.zeros(x_BTD.shape, self.dtype)
-        return constrain(x_BTD.astype(self.residual_dtype), ("batch", "time", None)), dict.fromkeys(sorted(streams), zeros_BTD)
+        return constrain(x_BTD.astype(self.residual_dtype), ("batch", "time", None))
 
     def logits(self, x_BTD: jax.Array) -> jax.Array:
         """[B, T, V] from the hidden activations."""
@@ -156,46 +157,53 @@ class LM(Network):
     def hidden(self, tokens, state=None, pos=None, form="chunkwise", train=False):
         """x_BTD after the final norm (zero under padding), and the next state."""
         chex.assert_rank(tokens, 2)
-        form = forms.freeze(form)
         next_pos_B = jnp.zeros(tokens.shape[:1], jnp.int32) if state is None else state.next_pos_B
         self._check_capacity(state, tokens, pos)
         if pos is None:
-            return self._run(tokens, state, next_pos_B[:, None] + jnp.arange(tokens.shape[1], dtype=jnp.int32), form, train)
+            pos_BT = next_pos_B[:, None] + jnp.arange(tokens.shape[1], dtype=jnp.int32)
+            return self._run(tokens, state, Call.of(pos_BT, form, train=train))
         chex.assert_equal_shape([tokens, pos])
         order_BT = jnp.argsort(~_time.valid(pos), axis=1, stable=True)  # padding to the end
-        x_BTD, state = self._run(_gather(tokens, order_BT), state, _gather(pos, order_BT), form, train)
+        x_BTD, state = self._run(_gather(tokens, order_BT), state, Call.of(_gather(pos, order_BT), form, train=train))
         return _gather(x_BTD, jnp.argsort(order_BT, axis=1)), state
 
-    def _run(self, tokens_BT, state, pos_BT, form, train):
+    def _run(self, tokens_BT, state, call):
+        pos_BT = call.pos_BT
         valid_BT = _time.valid(pos_BT)
-        carry = self.embed(jnp.where(valid_BT, tokens_BT, 0), pos_BT)
-        after, layer = [], 0
-
-        def call(block, carry, x):
-            *carry, stacks = carry
-            before, i, layer = x
-            before = before and tuple(Layered(stacks[j], i) if j in stacks else s for j, s in enumerate(before))
-            *carry, state = block(*carry, before, pos_BT, form, layer, train)
-            stacks = {j: state[j].stack for j in stacks}
-            return (*carry, stacks), tuple(() if j in stacks else s for j, s in enumerate(state))
-
+        x_BTD = self.embed(jnp.where(valid_BT, tokens_BT, 0), pos_BT)
+        after = []
         for n, (repeats, block) in enumerate(zip(self.repeats, self.blocks, strict=True)):
-            before, in_place = None if state is None else state.segments[n], ()
-            if state is not None and tokens_BT.shape[1] == 1 and not train:
-                in_place = _in_place(block, form)
-            stacks = {j: before[j] for j in in_place}
-            scanned = before and tuple(() if j in stacks else s for j, s in enumerate(before))
-            xs = scanned, jnp.arange(repeats), layer + jnp.arange(repeats)
-            (*carry, stacks), s = scan(block, repeats, (*carry, stacks), xs, call, self.remat)
-            after.append(tuple(stacks.get(j, own) for j, own in enumerate(s)))
-            layer += repeats
-        x_BTD = _time.select(valid_BT, self.final_norm(carry[0]) if self.last_norm else carry[0].astype(self.dtype))
+            before = None if state is None else state.segments[n]
+            x_BTD, states, streams = self._segment(block, repeats, x_BTD, before, call)
+            after.append(states)
+            call = call.replace(layer=call.layer + repeats, streams=call.streams | streams)
+        x_BTD = _time.select(valid_BT, self.final_norm(x_BTD) if self.last_norm else x_BTD.astype(self.dtype))
         next_pos_B = jnp.zeros(tokens_BT.shape[:1], jnp.int32) if state is None else state.next_pos_B
         if tokens_BT.shape[1]:
             last_B1 = jnp.maximum(jnp.sum(valid_BT, axis=1, keepdims=True) - 1, 0)
             last_pos_B = jnp.take_along_axis(pos_BT, last_B1, axis=1)[:, 0]
             next_pos_B = jnp.where(valid_BT[:, 0], last_pos_B + 1, next_pos_B)
         return x_BTD, LMState(tuple(after), next_pos_B)
+
+    def _segment(self, block, repeats, x_BTD, before, call):
+        """(x_BTD, states with a leading layer axis, streams) after `repeats` copies of a block, by a scan."""
+        in_place = () if before is None else _in_place(block, call)
+
+        def layer(block, carry, xs):
+            (x_BTD, stacks), (before, i) = carry, xs
+            before = before and tuple(Layered(stacks[j], i) if j in stacks else s for j, s in enumerate(before))
+            x_BTD, states, streams = block(x_BTD, before, call.replace(layer=call.layer + i))
+            stacks = {j: states[j].stack for j in stacks}
+            return (x_BTD, stacks), (tuple(() if j in stacks else s for j, s in enumerate(states)), streams)
+
+        stacks = {j: before[j] for j in in_place}
+        scanned = before and tuple(() if j in stacks else s for j, s in enumerate(before))
+        xs = scanned, jnp.arange(repeats)
+        (x_BTD, stacks), (states, streams) = scan(block, repeats, (x_BTD, stacks), xs, layer, self.remat)
+        if streams and repeats > 1:
+            raise ValueError(f"a block that is repeated {repeats} times cannot write the streams {sorted(streams)}; put it first")
+        streams = {name: value_LBTD[0] for name, value_LBTD in streams.items()}
+        return x_BTD, tuple(stacks.get(j, own) for j, own in enumerate(states)), streams
 
     def _check_capacity(self, state, tokens, pos):
         self.check_positions(tokens, pos)

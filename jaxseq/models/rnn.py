@@ -51,7 +51,7 @@ class GatedLayer(nn.Module):
             axes = (None, "mlp")
             u_BTPK += param(self, "in_bias", first, (gates, self.hidden), axes, decay=False).astype(self.dtype)
             b_PK = param(self, "recurrent_bias", init, (gates, self.hidden), axes, decay=False)
-        run = forms.op(self.cell, form, x_BTD.shape[1])
+        run = forms.plan(form).op(self.cell)
         y_BTHK, state = run(u_BTPK[:, :, None], w_HKPJ=w_KPJ[None], b_HPK=b_PK[None], state=state, pos=pos_BT)
         return y_BTHK[:, :, 0], state
 
@@ -86,7 +86,7 @@ class SRULayer(nn.Module):
         scale_1 = jax.lax.stop_gradient(param(self, "scale", constant(scale), (1,), (None,), decay=False)).astype(self.dtype)
         f_BTD, r_BTD = (u_BTPD[:, :, n + 1] + bias_PD[n].astype(self.dtype) for n in (0, 1))
         skip_BTD = scale_1 * x_BTD.astype(self.dtype) if parts == 3 else u_BTPD[:, :, 3]
-        run = forms.op("sru", form, x_BTD.shape[1])
+        run = forms.plan(form).op("sru")
         return run(u_BTPD[:, :, 0], f_BTD, r_BTD, skip_BTD, v_f_D=v_PD[0], v_r_D=v_PD[1], state=state, pos=pos_BT)
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxseq.call import Call
 from jaxseq.layers import Parameter
 from jaxseq.ops._time import PAD
 from jaxseq.testing import compare
@@ -75,13 +76,15 @@ def layers(subject: ModelSubject) -> float:
     tokens = case.part(0, PIECE)[0]
 
     def one_by_one(params, tokens, state):
-        x, streams = module.apply({"params": params}, jnp.where(pos >= 0, tokens, 0), pos, method="embed")
-        index, after = 0, []
+        x = module.apply({"params": params}, jnp.where(pos >= 0, tokens, 0), pos, method="embed")
+        index, after, streams = 0, [], {}
         for i, (block, repeats) in enumerate(zip(module.blocks, module.repeats, strict=True)):
             states = []
             for n in range(repeats):
                 own, before = jax.tree.map(lambda a, n=n: a[n], (params[f"blocks_{i}"], state.segments[i]))
-                x, streams, s = block.clone(name=None).apply({"params": own}, x, streams, before, pos, form, index)
+                call = Call.of(pos, form, layer=index, streams=streams)
+                x, s, written = block.clone(name=None).apply({"params": own}, x, before, call)
+                streams = streams | written
                 states.append(s)
                 index += 1
             after.append(jax.tree.map(lambda *s: jnp.stack(s), *states))

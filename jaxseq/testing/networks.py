@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from jaxseq.call import Call
 from jaxseq.compat import enable_x64
 from jaxseq.testing.subjects import BATCH, PIECE, PREFIX, Subject
 
@@ -88,14 +89,14 @@ class MixerSubject(NetworkSubject):
     forms_without_pos = ()  # the model always has positions
 
     def applied(self, form, dtype, xs, weights, state, pos, **options):
-        return with_dtype(self.module, dtype).apply({"params": weights}, xs[0], state, pos, form, 0, **options)
+        return with_dtype(self.module, dtype).apply({"params": weights}, xs[0], state, Call.of(pos, form), **options)[:2]
 
     def inputs(self, key, time, dtype):
         return jax.random.normal(key, (BATCH, time, self.module.width), dtype)
 
     def boxed(self, module, key, x) -> dict:
         pos_BT = jnp.zeros(x.shape[:2], jnp.int32)
-        return module.init(key, x, None, pos_BT, "recurrent", 0)
+        return module.init(key, x, None, Call.of(pos_BT))
 
     def initial(self, module, key, x):
         return nn.meta.unbox(self.boxed(module, key, x)).get("params", {})

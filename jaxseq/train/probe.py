@@ -124,7 +124,7 @@ class Probe:
         def run(params, collections, batch, rng):
             model = _Recorded(self.trainer.model)
             variables = {"params": params, **collections}
-            self.trainer.objective.loss(model, variables, batch, rng, form=self.trainer.config.train.form, train=True)
+            self.trainer.objective.loss(model, variables, batch, rng, form=self.trainer.plan, train=True)
             self.order = model.order
             return model.found
 

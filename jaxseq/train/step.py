@@ -14,7 +14,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxseq
-from jaxseq import layers, registry
+from jaxseq import forms, layers, registry
 from jaxseq.models._network import unscanned
 from jaxseq.train import flops, optimizer
 from jaxseq.train import mesh as meshes
@@ -83,6 +83,11 @@ class Trainer:
         make = lambda: self.model.init(jax.random.fold_in(self.key, 0), *self.model.example())  # noqa: E731
         return jax.jit(make, out_shardings=shardings)()  # outside of `scope`: the two example tokens cannot be sharded
 
+    @functools.cached_property
+    def plan(self) -> forms.Plan:
+        """How the ops of the step run, on the platform of the mesh."""
+        return forms.plan(self.config.train.form, "train", self.mesh.devices.flat[0].platform)
+
     def sums(
         self, params: Any, collections: dict, batch: dict[str, jax.Array], rng: jax.Array
     ) -> tuple[Any, dict[str, jax.Array], dict]:
@@ -90,7 +95,7 @@ class Trainer:
 
         def total(params):
             variables = {"params": params, **collections}
-            loss, sums, changed = self.objective.loss(self.model, variables, batch, rng, form=self.config.train.form, train=True)
+            loss, sums, changed = self.objective.loss(self.model, variables, batch, rng, form=self.plan, train=True)
             return loss, (sums | {"total": loss}, collections | changed)
 
         grads, (sums, after) = jax.grad(total, has_aux=True)(params)

@@ -96,7 +96,7 @@ def test_bench_prints_and_chooses(capsys):
     ]
     for record in result["records"]:
         assert min(record[k] for k in ("forward", "training", "floor_forward", "floor_training")) > 0
-    assert result["choices"]["token_shift"][-1][0] == 8
+    assert {rows[-1][0] for rows in result["choices"]["token_shift"].values()} == {8}
     assert result["platform"] == "cpu" and result["device"] and result["jax"] and result["date"]
 
 
@@ -105,37 +105,48 @@ def test_a_form_is_left_out_for_memory_or_time(monkeypatch):
     call = bench.example_call("token_shift", "float32")
     records = bench.measure("token_shift", call, 4, skip=["recurrent"], rounds=1)
     assert [r["skipped"] for r in records] == ["too slow", "too much memory", "too much memory"]
-    assert bench.choose(records) == []
+    assert bench.choose(records, "training") == bench.choose(records, "forward") == []
 
 
 def test_choose_and_merge():
     def record(time, **training):
-        return [{"op": "x", "time": time, "form": f, "training": ms, "forward": ms} for f, ms in training.items()]
+        return [{"op": "x", "time": time, "form": f, "training": ms, "forward": 5 - ms} for f, ms in training.items()]
 
     records = [*record(64, a=2, b=1), *record(256, a=2, b=1), *record(1024, a=1, b=2)]
-    assert bench.choose(records) == [[256, "b"], [1024, "a"]]
+    assert bench.choose(records, "training") == [[256, "b"], [1024, "a"]]
+    chosen = {"train float32": [[256, "b"], [1024, "a"]], "prefill float32": [[256, "a"], [1024, "b"]]}
+    assert bench.choices(records, "float32") == chosen
     about = {"device": "d", "jax": "1", "date": "2026-01-01", "dtype": "float32"}
-    result = {"platform": "cpu", "shapes": {"x": {"tokens": 1}}, "records": records, "choices": {"x": bench.choose(records)}}
+    result = {"platform": "cpu", "shapes": {"x": {"tokens": 1}}, "records": records, "choices": {"x": chosen}}
     result |= about
-    old = {"measured": {"tpu": {"x": 1}}, "choices": {"tpu": {"x": [[64, "c"]]}, "cpu": {"y": [[64, "a"]], "x": []}}}
+    other = {"train bfloat16": [[64, "a"]]}
+    old = {"measured": {"tpu": {"x": 1}}, "choices": {"tpu": {"x": other}, "cpu": {"y": other, "x": other}}}
     new = bench.merge(old, result)
-    assert new["choices"] == {"tpu": {"x": [[64, "c"]]}, "cpu": {"y": [[64, "a"]], "x": [[256, "b"], [1024, "a"]]}}
-    assert new["measured"]["tpu"] == {"x": 1} and new["measured"]["cpu"]["x"]["device"] == "d"
+    assert new["choices"] == {"tpu": {"x": other}, "cpu": {"y": other, "x": other | chosen}}
+    assert new["measured"]["tpu"] == {"x": 1} and new["measured"]["cpu"]["x"]["float32"]["device"] == "d"
     assert json.loads(bench._compact(json.dumps(new, indent=1))) == new
 
 
-def test_auto_takes_the_form_that_was_measured_to_train_fastest():
-    table = forms.table()
+def test_auto_takes_the_form_that_was_measured_to_be_fastest():
+    table, columns = forms.table(), {"train": 3, "prefill": 2}
     assert {"attention", "retention", "selective_scan", "short_conv", "token_shift"} <= set(table["choices"]["cpu"])
-    for op, rows in table["choices"]["cpu"].items():
-        assert [limit for limit, _ in rows] == sorted({limit for limit, _ in rows})
-        for limit, form in rows:
-            assert forms.automatic(op, limit, "cpu") == form and form in registry.load("ops", op).FORMS
-            assert forms.op(op, "auto", limit) is registry.load("ops", op).FORMS[form]
-        figures = table["measured"]["cpu"][op]["time, form, forward ms, training ms"]
-        for time in {t for t, *_ in figures}:
-            fastest = min((f for f in figures if f[0] == time), key=lambda f: f[3])[1]
-            assert forms.automatic(op, time, "cpu") == fastest
+    for op, chosen in table["choices"]["cpu"].items():
+        for key, rows in chosen.items():
+            purpose, dtype = key.split()
+            assert [limit for limit, _ in rows] == sorted({limit for limit, _ in rows})
+            for limit, form in rows:
+                assert forms.automatic(op, limit, "cpu", purpose, dtype) == form
+                assert forms.find(op, form, "cpu") is registry.load("ops", op).FORMS[form]
+            figures = table["measured"]["cpu"][op][dtype]["time, form, forward ms, training ms"]
+            for time in {t for t, *_ in figures}:
+                fastest = min((f for f in figures if f[0] == time), key=lambda f: f[columns[purpose]])[1]
+                assert forms.automatic(op, time, "cpu", purpose, dtype) == fastest
+
+
+def test_what_auto_does_without_a_measurement():
+    assert forms.automatic("retention", 1, "tpu", "train") == "recurrent"
+    assert forms.automatic("retention", 64, "a platform", "train") == "chunkwise"
+    assert forms.automatic("retention", 64, "cpu", "train", "bfloat16") == forms.automatic("retention", 64, "cpu", "train")
 
 
 @pytest.mark.parametrize(

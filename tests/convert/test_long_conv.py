@@ -9,6 +9,7 @@ import pytest
 from helpers.convert import check_round_trip, imported, oracle
 
 from jaxseq import convert
+from jaxseq.call import Call
 from jaxseq.mixers.s4 import S4
 from jaxseq.ops import dplr_ssm
 from jaxseq.testing import compare
@@ -30,9 +31,9 @@ def run(name: str, form: str):
     mixer, params = imported(LAYERS[name][0], name)
     x_BTD = oracle(name)["input"]["x"]
     pos_BT = jnp.broadcast_to(jnp.arange(x_BTD.shape[1]), x_BTD.shape[:2])
-    apply = jax.jit(lambda x, state, pos: mixer.apply({"params": params}, x, state, pos, form, 0))
+    apply = jax.jit(lambda x, state, pos: mixer.apply({"params": params}, x, state, Call.of(pos, form)))
     whole, half = apply(x_BTD, None, pos_BT)[0], x_BTD.shape[1] // 2
-    first, state = apply(x_BTD[:, :half], mixer.init_state(len(x_BTD), None), pos_BT[:, :half])
+    first, state, _ = apply(x_BTD[:, :half], mixer.init_state(len(x_BTD), None), pos_BT[:, :half])
     return whole, jnp.concatenate([first, apply(x_BTD[:, half:], state, pos_BT[:, half:])[0]], axis=1)
 
 
@@ -74,6 +75,6 @@ def test_s4_with_the_filter_length_inside_c():
     assert mixer == S4(width=8, state_size=8, kernel_length=24)
     x_BTD = parts["input"]["x"]
     pos_BT = np.broadcast_to(np.arange(x_BTD.shape[1]), x_BTD.shape[:2])
-    y_BTD, _ = jax.jit(lambda params: mixer.apply({"params": params}, x_BTD, None, pos_BT, "recurrent", 0))(params)
+    y_BTD = jax.jit(lambda params: mixer.apply({"params": params}, x_BTD, None, Call.of(pos_BT)))(params)[0]
     assert compare.error(y_BTD, parts["output"]["conv"]) < 1e-5
     assert convert.to_state_dict("s4/s4", mixer, params)["layer.kernel.l_kernel"] == 24

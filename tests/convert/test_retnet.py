@@ -7,6 +7,7 @@ import pytest
 from helpers.convert import check_logits, check_round_trip, imported, oracle
 
 from jaxseq import convert
+from jaxseq.call import Call
 from jaxseq.compat import enable_x64
 from jaxseq.errors import UserError
 from jaxseq.mixers.retention import Retention
@@ -58,9 +59,9 @@ def test_scaling_is_the_papers(form):
     params = {name: {"kernel": rng.normal(size=shape)} for name, shape in shapes.items()}
     x, pos = rng.normal(size=(1, 9, 8)), np.arange(9)[None]
     with enable_x64(True):
-        apply = jax.jit(lambda x, state, pos: mixer.apply({"params": params}, x, state, pos, form))
-        first, state = apply(x[:, :4], None, pos[:, :4])
-        second, _ = apply(x[:, 4:], state, pos[:, 4:])
+        apply = jax.jit(lambda x, state, pos: mixer.apply({"params": params}, x, state, Call.of(pos, form)))
+        first, state, _ = apply(x[:, :4], None, pos[:, :4])
+        second = apply(x[:, 4:], state, pos[:, 4:])[0]
     y = loop(mixer, params, np.asarray(x[0]))
     y /= np.sqrt((y**2).mean(axis=-1, keepdims=True) + mixer.eps)
     gate = np.einsum("td,dhv->thv", x[0], params["g"]["kernel"])

@@ -10,6 +10,7 @@ from flax import linen as nn
 from helpers.train_tiny import finish, launch, tiny
 
 import jaxseq
+from jaxseq.call import Call
 from jaxseq.errors import UserError
 from jaxseq.mixers._experts import grouped
 from jaxseq.mixers.moe import MoE
@@ -24,14 +25,14 @@ def made(**fields):
     """(module, params, x [2, 7, 8]) in float32, biased so that experts are taken unevenly."""
     module = MoE(width=8, hidden=12, **fields)
     x_BTD = jax.random.normal(jax.random.key(1), (2, 7, 8)) + 0.5
-    boxed = module.init(jax.random.key(0), x_BTD, None, POS, "parallel", 0)
+    boxed = module.init(jax.random.key(0), x_BTD, None, Call.of(POS, "parallel"))
     assert set(boxed) == {"params"}
     return module, jax.tree.map(np.asarray, jax.device_get(nn.meta.unbox(boxed)["params"])), np.asarray(x_BTD)
 
 
 @functools.partial(jax.jit, static_argnames=("module", "train", "mutable"))
 def run(module, params, x, train=False, mutable=(), rngs=None):
-    result = module.apply({"params": params}, x, None, POS, "parallel", 0, train, mutable=mutable, rngs=rngs)
+    result = module.apply({"params": params}, x, None, Call.of(POS, "parallel", train=train), mutable=mutable, rngs=rngs)
     return result if mutable else result[0]
 
 

@@ -7,6 +7,7 @@ import pytest
 from flax import linen as nn
 from oracles.lstm import sigmoid
 
+from jaxseq.call import Call
 from jaxseq.mixers import rglru
 from jaxseq.mixers.mingru import MinGRU
 from jaxseq.mixers.minlstm import MinLSTM
@@ -25,9 +26,9 @@ def with_random_parameters(mixer):
     """(params moved off their start, inputs, outputs in the recurrent form)"""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 7, mixer.width))
-    params = nn.meta.unbox(mixer.init(jax.random.key(0), x, None, POS, "recurrent", 0))["params"]
+    params = nn.meta.unbox(mixer.init(jax.random.key(0), x, None, Call.of(POS, "recurrent")))["params"]
     params = jax.tree.map(lambda p: np.asarray(p + 0.3 * rng.normal(size=p.shape)), params)
-    y, _ = jax.jit(lambda x: mixer.apply({"params": params}, x, None, POS, "recurrent", 0))(x)
+    y = jax.jit(lambda x: mixer.apply({"params": params}, x, None, Call.of(POS)))(x)[0]
     return params, x, y
 
 

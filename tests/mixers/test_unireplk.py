@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from jaxseq.call import Call
 from jaxseq.compat import enable_x64
 from jaxseq.errors import UserError
 from jaxseq.mixers import _reparam, unireplk
@@ -21,8 +22,8 @@ POS = jnp.tile(jnp.arange(24, dtype=jnp.int32), (2, 1))
 def start(merged=False):
     """(apply, shapes of the parameters)"""
     mixer = unireplk.UniRepLK(width=8, dtype=jnp.float64, merged=merged)
-    run = lambda params, x_BTD: mixer.apply({"params": params}, x_BTD, None, POS, "parallel")[0]  # noqa: E731
-    init = lambda key, x_BTD: mixer.init(key, x_BTD, None, POS, "parallel")["params"]  # noqa: E731
+    run = lambda params, x_BTD: mixer.apply({"params": params}, x_BTD, None, Call.of(POS, "parallel"))[0]  # noqa: E731
+    init = lambda key, x_BTD: mixer.init(key, x_BTD, None, Call.of(POS, "parallel"))["params"]  # noqa: E731
     return jax.jit(run), nn.meta.unbox(jax.eval_shape(init, jax.random.key(0), inputs()))
 
 

@@ -9,6 +9,7 @@ from helpers.convert import imported, oracle
 
 import jaxseq
 from jaxseq import testing
+from jaxseq.call import Call
 from jaxseq.errors import UserError
 from jaxseq.evaluation.diversity import diversity, effective_dimension, hidden_states, relative_diversity
 from jaxseq.mixers import attention as attention_file
@@ -30,8 +31,8 @@ def softmax_attention(params, x_TD, heads, bias_HTS, turn=lambda x: x):
     return np.einsum("thk,hkd->td", y, params["o"]["kernel"]) + params["o"].get("bias", 0)
 
 
-def fresh(module, x, *more):
-    return jax.device_get(nn.meta.unbox(module.init(jax.random.key(0), x, *more, None, POS, "parallel", 0))["params"])
+def fresh(module, x):
+    return jax.device_get(nn.meta.unbox(module.init(jax.random.key(0), x, None, Call.of(POS, "parallel")))["params"])
 
 
 def moved(module, x):
@@ -54,9 +55,9 @@ def test_alibi_is_a_linear_bias(heads):
     wanted = softmax_attention(params, x[0], heads, -np.array(slopes)[:, None, None] * distance)
     far = POS + 60_000  # only distances count
     for form in ("recurrent", "parallel", "chunkwise"):
-        y = module.apply({"params": params}, x, module.init_state(1, 9), POS, form, 0)[0]
+        y = module.apply({"params": params}, x, module.init_state(1, 9), Call.of(POS, form))[0]
         assert compare.error(y[0], wanted) < 1e-5
-        y = module.apply({"params": params}, x, module.init_state(1, 9), far, form, 0)[0]
+        y = module.apply({"params": params}, x, module.init_state(1, 9), Call.of(far, form))[0]
         assert compare.error(y[0], wanted) < 2e-3  # float32 holds slope * 60000 to a hundredth
 
 
@@ -82,7 +83,7 @@ def test_a_part_of_each_head_turns(fraction, interleaved):
         parts = np.stack([z.real, z.imag], -1).reshape(*z.shape[:-1], -1) if interleaved else np.concatenate([z.real, z.imag], -1)
         return np.concatenate([parts, x_THK[..., turned:]], -1)
 
-    y = module.apply({"params": params}, x, None, POS, "parallel", 0)[0]
+    y = module.apply({"params": params}, x, None, Call.of(POS, "parallel"))[0]
     assert compare.error(y[0], softmax_attention(params, x[0], 4, 0, turn)) < 1e-5
 
 
@@ -152,7 +153,7 @@ def test_a_series_is_a_sum_of_shifted_activations():
     silu = lambda v: v / (1 + np.exp(-v))  # noqa: E731
     gate, up = x @ params["gate"]["kernel"], x @ params["up"]["kernel"]
     series = sum(silu(params["scale"][i] * gate + params["shift"][i]) for i in range(3))
-    y = module.apply({"params": params}, x, None, POS, "parallel", 0)[0]
+    y = module.apply({"params": params}, x, None, Call.of(POS, "parallel"))[0]
     assert compare.error(y, (series * up) @ params["down"]["kernel"]) < 1e-5
 
 
@@ -161,8 +162,8 @@ def test_shortcuts_are_added_to_attention_alone():
     config = jaxseq.config("pangu", **{"model.stack": "1*(attention)", "model.width": 32, "model.augmented.shortcuts": 2})
     block, bare = jaxseq.build(config).blocks[0], jaxseq.build(config).blocks[0].clone(shortcuts=0)
     x = np.random.default_rng(0).normal(size=(1, 9, 32)).astype(np.float32)
-    params = fresh(block, x, {})
-    run = lambda block: block.apply({"params": params}, x, {}, None, POS, "parallel", 0)[0]  # noqa: E731
+    params = fresh(block, x)
+    run = lambda block: block.apply({"params": params}, x, None, Call.of(POS, "parallel"))[0]  # noqa: E731
     h = x / np.sqrt(np.mean(x**2, -1, keepdims=True) + 1e-5)
 
     def bottleneck(i):

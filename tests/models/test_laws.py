@@ -38,7 +38,7 @@ def parts(name: str) -> set[tuple]:
     for block in model.blocks:
         found |= {("block", type(block).__name__, len(block.mixers) > 1)} | _options(block)
         for mixer in block.mixers:
-            found |= {("streams", *mixer.streams)} | _options(mixer)
+            found |= _options(mixer)
     return found
 
 

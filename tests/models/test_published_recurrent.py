@@ -6,6 +6,7 @@ import pytest
 
 import jaxseq
 from jaxseq import convert
+from jaxseq.call import Call
 from jaxseq.convert import _table
 from jaxseq.mixers.retention import Retention
 
@@ -36,7 +37,7 @@ def test_deepnet():
 
     def spread(deepnet):
         mixer = Retention(width=64, layers=32, deepnet=deepnet)
-        params = jax.jit(lambda: mixer.init(jax.random.key(0), x, None, pos, "parallel"))()["params"]
+        params = jax.jit(lambda: mixer.init(jax.random.key(0), x, None, Call.of(pos, "parallel")))()["params"]
         return {name: float(np.std(jax.tree.leaves(params[name])[0])) for name in "qkvgo"}
 
     plain, deep = spread(False), spread(True)

@@ -1,0 +1,53 @@
+"""What a mixer is called with besides its input and state, and what it returns."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxseq import forms
+
+
+@struct.dataclass
+class Memory:
+    """Another sequence that layers may read, such as an encoder's output."""
+
+    x_BSD: jax.Array
+    segment_BS: jax.Array  # int32; document n of a row reads segment n; 0: padding
+
+
+@struct.dataclass
+class Call:
+    """One call of a network: all that is the same for all of its layers, except for `label` and `layer`.
+
+    A pytree: arrays are children, the rest is static. A mixer never changes it.
+    """
+
+    pos_BT: jax.Array  # int32: position in the document; padding (-1) only at the end of a row
+    plan: forms.Plan = struct.field(pytree_node=False)
+    train: bool = struct.field(pytree_node=False, default=False)
+    label: str | None = struct.field(pytree_node=False, default=None)  # of the mixer in the stack: selects its form
+    layer: Any = 0  # index of the block, traced in a scan over layers. Only initialisers read it
+    memory: dict[str, Memory] = struct.field(default_factory=dict)  # if empty, the state's copy is used
+    streams: dict[str, jax.Array] = struct.field(default_factory=dict)  # values [B, T, D] that earlier segments wrote, by name
+
+    @classmethod
+    def of(cls, pos_BT: jax.Array, form: Any = "recurrent", *, train: bool = False, **fields: Any) -> "Call":
+        """A Call whose plan is made from a form (a name, a mapping from labels to names, or a Plan)."""
+        purpose = "train" if train else "decode" if pos_BT.shape[1] == 1 else "prefill"
+        return cls(jnp.asarray(pos_BT), forms.plan(form, purpose), train, **fields)
+
+    def op(self, name: str) -> Callable[..., tuple[jax.Array, Any]]:
+        """Op `name` in the planned form, at the positions of this call: `y, state = call.op(name)(*xs, state=state, …)`."""
+        return partial(self.plan.op(name, self.label), pos=self.pos_BT)
+
+
+class Mixed(NamedTuple):
+    """The result of a mixer."""
+
+    y_BTD: jax.Array
+    state: Any  # the next state
+    streams: dict[str, jax.Array] = {}
