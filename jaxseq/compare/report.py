@@ -145,6 +145,8 @@ def summary(found: Mapping[str, Any], figures: Figures) -> Markup:
         "Status",
     ]
     rows = [summary_row(name, figures, ranked.get(name), longest) for name in order]
+    shown = [i for i in range(len(head)) if any(row[i] != EMPTY for row in rows)]  # a column without any value is left out
+    head, rows = [head[i] for i in shown], [[row[i] for i in shown] for row in rows]
     whole = table("Summary, best at equal tokens first", head, rows, class_="summary")
     return join([whole, table("How each was trained", ["Architecture", *SETTINGS], settings(order, figures), class_="settings")])
 

@@ -16,7 +16,7 @@ from jaxseq.compare import costs
 from jaxseq.compare.intervals import SEED_SPREAD, Scores, scores
 from jaxseq.compare.judgement import MARKOV_ORDER, NOT_TOLD_APART, Judgement, Standing
 from jaxseq.compare.runs import count_seeds, runs
-from jaxseq.compare.words import count, duration, finite, labels, sentence, subject
+from jaxseq.compare.words import count, duration, finite, labels, listing, sentence, subject
 
 UNRANKED = "nothing is ranked by bits per byte: the tokenizer loses text ({}), which makes them too low"
 BUSY = 0.1  # share of the processors used by other programs from which the report warns about its times
@@ -83,11 +83,13 @@ def busy_words(results: Mapping[str, Any]) -> str:
 
 def missing(architectures: Mapping[str, Any], called: Mapping[str, str]) -> list[str]:
     """The architectures that were not run to the end, and why."""
-    out = []
-    for name, entry in architectures.items():
-        status = str(entry.get("status") or "partial")
-        if status != "done":
-            out.append(sentence(f"{called[name]} was only partly run" if status == "partial" else f"{called[name]} {status}"))
+    statuses = {name: str(entry.get("status") or "partial") for name, entry in architectures.items()}
+    partial = [called[name] for name, status in statuses.items() if status == "partial"]
+    out = [sentence(f"{called[name]} {status}") for name, status in statuses.items() if status not in ("done", "partial")]
+    if len(partial) == len(architectures) > 1:
+        return ["All architectures were only partly run: measurements that this page lacks were not made."]
+    if partial:
+        out.insert(0, sentence(f"{listing(partial)} {'was' if len(partial) == 1 else 'were'} only partly run"))
     return out
 
 
