@@ -6,24 +6,20 @@ For query t and its visible keys s, with L the log-sum-exp of the scores (FlashA
 algorithms 1 and 2):
 
     s_ts = scale q_t . k_s,   L_t = log sum_s exp(s_ts),   p_ts = exp(s_ts - L_t),   y_t = sum_s p_ts v_s
-    D_t = dy_t . y_t,         ds_ts = p_ts (dy_t . v_s - D_t)
+    D_t = dy_t . y_t - dL_t,  ds_ts = p_ts (dy_t . v_s - D_t)
     dq_t = scale sum_s ds_ts k_s,   dk_s = scale sum_t ds_ts q_t,   dv_s = sum_t p_ts dy_t
 
 The forward pass keeps a running maximum, sum and output for a block of I queries while it loops over blocks of J keys, and saves
 only y and L. The backward pass recomputes the scores twice: once for dq, and once, with keys as rows, for dk and dv, which are
 also summed over the H / G query heads that share a key head. No [T, S] array exists outside a block.
 
-The visible keys of a query form an interval. Number the tokens of a row consecutively, starting from the state's count and
-without restarting at documents. Query t sees the keys with low_t <= number <= high_t, where high_t is its own number and low_t is
-the maximum of the number of its document's first token and high_t - window + 1. Slots of the ring buffer have the numbers of
-their tokens, in any order; padding and empty slots have -1. So two integers per query and one per key encode causality, window,
-packing and state. Their minima and maxima over blocks determine, before the call, which blocks of keys a block of queries needs;
-all others are neither fetched nor computed.
+The visible keys of a query form an interval of numbers, see `jaxseq.ops._attend`. The minima and maxima of the numbers over
+blocks determine, before the call, which blocks of keys a block of queries needs; all others are neither fetched nor computed.
 
 Shapes: q [B, T, H, K], k [B, T, G, K], v [B, T, G, V], state [B, S, G, ...], in bfloat16 or float32. Inside, the head axis comes
 before time, and S counts the slots of the state and the tokens of the call. Scores, L, D and sums are float32; p and ds are
 rounded to the inputs' dtype for the products with v, k, q and dy. On a TPU `block_q` and `block_k` must be multiples of 128. The
-partitioner cannot shard a Pallas call: on several devices use `jax.shard_map(..., check_vma=False)`.
+partitioner cannot shard a Pallas call: on several devices `jaxseq.forms` runs it on each device's rows and heads.
 """
 
 import functools
@@ -35,11 +31,12 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from jaxseq.errors import UserError
 from jaxseq.kernels import _attention_tpu_kernels as kernels
 from jaxseq.ops import _time, attention
+from jaxseq.ops._attend import NEVER
 
 LANES = 128
-NEVER = jnp.iinfo(jnp.int32).max
 
 
 class _Plan(NamedTuple):
@@ -53,37 +50,34 @@ class _Plan(NamedTuple):
     pairs: int  # estimated number of visible (query, key) pairs per head, for the compiler's cost model
 
 
-def pallas(q_BTHK, k_BTGK, v_BTGV, *, state=None, pos=None, window=None, scale=None, block_q: int = 512, block_k: int = 512):
-    """Same function as `attention.parallel`, in blocks of `block_q` queries x `block_k` keys (multiples of 128 on a TPU)."""
+def pallas(
+    q_BTHK, k_BTGK, v_BTGV, *, state=None, pos=None, window=None, scale=None, cap=None, sink_H=None,
+    block_q: int = 512, block_k: int = 512,
+):  # fmt: skip
+    """Same function as `attention.parallel`, in blocks of `block_q` queries x `block_k` keys (multiples of 128 on a TPU).
+
+    Raises UserError if `cap` is set: the kernel has no such term.
+    """
+    if cap is not None:
+        raise UserError(f"attention's Pallas kernel cannot cap its scores (cap={cap:g}); use the form chunkwise")
     scale, q_BTHK, k_BTGK, v_BTGV, pos_BT = attention._prepare(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale)
     time = q_BTHK.shape[1]
     if time == 0:
-        return attention.recurrent(q_BTHK, k_BTGK, v_BTGV, state=state, window=window)
-    low_BT, high_BT, number_BS, keys = _visible(state, k_BTGK, v_BTGV, pos_BT, window)
-    slots = number_BS.shape[1] - time
+        return attention.parallel(q_BTHK, k_BTGK, v_BTGV, state=state, window=window)
+    span, keys = attention.gather(state, k_BTGK, v_BTGV, pos_BT, window)
+    slots = keys.number_BS.shape[1] - time
     block_q, block_k = (min(b, _round_up(n, LANES)) for b, n in ((block_q, time), (block_k, slots + time)))
-    span_B2T = jnp.stack([_pad(low_BT, block_q, NEVER), _pad(high_BT, block_q, -1)], axis=1)
-    number_B1S = _pad(number_BS, block_k, -1)[:, None]
+    span_B2T = jnp.stack([_pad(span.low_BT, block_q, NEVER), _pad(span.high_BT, block_q, -1)], axis=1)
+    number_B1S = _pad(keys.number_BS, block_k, -1)[:, None]
     dtype = jnp.result_type(q_BTHK, k_BTGK, v_BTGV)
     blocks = (q_BTHK, block_q), (keys.k_BSGK, block_k), (keys.v_BSGV, block_k)
     qkv = tuple(jnp.moveaxis(_pad(x.astype(dtype), block), 1, 2) for x, block in blocks)
     plan = _plan(scale, window, slots, block_q, block_k, span_B2T.shape[2], number_B1S.shape[2])
-    y_BHTV = _attend(plan, *qkv, span_B2T, number_B1S)
-    y_BTHV = _time.select(_time.valid(pos_BT), jnp.moveaxis(y_BHTV, 1, 2)[:, :time]).astype(q_BTHK.dtype)
+    y_BHTV, lse_BH1T = _attend(plan, *qkv, span_B2T, number_B1S)
+    y_BTHV, lse_BTH = jnp.moveaxis(y_BHTV, 1, 2)[:, :time], jnp.moveaxis(lse_BH1T[:, :, 0], 1, 2)[:, :time]
     before = attention._empty(k_BTGK, v_BTGV, attention._size(None, window, time)) if state is None else state
+    y_BTHV = attention.finish(y_BTHV, lse_BTH, sink_H, pos_BT, q_BTHK.dtype)
     return y_BTHV, attention.next_state(before, k_BTGK, v_BTGV, pos_BT)
-
-
-def _visible(state, k_BTGK, v_BTGV, pos_BT, window):
-    """(low, high) [B, T] of each query and the number [B, S] of each key; the interval is empty for padding."""
-    n_BT, _, keys = attention.gather_keys(state, k_BTGK, v_BTGV, pos_BT)
-    valid_BT = _time.valid(pos_BT)
-    own_BT = jnp.cumsum(valid_BT, axis=1) - 1 + (0 if state is None else state.count_B[:, None])
-    low_BT = own_BT - (n_BT if window is None else jnp.minimum(n_BT, window - 1))
-    slots_BS = jnp.maximum(keys.n_BS[:, : keys.n_BS.shape[1] - pos_BT.shape[1]], -1)
-    high_BT = jnp.where(valid_BT, own_BT, -1)
-    numbers = jnp.where(valid_BT, low_BT, NEVER), high_BT, jnp.concatenate([slots_BS, high_BT], axis=1)
-    return *(x.astype(jnp.int32) for x in numbers), keys
 
 
 def _round_up(n: int, multiple: int) -> int:
@@ -131,18 +125,20 @@ def _ranges(plan, span_B2T, number_B1S):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(plan, q_BHTK, k_BGSK, v_BGSV, span_B2T, number_B1S):
-    return _forward(plan, q_BHTK, k_BGSK, v_BGSV, span_B2T, number_B1S)[0]
+    """(y, L) of `_forward`."""
+    return _forward(plan, q_BHTK, k_BGSK, v_BGSV, span_B2T, number_B1S)
 
 
 def _attend_fwd(plan, *arguments):
     y_BHTV, lse_BH1T = _forward(plan, *arguments)
-    return y_BHTV, (*arguments, y_BHTV, lse_BH1T)
+    return (y_BHTV, lse_BH1T), (*arguments, y_BHTV, lse_BH1T)
 
 
-def _attend_bwd(plan, saved, dy_BHTV):
+def _attend_bwd(plan, saved, cotangents):
+    dy_BHTV, dlse_BH1T = cotangents
     q_BHTK, k_BGSK, v_BGSV, span_B2T, number_B1S, y_BHTV, lse_BH1T = saved
     inner_BH1T = jnp.einsum("bhtv,bhtv->bht", dy_BHTV, y_BHTV, preferred_element_type=lse_BH1T.dtype)[:, :, None]
-    stats_BH2T = jnp.concatenate([lse_BH1T, inner_BH1T], axis=2)
+    stats_BH2T = jnp.concatenate([lse_BH1T, inner_BH1T - dlse_BH1T], axis=2)
     inputs = span_B2T, number_B1S, q_BHTK, k_BGSK, v_BGSV
     return *_backward(plan, inputs, dy_BHTV, stats_BH2T), None, None
 

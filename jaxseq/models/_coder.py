@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxseq.call import Call
 from jaxseq.layers import RMSNorm, constrain, fan_in
 from jaxseq.mixers.moe import MoE
 from jaxseq.models import _relative, _transformer
@@ -101,7 +102,7 @@ class CoderLayer(nn.Module):
             source = source if isinstance(source, tuple) else self.cross.keys_values(source)
             x_BTD = add(x_BTD, self.cross(self.norm_cross(x_BTD), *source, look.cross_BTS, None, train))
         h_BTD = self.norm_mlp(x_BTD)
-        h_BTD = self.moe(h_BTD, (), look.pos_BT, "", None, train)[0] if self.sparse else self.mlp(h_BTD, train)
+        h_BTD = self.moe(h_BTD, (), Call.of(look.pos_BT, train=train)).y_BTD if self.sparse else self.mlp(h_BTD, train)
         return add(x_BTD, h_BTD), kept
 
 

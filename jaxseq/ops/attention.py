@@ -3,8 +3,10 @@
     y_t = sum_s softmax_s(scale q_t . k_s) v_s,   s over the tokens of the document with t - window < s <= t
 
 Vaswani et al. 2017 (arXiv:1706.03762, eq. 1). Grouped queries (Ainslie et al. 2023, arXiv:2305.13245): H query heads share G
-key/value heads. The chunkwise form is the online softmax of Milakov & Gimelshein 2018 (arXiv:1805.02867) over blocks, as in
-FlashAttention (Dao et al. 2022, arXiv:2205.14135, algorithm 1); its memory is linear in T.
+key/value heads. The chunkwise form is an online softmax over blocks, see `_attend`; its memory is linear in T.
+
+Options: `window`, the number of visible tokens with the query's own; `scale`, default 1 / sqrt(K); `cap`, scores become
+cap tanh(score / cap) (Gemma 2, arXiv:2408.00118, §2); `sink_H`, the score of one more key per head with value 0 (gpt-oss).
 
 State: the last S keys and values of the document. Token n of the document (from 0 at START, padding not counted) is stored in
 slot n mod S; empty slots are zero. S is the `context` given to `init_state`, or the window. Without a window, tokens beyond S
@@ -18,8 +20,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jaxseq import compat
-from jaxseq.ops import _time
+from jaxseq.ops import _attend, _time
+from jaxseq.ops._attend import Keys, Score, Span, attend
 from jaxseq.ops._example import Example, stresses
 from jaxseq.ops._layered import Layered
 
@@ -98,76 +100,67 @@ def _slots(count_B, size: int):
     return last_B1 - (last_B1 - jnp.arange(size)) % size if size else jnp.zeros((last_B1.shape[0], 0), jnp.int32)
 
 
-class Keys(NamedTuple):
-    """The keys a query may attend to: the slots of the state, then the tokens of this call."""
+def gather(state: AttentionState | None, k_BTGK, v_BTGV, pos_BT, window) -> tuple[Span, Keys]:
+    """(what each token sees, the keys of the state, if any, and of this call).
 
-    k_BSGK: jax.Array
-    v_BSGV: jax.Array
-    n_BS: jax.Array  # index in the document; negative: masked for all queries
-    seg_BS: jax.Array  # document number within the call
-
-
-def gather_keys(state: AttentionState | None, k_BTGK, v_BTGV, pos_BT) -> tuple[jax.Array, jax.Array, Keys]:
-    """(indices of the queries, their document numbers, both [B, T], keys of the state, if any, and of this call)."""
+    The tokens of a row are numbered consecutively from the state's count, without restarting at documents. A token sees the keys
+    from its document's first token, or from the first one in its window, to itself.
+    """
     count_B = jnp.zeros(k_BTGK.shape[:1], jnp.int32) if state is None else state.count_B
     n_BT, _ = indices(count_B, pos_BT)
-    seg_BT = _time.segments(pos_BT)
-    own = Keys(k_BTGK, v_BTGV, jnp.where(_time.valid(pos_BT), n_BT, -1), seg_BT)
+    valid_BT = _time.valid(pos_BT)
+    own_BT = jnp.cumsum(valid_BT, axis=1, dtype=jnp.int32) - 1 + count_B[:, None]
+    low_BT = own_BT - (n_BT if window is None else jnp.minimum(n_BT, window - 1))
+    number_BT = jnp.where(valid_BT, own_BT, -1)
+    span = Span(jnp.where(valid_BT, low_BT, _attend.NEVER), number_BT)
+    own = Keys(k_BTGK, v_BTGV, number_BT)
     if state is None:
-        return n_BT, seg_BT, own
-    n_BS = _slots(state.count_B, state.k_BSGK.shape[1])
-    old = Keys(state.k_BSGK.astype(k_BTGK.dtype), state.v_BSGV.astype(v_BTGV.dtype), n_BS, jnp.zeros_like(n_BS))
-    return n_BT, seg_BT, jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), old, own)
+        return span, own
+    number_BS = jnp.maximum(_slots(count_B, state.k_BSGK.shape[1]), -1)
+    old = Keys(state.k_BSGK.astype(k_BTGK.dtype), state.v_BSGV.astype(v_BTGV.dtype), number_BS)
+    return span, jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), old, own)
 
 
-def _mask(n_BT, seg_BT, keys: Keys, window):
-    """[B, T, S] bool: same document, not later, within the window."""
-    n_BT1, n_B1S = n_BT[:, :, None], keys.n_BS[:, None]
-    mask_BTS = (n_B1S >= 0) & (n_B1S <= n_BT1) & (seg_BT[:, :, None] == keys.seg_BS[:, None])
-    return mask_BTS if window is None else mask_BTS & (n_B1S > n_BT1 - window)
-
-
-def _scores(q_BTHK, keys: Keys, mask_BTS, scale, acc):
-    """[B, G, R, T, S] scaled products, -inf where masked; R = H / G query heads share a key head."""
-    batch, time, heads, size = q_BTHK.shape
-    kv_heads = keys.k_BSGK.shape[2]
-    q_BTGRK = q_BTHK.reshape(batch, time, kv_heads, heads // kv_heads, size)
-    scores = compat.einsum("btgrk,bsgk->bgrts", q_BTGRK, keys.k_BSGK, dtype=acc) * scale
-    return jnp.where(mask_BTS[:, None, None], scores, -jnp.inf)
-
-
-def _weighted(p_BGRTS, v_BSGV, acc):
-    return compat.einsum("bgrts,bsgv->bgrtv", p_BGRTS.astype(v_BSGV.dtype), v_BSGV, dtype=acc)
-
-
-def _finish(y_BGRTV, pos_BT, dtype):
-    batch, kv_heads, groups, time, size = y_BGRTV.shape
-    y_BTHV = jnp.moveaxis(y_BGRTV, 3, 1).reshape(batch, time, kv_heads * groups, size)
+def finish(y_BTHV, lse_BTH, sink_H, pos_BT, dtype):
+    """The output: with the sink, zero at padding, in the inputs' dtype."""
+    if sink_H is not None:
+        y_BTHV = _attend.sink(y_BTHV, lse_BTH, sink_H)
     return _time.select(_time.valid(pos_BT), y_BTHV).astype(dtype)
 
 
-def recurrent(q_BTHK, k_BTGK, v_BTGV, *, state=None, pos=None, window=None, scale=None, chunk: int = 1024):
+def recurrent(
+    q_BTHK, k_BTGK, v_BTGV, *, state=None, pos=None, window=None, scale=None, cap=None, sink_H=None, chunk: int = 1024
+):
     """One token after another: write its key and value into the ring buffer, then attend to the buffer.
 
     For T = 1 the state is updated in place, and only the blocks of `chunk` slots that hold a visible token are read. `state`
     may then be a `Layered` stack, which is returned.
     """
     if q_BTHK.shape[1] == 1 and state is not None:
-        return _one_token(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale, chunk)
+        return _one_token(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale, cap, sink_H, chunk)
     scale, q_BTHK, k_BTGK, v_BTGV, pos_BT = _prepare(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale)
     state = _empty(k_BTGK, v_BTGV, _size(state, window, q_BTHK.shape[1])) if state is None else state
     if q_BTHK.shape[1] == 0:
-        return v_BTGV.repeat(q_BTHK.shape[2] // k_BTGK.shape[2], axis=2).astype(q_BTHK.dtype), state
-    acc = _time.accumulation_dtype(q_BTHK, v_BTGV)
+        return _no_tokens(q_BTHK, v_BTGV), state
 
     def step(state, q_BHK, k_BGK, v_BGV):
         state = _write(state, k_BGK, v_BGV)
-        n_BS = _slots(state.count_B, state.k_BSGK.shape[1])
-        keys = Keys(state.k_BSGK, state.v_BSGV, n_BS, jnp.zeros_like(n_BS))
-        n_B1 = state.count_B[:, None] - 1
-        return state, _look(q_BHK[:, None], n_B1, keys, window, scale, acc)[:, 0].astype(q_BHK.dtype)
+        keys = Keys(state.k_BSGK, state.v_BSGV, _slots(state.count_B, state.k_BSGK.shape[1]))
+        y_BTHV, lse_BTH = attend(q_BHK[:, None], keys, _latest(state.count_B, window), Score(scale, cap))
+        y_BTHV = y_BTHV if sink_H is None else _attend.sink(y_BTHV, lse_BTH, sink_H)
+        return state, y_BTHV[:, 0].astype(q_BHK.dtype)
 
     return _time.scan_time(step, state, (q_BTHK, k_BTGK, v_BTGV), pos_BT)
+
+
+def _no_tokens(q_BTHK, v_BTGV):
+    return jnp.zeros((*q_BTHK.shape[:3], v_BTGV.shape[3]), q_BTHK.dtype)
+
+
+def _latest(count_B, window) -> Span:
+    """What the last of `count_B` tokens sees: its document, or the last `window` tokens of it."""
+    high_B1 = count_B[:, None] - 1
+    return Span(jnp.zeros_like(high_B1) if window is None else jnp.maximum(high_B1 - window + 1, 0), high_B1)
 
 
 def _write(state: AttentionState, k_BGK, v_BGV) -> AttentionState:
@@ -177,20 +170,13 @@ def _write(state: AttentionState, k_BGK, v_BGV) -> AttentionState:
     return AttentionState(k_BSGK, v_BSGV, state.count_B + 1)
 
 
-def _look(q_BTHK, n_BT, keys: Keys, window, scale, acc):
-    """y [B, T, H, V] for queries with index n_BT, all in the same document as the keys."""
-    scores = _scores(q_BTHK, keys, _mask(n_BT, jnp.zeros_like(n_BT), keys, window), scale, acc)
-    y_BGRTV = _weighted(jax.nn.softmax(scores, axis=-1), keys.v_BSGV, acc)
-    return jnp.moveaxis(y_BGRTV, 3, 1).reshape(*q_BTHK.shape[:3], -1)
-
-
-def _one_token(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale, chunk):
+def _one_token(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale, cap, sink_H, chunk):
     """The recurrent form for T = 1. Only the blocks of the state that are read are copied."""
     layered = isinstance(state, Layered)
     stack, layer = state if layered else (jax.tree.map(lambda x: x[None], state), jnp.int32(0))
     alike = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), stack)
     scale, q_BTHK, k_BTGK, v_BTGV, pos_BT = _prepare(q_BTHK, k_BTGK, v_BTGV, alike, pos, window, scale)
-    acc, size, pos_B = _time.accumulation_dtype(q_BTHK, v_BTGV), stack.k_BSGK.shape[2], pos_BT[:, 0]
+    size, pos_B = stack.k_BSGK.shape[2], pos_BT[:, 0]
     starts_B, real_B, row_B = pos_B == _time.START, pos_B >= 0, jnp.arange(pos_B.shape[0])
     before_B = jnp.where(starts_B, 0, stack.count_B[layer])
     count_B, slot_B = before_B + real_B, before_B % size
@@ -205,112 +191,60 @@ def _one_token(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale, chunk):
     stack = AttentionState(
         write(stack.k_BSGK, k_BTGK[:, 0]), write(stack.v_BSGV, v_BTGV[:, 0]), stack.count_B.at[layer].set(count_B)
     )
-    seen_B = jnp.maximum(count_B, 1)  # a row without tokens attends to one zero slot: an empty softmax would be NaN
-    n_B1, n_BS = seen_B[:, None] - 1, _slots(seen_B, size)
+    span, number_BS, score = _latest(count_B, window), _slots(count_B, size), Score(scale, cap)
     if size <= chunk:
-        keys = Keys(stack.k_BSGK[layer], stack.v_BSGV[layer], n_BS, jnp.zeros_like(n_BS))
-        y_BTHV = _look(q_BTHK, n_B1, keys, window, scale, acc)
+        y_BTHV, lse_BTH = attend(q_BTHK, Keys(stack.k_BSGK[layer], stack.v_BSGV[layer], number_BS), span, score)
     else:
-        y_BTHV = _look_in_blocks(q_BTHK, n_B1, stack, layer, n_BS, window, scale, acc, chunk)
-    y_BTHV = _time.select(real_B, y_BTHV).astype(q_BTHK.dtype)
+        y_BTHV, lse_BTH = _in_blocks(q_BTHK, stack, layer, number_BS, span, score, chunk)
+    y_BTHV = finish(y_BTHV, lse_BTH, sink_H, pos_BT, q_BTHK.dtype)
     return y_BTHV, Layered(stack, layer) if layered else jax.tree.map(lambda x: x[0], stack)
 
 
-def _look_in_blocks(q_BTHK, n_BT, stack: AttentionState, layer, n_BS, window, scale, acc, chunk):
-    """`_look` for one layer of the stack, `chunk` slots at a time. The last block is aligned to the end of the buffer; slots
-    that an earlier block has read are masked in it."""
-    batch, size = n_BS.shape
+def _in_blocks(q_BTHK, stack: AttentionState, layer, number_BS, span: Span, score: Score, chunk: int):
+    """`attend` to one layer of the stack, `chunk` slots at a time. The last block is aligned to the end of the buffer; slots
+    that an earlier block has read are visible to no query in it."""
+    batch, size = number_BS.shape
+    index_U = jnp.arange(-(-size // chunk), dtype=jnp.int32)
+    first_U = jnp.minimum(index_U * chunk, size - chunk)
+    slot_UC = first_U[:, None] + jnp.arange(chunk)
+    number_UBC = jnp.where(slot_UC[:, None] >= (index_U * chunk)[:, None, None], jnp.moveaxis(number_BS[:, slot_UC], 1, 0), -1)
 
-    def first(i):
-        return jnp.minimum(i * chunk, size - chunk)
+    def keys(block):
+        first, number_BC = block
 
-    def index(i):
-        n_BC = jax.lax.dynamic_slice_in_dim(n_BS, first(i), chunk, axis=1)
-        return jnp.where(first(i) + jnp.arange(chunk) >= i * chunk, n_BC, -1)
-
-    def keys(i):
         def cut(x_LBSGK):
+            zero = jnp.zeros_like(first)
             shape = (1, batch, chunk, *x_LBSGK.shape[3:])
-            zero = jnp.zeros_like(i)
-            return jax.lax.dynamic_slice(x_LBSGK, (layer.astype(i.dtype), zero, first(i), zero, zero), shape)[0]
+            return jax.lax.dynamic_slice(x_LBSGK, (layer.astype(first.dtype), zero, first, zero, zero), shape)[0]
 
-        n_BC = index(i)
-        return Keys(cut(stack.k_BSGK), cut(stack.v_BSGV), n_BC, jnp.zeros_like(n_BC))
+        return Keys(cut(stack.k_BSGK), cut(stack.v_BSGV), number_BC)
 
-    def visible(i):
-        n_BC = index(i)
-        return jnp.any(_mask(n_BT, jnp.zeros_like(n_BT), Keys(None, None, n_BC, jnp.zeros_like(n_BC)), window))
-
-    seg_BT, blocks = jnp.zeros_like(n_BT), jnp.arange(-(-size // chunk), dtype=jnp.int32)
-    kv_heads, value_size = stack.v_BSGV.shape[3:]
-    y_BGRTV = _online_softmax(q_BTHK, n_BT, seg_BT, blocks, visible, keys, (kv_heads, value_size), window, scale, acc)
-    return jnp.moveaxis(y_BGRTV, 3, 1).reshape(*q_BTHK.shape[:3], -1)
+    need_U = _attend.needed(jax.tree.map(lambda x: x[None], span), number_UBC)[0]
+    acc = _time.accumulation_dtype(q_BTHK, stack.v_BSGV)
+    return _attend.over_blocks(q_BTHK, span, score, need_U, (first_U, number_UBC), keys, stack.v_BSGV.shape[3:], acc)
 
 
-def parallel(q_BTHK, k_BTGK, v_BTGV, *, state=None, pos=None, window=None, scale=None):
-    """The whole T x (S + T) score matrix at once."""
+def _all_at_once(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale, cap, sink_H, chunk):
+    """All tokens against the slots of the state and all tokens; `chunk`: see `attend`."""
     scale, q_BTHK, k_BTGK, v_BTGV, pos_BT = _prepare(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale)
-    if q_BTHK.shape[1] == 0:
-        return recurrent(q_BTHK, k_BTGK, v_BTGV, state=state, window=window)
-    acc = _time.accumulation_dtype(q_BTHK, v_BTGV)
-    n_BT, seg_BT, keys = gather_keys(state, k_BTGK, v_BTGV, pos_BT)
-    scores = _scores(q_BTHK, keys, _mask(n_BT, seg_BT, keys, window), scale, acc)
-    scores = jnp.where(_time.valid(pos_BT)[:, None, None, :, None], scores, 0)  # an empty softmax has NaN gradients
-    y_BTHV = _finish(_weighted(jax.nn.softmax(scores, axis=-1), keys.v_BSGV, acc), pos_BT, q_BTHK.dtype)
     before = _empty(k_BTGK, v_BTGV, _size(None, window, q_BTHK.shape[1])) if state is None else state
-    return y_BTHV, next_state(before, k_BTGK, v_BTGV, pos_BT)
+    if q_BTHK.shape[1] == 0:
+        return _no_tokens(q_BTHK, v_BTGV), before
+    span, keys = gather(state, k_BTGK, v_BTGV, pos_BT, window)
+    y_BTHV, lse_BTH = attend(q_BTHK, keys, span, Score(scale, cap), chunk)
+    return finish(y_BTHV, lse_BTH, sink_H, pos_BT, q_BTHK.dtype), next_state(before, k_BTGK, v_BTGV, pos_BT)
 
 
-def _online_softmax(q_BCHK, n_BC, seg_BC, blocks, visible, keys_of, sizes, window, scale, acc):
-    """Output [B, G, R, C, V] of one block of queries over `blocks` of keys; scores are held for one block of keys at a time.
-
-    keys_of(block) -> Keys; visible(block): whether any query sees a key of the block, which is skipped if not. sizes: (G, V).
-    """
-    batch, time, heads, _ = q_BCHK.shape
-    kv_heads, value_size = sizes
-
-    def attend(carry, block):
-        top, total, y_BGRCV = carry
-        keys = keys_of(block)
-        scores = _scores(q_BCHK, keys, _mask(n_BC, seg_BC, keys, window), scale, acc)
-        new_top = jax.lax.stop_gradient(jnp.maximum(top, jnp.max(scores, axis=-1)))  # the result does not depend on it
-        shift = jnp.where(jnp.isneginf(new_top), 0, new_top)  # no visible key yet: exp(-inf - 0) = 0, not NaN
-        p_BGRCS, keep = jnp.exp(scores - shift[..., None]), jnp.exp(top - shift)
-        total = keep * total + jnp.sum(p_BGRCS, axis=-1)
-        return new_top, total, keep[..., None] * y_BGRCV + _weighted(p_BGRCS, keys.v_BSGV, acc)
-
-    def body(carry, block):
-        return jax.lax.cond(visible(block), attend, lambda carry, _: carry, carry, block), None
-
-    shape = (batch, kv_heads, heads // kv_heads, time)
-    start = jnp.full(shape, -jnp.inf, acc), jnp.zeros(shape, acc), jnp.zeros((*shape, value_size), acc)
-    (_, total, y_BGRCV), _ = jax.lax.scan(jax.checkpoint(body, prevent_cse=False), start, blocks)
-    return y_BGRCV / jnp.where(total > 0, total, 1)[..., None]
+def parallel(q_BTHK, k_BTGK, v_BTGV, *, state=None, pos=None, window=None, scale=None, cap=None, sink_H=None):
+    """The whole T x (S + T) score matrix at once."""
+    return _all_at_once(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale, cap, sink_H, None)
 
 
-def chunkwise(q_BTHK, k_BTGK, v_BTGV, *, state=None, pos=None, window=None, scale=None, chunk: int = 128):
+def chunkwise(
+    q_BTHK, k_BTGK, v_BTGV, *, state=None, pos=None, window=None, scale=None, cap=None, sink_H=None, chunk: int = 128
+):
     """Blocks of `chunk` queries by blocks of `chunk` keys with an online softmax; the backward pass recomputes the scores."""
-    if q_BTHK.shape[1] <= chunk:
-        return parallel(q_BTHK, k_BTGK, v_BTGV, state=state, pos=pos, window=window, scale=scale)
-    scale, q_BTHK, k_BTGK, v_BTGV, pos_BT = _prepare(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale)
-    acc, time = _time.accumulation_dtype(q_BTHK, v_BTGV), q_BTHK.shape[1]
-    n_BT, seg_BT, keys = gather_keys(state, k_BTGK, v_BTGV, pos_BT)
-    # split_chunks pads its first argument with -1, which as a key index means masked.
-    n_ZBC, *rest = _time.split_chunks(chunk, keys.n_BS, keys.k_BSGK, keys.v_BSGV, keys.seg_BS)
-    chunks = Keys(rest[0], rest[1], n_ZBC, rest[2])
-
-    def block(inputs):
-        n_BC, seg_BC, q_BCHK = inputs
-        visible = lambda keys: jnp.any(_mask(n_BC, seg_BC, keys, window))  # noqa: E731
-        sizes = v_BTGV.shape[2:]
-        y = _online_softmax(q_BCHK, n_BC, seg_BC, chunks, visible, lambda keys: keys, sizes, window, scale, acc)
-        return jnp.moveaxis(y, 3, 1)
-
-    y = jax.lax.map(jax.checkpoint(block, prevent_cse=False), _time.split_chunks(chunk, n_BT, seg_BT, q_BTHK))
-    y_BTGRV = _time.join_chunks(y, time)
-    before = _empty(k_BTGK, v_BTGV, _size(None, window, time)) if state is None else state
-    y_BTHV = _time.select(_time.valid(pos_BT), y_BTGRV.reshape(*q_BTHK.shape[:3], -1))
-    return y_BTHV.astype(q_BTHK.dtype), next_state(before, k_BTGK, v_BTGV, pos_BT)
+    return _all_at_once(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale, cap, sink_H, chunk)
 
 
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
@@ -325,9 +259,10 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
         shapes = (batch, time, 4, 6), (batch, time, 2, 6), (batch, time, 2, 5)
         return tuple(jax.random.normal(k, shape, dtype) for k, shape in zip(keys, shapes, strict=True))
 
-    key_x, key_prefix = jax.random.split(key)
+    key_x, key_prefix, key_sink = jax.random.split(key, 3)
     state = recurrent(*inputs(key_prefix, 15), window=window)[1]
-    return Example(inputs(key_x, time), {}, {"window": window}, state)
+    acc = jnp.promote_types(dtype, jnp.float32)
+    return Example(inputs(key_x, time), {"sink_H": jax.random.normal(key_sink, (4,), acc)}, {"window": window}, state)
 
 
 def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:

@@ -1,0 +1,177 @@
+"""Softmax attention of queries over keys: the one implementation behind the op `attention` and the attention of encoders.
+
+    y_t = sum_s exp(score_ts - lse_t) v_s,   lse_t = log sum_s exp(score_ts),   over the keys with low_t <= number_s <= high_t
+
+Every key has a number and every query an interval of numbers. Two integers per query and one per key express causality, a window,
+documents packed into a row, padding, both directions, another sequence, and the slots of a ring buffer in any order.
+
+`attend` also returns lse. With it the results over disjoint sets of keys can be joined (`merge`), and a sink can be added.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxseq import compat
+from jaxseq.ops import _time
+
+NEVER = jnp.iinfo(jnp.int32).max
+
+
+class Keys(NamedTuple):
+    """Keys and values. H query heads share G key heads, H / G adjacent ones each."""
+
+    k_BSGK: jax.Array
+    v_BSGV: jax.Array
+    number_BS: jax.Array  # int32; -1: visible to no query
+
+
+class Span(NamedTuple):
+    """The numbers of the keys that each query sees: low <= number <= high; none if low > high."""
+
+    low_BT: jax.Array  # int32, >= 0
+    high_BT: jax.Array
+
+
+class Score(NamedTuple):
+    """score = bias + cap tanh(scale q . k / cap), without `cap` bias + scale q . k."""
+
+    scale: float
+    cap: float | None = None  # Gemma 2 (arXiv:2408.00118, §2)
+    bias_BHTS: jax.Array | None = None  # [B or 1, H, T, S]; only without blocks
+    drop: Callable[[jax.Array], jax.Array] | None = None  # applied to the weights; only without blocks
+
+
+def visible(span: Span, number_BS: jax.Array) -> jax.Array:
+    """[B, T, S] bool."""
+    number_B1S = number_BS[:, None]
+    return (number_B1S >= span.low_BT[..., None]) & (number_B1S <= span.high_BT[..., None])
+
+
+def attend(q_BTHK: jax.Array, keys: Keys, span: Span, score: Score, chunk: int | None = None) -> tuple[jax.Array, jax.Array]:
+    """(y [B, T, H, V], lse [B, T, H]), both in the accumulation dtype; a query that sees no key has y = 0 and lse = -inf.
+
+    With `chunk` and T > chunk: blocks of `chunk` queries by blocks of `chunk` keys with an online softmax (Milakov & Gimelshein
+    2018, arXiv:1805.02867), as in FlashAttention (Dao et al. 2022, arXiv:2205.14135, algorithm 1). The backward pass recomputes
+    the scores, so memory is linear in T. Blocks of which no key is visible are skipped.
+    """
+    time = q_BTHK.shape[1]
+    if chunk is None or time <= chunk:
+        return _whole(q_BTHK, keys, span, score)
+    acc = _time.accumulation_dtype(q_BTHK, keys.v_BSGV)
+    # split_chunks pads its first argument with -1: the number of a key that is visible to no query, the end of an empty span
+    number_UBC, k_UBCGK, v_UBCGV = _time.split_chunks(chunk, keys.number_BS, keys.k_BSGK, keys.v_BSGV)
+    high_ZBC, low_ZBC, q_ZBCHK = _time.split_chunks(chunk, span.high_BT, span.low_BT, q_BTHK)
+    blocks = Keys(k_UBCGK, v_UBCGV, number_UBC)
+    spans = Span(low_ZBC, high_ZBC)
+    need_ZU = needed(spans, number_UBC)
+
+    def block(inputs):
+        q_BCHK, span, need_U = inputs
+        return over_blocks(q_BCHK, span, score, need_U, blocks, lambda block: block, keys.v_BSGV.shape[2:], acc)
+
+    y, lse = jax.lax.map(jax.checkpoint(block, prevent_cse=False), (q_ZBCHK, spans, need_ZU))
+    return _time.join_chunks(y, time), _time.join_chunks(lse, time)
+
+
+def needed(spans: Span, number_UBC: jax.Array) -> jax.Array:
+    """[Z, U] bool: whether a query of block z (spans [Z, B, C]) may see a key of block u, judged by the ends of both.
+
+    All blocks are judged at once, so that a batch over several devices needs one reduction and not one per pair of blocks.
+    """
+    low_ZBC = jnp.where(spans.low_BT <= spans.high_BT, spans.low_BT, NEVER)
+    low_Z, high_Z = jnp.min(low_ZBC, axis=(1, 2)), jnp.max(spans.high_BT, axis=(1, 2))
+    newest_U = jnp.max(number_UBC, axis=(1, 2))
+    oldest_U = jnp.min(jnp.where(number_UBC < 0, NEVER, number_UBC), axis=(1, 2))
+    return (newest_U >= low_Z[:, None]) & (oldest_U <= high_Z[:, None])
+
+
+def over_blocks(q_BCHK, span: Span, score: Score, need_U, blocks, keys_of: Callable, sizes: tuple[int, int], acc):
+    """`attend` over blocks of keys, one after another; scores are held for one block at a time.
+
+    blocks: scanned; keys_of(block) -> Keys. need_U: a block is skipped where it is False. sizes: (G, V).
+    """
+    batch, time, heads, _ = q_BCHK.shape
+    kv_heads, value_size = sizes
+
+    def add(carry, block):
+        top, total, y_BGRCV = carry
+        keys = keys_of(block)
+        scores = _scores(q_BCHK, keys, span, score, acc)
+        new_top = jax.lax.stop_gradient(jnp.maximum(top, jnp.max(scores, axis=-1)))  # the result does not depend on it
+        shift = jnp.where(jnp.isneginf(new_top), 0, new_top)  # no visible key yet: exp(-inf - 0) = 0, not NaN
+        p_BGRCS, keep = jnp.exp(scores - shift[..., None]), jnp.exp(top - shift)
+        total = keep * total + jnp.sum(p_BGRCS, axis=-1)
+        return new_top, total, keep[..., None] * y_BGRCV + _weighted(p_BGRCS, keys.v_BSGV, acc)
+
+    def body(carry, inputs):
+        need, block = inputs
+        return jax.lax.cond(need, add, lambda carry, _: carry, carry, block), None
+
+    shape = (batch, kv_heads, heads // kv_heads, time)
+    start = jnp.full(shape, -jnp.inf, acc), jnp.zeros(shape, acc), jnp.zeros((*shape, value_size), acc)
+    (top, total, y_BGRCV), _ = jax.lax.scan(jax.checkpoint(body, prevent_cse=False), start, (need_U, blocks))
+    some = total > 0
+    lse = jnp.where(some, jnp.where(some, top, 0) + jnp.log(jnp.where(some, total, 1)), -jnp.inf)
+    return _heads_last(y_BGRCV / jnp.where(some, total, 1)[..., None]), _heads_last(lse)
+
+
+def merge(*parts: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """The results (y, lse) of `attend` over disjoint sets of keys, as one result over all of them."""
+    y, lse = parts[0]
+    for y_more, lse_more in parts[1:]:
+        both = jnp.logaddexp(lse, lse_more)
+        y = _share(lse, both) * y + _share(lse_more, both) * y_more
+        lse = both
+    return y, lse
+
+
+def _share(lse, both) -> jax.Array:
+    """exp(lse - both) [..., 1]; 0 where both are -inf."""
+    none = jnp.isneginf(both)
+    return jnp.where(none, 0, jnp.exp(lse - jnp.where(none, 0, both)))[..., None]
+
+
+def sink(y_BTHV: jax.Array, lse_BTH: jax.Array, sink_H: jax.Array) -> jax.Array:
+    """y with one more key per head, of score `sink_H` and value 0 (gpt-oss; Xiao et al. 2023, arXiv:2309.17453)."""
+    return y_BTHV * jax.nn.sigmoid(lse_BTH - sink_H.astype(lse_BTH.dtype))[..., None]
+
+
+def _whole(q_BTHK, keys: Keys, span: Span, score: Score):
+    acc = _time.accumulation_dtype(q_BTHK, keys.v_BSGV)
+    scores = _scores(q_BTHK, keys, span, score, acc)
+    if scores.shape[-1] == 0:
+        shape = (*q_BTHK.shape[:3], keys.v_BSGV.shape[3])
+        return jnp.zeros(shape, acc), jnp.full(shape[:3], -jnp.inf, acc)
+    some_B11T1 = jnp.any(visible(span, keys.number_BS), axis=2)[:, None, None, :, None]
+    scores = jnp.where(some_B11T1, scores, 0)  # an empty softmax has NaN gradients
+    p_BGRTS = jax.nn.softmax(scores, axis=-1)
+    p_BGRTS = p_BGRTS if score.drop is None else score.drop(p_BGRTS)
+    y_BGRTV = jnp.where(some_B11T1, _weighted(p_BGRTS, keys.v_BSGV, acc), 0)
+    lse = jnp.where(some_B11T1[..., 0], jax.nn.logsumexp(scores, axis=-1), -jnp.inf)
+    return _heads_last(y_BGRTV), _heads_last(lse)
+
+
+def _scores(q_BTHK, keys: Keys, span: Span, score: Score, acc):
+    """[B, G, R, T, S] scores, -inf where not visible; R = H / G query heads share a key head."""
+    batch, time, heads, size = q_BTHK.shape
+    kv_heads = keys.k_BSGK.shape[2]
+    q_BTGRK = q_BTHK.reshape(batch, time, kv_heads, heads // kv_heads, size)
+    scores = compat.einsum("btgrk,bsgk->bgrts", q_BTGRK, keys.k_BSGK, dtype=acc) * score.scale
+    if score.cap is not None:
+        scores = score.cap * jnp.tanh(scores / score.cap)
+    if score.bias_BHTS is not None:
+        scores += score.bias_BHTS.reshape(-1, kv_heads, heads // kv_heads, *scores.shape[3:]).astype(acc)
+    return jnp.where(visible(span, keys.number_BS)[:, None, None], scores, -jnp.inf)
+
+
+def _weighted(p_BGRTS, v_BSGV, acc):
+    return compat.einsum("bgrts,bsgv->bgrtv", p_BGRTS.astype(v_BSGV.dtype), v_BSGV, dtype=acc)
+
+
+def _heads_last(x_BGRT):
+    """[B, G, R, T, ...] -> [B, T, H, ...]."""
+    x = jnp.moveaxis(x_BGRT, 3, 1)
+    return x.reshape(*x.shape[:2], x.shape[2] * x.shape[3], *x.shape[4:])
