@@ -45,12 +45,12 @@ class Dimensions(NamedTuple):
 
 
 class Look(NamedTuple):
-    """Arguments of the two attentions that are the same in every layer: query positions, masks and bias."""
+    """Arguments of the two attentions that are the same in every layer: query positions, what they see, and bias."""
 
     pos_BT: jax.Array
-    mask_BTS: jax.Array
+    sight: _transformer.Sight
     bias_BHTS: jax.Array
-    cross_BTS: jax.Array | None = None
+    cross: _transformer.Sight | None = None
     slot_BT: jax.Array | None = None  # slot of each token in the state; beyond the last slot: not stored
 
 
@@ -97,10 +97,10 @@ class CoderLayer(nn.Module):
         seen = own = self.attention.keys_values(h_BTD)
         if kept is not None:
             kept = seen = tuple(put(a, b, look.slot_BT) for a, b in zip(kept, own, strict=True))
-        x_BTD = add(x_BTD, self.attention(h_BTD, *seen, look.mask_BTS, look.bias_BHTS, train))
+        x_BTD = add(x_BTD, self.attention(h_BTD, *seen, look.sight, look.bias_BHTS, train))
         if self.decoder:
             source = source if isinstance(source, tuple) else self.cross.keys_values(source)
-            x_BTD = add(x_BTD, self.cross(self.norm_cross(x_BTD), *source, look.cross_BTS, None, train))
+            x_BTD = add(x_BTD, self.cross(self.norm_cross(x_BTD), *source, look.cross, None, train))
         h_BTD = self.norm_mlp(x_BTD)
         h_BTD = self.moe(h_BTD, (), Call.of(look.pos_BT, train=train)).y_BTD if self.sparse else self.mlp(h_BTD, train)
         return add(x_BTD, h_BTD), kept

@@ -1,19 +1,18 @@
 """Layers of the networks other than the causal language model: attention over a whole sequence and feed-forward.
 
-Masks are computed from positions: `segments` numbers the documents of a row, and tokens attend only to their own document.
+What a token sees is computed from positions: `segments` numbers the documents of a row, and tokens attend only to their own.
 """
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq import compat
 from jaxseq.layers import Initializer, LayerNorm, Linear, constrain
 from jaxseq.mixers import _activations
-from jaxseq.ops import _time
+from jaxseq.ops import _attend, _time
+from jaxseq.ops._attend import Keys, Score, Span, attend
 
 
 def segments(pos_BT: jax.Array) -> jax.Array:
@@ -26,38 +25,21 @@ def segments(pos_BT: jax.Array) -> jax.Array:
     return jnp.where(valid_BT, begun_BT + goes_on_B1, 0)
 
 
-def together(query_BT: jax.Array, key_BS: jax.Array) -> jax.Array:
-    """[B, T, S] bool: query and key have the same document number; false for padding."""
-    return (query_BT[:, :, None] == key_BS[:, None, :]) & (key_BS > 0)[:, None, :]
+class Sight(NamedTuple):
+    """Which keys each query sees, as numbers: see `jaxseq.ops._attend`."""
+
+    span: Span
+    number_BS: jax.Array  # of the keys
 
 
-def attend(
-    q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHV: jax.Array, mask_BTS: jax.Array | None = None,
-    bias_BHTS: jax.Array | None = None, scale: float | None = None, drop: Callable | None = None,
-) -> jax.Array:  # fmt: skip
-    """y_BTHV = softmax(scale q k^T + bias) v over the unmasked keys (Vaswani et al. 2017, arXiv:1706.03762, eq. 1).
-
-    scale: default 1 / sqrt(K). bias: [B or 1, H, T, S]. drop: applied to the attention weights. Scores and weights are in the
-    accumulation dtype, the result has the dtype of v. The result is zero for a query without unmasked keys.
-    """
-    acc = _time.accumulation_dtype(q_BTHK)
-    scale = q_BTHK.shape[-1] ** -0.5 if scale is None else scale
-    score_BHTS = scale * compat.einsum("bthk,bshk->bhts", q_BTHK, k_BSHK, dtype=acc)
-    if bias_BHTS is not None:
-        score_BHTS += bias_BHTS.astype(acc)
-    if mask_BTS is not None:
-        mask_B1TS = mask_BTS[:, None]
-        score_BHTS = jnp.where(mask_B1TS, score_BHTS, jnp.finfo(acc).min)
-    weight_BHTS = jax.nn.softmax(score_BHTS, axis=-1)
-    if mask_BTS is not None:
-        weight_BHTS = jnp.where(mask_B1TS, weight_BHTS, 0)
-    weight_BHTS = weight_BHTS if drop is None else drop(weight_BHTS)
-    weight_BHTS = weight_BHTS.astype(v_BSHV.dtype)
-    return compat.einsum("bhts,bshv->bthv", weight_BHTS, v_BSHV, dtype=acc).astype(v_BSHV.dtype)
+def same_document(query_BT: jax.Array, key_BS: jax.Array) -> Sight:
+    """A query sees the keys with its document number; 0 is padding, which neither sees nor is seen."""
+    high_BT = jnp.where(query_BT > 0, query_BT, -1)
+    return Sight(Span(jnp.where(query_BT > 0, query_BT, _attend.NEVER), high_BT), jnp.where(key_BS > 0, key_BS, -1))
 
 
 class MultiHeadAttention(nn.Module):
-    """Multi-head attention: y = attend(x W_Q, k, v) W_O with k, v = `keys_values(source)`."""
+    """Multi-head attention: y = attend(x W_Q, k, v) W_O with k, v = `keys_values(source)` (Vaswani et al. 2017, §3.2)."""
 
     width: int
     heads: int
@@ -81,9 +63,15 @@ class MultiHeadAttention(nn.Module):
         """(k_BSHK, v_BSHK) of a sequence."""
         return self.k(x_BSD), self.v(x_BSD)
 
-    def __call__(self, x_BTD, k_BSHK, v_BSHK, mask_BTS=None, bias_BHTS=None, train: bool = False) -> jax.Array:
+    def __call__(self, x_BTD, k_BSHK, v_BSHK, sight: Sight | None = None, bias_BHTS=None, train: bool = False) -> jax.Array:
+        """y_BTD. sight: default, every query sees all keys. A query that sees no key gives zeros before W_O."""
+        if sight is None:
+            sight = same_document(*(jnp.ones(x.shape[:2], jnp.int32) for x in (x_BTD, k_BSHK)))
         drop = (lambda weights: self.drop(weights, deterministic=not train)) if self.dropout else None
-        return self.o(attend(self.q(x_BTD), k_BSHK, v_BSHK, mask_BTS, bias_BHTS, self.scale, drop))
+        scale = self.head_size**-0.5 if self.scale is None else self.scale
+        keys = Keys(k_BSHK, v_BSHK, sight.number_BS)
+        y_BTHK, _ = attend(self.q(x_BTD), keys, sight.span, Score(scale, None, bias_BHTS, drop))
+        return self.o(y_BTHK.astype(v_BSHK.dtype))
 
 
 class FeedForward(nn.Module):
@@ -123,14 +111,14 @@ class TransformerLayer(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array, mask_BTS: jax.Array | None, train: bool) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, sight: Sight | None, train: bool) -> jax.Array:
         norms = {name: LayerNorm(self.norm_eps, self.dtype, name=f"norm_{name}") for name in ("attention", "mlp")}
         fields = dict(bias=True, init_fn=self.init_fn, dtype=self.dtype)
         size = self.width // self.heads
         attention = MultiHeadAttention(self.width, self.heads, size, dropout=self.dropout, name="attention", **fields)
         mlp = FeedForward(self.width, self.hidden, self.activation, name="mlp", **fields)
         branches = {
-            "attention": lambda h_BTD: attention(h_BTD, *attention.keys_values(h_BTD), mask_BTS, train=train),
+            "attention": lambda h_BTD: attention(h_BTD, *attention.keys_values(h_BTD), sight, train=train),
             "mlp": lambda h_BTD: mlp(h_BTD, train),
         }
         drop = nn.Dropout(self.dropout, deterministic=not train)

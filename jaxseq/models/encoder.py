@@ -97,8 +97,8 @@ class Encoder(Network):
             pos = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
         segment_BT = _transformer.segments(pos)
         x_BTD = self.embed(jnp.where(segment_BT > 0, tokens, 0), pos, types, train)
-        mask_BTS = _transformer.together(segment_BT, segment_BT)
-        call = lambda block, x_BTD, _: (block(x_BTD, mask_BTS, train), None)  # noqa: E731
+        sight = _transformer.same_document(segment_BT, segment_BT)
+        call = lambda block, x_BTD, _: (block(x_BTD, sight, train), None)  # noqa: E731
         x_BTD, _ = scan(self.blocks, self.layers, x_BTD, None, call, self.remat)
         x_BTD = self.final_norm(x_BTD) if self.norm_first else x_BTD
         x_BTD = _time.select(segment_BT > 0, x_BTD)

@@ -18,7 +18,9 @@ from jaxseq.mixers import _activations
 from jaxseq.models import _transformer
 from jaxseq.models._coder import Dimensions, KeysValues, Look, Stack, put
 from jaxseq.models._network import BYTE_VOCAB, DTYPES, REMAT, Network, check
-from jaxseq.ops import _time
+from jaxseq.models._transformer import Sight
+from jaxseq.ops import _attend, _time
+from jaxseq.ops._attend import Span
 
 
 class DecoderState(NamedTuple):
@@ -84,18 +86,18 @@ class EncoderDecoder(Network):
         source_pos, pos = _positions(source, source_pos), _positions(tokens, pos)
         source_segment_BS, segment_BT = _transformer.segments(source_pos), _transformer.segments(pos)
         source_BSD = self.encode(source, source_pos, train)
-        index_T = jnp.arange(tokens.shape[1])
-        mask_BTS = _transformer.together(segment_BT, segment_BT) & (index_T[:, None] >= index_T)
-        cross_BTS = _transformer.together(segment_BT, source_segment_BS)
-        look = Look(pos, mask_BTS, self.decoder.relative(pos, pos), cross_BTS)
+        index_BT = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        own = _causal(segment_BT, index_BT, jax.lax.cummax(jnp.where(pos == _time.START, index_BT, 0), axis=1))
+        cross = _transformer.same_document(segment_BT, source_segment_BS)
+        look = Look(pos, Sight(own, own.high_BT), self.decoder.relative(pos, pos), cross)
         x_BTD, _ = self.decoder(self._embed(tokens, segment_BT), look, source_BSD, train=train)
         return self._logits(x_BTD, segment_BT)
 
     def encode(self, source, source_pos=None, train: bool = False) -> jax.Array:
         source_pos = _positions(source, source_pos)
         segment_BS = _transformer.segments(source_pos)
-        mask_BSS = _transformer.together(segment_BS, segment_BS)
-        look = Look(source_pos, mask_BSS, self.encoder.relative(source_pos, source_pos))
+        sight = _transformer.same_document(segment_BS, segment_BS)
+        look = Look(source_pos, sight, self.encoder.relative(source_pos, source_pos))
         x_BSD, _ = self.encoder(self._embed(source, segment_BS), look, train=train)
         return _time.select(segment_BS > 0, x_BSD)
 
@@ -120,9 +122,11 @@ class EncoderDecoder(Network):
         segment_BT = _continued(pos, state.segment_B)
         kept_pos_BS = put(state.kept_pos_BS, pos, slot_BT)
         kept_segment_BS = put(state.kept_segment_BS, segment_BT, slot_BT)
-        mask_BTS = _transformer.together(segment_BT, kept_segment_BS) & (slot_BT[:, :, None] >= jnp.arange(context))
-        cross_BTS = _transformer.together(segment_BT, state.source_segment_BS)
-        look = Look(pos, mask_BTS, self.decoder.relative(pos, kept_pos_BS), cross_BTS, slot_BT)
+        first_BT = jnp.argmax(kept_segment_BS[:, None] == segment_BT[:, :, None], axis=2)
+        number_BS = jnp.where(kept_segment_BS > 0, jnp.arange(context), -1)
+        sight = Sight(_causal(segment_BT, slot_BT, first_BT), number_BS)
+        cross = _transformer.same_document(segment_BT, state.source_segment_BS)
+        look = Look(pos, sight, self.decoder.relative(pos, kept_pos_BS), cross, slot_BT)
         x_BTD, kept = self.decoder(self._embed(tokens, segment_BT), look, state=(state.source, state.kept))
         last_B = jnp.max(segment_BT, axis=1, initial=0)
         next_pos_B = jnp.max(jnp.where(segment_BT == last_B[:, None], pos + 1, 0), axis=1, initial=0)
@@ -148,6 +152,12 @@ def _positions(tokens: jax.Array, pos: jax.Array | None) -> jax.Array:
         return jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
     chex.assert_equal_shape([tokens, pos])
     return pos
+
+
+def _causal(segment_BT: jax.Array, number_BT: jax.Array, first_BT: jax.Array) -> Span:
+    """A token sees its document, from the number of its first token to its own; padding (segment 0) sees nothing."""
+    real_BT = segment_BT > 0
+    return Span(jnp.where(real_BT, first_BT, _attend.NEVER), jnp.where(real_BT, number_BT, -1))
 
 
 def _continued(pos_BT: jax.Array, segment_B: jax.Array) -> jax.Array:
