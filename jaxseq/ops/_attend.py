@@ -163,7 +163,7 @@ def _scores(q_BTHK, keys: Keys, span: Span, score: Score, acc):
     if score.cap is not None:
         scores = score.cap * jnp.tanh(scores / score.cap)
     if score.bias_BHTS is not None:
-        scores += score.bias_BHTS.reshape(-1, kv_heads, heads // kv_heads, *scores.shape[3:]).astype(acc)
+        scores += score.bias_BHTS.reshape(score.bias_BHTS.shape[0], kv_heads, heads // kv_heads, *scores.shape[3:]).astype(acc)
     return jnp.where(visible(span, keys.number_BS)[:, None, None], scores, -jnp.inf)
 
 
