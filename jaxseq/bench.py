@@ -42,7 +42,7 @@ BEATEN = 4.0  # a form that takes this many times the best form's time is timed 
 SLICE = 2e-3  # minimum seconds of one sample: short calls are repeated to reach it
 
 
-class Call(NamedTuple):
+class OpCall(NamedTuple):
     """An architecture's call of an op: shapes after [B, T], weights' shapes, static options; all hashable."""
 
     xs: tuple[tuple[tuple[int, ...], str], ...]
@@ -58,14 +58,14 @@ class Arguments(NamedTuple):
     pos_BT: jax.Array
 
 
-def calls(dtype: str = "float32") -> dict[str, Call]:
+def calls(dtype: str = "float32") -> dict[str, OpCall]:
     """{op: the most common call by the laptop-size architectures}; models are traced, not run."""
     counts: dict[str, collections.Counter] = {}
 
     def seen(name, form, xs, kwargs):
         arrays = {k: v for k, v in kwargs.items() if k not in ("state", "pos") and hasattr(v, "shape")}
         options = {k: v for k, v in kwargs.items() if k not in ("state", "pos") and not hasattr(v, "shape")}
-        call = Call(
+        call = OpCall(
             tuple((x.shape[2:], x.dtype.name) for x in xs),
             tuple((k, v.shape, v.dtype.name) for k, v in arrays.items()),
             tuple(options.items()),
@@ -80,16 +80,16 @@ def calls(dtype: str = "float32") -> dict[str, Call]:
     return {name: counter.most_common(1)[0][0] for name, counter in counts.items()}
 
 
-def example_call(op: str, dtype: str) -> Call:
+def example_call(op: str, dtype: str) -> OpCall:
     """The call in `example`, small, for an op that no architecture uses."""
     example = jax.eval_shape(lambda: registry.load("ops", op).example(jax.random.key(0), 1, 8, jnp.dtype(dtype))[:2])
     xs, weights = example
-    return Call(
+    return OpCall(
         tuple((x.shape[2:], x.dtype.name) for x in xs), tuple((k, v.shape, v.dtype.name) for k, v in weights.items()), ()
     )
 
 
-def arguments(op: str, call: Call, batch: int, length: int) -> Arguments:
+def arguments(op: str, call: OpCall, batch: int, length: int) -> Arguments:
     """Arrays of the call's shapes with entries drawn from the op's `example`, or normal ones if `example` lacks the argument."""
     example = registry.load("ops", op).example
     known_xs, known_weights = jax.jit(lambda key: example(key, 4, 32, jnp.float32)[:2])(jax.random.key(0))
@@ -156,7 +156,7 @@ def floors(candidates: dict[str, Callable], options: dict, args: Arguments, dtyp
     return {kind: max(least[kind] / rates.operations, moved[kind] / rates.bytes) for kind in least}
 
 
-def measure(op: str, call: Call, length: int, skip: Sequence[str] = (), rounds: int = 5, dtype: str = "float32") -> list[dict]:
+def measure(op: str, call: OpCall, length: int, skip: Sequence[str] = (), rounds: int = 5, dtype: str = "float32") -> list[dict]:
     """One record per form: op, time, rows, form, and forward, training, floor_* in milliseconds, or why it was left out."""
     batch, options = max(1, TOKENS // length), dict(call.options)
     args = arguments(op, call, batch, length)

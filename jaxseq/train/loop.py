@@ -39,7 +39,7 @@ def train(
     workdir: str | os.PathLike,
     *,
     progress: Callable[[dict[str, Any]], None] | None = None,
-    announce: Callable[[plan.Plan], None] | None = None,
+    announce: Callable[[plan.RunPlan], None] | None = None,
     stop: Callable[[], bool] | None = None,
     devices: Sequence[jax.Device] | None = None,
     debug: bool = False,
@@ -75,7 +75,7 @@ def train(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(workdir)) from error
 
 
-def planned(config, workdir: str | os.PathLike, devices: Sequence[jax.Device] | None = None) -> plan.Plan:
+def planned(config, workdir: str | os.PathLike, devices: Sequence[jax.Device] | None = None) -> plan.RunPlan:
     """The plan of `train`, without writing to `workdir`. Raises what `train` would raise before its first step."""
     run = Run(config, workdir, devices)
     run.open()

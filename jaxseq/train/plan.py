@@ -14,7 +14,7 @@ MEMORY_FIELDS = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """Fields:
 
     parameters: number of parameters of the model.
@@ -91,12 +91,12 @@ def to_train(sizes: dict[str, Any]) -> str:
 def make(
     task, trainer: Trainer, compiled: jax.stages.Compiled, tokens: int, flops_per_token: tuple[float, float],
     available_bytes: int | None,
-) -> Plan:  # fmt: skip
-    """See Plan. tokens: of all steps; flops_per_token: of the model, and as executed."""
+) -> RunPlan:  # fmt: skip
+    """See RunPlan. tokens: of all steps; flops_per_token: of the model, and as executed."""
     config = trainer.config
     tokenizer = getattr(task, "tokenizer", None)
     kinds = Counter(device.device_kind for device in trainer.mesh.devices.flat)
-    return Plan(
+    return RunPlan(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(trainer.abstract.params)),
         splits=task.sizes(),
         tokenizer=None if tokenizer is None else config.data.tokenizer,

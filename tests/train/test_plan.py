@@ -64,7 +64,7 @@ def made(**changes):
         "hardware_flops": 2e6, "memory_bytes": 3_000_000, "available_bytes": 10**9, "lowers": ("model.remat=full",),
         "mesh": {"data": 1, "fsdp": 2}, "devices": "2 x cpu", "repeated": 0,
     }  # fmt: skip
-    return plan.Plan(**values | changes).lines()
+    return plan.RunPlan(**values | changes).lines()
 
 
 def test_what_somebody_should_look_at_is_one_more_line():

@@ -19,7 +19,7 @@ from jaxseq.evaluation.bits_per_byte import token_nats
 from jaxseq.train.objectives import _task
 from jaxseq.train.objectives.next_token import tokens
 
-__all__ = ["SENTINELS", "Span", "corrupt", "counts", "loss", "shapes", "task", "tokens"]
+__all__ = ["SENTINELS", "SpanTask", "corrupt", "counts", "loss", "shapes", "task", "tokens"]
 
 SENTINELS = 100
 
@@ -87,7 +87,7 @@ def _filled(ids: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     return np.pad(ids, (0, free)), pos
 
 
-class Span(_task.TextTask):
+class SpanTask(_task.TextTask):
     def __init__(self, config):
         _task.check_model(config, "encoder_layers", "decoder_layers")
         _task.check_corruption(config)
@@ -125,4 +125,4 @@ class Span(_task.TextTask):
         }  # fmt: skip
 
 
-task = Span
+task = SpanTask
