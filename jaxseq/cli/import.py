@@ -35,7 +35,7 @@ def run(args):
     from jaxseq import convert
     from jaxseq.convert import _tokenizer, hub
     from jaxseq.data import tokenizer_files
-    from jaxseq.train import checkpoints
+    from jaxseq.train import save_params
 
     path = hub.fetch(args.source_path) if args.source_path.startswith(hub.PREFIX) else args.source_path
     source, theirs, config, model, params = convert.open_model(path, args.source, args.dtype)
@@ -50,7 +50,7 @@ def run(args):
         if read:
             built_in = "byte" if args.tokenizer in tokenizer_files.BYTES else args.tokenizer
             config.data.tokenizer = str(paths.absolute(target / name)) if name else built_in or tokenizer_files.UNKNOWN
-    checkpoints.save_params(target, config, params)
+    save_params(target, config, params)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     lm = config.model.kind == "lm"
     use = f"jaxseq generate --workdir={target} --prompt=TEXT" if lm else f"jaxseq train … --config.train.init={target}"

@@ -12,7 +12,7 @@ import errno
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,13 +20,11 @@ import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-import jaxseq
 from jaxseq import paths
-from jaxseq.config import from_dict, to_dict
+from jaxseq.config import to_dict
 from jaxseq.errors import UserError
-from jaxseq.train import digests, locks, tokenizers, workdirs
-from jaxseq.train import mesh as meshes
-from jaxseq.train.step import Trainer, TrainState, abstract_params
+from jaxseq.train import digests
+from jaxseq.train.step import Trainer, TrainState
 
 T = TypeVar("T")
 FINISHED = "commit_success.txt"  # Orbax's, in a bucket
@@ -55,14 +53,15 @@ def saved(workdir: str | os.PathLike) -> list[int]:
     return known
 
 
-def _manager(workdir: str | os.PathLike, arrays=ocp.StandardCheckpointHandler, **options) -> ocp.CheckpointManager:
+def manager(workdir: str | os.PathLike, arrays=ocp.StandardCheckpointHandler, **options) -> ocp.CheckpointManager:
+    """Orbax's manager of a workdir's checkpoints. arrays: makes the handler of an item of arrays."""
     handlers: dict[str, Any] = {name: arrays() for name in ("params", "optimizer", "collections")}
     handlers |= {"data": ocp.JsonCheckpointHandler(), "config": ocp.JsonCheckpointHandler()}
     options = ocp.CheckpointManagerOptions(**options)
     return ocp.CheckpointManager(folder(workdir), options=options, item_handlers=handlers)
 
 
-def _writer(workdir: str | os.PathLike, at_once: int | None = None, **options) -> ocp.CheckpointManager:
+def writer(workdir: str | os.PathLike, at_once: int | None = None, **options) -> ocp.CheckpointManager:
     """A manager that writes checkpoints and their digests. at_once: the most bytes of arrays to hold until written."""
 
     def arrays():  # uncompressed: compressed copies would stay in memory until written, and weights hardly compress
@@ -74,7 +73,7 @@ def _writer(workdir: str | os.PathLike, at_once: int | None = None, **options) -
             digests.write(draft)
 
     sealing = ocp.options.AsyncOptions(post_finalization_callback=seal)
-    return _manager(workdir, arrays, async_options=sealing, **options)
+    return manager(workdir, arrays, async_options=sealing, **options)
 
 
 def _drafts(checkpoints: Path) -> list[Path]:
@@ -135,7 +134,7 @@ class Checkpoints:
 
     def __init__(self, workdir: str | os.PathLike, keep: int):
         self.workdir = workdir
-        self.manager = _writer(workdir, max_to_keep=max(keep, 1), cleanup_tmp_directories=True)
+        self.manager = writer(workdir, max_to_keep=max(keep, 1), cleanup_tmp_directories=True)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -173,7 +172,7 @@ class Checkpoints:
                 optimizer=ocp.args.PyTreeSave(state.optimizer),
                 data=ocp.args.JsonSave({"step": step, **data}),
                 config=ocp.args.JsonSave(to_dict(config)),
-                **_variables(ocp.args.PyTreeSave, state.params, state.collections),
+                **variable_items(ocp.args.PyTreeSave, state.params, state.collections),
             ),
         )
 
@@ -201,19 +200,19 @@ class Checkpoints:
     def restore(self, trainer: Trainer, step: int) -> tuple[TrainState, dict[str, Any]]:
         """(state, data) of a step, with the shardings of `trainer`."""
         abstract = trainer.abstract
-        with _manager(self.workdir, create=False) as manager:
-            saved = set(manager.item_metadata(step).keys())
+        with manager(self.workdir, create=False) as opened:
+            saved = set(opened.item_metadata(step).keys())
             if not {"optimizer", "data"} <= saved:
                 raise UserError(
-                    f"{manager.directory} holds weights without optimiser state; to train from them use a new --workdir "
-                    f"and --config.train.init={manager.directory.parent}"
+                    f"{opened.directory} holds weights without optimiser state; to train from them use a new --workdir "
+                    f"and --config.train.init={opened.directory.parent}"
                 )
-            items = manager.restore(
+            items = opened.restore(
                 step,
                 args=ocp.args.Composite(
                     optimizer=ocp.args.StandardRestore(abstract.optimizer),
                     data=ocp.args.JsonRestore(),
-                    **_variables(ocp.args.StandardRestore, abstract.params, abstract.collections),
+                    **variable_items(ocp.args.StandardRestore, abstract.params, abstract.collections),
                 ),
             )
         fresh = jax.device_put((jax.numpy.int32(step), jax.numpy.asarray(True)), abstract.step.sharding)
@@ -221,113 +220,6 @@ class Checkpoints:
         return TrainState(*fresh, *variables), items["data"]
 
 
-def _variables(make, params: Any, collections: dict) -> dict[str, Any]:
+def variable_items(make, params: Any, collections: dict) -> dict[str, Any]:
     """Orbax's arguments for the items of a model's variables; no item for collections if there are none."""
     return {"params": make(params)} | ({"collections": make(collections)} if collections else {})
-
-
-def save_params(workdir: str | os.PathLike, config, params: Any, step: int = 0) -> None:
-    """Writes a workdir of weights without optimiser state, such as an imported model, for `load`, evaluation and `train.init`.
-
-    params: the parameters, or all collections of a model with more of them, {"params": …, "batch_stats": …}.
-    """
-    workdirs.check_path(workdir)
-    variables = params if "params" in params else {"params": params}
-    collections = {name: value for name, value in variables.items() if name != "params"}
-    items = _variables(ocp.args.PyTreeSave, variables["params"], collections)
-    largest = max(leaf.nbytes for leaf in jax.tree.leaves(variables))
-    with locks.claimed(paths.of(workdir)):
-        workdirs.check_config(workdir, config, trained=bool(steps(workdir)))
-        config = tokenizers.kept(config, workdir)
-        workdirs.write_config(workdir, config)
-        with _writer(workdir, at_once=largest + 1) as manager:
-            manager.save(step, args=ocp.args.Composite(config=ocp.args.JsonSave(to_dict(config)), **items))
-
-
-def restore_variables(workdir: str | os.PathLike, abstract: dict, step: int | None = None, heads: Iterable[str] = ()) -> dict:
-    """A workdir's {"params": …, "batch_stats": … if any} with the shardings of `abstract` (ShapeDtypeStructs).
-
-    heads: top-level modules of params that the checkpoint or `abstract` may lack (such as a fine-tuned model's new classifier, or
-    the language model's head that it drops). Only heads that both have are returned.
-
-    Raises UserError if there is no such checkpoint, or for leaves whose shapes differ from `abstract`, naming them.
-    """
-    return newest(workdir, lambda number: _restore_variables(workdir, abstract, number, heads), step)[1]
-
-
-def _restore_variables(workdir: str | os.PathLike, abstract: dict, step: int, heads: Iterable[str] = ()) -> dict:
-    with _manager(workdir, create=False) as manager:
-        metadata = manager.item_metadata(step)
-        items = {"params": dict(metadata["params"])} | dict(metadata.get("collections") or {})
-        free = items["params"].keys() ^ abstract["params"].keys()
-        free &= set(heads)
-        for name in sorted(free):
-            log.info("%s: %s", workdir, f"{name} is not loaded" if name in items["params"] else f"{name} is new")
-        abstract = abstract | {"params": {name: x for name, x in abstract["params"].items() if name not in free}}
-        saved = _shapes({name: items["params"][name] for name in items["params"] if name not in free})
-        saved |= _shapes({name: items[name] for name in items if name != "params"})
-        wanted = _shapes(abstract["params"]) | _shapes({name: abstract[name] for name in abstract if name != "params"})
-        wrong = [
-            f"{name} is {saved.get(name, 'missing')}, expected {wanted.get(name, 'none')}"
-            for name in sorted(saved.keys() | wanted.keys())
-            if saved.get(name) != wanted.get(name)
-        ]
-        if wrong:
-            more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
-            raise UserError(
-                f"the weights in {workdir} do not fit this model: {'; '.join(wrong[:8])}{more}; "
-                "use the config.model that they were trained with"
-            )
-        one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        unread = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one)  # noqa: E731
-        left = {name: jax.tree.map(unread, items["params"][name]) for name in free if name in items["params"]}
-        collections = {name: value for name, value in abstract.items() if name != "params"}
-        args = _variables(ocp.args.StandardRestore, abstract["params"] | left, collections)
-        found = manager.restore(step, args=ocp.args.Composite(**args))
-        params = {name: value for name, value in found["params"].items() if name not in left}
-        return {"params": params} | dict(found.get("collections") or {})
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {path_name(path): tuple(leaf.shape) for path, leaf in leaves}
-
-
-def path_name(path: Iterable) -> str:
-    """A pytree path as 'a/b/c'."""
-    return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
-
-
-def load(workdir: str | os.PathLike, step: int | None = None, devices=None):
-    """(model, params, config) of a workdir's checkpoint, the latest by default; see `load_variables`.
-
-    params: the parameters, or all collections of a model with more of them, {"params": …, "batch_stats": …}.
-    """
-    model, variables, config = load_variables(workdir, step, devices)
-    return model, variables["params"] if variables.keys() == {"params"} else variables, config
-
-
-def load_variables(workdir: str | os.PathLike, step: int | None = None, devices=None):
-    """(model, variables, config) of a workdir's checkpoint. `variables`, {"params": …, "batch_stats": … if any}, is the
-    first argument of `model.apply`.
-
-    The parameters are on the first device, or sharded over `devices` along the mesh axis fsdp. Raises UserError if there is no
-    such workdir or checkpoint, or if config.json is damaged.
-    """
-    workdirs.check_path(workdir)
-    workdir = paths.of(workdir)
-    if workdirs.saved_config(workdir) is None:
-        raise UserError(f"{workdir} is not the workdir of a run: it has no config.json; give the --workdir of a training run")
-
-    def read(number: int):
-        with _manager(workdir, create=False) as manager:
-            if "config" not in set(manager.item_metadata(number).keys()):
-                raise UserError(f"{folder(workdir)}/{number} has no config; choose another checkpoint or workdir")
-            config = from_dict(manager.restore(number, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"])
-        config = tokenizers.located(config, workdir)
-        model = jaxseq.build(config)
-        sizes = dict.fromkeys(meshes.AXES, 1) | {"fsdp": -1}
-        mesh = meshes.make_mesh(sizes, devices or jax.local_devices()[:1])
-        return model, _restore_variables(workdir, abstract_params(model.boxed(), mesh), number), config
-
-    return newest(workdir, read, step)[1]

@@ -22,9 +22,9 @@ FEWEST = 16  # minimum number of losses to detect a spike
 
 class Verdict(enum.Enum):
     GOOD = "good"
-    SKIPPED = "passed over"
+    SKIPPED = "skipped"
     REWIND = "go back to the last checkpoint"
-    END = "the run cannot go on"
+    END = "the run ends"
 
 
 class Guard:

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import logging
-import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,16 +12,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxseq.errors import UserError
-from jaxseq.train import flops, locks, plan, probe, tokenizers, workdirs
+from jaxseq.train import locks, plan, probe, tokenizers, workdirs
 from jaxseq.train import mesh as meshes
 from jaxseq.train.checkpoints import Checkpoints
 from jaxseq.train.diagnose import diagnose
 from jaxseq.train.failures import BadStepError, NonFiniteError, SpikeError, is_disk_full
-from jaxseq.train.goodput import Pace
 from jaxseq.train.guard import Verdict
-from jaxseq.train.metrics import MetricsWriter, memory
 from jaxseq.train.probe import Probe
 from jaxseq.train.profiles import FOLDER, Profiler
+from jaxseq.train.records import Records, due
 from jaxseq.train.run import Run
 from jaxseq.train.step import TrainState
 from jaxseq.train.stopping import Stopped, terminated
@@ -98,10 +96,12 @@ def _train(run: Run, progress: Callable, announce: Callable, stop: Callable[[], 
         workdirs.write_config(run.workdir, run.config)
         announce(run.plan)
         with contextlib.closing(run.writer(int(state.step))) as writer, terminated() as asked:
+            run.goodput.turn("training")
+            records = Records(run, int(state.step), writer, progress, held)
             with Profiler(profile, run.workdir / FOLDER) as profiler:
-                loop = _Loop(run, state, checkpoints, writer, progress, lambda: bool(asked()) or stop(), profiler, held)
+                loop = _Loop(run, state, checkpoints, records, profiler, lambda: bool(asked()) or stop())
                 record = loop.run()
-            return record | {"stopped": loop.told(), "signal": asked()} if loop.halted else record
+            return record | {"stopped": loop.stopped(), "signal": asked()} if loop.halted else record
 
 
 class _Rewind(Exception):
@@ -116,22 +116,15 @@ class _Loop:
     """A run from a step to its last step, with the state that it keeps between steps."""
 
     def __init__(
-        self, run: Run, state: TrainState, checkpoints: Checkpoints, writer: MetricsWriter, progress, stop, profiler: Profiler,
-        held,
-    ):  # fmt: skip
-        self.own, self.config, self.trainer = run, run.config, run.trainer
-        self.state, self.checkpoints, self.writer, self.progress, self.stop = state, checkpoints, writer, progress, stop
-        self.held = held
-        self.profiler, self.goodput, self.guard = profiler, run.goodput, run.guard
+        self, run: Run, state: TrainState, checkpoints: Checkpoints, records: Records, profiler: Profiler, stop: Callable
+    ):
+        self.own, self.config, self.trainer, self.guard, self.goodput = run, run.config, run.trainer, run.guard, run.goodput
+        self.state, self.checkpoints, self.records, self.profiler, self.stop = state, checkpoints, records, profiler, stop
         self.first = self.step = int(state.step)
         self.last = self.config.train.steps
-        self.peak = flops.machine_peak(self.config.model.dtype, self.trainer.mesh.size)
-        self.goodput.turn("training")
-        self.pace = Pace(self.step, self.goodput.working)
         self.safe = self.goodput.seconds["training"]  # seconds up to the last checkpoint
         self.pending: tuple[int, dict, dict, dict] | None = None  # step, values, batch, data state after it
         self.probe = Probe(run.trainer) if run.trainer.debug else None
-        self.current: dict[str, Any] = {"step": self.step}
         self.halted = False
 
     def run(self) -> dict[str, Any]:
@@ -163,12 +156,12 @@ class _Loop:
             self.flush()
             self.pending = (self.step, values, batch, behind)
             if self.step < self.last and due(self.step, settings.eval_every):
-                self.flush(tell=False)  # waits for the step, so that its time does not count as evaluation
+                self.flush(report=False)  # waits for the step, so that its time does not count as evaluation
                 self.judge(self.step)
             if self.step < self.last and not self.halted and due(self.step, settings.checkpoint_every):
                 self.flush()
                 self.save()
-        self.flush(tell=self.step < self.last)
+        self.flush(report=self.step < self.last)
         self.profiler.stop()
         if self.step > self.first:
             self.save()
@@ -177,14 +170,14 @@ class _Loop:
         if self.first < self.step == self.last:
             self.judge(self.step)
         if self.step < self.last:
-            return self.current | self.goodput.figures()
-        self.add(self.step, self.goodput.figures())
-        return self.current
+            return self.records.current | self.goodput.figures()
+        self.records.add(self.step, self.goodput.figures())
+        return self.records.current
 
-    def flush(self, tell: bool = True) -> None:
+    def flush(self, report: bool = True) -> None:
         """Records the pending step, if any. Raises BadStepError or _Rewind if it was bad.
 
-        tell: also pass the record to `progress`; False if an evaluation follows, which passes it on with its figures.
+        report: also pass the record to `progress`; False if an evaluation follows, which passes it on with its figures.
         """
         if self.pending is None:
             return
@@ -201,23 +194,18 @@ class _Loop:
         if verdict is Verdict.SKIPPED:
             count = f"{self.guard.skipped} of train.skip={self.config.train.skip}"
             log.warning("step %d is skipped: %s (%s)", number, self.guard.reason(values), count)
-        written = self.written(number)
-        if written or self.halted:  # an early stop is reported but not written
-            self.current = self.record(number, values)
-            if written:
-                self.held()
-                self.writer.write(self.current)
-            if tell:
-                self.tell()
-
-    def written(self, number: int) -> bool:
-        """Whether this step gets a record."""
-        settings = self.config.train
-        return number in (1, self.last) or due(number, settings.log_every) or due(number, settings.eval_every)
+        if self.records.wanted(number):
+            self.records.write(number, values)
+        elif self.halted:  # reported but not written
+            self.records.make(number, values)
+        else:
+            return
+        if report:
+            self.records.report()
 
     def norms(self, number: int, batch: dict[str, jax.Array]) -> dict[str, float]:
         """In debug mode, the norms of every layer at a recorded step; logged with one line per layer."""
-        if self.probe is None or not self.written(number):
+        if self.probe is None or not self.records.wanted(number):
             return {}
         norms = self.probe.norms(self.state, batch)
         for line in probe.lines(norms):
@@ -238,25 +226,17 @@ class _Loop:
 
     def rewind(self, bad: _Rewind) -> None:
         """Goes back to the last checkpoint, or to the start, and continues with the data after the bad step."""
-        self.held()
+        self.records.held()
         self.checkpoints.wait()
         self.pending = self.state = None  # frees its memory
         self.state = self.own.start(self.checkpoints)
         self.own.batches.restore(bad.behind)
         self.step = int(self.state.step)
         self.first = min(self.first, self.step)
-        self.writer.rewind(self.step)
         self.goodput.lose(self.goodput.seconds["training"] - self.safe)
-        self.pace = Pace(self.step, self.goodput.working)
-        self.current = {"step": self.step}
+        self.records.rewind(self.step)
         count = f"{self.guard.rewound} of train.rewind={self.config.train.rewind}"
         log.warning("step %d: %s; back to step %d, continuing with later data (%s)", bad.step, bad, self.step, count)
-
-    def tell(self) -> None:
-        if "loss" not in self.current:  # the record was lost with an earlier process
-            return
-        left = self.pace.seconds_a_step * (self.last - self.current["step"])
-        self.progress(self.current | {"steps": self.last, "eta_seconds": left})
 
     def judge(self, step: int) -> None:
         """Evaluates a step, adds the figures to its record and passes that to `progress`. No figures without validation data, or
@@ -271,15 +251,10 @@ class _Loop:
             try:
                 if task.validates:
                     found = task.evaluate(self.trainer.model, self.state.variables, mesh=self.trainer.mesh, between=between)
-                    self.add(step, {f"validation_{name}": found[name] for name in task.figures})
+                    self.records.add(step, {f"validation_{name}": found[name] for name in task.figures})
             except Stopped:
                 self.halted = True
-        self.tell()
-
-    def add(self, step: int, figures: dict[str, Any]) -> None:
-        """Adds figures to the record of the last step."""
-        self.held()
-        self.current = self.writer.add(step, figures) or self.current | figures
+        self.records.report()
 
     def agreed(self, step: int | None = None) -> bool:
         """Whether any process wants to stop. Several processes agree only at logged steps, because agreeing makes them wait."""
@@ -291,40 +266,15 @@ class _Loop:
 
     def save(self) -> None:
         with self.goodput.spent("checkpoint"):
-            self.held()
-            self.writer.sync()
+            self.records.sync()
             data = {"batches": self.own.batches.state(), "guard": self.guard.state()}
             self.checkpoints.save(self.state, data, self.config)
         self.safe = self.goodput.seconds["training"]
 
-    def told(self) -> str:
+    def stopped(self) -> str:
         """Where the run was stopped, and whether its weights are saved."""
         if self.step == self.last:
             return f"in the evaluation after step {self.step}, the last, which is saved"
         if self.step == self.first:
             return f"before step {self.step + 1}, with nothing new to save"
         return f"after step {self.step}, which is saved"
-
-    def record(self, step: int, values: dict[str, float]) -> dict[str, Any]:
-        """The record of a step, without values that are not finite. Rates are over the steps since the last record, not counting
-        evaluation and saving."""
-        rate = self.own.tokens_per_step / self.pace.lap(step)
-        record = {"step": step, "loss": values.pop("loss")}
-        if self.own.bytes_per_token and "nats" in values:
-            record["bits_per_byte"] = values["nats"] / math.log(2) / self.own.bytes_per_token
-        record |= values | {
-            "tokens_seen": step * self.own.tokens_per_step,
-            "tokens_per_second": rate,
-            "flops_per_token": self.own.flops_per_token,
-            "flops_utilisation": rate * self.own.flops_per_token / self.peak,
-            "hardware_flops_per_token": self.own.hardware_flops_per_token,
-            "hardware_flops_utilisation": rate * self.own.hardware_flops_per_token / self.peak,
-            **memory(),
-            **self.guard.figures(),
-            **self.goodput.figures(),
-        }
-        return {name: value for name, value in record.items() if math.isfinite(value)}
-
-
-def due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0

@@ -11,10 +11,11 @@ from jaxseq import paths, registry
 from jaxseq.config import to_dict
 from jaxseq.train import fitting, loggers, metrics, optimizer, plan, tokenizers, workdirs
 from jaxseq.train import mesh as meshes
-from jaxseq.train.checkpoints import Checkpoints, restore_variables, saved, steps
+from jaxseq.train.checkpoints import Checkpoints, saved, steps
 from jaxseq.train.goodput import Goodput
 from jaxseq.train.guard import Guard
 from jaxseq.train.step import Trainer, TrainState, prepare
+from jaxseq.train.weights import restore_variables
 
 log = logging.getLogger(__name__)
 

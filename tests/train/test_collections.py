@@ -10,8 +10,9 @@ import jaxseq
 from jaxseq.errors import UserError
 from jaxseq.layers import Linear, metadata
 from jaxseq.train import save_params
-from jaxseq.train.checkpoints import Checkpoints, restore_variables
+from jaxseq.train.checkpoints import Checkpoints
 from jaxseq.train.step import prepare
+from jaxseq.train.weights import restore_variables
 
 
 class Centred(nn.Module):

@@ -14,9 +14,10 @@ import pytest
 from helpers.forks import Forks
 from helpers.train_tiny import tiny, write_documents
 
-from jaxseq.train import goodput, prepare
+from jaxseq.train import goodput, prepare, save_params
 from jaxseq.train import metrics as records_of
-from jaxseq.train.checkpoints import restore_variables, save_params, steps
+from jaxseq.train.checkpoints import steps
+from jaxseq.train.weights import restore_variables
 
 STEPS = 24
 TIMES = {"tokens_per_second", "flops_utilisation", "hardware_flops_utilisation", "memory_bytes", "goodput",

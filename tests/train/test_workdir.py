@@ -55,7 +55,7 @@ def test_a_path_that_could_not_be_read_back_is_refused(documents, tmp_path, monk
 
 
 def test_steps_are_found_by_name_without_waiting_for_other_processes(tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxseq.train.checkpoints._manager", lambda *args, **more: pytest.fail("a manager waits for all"))
+    monkeypatch.setattr("jaxseq.train.checkpoints.manager", lambda *args, **more: pytest.fail("a manager waits for all"))
     assert steps(tmp_path) == []
     for name in ("2", "10", "3.damaged", "4.orbax-checkpoint-tmp", "x"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
