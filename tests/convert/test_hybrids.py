@@ -1,13 +1,15 @@
 """Hybrids of several mixers as transformers computes them, and the way back."""
 
+import numpy as np
 import pytest
-from helpers.convert import check_comes_back, check_logits, check_round_trip, imported, oracle
+from helpers.convert import check_comes_back, check_logits, imported, oracle
 
 import jaxseq
 from jaxseq import convert
+from jaxseq.convert import _table
 from jaxseq.convert.sources import _hybrids
 
-SOURCES = {"hf/lfm2": "lfm2", "hf/kimi_linear": "kimi_linear"}
+SOURCES = {"hf/lfm2": "lfm2", "hf/kimi_linear": "kimi_linear", "hf/qwen3_next": "qwen3_next"}
 
 
 @pytest.mark.parametrize("form", ("recurrent", "parallel", "chunkwise"))
@@ -17,16 +19,19 @@ def test_logits(source, form):
     check_logits(source, name, "input_ids", form, tuple(x for x in ("logits", "step") if x in oracle(name)["output"]))
 
 
-def test_round_trip():
-    check_round_trip("hf/lfm2", "lfm2", ("lm_head.weight",))
-
-
-def test_tensors_named_as_in_memory_go_out_named_as_in_files():
-    """transformers splits Kimi Linear's experts and convolutions as it writes them; test_published holds the files' names."""
-    model, params = imported("hf/kimi_linear", "kimi_linear")
-    exported = convert.to_state_dict("hf/kimi_linear", model, params)
-    assert all(any(part in name for name in exported) for part in (".experts.0.w1.", ".q_conv1d."))
-    check_comes_back("hf/kimi_linear", model, params, exported)
+@pytest.mark.parametrize("source", SOURCES)
+def test_names_in_memory_come_back_bit_for_bit(source):
+    """transformers joins experts and convolutions as it reads them; test_published has the names in files."""
+    found, name = convert._source(source), SOURCES[source]
+    model, params = imported(source, name)
+    parts = oracle(name)
+    theirs = convert._completed(found, parts["config"], parts["param"])
+    exported = dict(_table.dump(found.entries(theirs), params))
+    second_names = {alias for alias, first in found.aliases(theirs).items() if first in exported}
+    assert set(exported) == set(parts["param"]) - second_names
+    for key, value in exported.items():
+        np.testing.assert_array_equal(value, parts["param"][key], err_msg=key, strict=True)
+    check_comes_back(source, model, params, convert.to_state_dict(source, model, params))
 
 
 def test_segments():

@@ -39,12 +39,9 @@ def label_of(mixer: Any) -> str:
 
 
 def mixers(model: Any, kinds: dict, **fields: Any) -> list[tuple] | None:
-    """`_hybrids.mixers` where `kinds` has one class of attention, then one of channel mixers, and attention differs in its window
-    alone."""
+    """`_hybrids.mixers` of one class of attention, which differs in its window alone."""
     found = _hybrids.mixers(model, kinds, **fields)
-    if not found or any((type(a).__name__, type(b).__name__) != tuple(kinds) for a, b in found):
-        return None
-    alike = [token.clone(window=None, name=None) for token, _ in found]
+    alike = [token.clone(window=None, name=None) for token, _ in found or ()]
     return found if all(token == alike[0] for token in alike) else None
 
 

@@ -64,7 +64,7 @@ def mixers(
 ) -> list[tuple[Any, Any]] | None:  # fmt: skip
     """(token mixer, channel mixer) of every layer. None unless `model` is a causal LM with blocks of class `block`, whose mixers
     have classes in `kinds` ({class: label or function of the mixer}), those with one label are equal, segments are those of
-    `segments`, and other fields are as in PLAIN and `fields`."""
+    `segments`, and other fields are as in PLAIN and `fields`. Token mixers have a state, channel mixers have none."""
     if not isinstance(model, LM) or any(getattr(model, name) != value for name, value in (PLAIN | fields).items()):
         return None
     found, blocks, alike = [], [], {}
@@ -75,6 +75,8 @@ def mixers(
         chosen = [(kinds[name], mixer) for name, mixer in zip(names, each.mixers, strict=True)]
         labels = tuple(kind if isinstance(kind, str) else kind(mixer) for kind, mixer in chosen)
         if tuple(mixer.name for mixer in each.mixers) != _stack.paths(labels):
+            return None
+        if any((mixer.init_state(1, 1) == ()) != bool(i % 2) for i, mixer in enumerate(each.mixers)):
             return None
         unnamed = [mixer.clone(name=None) for mixer in each.mixers]
         if any(mixer != alike.setdefault(label, mixer) for label, mixer in zip(labels, unnamed, strict=True)):

@@ -113,8 +113,6 @@ def describe(model) -> dict | None:
     if not found:
         return None
     own = {type(mixer).__name__: mixer for pair in found for mixer in pair}
-    if any(type(token).__name__ not in ("KimiDeltaAttention", "LatentAttention") for token, _ in found):
-        return None
     kda, mla, swiglu, moe = (own.get(kind) for kind in KINDS)
     if kda is None or not _decoders.has(kda, **DELTA, eps=model.norm_eps):
         return None

@@ -71,8 +71,6 @@ def describe(model) -> dict | None:
     plain |= {"bias": False, "output_bias": None}
     if attention is None or swiglu is None or not _decoders.has(attention, **plain):
         return None
-    if any(type(channel).__name__ != "SwiGLU" for _, channel in found):
-        return None
     kinds = ["full_attention" if type(mixer).__name__ == "NormedAttention" else "conv" for mixer, _ in found]
     own_size = {"head_dim": attention.head_size} if attention.head_size else {}  # else both use width / heads
     return own_size | {

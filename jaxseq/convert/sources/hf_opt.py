@@ -61,7 +61,7 @@ def describe(model) -> dict | None:
     frame = FRAME | {"embedding_width": getattr(model, "embedding_width", 0)}
     before = _hybrids.mixers(model, KINDS, last_norm=getattr(model, "last_norm", True), **frame)
     found = before or _hybrids.mixers(model, KINDS, block="PostNorm", last_norm=False, **frame)
-    if not found or (type(found[0][0]).__name__, type(found[0][1]).__name__) != tuple(KINDS):
+    if not found:
         return None
     attention, mlp = found[0]
     names = {ours: theirs for theirs, ours in ACTIVATIONS.items()}

@@ -28,6 +28,10 @@ KIMI = {"num_key_value_heads": 4, "num_hidden_layers": 2, "kv_lora_rank": 8, "qk
         "v_head_dim": 4, "moe_intermediate_size": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "linear_head_dim": 4,
         "linear_num_heads": 2, "layer_types": ["linear_attention", "full_attention"],
         "mlp_layer_types": ["sparse", "sparse"]}  # dense ones get names in files that the authors' files do not have
+QWEN3_NEXT = {"head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 4,
+              "linear_value_head_dim": 3, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8,
+              "shared_expert_intermediate_size": 12, "mlp_only_layers": [1],
+              "layer_types": ["linear_attention", "full_attention"]}
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
 YARN = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 32, "beta_fast": 4.0}
 BERT = COMMON | HEADS | {"max_position_embeddings": 32}
@@ -50,6 +54,7 @@ MODELS = {
     "lfm2": ("Lfm2ForCausalLM", COMMON | HEADS | ENDS | {"num_key_value_heads": 2, "num_hidden_layers": 4, "norm_eps": 1e-5,
              "block_multiple_of": 8, "layer_types": ["conv", "full_attention"] * 2, "full_attn_idxs": [1, 3]}),
     "kimi_linear": ("KimiLinearForCausalLM", LLAMA | ENDS | KIMI),
+    "qwen3_next": ("Qwen3NextForCausalLM", LLAMA | ENDS | QWEN3_NEXT),
     "mistral": ("MistralForCausalLM", LLAMA | ENDS | {"sliding_window": 5, "rope_parameters": LINEAR}),
     "qwen2": ("Qwen2ForCausalLM", LLAMA | ENDS | {"tie_word_embeddings": True, "use_sliding_window": True, "sliding_window": 5,
               "max_window_layers": 1}),
