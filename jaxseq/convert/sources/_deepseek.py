@@ -66,13 +66,6 @@ def mla(theirs: dict, place: _hybrids.MixerPlace) -> list[Entry]:
     return [*table, Entry((f"{ours}/k_up", f"{ours}/v_up"), (f"{names}.kv_b_proj.weight",), forward, backward, layers)]
 
 
-def swiglu(theirs: dict, place: _hybrids.MixerPlace) -> list[Entry]:
-    names = "model.layers.{layer}.mlp"
-    return [
-        linear(f"{place.path}/{name}/kernel", f"{names}.{name}_proj.weight", place.layers) for name in ("gate", "up", "down")
-    ]
-
-
 def moe(theirs: dict, place: _hybrids.MixerPlace, experts: int, prefix: str, names: tuple[str, str, str]) -> list[Entry]:
     """prefix: of tensor names in files, "mlp" or "block_sparse_moe"; names: those of gate, up and down of an expert."""
     ours, layers, together = place.path, place.layers, theirs.get(TOGETHER)

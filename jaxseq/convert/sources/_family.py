@@ -94,18 +94,21 @@ def aliases(theirs: dict, tied: bool = False) -> dict:
 
 
 def outer(
-    theirs: dict, layers: Sequence[_hybrids.Layer], norms: tuple[str, str] = PRE_NORM, tied: bool = False
+    theirs: dict, layers: Sequence[_hybrids.Layer], norms: tuple[str, str] | dict[str, str] = PRE_NORM, tied: bool = False,
+    last: str = "norm",
 ) -> list[Entry]:  # fmt: skip
-    """Embedding, head and norms; norms: their names of those of token and channel mixers; tied: the default."""
-    table = [same("embedding", "model.embed_tokens.weight"), *norm("final_norm", "model.norm", bias=False)]
+    """Embedding, head and norms; norms: as in `_hybrids.norms`; tied: the default; last: their name of the last norm."""
+    table = [same("embedding", "model.embed_tokens.weight"), *norm("final_norm", f"model.{last}", bias=False)]
     if not theirs.get("tie_word_embeddings", tied):
         table.append(same("head", "lm_head.weight"))
     return table + _hybrids.norms(layers, norms)
 
 
-def attention(theirs: dict, place: _hybrids.MixerPlace, biases: str = "", norms: Sequence[str] = ()) -> list[Entry]:
-    """biases: which of "qkvo" have one; norms: of "q_norm" and "k_norm"."""
-    ours, names, layers = place.path, "model.layers.{layer}.self_attn", place.layers
+def attention(
+    theirs: dict, place: _hybrids.MixerPlace, biases: str = "", norms: Sequence[str] = (), at: str = "self_attn"
+) -> list[Entry]:  # fmt: skip
+    """biases: which of "qkvo" have one; norms: of "q_norm" and "k_norm"; at: its name in a layer."""
+    ours, names, layers = place.path, f"model.layers.{{layer}}.{at}", place.layers
     width, heads, size = theirs["hidden_size"], theirs["num_attention_heads"], head_size(theirs)
     kv_heads, table = theirs.get("num_key_value_heads") or heads, []
     shapes = {"q": ((width, heads, size), 1), "k": ((width, kv_heads, size), 1), "v": ((width, kv_heads, size), 1)}
@@ -118,7 +121,8 @@ def attention(theirs: dict, place: _hybrids.MixerPlace, biases: str = "", norms:
     return table
 
 
-def gated(place: _hybrids.MixerPlace) -> list[Entry]:
-    """A feed-forward of gate, up and down."""
-    names = "model.layers.{layer}.mlp"
-    return [linear(f"{place.path}/{n}/kernel", f"{names}.{n}_proj.weight", place.layers) for n in ("gate", "up", "down")]
+def gated(place: _hybrids.MixerPlace, at: str = "mlp", biased: bool = False) -> list[Entry]:
+    """A feed-forward of gate, up and down; at: its name in a layer."""
+    ours, names, layers = place.path, f"model.layers.{{layer}}.{at}", place.layers
+    table = [linear(f"{ours}/{n}/kernel", f"{names}.{n}_proj.weight", layers) for n in ("gate", "up", "down")]
+    return table + [same(f"{ours}/{n}/bias", f"{names}.{n}_proj.bias", layers) for n in ("gate", "up", "down") if biased]

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jaxseq.convert._table import Entry, norm
 from jaxseq.convert.sources._stacks import PLAIN
 from jaxseq.models import _stack
@@ -51,12 +53,25 @@ def places(layers: Sequence[Layer]) -> Iterator[MixerPlace]:
         first = stop
 
 
-def norms(layers: Sequence[Layer], names: tuple[str, str]) -> list[Entry]:
-    """Entries of the norms before token and channel mixers; names: theirs in a layer."""
+def norms(layers: Sequence[Layer], names: tuple[str, str] | dict[str, str]) -> list[Entry]:
+    """The norms of token and channel mixers, by their names in a layer: of these two, or by the mixer's label."""
     table = []
     for j, place in enumerate(places(layers)):
-        table += norm(place.norm, f"model.layers.{{layer}}.{names[j % 2]}", place.layers, bias=False)
+        name = names[place.label] if isinstance(names, dict) else names[j % 2]
+        table += norm(place.norm, f"model.layers.{{layer}}.{name}", place.layers, bias=False)
     return table
+
+
+def convolutions(ours: str, theirs: Sequence[str], sizes: Sequence[int], layers: Sequence[int]) -> Entry:
+    """Depthwise convolutions (channels, 1, taps), oldest first, of `sizes` channels, as one of [taps, channels], newest first."""
+
+    def forward(*w):
+        return (np.concatenate(w)[:, 0, ::-1].T,)
+
+    def backward(w):
+        return tuple(np.split(w.T[:, None, ::-1], np.cumsum(sizes)[:-1]))
+
+    return Entry((ours,), tuple(theirs), forward, backward, layers)
 
 
 def mixers(

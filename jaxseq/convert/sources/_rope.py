@@ -81,18 +81,23 @@ def attention(source: str, theirs: dict, size: int, theta: float, part: float | 
     return fields(source, theirs, theta) | {"rotary_fraction": fraction, "scale": scale(given, size)}
 
 
+def parameters(mixer: Any) -> dict[str, Any]:
+    """Their `rope_parameters`, but for the amplitude and the fraction of a head that turns."""
+    kind = {"none": "default", "yarn_exact": "yarn"}.get(mixer.rope_scaling, mixer.rope_scaling)
+    found = {"rope_theta": mixer.theta, "rope_type": kind}
+    found |= {name: getattr(mixer, ours) for ours, name in NUMBERS[kind].items()}
+    return found | ({"truncate": mixer.rope_scaling == "yarn"} if kind == "yarn" else {})
+
+
 def described(mixer: Any, size: int, part: bool = False) -> dict[str, Any] | None:
     """The fields of their config, of a mixer whose heads have `size` channels; None if it cannot say them. part: whether it can
     say which fraction of a head turns."""
-    kind = {"none": "default", "yarn_exact": "yarn"}.get(mixer.rope_scaling, mixer.rope_scaling)
-    parameters: dict[str, Any] = {"rope_theta": mixer.theta, "rope_type": kind}
-    parameters |= {name: getattr(mixer, ours) for ours, name in NUMBERS[kind].items()}
-    if part:
-        parameters["partial_rotary_factor"] = mixer.rotary_fraction
-    if kind == "yarn":
-        parameters["truncate"] = mixer.rope_scaling == "yarn"
-        if mixer.scale != scale(parameters, size):
-            parameters["attention_factor"] = 1.0 if mixer.scale is None else math.sqrt(mixer.scale * size**0.5)
-    if (kind != "yarn" and mixer.scale is not None) or (mixer.rotary_fraction != 1 and (mixer.scale or not part)):
+    found = parameters(mixer)
+    yarn = found["rope_type"] == "yarn"
+    if (mixer.scale is not None and not yarn) or (mixer.rotary_fraction != 1 and (mixer.scale or not part)):
         return None
-    return {"rope_theta": mixer.theta, "rope_parameters": parameters}
+    if yarn and mixer.scale != scale(found, size):
+        found["attention_factor"] = 1.0 if mixer.scale is None else math.sqrt(mixer.scale * size**0.5)
+    if part:
+        found["partial_rotary_factor"] = mixer.rotary_fraction
+    return {"rope_theta": mixer.theta, "rope_parameters": found}

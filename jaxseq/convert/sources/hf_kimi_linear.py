@@ -2,13 +2,12 @@
 
 import re
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, finish
 from jaxseq.convert import _fields
 from jaxseq.convert._table import Entry, linear, norm, reshaped, same
-from jaxseq.convert.sources import _decoders, _deepseek, _hybrids
+from jaxseq.convert.sources import _decoders, _deepseek, _family, _hybrids
 
 KINDS = {"KimiDeltaAttention": "kda", "LatentAttention": "mla", "SwiGLU": "swiglu", "SharedMoE": "shared_moe"}
 DELTA = {"value_heads": None, "value_size": None, "negative": False, "gate": "sigmoid", "rank": None}
@@ -170,8 +169,10 @@ def entries(theirs: dict) -> list[Entry]:
     for place in _hybrids.places(layers):
         if place.label == "shared_moe":
             table += _deepseek.moe(theirs, place, _experts(theirs), "block_sparse_moe", ("w1", "w3", "w2"))
+        elif place.label == "swiglu":
+            table += _family.gated(place)
         else:
-            table += {"kda": _kda, "mla": _deepseek.mla, "swiglu": _deepseek.swiglu}[place.label](theirs, place)
+            table += {"kda": _kda, "mla": _deepseek.mla}[place.label](theirs, place)
     return table
 
 
@@ -182,16 +183,9 @@ def _kda(theirs: dict, place: _hybrids.MixerPlace) -> list[Entry]:
     gate = f"{at}.forget_gate" if together else at
     table = [linear(f"{ours}/{n}/kernel", f"{at}.{n}_proj.weight", layers, (width, heads, size)) for n in "qkv"]
     names = ("conv1d",) if together else ("q_conv1d", "k_conv1d", "v_conv1d")
-    sizes = len(names)
-
-    def forward(*w):
-        return (np.concatenate(w)[:, 0, ::-1].T,)
-
-    def backward(w):
-        return tuple(np.split(w.T[:, None, ::-1], sizes))
-
-    table.append(Entry((f"{ours}/conv_kernel",), tuple(f"{at}.{name}.weight" for name in names), forward, backward, layers))
+    convolutions = [f"{at}.{name}.weight" for name in names]
     table += [
+        _hybrids.convolutions(f"{ours}/conv_kernel", convolutions, [3 // len(names) * heads * size] * len(names), layers),
         linear(f"{ours}/f_a/kernel", f"{gate}.f_a_proj.weight", layers),
         linear(f"{ours}/f_b/kernel", f"{gate}.f_b_proj.weight", layers, (size, heads, size)),
         reshaped(f"{ours}/dt_bias", f"{gate}.dt_bias", (heads, size), (-1,), layers),

@@ -68,11 +68,13 @@ def _swap(x):
 def entries(theirs: dict) -> list[Entry]:
     layers, experts = _layers(theirs), theirs["num_local_experts"]
     token, channel = _hybrids.places(layers)
-    moe = (_together if theirs.get(TOGETHER) else _one_by_one)(channel.path, "model.layers.{layer}", channel.layers, experts)
+    moe = (together if theirs.get(TOGETHER) else one_by_one)(channel.path, "model.layers.{layer}", channel.layers, experts)
     return _family.outer(theirs, layers) + _family.attention(theirs, token) + moe
 
 
-def _together(ours: str, names: str, layers, experts: int) -> list[Entry]:
+def together(ours: str, names: str, layers, experts: int) -> list[Entry]:
+    """Router and experts as in memory; also MiniMax's."""
+
     def forward(x):
         return tuple(np.split(_swap(x), 2, axis=-1))
 
@@ -87,7 +89,9 @@ def _together(ours: str, names: str, layers, experts: int) -> list[Entry]:
     ]
 
 
-def _one_by_one(ours: str, names: str, layers, experts: int) -> list[Entry]:
+def one_by_one(ours: str, names: str, layers, experts: int) -> list[Entry]:
+    """Router and experts as in files; also MiniMax's."""
+
     def matrices(name, theirs_name):
         theirs = tuple(f"{names}.block_sparse_moe.experts.{e}.{theirs_name}.weight" for e in range(experts))
         return Entry((f"{ours}/{name}",), theirs, lambda *w: (_swap(np.stack(w)),), lambda w: tuple(_swap(w)), layers)

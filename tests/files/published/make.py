@@ -34,6 +34,17 @@ QWEN3_NEXT = {"head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads"
               "layer_types": ["linear_attention", "full_attention"]}
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
 YARN = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 32, "beta_fast": 4.0}
+DEEPSEEK = {"num_key_value_heads": 4, "num_hidden_layers": 3, "kv_lora_rank": 8, "q_lora_rank": 12, "qk_nope_head_dim": 4,
+            "qk_rope_head_dim": 8, "v_head_dim": 4, "moe_intermediate_size": 8, "n_routed_experts": 8, "num_experts_per_tok": 2,
+            "n_group": 4, "topk_group": 2, "first_k_dense_replace": 1,
+            "rope_parameters": YARN | {"mscale": 0.8, "mscale_all_dim": 0.8}}
+OLMO_HYBRID = {"num_hidden_layers": 3, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 6,
+               "linear_value_head_dim": 3, "rope_parameters": {"rope_theta": None, "rope_type": "default"},
+               "layer_types": ["linear_attention", "full_attention", "linear_attention"]}
+MINIMAX = {"num_local_experts": 4, "num_experts_per_tok": 2, "block_size": 4, "num_hidden_layers": 3,
+           "layer_types": ["linear_attention", "linear_attention", "full_attention"],
+           **{f"{kind}_{factor}_factor": value for kind in ("full_attn", "linear_attn", "mlp")
+              for factor, value in (("alpha", 1.5), ("beta", 0.5))}}
 BERT = COMMON | HEADS | {"max_position_embeddings": 32}
 VIT = HEADS | {"hidden_size": 16, "num_hidden_layers": 2, "image_size": 8, "patch_size": 4}
 
@@ -55,6 +66,11 @@ MODELS = {
              "block_multiple_of": 8, "layer_types": ["conv", "full_attention"] * 2, "full_attn_idxs": [1, 3]}),
     "kimi_linear": ("KimiLinearForCausalLM", LLAMA | ENDS | KIMI),
     "qwen3_next": ("Qwen3NextForCausalLM", LLAMA | ENDS | QWEN3_NEXT),
+    "deepseek_v3": ("DeepseekV3ForCausalLM", LLAMA | ENDS | DEEPSEEK),
+    "olmo_hybrid": ("OlmoHybridForCausalLM", LLAMA | ENDS | OLMO_HYBRID),
+    "minimax": ("MiniMaxForCausalLM", LLAMA | ENDS | MINIMAX),
+    "recurrent_gemma": ("RecurrentGemmaForCausalLM", LLAMA | ENDS | {"num_hidden_layers": 3, "lru_width": 24,
+                        "attention_window_size": 5, "num_key_value_heads": 1}),
     "mistral": ("MistralForCausalLM", LLAMA | ENDS | {"sliding_window": 5, "rope_parameters": LINEAR}),
     "qwen2": ("Qwen2ForCausalLM", LLAMA | ENDS | {"tie_word_embeddings": True, "use_sliding_window": True, "sliding_window": 5,
               "max_window_layers": 1}),
