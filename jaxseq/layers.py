@@ -224,11 +224,14 @@ class Mixer(nn.Module):
     layers: int = 1  # blocks in the whole network, for depth-scaled initialisation
     additions: int | None = None  # residual additions in the whole network; default: two per block
     dtype: Any = jnp.float32  # of the computation; parameters and states are at least float32
+    # of a class with `numbered`: (n, m, count), this is number n + m * layer of the network's `count` mixers with a state
+    number: tuple[int, int, int] | None = None
 
     preserve_adopted_names: ClassVar[bool] = True  # the parameter path is the label in the stack
     # meaning of the field `hidden` when a model is fitted to a parameter count: "channels" scale with the width and may be
     # adjusted a little, "recurrence" scales with the width, "other" is not changed
     hidden_role: ClassVar[str] = "channels"
+    numbered: ClassVar[bool] = False  # the model sets `number`
     in_place: ClassVar[bool] = False  # for T = 1 in the recurrent form `mix` takes and returns a `Layered` state
 
     @nn.nowrap

@@ -3,6 +3,8 @@
 Gates, norm and layer-dependent decays follow MiniMax-01 (MiniMax 2025, arXiv:2501.08313, §2.2).
 """
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -18,9 +20,11 @@ class LightningAttention(Mixer):
     """y = (rms_norm(retention(q, k, v)) * sigmoid(x W_g)) W_o with q, k, v = silu(x W), the norm over all heads together.
 
     Head h = 1 .. H of layer l = 0 .. L - 1 decays by exp(-2^(-8 h / H) (1 - l / (L - 1) + 1e-5)) per token: higher layers
-    remember longer. Initial values: normal with the same standard deviation for all kernels (transformers,
-    MiniMaxPreTrainedModel).
+    remember longer. Layers are the mixers with a state, of any kind. Initial values: normal with the same standard deviation
+    for all kernels (transformers, MiniMaxPreTrainedModel).
     """
+
+    numbered: ClassVar[bool] = True
 
     heads: int = 4
     head_size: int | None = None  # default: width / heads
@@ -45,10 +49,10 @@ class LightningAttention(Mixer):
             return Linear((self.heads, self._size()), axes, init_fn=init, dtype=self.dtype, name=name)(x_BTD)
 
         q, k, v = (nn.silu(project(name)) for name in "qkv")
-        left = 1 - call.layer / (self.layers - 1 + 1e-5) + 1e-5
+        first, step, count = self.number or (0, 1, self.layers)
+        left = 1 - (first + step * call.layer) / (count - 1 + 1e-5) + 1e-5
         log_a_H = -(2.0 ** (-8 * jnp.arange(1, self.heads + 1) / self.heads)) * left
-        op = call.op("retention")
-        y_BTHV, state = op(q, k, v, jnp.broadcast_to(log_a_H, q.shape[:3]), state=state)
+        y_BTHV, state = call.op("retention")(q, k, v, jnp.broadcast_to(log_a_H, q.shape[:3]), state=state)
         y_BTD = RMSNorm(self.eps, self.dtype, name="norm")(jax.lax.collapse(y_BTHV, 2)).reshape(y_BTHV.shape)
         y_BTHV = y_BTD * nn.sigmoid(project("g"))
         out = Linear((self.width,), ("heads", None, "embed"), 2, init_fn=_init.outward(self), dtype=self.dtype, name="o")

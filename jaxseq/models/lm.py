@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, config_dict
 from jaxseq import compat, forms, registry
 from jaxseq.call import Call
 from jaxseq.errors import UserError
-from jaxseq.layers import FORMS, NORMS, Linear, constrain, of_std, param
+from jaxseq.layers import FORMS, NORMS, Linear, Mixer, constrain, of_std, param
 from jaxseq.models import _positions, _stack
 from jaxseq.models._network import BYTE_VOCAB, DTYPES, REMAT, Network, check, scan
 from jaxseq.ops import _time
@@ -239,12 +239,14 @@ def build(config: ConfigDict) -> LM:
         known = dict(width=model.width, layers=layers, additions=additions, dtype=dtype, name=path, parent=None)
         return registry.load_class("mixers", label.split(":")[0])(**fields, **known)
 
+    repeats = tuple(s.repeats for s in segments)
+    mixers = _numbered(repeats, [tuple(map(mixer, s.labels, _stack.paths(s.labels))) for s in segments])
     blocks = tuple(
         block_class(
-            mixers=tuple(map(mixer, segment.labels, _stack.paths(segment.labels))),
+            mixers=each,
             norm=model.norm, norm_eps=model.norm_eps, dropout=model.dropout, dtype=dtype, parent=None, **own,
         )  # fmt: skip
-        for segment in segments
+        for each in mixers
     )
     root = float(model.width) ** 0.5
     fields = {field: model[field] for field in OPTIONS} | {
@@ -255,7 +257,22 @@ def build(config: ConfigDict) -> LM:
         "dtype": dtype,
         "residual_dtype": jnp.promote_types(DTYPES[model.residual_dtype], dtype),
     }
-    return LM(repeats=tuple(s.repeats for s in segments), blocks=blocks, **fields)
+    return LM(repeats=repeats, blocks=blocks, **fields)
+
+
+def _numbered(repeats: tuple[int, ...], segments: list[tuple[Mixer, ...]]) -> list[tuple[Mixer, ...]]:
+    """The mixers of each segment, with their `number` if their class has `numbered`."""
+    if not any(mixer.numbered for mixers in segments for mixer in mixers):
+        return segments
+    stateful = [[mixer.init_state(1, 1) != () for mixer in mixers] for mixers in segments]
+    total = sum(n * sum(own) for n, own in zip(repeats, stateful, strict=True))
+    found, first, blocks = [], 0, 0  # numbers of mixers with a state, and of blocks, before the segment
+    for n, mixers, own in zip(repeats, segments, stateful, strict=True):
+        before = [first - blocks * sum(own) + sum(own[:j]) for j in range(len(own))]
+        numbers = [(start, sum(own), total) for start in before]
+        found.append(tuple(m.clone(number=k, parent=None) if m.numbered else m for m, k in zip(mixers, numbers, strict=True)))
+        first, blocks = first + n * sum(own), blocks + n
+    return found
 
 
 # Fields of LM that have the same name and default in config.model.

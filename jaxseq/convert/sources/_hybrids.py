@@ -93,7 +93,7 @@ def mixers(
             return None
         if any((mixer.init_state(1, 1) == ()) != bool(i % 2) for i, mixer in enumerate(each.mixers)):
             return None
-        unnamed = [mixer.clone(name=None) for mixer in each.mixers]
+        unnamed = [mixer.clone(name=None, number=None) for mixer in each.mixers]
         if any(mixer != alike.setdefault(label, mixer) for label, mixer in zip(labels, unnamed, strict=True)):
             return None
         blocks.append((repeats, tuple(zip(labels[::2], labels[1::2], strict=True))))

@@ -41,8 +41,8 @@ DEEPSEEK = {"num_key_value_heads": 4, "num_hidden_layers": 3, "kv_lora_rank": 8,
 OLMO_HYBRID = {"num_hidden_layers": 3, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 6,
                "linear_value_head_dim": 3, "rope_parameters": {"rope_theta": None, "rope_type": "default"},
                "layer_types": ["linear_attention", "full_attention", "linear_attention"]}
-MINIMAX = {"num_local_experts": 4, "num_experts_per_tok": 2, "block_size": 4, "num_hidden_layers": 3,
-           "layer_types": ["linear_attention", "linear_attention", "full_attention"],
+MINIMAX = {"num_local_experts": 4, "num_experts_per_tok": 2, "num_attention_heads": 1, "num_key_value_heads": 1,
+           "num_hidden_layers": 3, "layer_types": ["full_attention", "linear_attention", "full_attention"],
            **{f"{kind}_{factor}_factor": value for kind in ("full_attn", "linear_attn", "mlp")
               for factor, value in (("alpha", 1.5), ("beta", 0.5))}}
 BERT = COMMON | HEADS | {"max_position_embeddings": 32}
