@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxseq.data import files, mixture
+from jaxseq.data import files
 from jaxseq.data.readers import Document
 from jaxseq.data.sources import Source, source
+from jaxseq.data.sources.mixture import repeats
 from jaxseq.data.store import Store, store
 from jaxseq.data.tokenizers import ByteTokenizer, Tokenizer
 from jaxseq.data.tokenizers import tokenizer as open_tokenizer
@@ -153,7 +154,7 @@ def _repeated(opened: Source, held: Store, index: np.ndarray) -> np.ndarray:
     """The training documents of an epoch; those of a mixture repeated according to the weights of their parts."""
     if opened.weights is None:
         return index
-    found = np.repeat(index, mixture.repeats(opened.weights, held.ids())[index])
+    found = np.repeat(index, repeats(opened.weights, held.ids())[index])
     if not len(found):
         raise UserError(f"{opened.name} leaves nothing to train on; raise the weights")
     return found

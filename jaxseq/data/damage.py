@@ -21,7 +21,7 @@ class Damage:
         """Starts a new pass over the source."""
         self.found = {}
 
-    def leave_out(self, error: UserError, key=None) -> None:
+    def skip(self, error: UserError, key=None) -> None:
         """Skips a record, or raises its error if too many were skipped.
 
         key: identifies the record, so that it is counted once; None: its error message, which names its place.
@@ -34,11 +34,11 @@ class Damage:
                 raise UserError(f"{error}; {self.allowed} records are skipped already, raise data.skip_records") from error
             self.found[key] = str(error)
 
-    def told(self) -> list[str]:
+    def messages(self) -> list[str]:
         return list(self.found.values())
 
 
-def describe(name: str, told: list[str]) -> str:
+def describe(name: str, messages: list[str]) -> str:
     """A line about the skipped records of a source."""
-    more = f" | and {len(told) - NAMED} more" if len(told) > NAMED else ""
-    return f"{name}: {len(told)} damaged record(s) skipped (data.skip_records): {' | '.join(told[:NAMED])}{more}"
+    more = f" | and {len(messages) - NAMED} more" if len(messages) > NAMED else ""
+    return f"{name}: {len(messages)} damaged record(s) skipped (data.skip_records): {' | '.join(messages[:NAMED])}{more}"

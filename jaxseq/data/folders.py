@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from jaxseq.data import files, readers, splits
+from jaxseq.data.readers import jsonl
 from jaxseq.errors import UserError
 
 # Files that describe a dataset; they are skipped only beside files of records, because elsewhere README.md is a text.
@@ -20,7 +21,7 @@ SHOWN = 6  # names of files in a message
 class File(NamedTuple):
     path: Path
     name: str  # relative to the folder
-    kind: str  # of `readers.READERS`
+    kind: str  # name of its reader
 
 
 class Folder(NamedTuple):
@@ -130,7 +131,7 @@ def _regular(root: Path) -> tuple[dict[Path, str], dict[str, list[str]]]:
 
 def _kind(path: Path, field: str) -> str:
     found = readers.kind(path)
-    if files.suffix(path) == ".json" and (path.name in FORMAT or not readers.holds_records(path, field)):
+    if files.suffix(path) == ".json" and (path.name in FORMAT or not jsonl.holds_records(path, field)):
         return "text"
     return found
 

@@ -28,7 +28,7 @@ from jaxseq.data import files, folders
 from jaxseq.data.corpora import _validates
 from jaxseq.data.damage import Damage, describe
 from jaxseq.data.folders import shown
-from jaxseq.data.readers import json_records
+from jaxseq.data.readers.jsonl import json_records
 from jaxseq.data.splits import grouped, split_of
 from jaxseq.errors import UserError
 
@@ -79,7 +79,7 @@ class Examples(grain.MapDataset):
         try:
             row, weight = self._labelled.examples(at), 1
         except UserError as error:
-            self._labelled.damage.leave_out(error, at)
+            self._labelled.damage.skip(error, at)
             files.say(f"{error}: skipped (data.skip_records={self._labelled.damage.allowed})")
             side, channels = self._labelled.side, self._labelled.channels
             row, weight = {"images": np.zeros((side, side, channels), np.float32)}, 0
@@ -138,13 +138,13 @@ def text(config, row: Callable[[str], Row]) -> Labelled:
                 try:
                     value, label = _labelled_text(f"{path} line {number}", record, config.field, config.label)
                 except UserError as error:
-                    damage.leave_out(error)
+                    damage.skip(error)
                     continue
                 texts.append(value)
                 labels.append(label)
         counts[split], paths = len(labels) - sum(counts.values()), [*paths, *found]
-    if damage.told():
-        files.say(describe(str(root), damage.told()))
+    if damage.messages():
+        files.say(describe(str(root), damage.messages()))
     if len({type(label) for label in labels}) > 1:
         raise UserError(f"{root} has labels that are text and labels that are numbers; write one kind")
     if not labels:

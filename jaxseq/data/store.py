@@ -1,16 +1,12 @@
 """Tokenised documents, in memory if small, else in a memory-mapped cache (see `cache`)."""
 
-import contextlib
 import hashlib
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from jaxseq.data import cache, damage, lossless
+from jaxseq.data import cache, damage, lossless, progress
 from jaxseq.data.readers import Document, TokenDocument
 from jaxseq.data.sources import Source
 from jaxseq.data.tokenizers import ByteTokenizer, Tokenizer
@@ -19,7 +15,6 @@ from jaxseq.errors import UserError
 CACHED_ABOVE = 1 << 20  # bytes on disk above which tokens are cached
 CACHED_ABOVE_AS_BYTES = 64 << 20  # the same for the byte tokenizer, which is fast
 BATCH_BYTES = 2 << 20  # text tokenised at a time
-PATIENCE = 1.5  # seconds before a progress bar appears
 
 
 class Store:
@@ -76,8 +71,8 @@ def store(source: Source, tokenizer: Tokenizer, folder: str | None = None, limit
 
 def _damage(source: Source) -> dict:
     """The Store fields about records that the last pass skipped; {} if there were none."""
-    left_out = source.left_out()
-    return {"damaged": len(left_out), "told": damage.describe(source.name, left_out)} if left_out else {}
+    skipped = source.skipped()
+    return {"damaged": len(skipped), "told": damage.describe(source.name, skipped)} if skipped else {}
 
 
 class _Tokenised(NamedTuple):
@@ -124,7 +119,7 @@ def _tokenised(
 def _read(source: Source, tokenizer: Tokenizer) -> Iterator[_Tokenised]:
     """All documents of a source, tokenised. Raises UserError if it has no text."""
     count = 0
-    with _progress(source) as advance:
+    with progress.bar("tokenising", source.size if source.plain else None) as advance:
         for count, document in enumerate(_tokenised(source.name, source.read(), tokenizer, advance), 1):  # noqa: B007
             yield document
     if not count:
@@ -139,34 +134,6 @@ def _given(name: str, document: TokenDocument, tokenizer: Tokenizer) -> _Tokenis
             f"{tokenizer.vocab - 1}; set data.tokenizer to the tokenizer that made the ids"
         )
     return _Tokenised(document.id, document.ids.astype(tokenizer.storage), len(tokenizer.decode(document.ids).encode()), None)
-
-
-@contextlib.contextmanager
-def _progress(source: Source) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error, for those who wait longer than PATIENCE. Yields advance(bytes of text)."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    progress = Progress(*columns, console=Console(stderr=True), transient=True)
-    task = progress.add_task("tokenising", total=source.size if source.plain else None)
-    began, shown = time.monotonic(), False
-
-    def advance(count: int) -> None:
-        nonlocal shown
-        if not shown and time.monotonic() - began > PATIENCE:
-            progress.start()
-            shown = True
-        progress.advance(task, count)
-
-    try:
-        yield advance
-    finally:
-        if shown:
-            progress.stop()
 
 
 class _Hash:

@@ -62,7 +62,7 @@ class StreamedCorpus(NamedTuple):
     every: int  # data.validation_every; 0 if the source has a validation split
     files: int
     size: int
-    left_out: Callable[[], list[str]] = list  # descriptions of the records skipped so far
+    skipped: Callable[[], list[str]] = list  # descriptions of the records skipped so far
 
     @property
     def lossy(self) -> str | None:
@@ -71,7 +71,7 @@ class StreamedCorpus(NamedTuple):
     @property
     def damaged(self) -> int:
         """The number of records skipped so far, see data.skip_records."""
-        return len(self.left_out())
+        return len(self.skipped())
 
     def split(self, name: str) -> Documents:
         if name not in SPLITS:
@@ -106,10 +106,10 @@ def stream(config, tokens: int, tokenizer: Tokenizer) -> StreamedCorpus:
     validation = Documents(held, np.arange(len(held)), tokenizer.boundary, tokenizer.start)
     count = sum(len(lane.units) for lane in lanes)
 
-    def left_out() -> list[str]:
-        return opened.left_out() + (opened.validation.left_out() if opened.validation else [])
+    def skipped() -> list[str]:
+        return opened.skipped() + (opened.validation.skipped() if opened.validation else [])
 
-    return StreamedCorpus(opened.name, tokenizer, validation, fingerprint, lanes, every, count, opened.size, left_out)
+    return StreamedCorpus(opened.name, tokenizer, validation, fingerprint, lanes, every, count, opened.size, skipped)
 
 
 def _lanes(opened: Source) -> tuple[Lane, ...]:
@@ -157,7 +157,7 @@ class _Blocks:
     """The blocks of a stream, one after another, with documents of each lane in proportion to its share."""
 
     def __init__(self, stream: StreamedCorpus, seed: int, cursors: list[Cursor]):
-        self.stream, self.seed, self.cursors, self.told = stream, seed, cursors, 0
+        self.stream, self.seed, self.cursors, self.reported = stream, seed, cursors, 0
         self.passes = [self._read(lane, at, cursor) for at, (lane, cursor) in enumerate(zip(stream.lanes, cursors, strict=True))]
 
     def _read(self, lane: Lane, at: int, cursor: Cursor) -> Iterator[tuple[Document | TokenDocument | None, Cursor]]:
@@ -194,9 +194,9 @@ class _Blocks:
                 if wanted <= 0 or (document is None and alone and kept):
                     break
         held = in_memory(self.stream.name, kept, tokenizer)
-        if len(left_out := self.stream.left_out()) > self.told:
-            files.say(damage.describe(self.stream.name, left_out))
-            self.told = len(left_out)
+        if len(skipped := self.stream.skipped()) > self.reported:
+            files.say(damage.describe(self.stream.name, skipped))
+            self.reported = len(skipped)
         return Documents(held, np.arange(len(held)), tokenizer.boundary, tokenizer.start), list(self.cursors)
 
     def _tokens(self, document: Document | TokenDocument) -> int:

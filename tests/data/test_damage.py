@@ -99,7 +99,7 @@ def test_labelled_lines(tmp_path, said):
     with pytest.raises(UserError, match="line 2: "):
         labelled.text(data_config(path=str(path)).data, row)
     found = labelled.text(data_config(path=str(path), skip_records=3).data, row)
-    assert found.labels.tolist() == [1, 0] and len(found.damage.told()) == 3 and "3 damaged record(s)" in said[0]
+    assert found.labels.tolist() == [1, 0] and len(found.damage.messages()) == 3 and "3 damaged record(s)" in said[0]
 
 
 def test_images_that_cannot_be_read_weigh_nothing(tmp_path, said):
@@ -117,7 +117,7 @@ def test_images_that_cannot_be_read_weigh_nothing(tmp_path, said):
     some = examples(2)
     rows = [some[i] for i in (*range(4), *range(4))]  # each time the same ones, counted once
     assert [float(row["weights"]) for row in rows] == [1, 0] * 4 and rows[1]["images"].shape == (4, 4, 3)
-    assert len(some._labelled.damage.told()) == 2 and "cat/1.png" in said[0]
+    assert len(some._labelled.damage.messages()) == 2 and "cat/1.png" in said[0]
     one = examples(1)
     with pytest.raises(UserError, match="dog/1.png .*1 records are skipped already"):
         [one[i] for i in range(4)]

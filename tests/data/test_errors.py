@@ -46,7 +46,7 @@ CASES = {
     "few.jsonl": (jsonl(), {}, r"has 2 document\(s\), too few for .*_every=20; set data.validation_every to at most 2"),
     "one.jsonl": (b'{"text": "x"}', {}, r"has 1 document\(s\), too few .*; give more documents"),
     "all.jsonl": (jsonl(), {"validation_every": 1}, r"validation_every=1 leaves nothing to train on; set 2 or more"),
-    "source.jsonl": (jsonl(), {"source": "web"}, r"data.source='web' is unknown; choose one of sotu, dna, text, jsonl"),
+    "source.jsonl": (jsonl(), {"source": "web"}, r"data.source='web' is unknown; choose one of csv, dna, fasta, folder"),
     "dna.jsonl": (jsonl(), {"source": "dna"}, r"data.source=dna is built in and takes no data.path; leave one"),
     "file.jsonl": (jsonl(), {"source": "folder"}, r"is a file; set data.source=text or jsonl"),
     "tokens.jsonl": (jsonl(), {"tokenizer": "nowhere.json"}, r"data.tokenizer=nowhere.json cannot be read \(No such"),

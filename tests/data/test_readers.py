@@ -12,7 +12,7 @@ from helpers.data import data_config
 
 from jaxseq import data
 from jaxseq.data import bpe as training
-from jaxseq.data import files, readers, sources
+from jaxseq.data import files, sources
 from jaxseq.errors import UserError
 
 KINDS = {  # a file of each kind, and the texts that it holds
@@ -194,7 +194,7 @@ def test_token_ids_of_another_tokenizer_are_refused(tmp_path, bpe):
 
 
 def test_long_token_ids_are_cut(tmp_path, bpe, monkeypatch):
-    monkeypatch.setattr(readers, "PIECE_BYTES", 100)
+    monkeypatch.setattr("jaxseq.data.readers.tokens.PIECE_BYTES", 100)
     np.full(1050, 7, "<u2").tofile(tmp_path / "x.bin")
     corpus = data.corpus(data_config(path=str(tmp_path / "x.bin"), tokenizer=bpe[0], validation_every=0).data)
     assert sorted(corpus.train.lengths) == [51, *[101] * 10]

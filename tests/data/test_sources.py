@@ -13,7 +13,7 @@ import zstandard
 from helpers.data import data_config, texts_of, write_jsonl
 
 from jaxseq import data
-from jaxseq.data import sources, store
+from jaxseq.data import progress, sources, store
 from jaxseq.errors import UserError
 
 COMPRESS = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
@@ -271,7 +271,7 @@ def test_a_bar_is_shown_to_those_who_wait(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(store, "BATCH_BYTES", 4000)
     data.corpus(cached(tmp_path, cache=None).data)
     assert capsys.readouterr() == ("", "")
-    monkeypatch.setattr(store, "PATIENCE", -1)
+    monkeypatch.setattr(progress, "PATIENCE", -1)
     monkeypatch.setenv("FORCE_COLOR", "1")
     data.corpus(cached(tmp_path, cache=None).data)
     shown = capsys.readouterr()

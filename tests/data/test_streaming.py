@@ -13,6 +13,7 @@ import jaxseq
 from jaxseq import data
 from jaxseq.cli import main
 from jaxseq.data import readers, streaming
+from jaxseq.data.readers import jsonl
 from jaxseq.errors import UserError
 from jaxseq.train import metrics, planned, train
 
@@ -44,8 +45,8 @@ def opened(cfg, *share):
 
 def test_the_first_step_reads_few_files_and_an_epoch_each_once(folder, small, monkeypatch):
     read = []
-    plain = readers.READERS["jsonl"]
-    monkeypatch.setitem(readers.READERS, "jsonl", lambda path, *rest: (read.append(path.name), plain(path, *rest))[1])
+    plain = jsonl.read
+    monkeypatch.setattr(jsonl, "read", lambda path, *rest: (read.append(path.name), plain(path, *rest))[1])
     stream, batches = opened(config(folder, **{"eval.tokens": 100}))
     held = set(stream.validation.store.ids())
     validating = len(read)

@@ -9,27 +9,57 @@ selects that share of the documents, always the same ones. Validation documents 
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from jaxseq.data import files
+from jaxseq.data.sources import Source, source
 from jaxseq.errors import UserError
 
 KEYS = {"path": str, "weight": int | float, "source": str, "field": str}
 LARGEST_WEIGHT = 1000
 
 
-def parts(path: Path) -> dict[str, dict]:
+def open(config, boundary: int | None) -> Source:
+    path = files.existing(config.path)
+    described, parts = _parts(path), {}
+    for name, part in described.items():
+        own = config.copy_and_resolve_references()
+        with own.unlocked():
+            own.path = str(path.parent / Path(part["path"]).expanduser())
+            own.source, own.field = part.get("source", "sotu"), part.get("field", config.field)
+        parts[name] = source(own, boundary)
+    weights = {name: float(part["weight"]) for name, part in described.items()}
+    held_out = {name: part.validation for name, part in parts.items() if part.validation}
+    validation = _joined(f"{path} (validation)", held_out)._replace(plain=False) if held_out else None
+    stamp = [[name, *part.stamp] for name, part in parts.items()]
+    return _joined(str(path), parts)._replace(stamp=stamp, weights=weights, parts=parts, validation=validation)
+
+
+def _joined(name: str, parts: dict[str, Source]) -> Source:
+    """The documents of all parts, one part after another; their ids begin with the name of the part."""
+
+    def read() -> Iterator:
+        for part, opened in parts.items():
+            for document in opened.read():
+                yield document._replace(id=f"{part}/{document.id}")
+
+    size, stamp = sum(part.size for part in parts.values()), [part.stamp for part in parts.values()]
+    damage = tuple(one for part in parts.values() for one in part.damage)
+    return Source(name, read, size, all(part.plain for part in parts.values()), stamp, damage=damage)
+
+
+def _parts(path: Path) -> dict[str, dict]:
     """{name: the part's entry in the file}, checked. Raises UserError."""
     try:
         with files.opened(path) as stream:
             found = json.loads(stream.read(1 << 20))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON ({error}); write {{NAME: {{\"path\": PATH, \"weight\": NUMBER}}}}") from error
+        raise UserError(f'{path} is no JSON ({error}); write {{NAME: {{"path": PATH, "weight": NUMBER}}}}') from error
     if not isinstance(found, dict) or not found or not all(isinstance(part, dict) for part in found.values()):
-        raise UserError(f"{path} is no mixture; write {{NAME: {{\"path\": PATH, \"weight\": NUMBER}}}}")
+        raise UserError(f'{path} is no mixture; write {{NAME: {{"path": PATH, "weight": NUMBER}}}}')
     for name, part in found.items():
         if "/" in name or "path" not in part:
             raise UserError(f"{path}: {name!r} has {'no path' if '/' not in name else 'a / in its name'}; mend it")
@@ -42,18 +72,6 @@ def parts(path: Path) -> dict[str, dict]:
         if not 0 < weight <= LARGEST_WEIGHT:
             raise UserError(f"{path}: {name}.weight={weight} must be above 0 and at most {LARGEST_WEIGHT}; set it so")
     return found
-
-
-def read(opened: dict, validation: bool = False) -> Callable[[], Iterator]:
-    """Starts a pass over the documents of all parts; the part's name is put before their ids."""
-
-    def documents() -> Iterator:
-        for name, source in opened.items():
-            source = source.validation if validation else source
-            for document in source.read() if source else ():
-                yield document._replace(id=f"{name}/{document.id}")
-
-    return documents
 
 
 def repeats(weights: dict[str, float], ids: list[str]) -> np.ndarray:
