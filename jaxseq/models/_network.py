@@ -79,10 +79,10 @@ class Network(nn.Module):
     def boxed(self) -> dict:
         """{collection: tree of jaxseq.layers.Parameter around ShapeDtypeStructs}: logical axes and optimiser groups."""
 
-        def init(*inputs):
-            return super(Network, self).init(*inputs, mutable=self.collections)
+        def init(key):
+            return super(Network, self).init(key, *self.example(), mutable=self.collections)  # inside: the inputs take no memory
 
-        return metadata(jax.eval_shape(init, jax.random.key(0), *self.example()))
+        return metadata(jax.eval_shape(init, jax.random.key(0)))
 
 
 def scan(layer: nn.Module, repeats: int, carry: Any, xs: Any, call: Callable, remat: str = "none") -> tuple[Any, Any]:

@@ -268,6 +268,7 @@ def fuzz(count: int, seed: int) -> None:
         ("llama", "rms_norm_eps", math.nan, "rms_norm_eps of the config is nan"),
         ("llama", "rope_parameters", {"rope_theta": -1}, "rope_theta of the config is -1"),
         ("llama", "intermediate_size", 1 << 20, "more than all tensors together"),
+        ("vit", "image_size", 1 << 20, "more than all tensors together"),  # no image of this size is made
         ("llama", "num_hidden_layers", 9_999, "a model of 89,994 tensors, but there are 21"),
         ("llama", "tie_word_embeddings", "yes", "must be true or false"),
         ("mamba", "time_step_rank", {}, "must be an integer from 1 to 65536, or 'auto'"),

@@ -8,11 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import topologies
 from jax.experimental.pallas import tpu as pltpu
 
+import jaxseq
 from jaxseq import kernels
 from jaxseq.kernels._aot import compile_for_tpu
 from jaxseq.ops import attention
+from jaxseq.train import prepare
 
 default = kernels.forms("attention", "tpu")["pallas"]
 flash = functools.partial(default, block_q=16, block_k=16)
@@ -155,3 +158,16 @@ def test_attention_compiles_for_eight_v5e_chips(time, size, window, dtype):
     assert program.as_text().count('custom_call_target="tpu_custom_call"') == 3  # forward, dq, dk and dv
     scores = heads * time * (slots + time) * 4  # bytes of one array of scores, which must not exist
     assert program.memory_analysis().temp_size_in_bytes < scores / 4
+
+
+@pytest.mark.parametrize("sizes", ({"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}), ids=["data", "tensor"])
+def test_a_training_step_with_the_kernel_compiles_for_eight_v5e_chips(sizes):
+    """The form is chosen by the config, for the chips of the mesh, though the default backend is another."""
+    pytest.importorskip("libtpu", reason="libtpu is the compiler: pip install libtpu")
+    fields = {"model.stack": "2*(attention swiglu)", "model.width": 256, "model.dtype": "bfloat16"}
+    training = {"train.form": "attention=pallas,*=chunkwise", "train.batch": 8, "train.length": 256}
+    config = jaxseq.config("transformer", **fields, **training, **{f"mesh.{axis}": n for axis, n in sizes.items()})
+    devices = topologies.get_topology_desc("v5e:2x4", platform="tpu").devices
+    with pltpu.force_tpu_interpret_mode(None), jax.default_matmul_precision("default"):
+        program = prepare(config, devices).compile()
+    assert program.as_text().count('custom_call_target="tpu_custom_call"') == 3
