@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from jaxseq.call import Mixed
 from jaxseq.errors import UserError
-from jaxseq.layers import Linear, Mixer, rotate
+from jaxseq.layers import Linear, Mixer, param, rotate
 from jaxseq.mixers import _init, _rotary
 from jaxseq.ops import _time, attention
 
@@ -67,6 +67,8 @@ class Attention(Mixer):
     rope_slow: float = 1.0  # frequencies that turn at most this often in rope_context are divided
     rope_fast: float = 4.0  # frequencies that turn at least this often are unchanged
     scale: float | None = None  # of the scores; default: 1 / sqrt(K)
+    cap: float | None = None  # scores are cap tanh(score / cap) (Gemma 2, arXiv:2408.00118, §2); default: not capped
+    sink: bool = False  # one more score per head, learned, whose value is zero (gpt-oss, arXiv:2508.10925, §2)
     alibi: bool = False
     bias: bool = False  # on q, k and v
     output_bias: bool | None = None  # default: bias
@@ -132,7 +134,10 @@ class Attention(Mixer):
         if self.alibi:
             q_BTHK, k_BTGK = add_alibi(q_BTHK, k_BTGK, call.pos_BT, scale)
         op = call.op("attention")
-        y_BTHK, state = op(q_BTHK, k_BTGK, v_BTGV, state=state, window=self.window, scale=scale)
+        zeros = nn.initializers.zeros
+        sink_H = param(self, "sink", zeros, (self.heads,), ("heads",), decay=False) if self.sink else None
+        limits = {"window": self.window, "scale": scale, "cap": self.cap, "sink_H": sink_H}
+        y_BTHK, state = op(q_BTHK, k_BTGK, v_BTGV, state=state, **limits)
         y_BTHK = self._gated(y_BTHK, project)
         bias = self.bias if self.output_bias is None else self.output_bias
         init, bias_init = _init.outward(self), _init.bias(self, self.heads * size)

@@ -6,6 +6,7 @@ The default is Mixtral (Jiang et al. 2024, arXiv:2401.04088, §2.1): top 2, weig
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +20,15 @@ from jaxseq.mixers._experts import grouped, permute
 from jaxseq.ops import _time
 from jaxseq.shards import mesh_axes, on_mesh
 
+Weights = tuple[jax.Array, ...]  # kernel [E, D, F] and, if there is one, bias [E, F]
+
 
 class MoE(Mixer):
     """y = sum over the chosen e of weight_e expert_e(x), chosen = the top_k largest of x W_router; its state is ().
 
     expert(x) = (act(x W_gate) * x W_up) W_down, or act(x W_up) W_down if not `gated`. The router computes in the accumulation
-    dtype. weight = softmax over the chosen logits; if not `normalize`, the softmax over all logits, at the chosen experts.
+    dtype. weight = softmax over the chosen logits; if not `normalize`, the softmax over all logits, at the chosen experts. `bias`
+    adds one to each of these maps.
 
     Without `capacity_factor`, and always in evaluation, no token is dropped, so rows are independent and all forms are equal.
     With `capacity_factor` tokens are dropped in training: in each row an expert processes the first
@@ -41,6 +45,7 @@ class MoE(Mixer):
     hidden: int | None = None  # of an expert; default: 8/3 width up to a multiple of 8 if gated, else 4 width
     gated: bool = True
     activation: str = "silu"
+    bias: bool = False  # on the router and on the maps of the experts
     normalize: bool = True
     capacity_factor: float | None = None  # in training; default: no token is dropped
     balance_loss: float = 0.01
@@ -66,14 +71,25 @@ class MoE(Mixer):
         """F, the hidden size of an expert."""
         return self.hidden or (_init.gated_hidden(self.width) if self.gated else 4 * self.width)
 
-    def _weights(self) -> tuple[jax.Array, ...]:
-        """The kernels (gate, up, down), or (up, down) if not `gated`."""
-        up, down = (self.experts, self.width, self.features), (self.experts, self.features, self.width)
-        paired, outward = (_init.by_expert(init(self)) for init in (_init.paired, _init.outward))
+    def _weights(self) -> tuple[Weights, ...]:
+        """The maps (gate, up, down), or (up, down) if not `gated`."""
+
+        def map_(name, sizes, axes, init):
+            found = [param(self, name, _init.by_expert(init), (self.experts, *sizes), ("expert", *axes))]
+            if self.bias:
+                zeros, axes = nn.initializers.zeros, ("expert", axes[1])
+                found.append(param(self, f"{name}_bias", zeros, (self.experts, sizes[1]), axes, decay=False))
+            return tuple(w.astype(self.dtype) for w in found)
+
+        up, paired = ((self.width, self.features), ("embed", "mlp")), _init.paired(self)
         names = ("gate", "up") if self.gated else ("up",)
-        weights = [param(self, name, paired, up, ("expert", "embed", "mlp")) for name in names]
-        weights.append(param(self, "down", outward, down, ("expert", "mlp", "embed")))
-        return tuple(w.astype(self.dtype) for w in weights)
+        down = map_("down", (self.features, self.width), ("mlp", "embed"), _init.outward(self))
+        return *(map_(name, *up, paired) for name in names), down
+
+    def _inner(self) -> Callable[..., jax.Array]:
+        """The hidden activations of an expert, as a function of the results of its maps before the last."""
+        activation = _activations.find(self.activation)
+        return (lambda gate, up: activation(gate) * up) if self.gated else activation
 
     def _route(self, x_BTD, call):
         """(expert [B, T, R] int32, weight [B, T, R]) of each token's R = top_k choices, largest first."""
@@ -81,7 +97,8 @@ class MoE(Mixer):
         x_BTD = x_BTD.astype(acc)
         if call.train and self.jitter:
             x_BTD *= jax.random.uniform(self.make_rng("dropout"), x_BTD.shape, acc, 1 - self.jitter, 1 + self.jitter)
-        logits_BTE = Linear((self.experts,), ("embed", None), init_fn=_init.inward(self), dtype=acc, name="router")(x_BTD)
+        init, axes = _init.inward(self), ("embed", None)
+        logits_BTE = Linear((self.experts,), axes, bias=self.bias, init_fn=init, dtype=acc, name="router")(x_BTD)
         chosen_BTA, expert_BTA = jax.lax.top_k(logits_BTE, self.top_k)
         log_z_BT = jax.nn.logsumexp(logits_BTE, axis=-1)
         if not self.is_initializing():  # init must create parameters only
@@ -103,35 +120,29 @@ class MoE(Mixer):
 
     @nn.compact
     def mix(self, x_BTD, state, call):
-        weights, activation = self._weights(), _activations.find(self.activation)
+        weights, inner = self._weights(), self._inner()
         expert_BTA, weight_BTA = self._route(x_BTD, call)
         if call.train and self.capacity_factor is not None:
             places = math.ceil(self.capacity_factor * x_BTD.shape[1] * self.top_k / self.experts)
             valid_BT = _time.valid(call.pos_BT)
             routed = x_BTD, expert_BTA, weight_BTA, weights, valid_BT
-            return Mixed(capacity(*routed, activation=activation, places=max(places, 1)), ())
+            return Mixed(capacity(*routed, inner=inner, places=max(places, 1)), ())
         tokens, up, down = ("batch", "time", None), ("expert", None, "mlp"), ("expert", "mlp", None)
-        over_experts, _, over_mlp = mesh_axes(up, weights[-2].shape)
-        function = functools.partial(dropless, activation=activation, experts=over_experts, split=over_experts + over_mlp)
-        axes = (tokens, tokens, tokens, (*[up] * (len(weights) - 1), down))
+        over_experts, _, over_mlp = mesh_axes(up, weights[0][0].shape)
+        function = functools.partial(dropless, inner=inner, experts=over_experts, hidden=over_mlp)
+        inward, outward = ((up, ("expert", "mlp")), (down, ("expert", None))) if self.bias else ((up,), (down,))
+        axes = (tokens, tokens, tokens, (*[inward] * (len(weights) - 1), outward))
         return Mixed(on_mesh(function, axes, tokens)(x_BTD, expert_BTA, weight_BTA, weights), ())
 
 
-def _feed_forward(product, x, weights, activation):
-    """The feed-forward of the experts; `product(x, w)` multiplies each row of x by the weights of its expert."""
-    *gate, up, down = weights
-    h = activation(product(x, gate[0])) * product(x, up) if gate else activation(product(x, up))
-    return product(h, down)
-
-
-def dropless(x_BTD, expert_BTA, weight_BTA, weights, *, activation, experts=(), split=()):
+def dropless(x_BTD, expert_BTA, weight_BTA, weights, *, inner, experts=(), hidden=()):
     """Sort rows by expert, do one grouped product per kernel, restore the order. `weights` may be shards over experts and F.
 
-    experts: mesh axes over which the experts are sharded; split: all mesh axes over which the weights are sharded, and the
-    results summed. Each device applies its experts to its tokens.
+    experts, hidden: mesh axes over which the experts and F are sharded, and the results summed. Each device applies its experts
+    to its tokens.
     """
     batch, time, choices = expert_BTA.shape
-    own, width, rows = weights[0].shape[0], x_BTD.shape[2], batch * time * choices
+    own, width, rows = weights[0][0].shape[0], x_BTD.shape[2], batch * time * choices
     first = jax.lax.axis_index(experts) * own if experts else 0
     expert_N = expert_BTA.reshape(rows) - first
     expert_N = jnp.where((expert_N >= 0) & (expert_N < own), expert_N, own)  # experts on other devices come last
@@ -139,16 +150,26 @@ def dropless(x_BTD, expert_BTA, weight_BTA, weights, *, activation, experts=(), 
     back_N = jnp.argsort(order_N)
     size_E = jnp.bincount(expert_N, length=own + 1)[:own].astype(jnp.int32)
     x_ND = permute(jnp.repeat(x_BTD.reshape(batch * time, width), choices, axis=0), order_N, back_N)
-    y_ND = _feed_forward(lambda x, w: grouped(x, w, size_E), x_ND, weights, activation)
+
+    def map_(x_ND, kernel, bias_EF=None):
+        y_NF = grouped(x_ND, kernel, size_E)
+        if bias_EF is None:
+            return y_NF
+        return y_NF + jnp.pad(bias_EF, ((0, 1), (0, 0)))[expert_N[order_N]]  # zero for experts on other devices
+
+    *ins, (kernel, *bias) = weights
+    if hidden:  # the devices that share an expert add its last bias once
+        bias = [jnp.where(jax.lax.axis_index(hidden) == 0, b, 0) for b in bias]
+    y_ND = map_(inner(*(map_(x_ND, *w) for w in ins)), kernel, *bias)
     y_BTAD = permute(y_ND, back_N, order_N).reshape(batch, time, choices, width)
     y_BTD = jnp.einsum("btad,bta->btd", y_BTAD.astype(weight_BTA.dtype), weight_BTA)
-    return (jax.lax.psum(y_BTD, split) if split else y_BTD).astype(x_BTD.dtype)
+    return (jax.lax.psum(y_BTD, experts + hidden) if experts + hidden else y_BTD).astype(x_BTD.dtype)
 
 
-def capacity(x_BTD, expert_BTA, weight_BTA, weights, valid_BT, *, activation, places: int):
+def capacity(x_BTD, expert_BTA, weight_BTA, weights, valid_BT, *, inner, places: int):
     """In each row an expert processes the first `places` tokens that choose it and contributes zero to the others."""
     batch, time, choices = expert_BTA.shape
-    experts, size = weights[0].shape[0], x_BTD.shape[2]
+    experts, size = weights[0][0].shape[0], x_BTD.shape[2]
     expert_BN = expert_BTA.reshape(batch, time * choices)
     real_BN = jnp.repeat(valid_BT, choices, axis=1)
     mine_BNE = jax.nn.one_hot(expert_BN, experts, dtype=jnp.int32) * real_BN[..., None]
@@ -160,7 +181,13 @@ def capacity(x_BTD, expert_BTA, weight_BTA, weights, valid_BT, *, activation, pl
     token_BS = jnp.full((batch, experts * places + 1), time).at[row_B1, slot_BN].set(token_N)[:, :-1]
     x_BSD = jnp.take_along_axis(jnp.pad(x_BTD, ((0, 0), (0, 1), (0, 0))), token_BS[..., None], axis=1)
     x_BECD = constrain(x_BSD.reshape(batch, experts, places, size), ("batch", "expert", None, None))
-    y_BECD = _feed_forward(lambda x, w: jnp.einsum("becd,edf->becf", x, w), x_BECD, weights, activation)
+
+    def map_(x_BECD, kernel, bias_EF=None):
+        y_BECF = jnp.einsum("becd,edf->becf", x_BECD, kernel)
+        return y_BECF if bias_EF is None else y_BECF + bias_EF[:, None]
+
+    *ins, out = weights
+    y_BECD = map_(inner(*(map_(x_BECD, *w) for w in ins)), *out)
     y_BSD = jnp.pad(y_BECD.reshape(batch, experts * places, size), ((0, 0), (0, 1), (0, 0)))
     y_BTAD = jnp.take_along_axis(y_BSD, slot_BN[..., None], axis=1).reshape(batch, time, choices, size)
     return jnp.einsum("btad,bta->btd", y_BTAD.astype(weight_BTA.dtype), weight_BTA).astype(x_BTD.dtype)

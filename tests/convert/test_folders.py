@@ -247,6 +247,8 @@ REFUSED = [
     ("hf/qwen2", "qwen2", {"layer_types": ["chunked_attention"] * 2}, "no layer_types='chunked_attention'; it reads: full_att"),
     ("hf/qwen3_next", "qwen3_next", {"attention_bias": True}, "attention_bias=True"),
     ("hf/deepseek_v3", "deepseek_v3", {"scoring_func": "softmax"}, "scoring_func='softmax'"),
+    ("hf/gemma2", "gemma2", {"hidden_activation": "gelu"}, "hidden_activation='gelu'"),
+    ("hf/gpt_oss", "gpt_oss", {"rope_scaling": {"rope_type": "dynamic"}}, "no dynamic rotary positions"),
     ("hf/minimax", "minimax", {"mlp_alpha_factor": 2.0}, "mlp_alpha_factor=1.5, and this config has mlp_alpha_factor=2.0"),
     ("hf/recurrent_gemma", "recurrent_gemma", {"hidden_activation": "relu"}, "hidden_activation='relu'"),
     ("hf/gpt2", "gpt2", {"activation_function": "quick_gelu"}, "no activation_function='quick_gelu'; it reads: gelu_new"),

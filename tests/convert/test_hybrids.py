@@ -10,7 +10,7 @@ from jaxseq import convert
 from jaxseq.convert import _table
 from jaxseq.convert.sources import _hybrids
 
-NAMES = ("lfm2", "kimi_linear", "qwen3_next", "deepseek_v3", "olmo_hybrid", "minimax", "recurrent_gemma")
+NAMES = ("lfm2", "kimi_linear", "qwen3_next", "deepseek_v3", "olmo_hybrid", "minimax", "recurrent_gemma", "gemma2", "gpt_oss")
 SOURCES = {f"hf/{name}": name for name in NAMES}
 WRONG = {"recurrent_gemma": ("step",)}  # its reference's own steps differ from its whole by 0.5
 

@@ -8,9 +8,12 @@ from jaxseq import testing
 
 # Options of mixers that have laws of their own beside the defaults: no architecture of the ordinary run has them.
 MIXER_OPTIONS = {  # by the mixer's name and a word more
+    "attention sink": {"sink": True, "cap": 5.0, "kv_heads": 2},
     "gdn value_heads": {"heads": 2, "value_heads": 4, "value_size": 5},
     "mamba selected_norm": {"selected_norm": "scaled"},
     "mla query_rank": {"query_rank": 6, "rotary": False},
+    "moe bias": {"bias": True},
+    "normed_attention joint": {"joint": True, "kv_heads": 2},
     "normed_attention gated": {"gated": True, "kv_heads": 2},
     "shared_moe router": {"router": "sigmoid", "groups": 2, "shared_gate": True},
 }

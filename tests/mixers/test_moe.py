@@ -13,6 +13,7 @@ import jaxseq
 from jaxseq.call import Call
 from jaxseq.errors import UserError
 from jaxseq.mixers._experts import grouped
+from jaxseq.mixers.clamped_moe import ClampedMoE
 from jaxseq.mixers.moe import MoE
 from jaxseq.testing import compare
 from jaxseq.train import flops
@@ -21,13 +22,16 @@ SWITCH = {"top_k": 1, "normalize": False, "gated": False, "activation": "relu"}
 POS = np.array([[0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, -1, -1, -1]], np.int32)
 
 
-def made(**fields):
+def made(kind=MoE, **fields):
     """(module, params, x [2, 7, 8]) in float32, biased so that experts are taken unevenly."""
-    module = MoE(width=8, hidden=12, **fields)
+    module = kind(width=8, hidden=12, **fields)
     x_BTD = jax.random.normal(jax.random.key(1), (2, 7, 8)) + 0.5
     boxed = module.init(jax.random.key(0), x_BTD, None, Call.of(POS, "parallel"))
     assert set(boxed) == {"params"}
-    return module, jax.tree.map(np.asarray, jax.device_get(nn.meta.unbox(boxed)["params"])), np.asarray(x_BTD)
+    params, rng = jax.device_get(nn.meta.unbox(boxed)["params"]), np.random.default_rng(2)
+    if module.bias:
+        params = jax.tree.map(lambda x: x if np.any(x) else rng.normal(size=x.shape).astype(np.float32), params)
+    return module, jax.tree.map(np.asarray, params), np.asarray(x_BTD)
 
 
 @functools.partial(jax.jit, static_argnames=("module", "train", "mutable"))
@@ -39,14 +43,19 @@ def run(module, params, x, train=False, mutable=(), rngs=None):
 def expert(module, params, e, x):
     """One token through one expert."""
     act = (lambda v: v / (1 + np.exp(-v))) if module.activation == "silu" else (lambda v: np.maximum(v, 0))
-    up = x @ params["up"][e]
-    hidden = act(x @ params["gate"][e]) * up if module.gated else act(up)
-    return hidden @ params["down"][e]
+    map_ = lambda name, x: x @ params[name][e] + (params[f"{name}_bias"][e] if module.bias else 0)  # noqa: E731
+    up = map_("up", x)
+    if isinstance(module, ClampedMoE):
+        gate, up = np.minimum(map_("gate", x), module.limit), np.clip(up, -module.limit, module.limit)
+        hidden = gate / (1 + np.exp(-module.alpha * gate)) * (up + 1)
+    else:
+        hidden = act(map_("gate", x)) * up if module.gated else act(up)
+    return map_("down", hidden)
 
 
 def choices(module, params, x):
     """[(expert, weight)] of a token, the best first, and the probabilities of all."""
-    logits = x @ params["router"]["kernel"]
+    logits = x @ params["router"]["kernel"] + params["router"].get("bias", 0)
     p = np.exp(logits - logits.max())
     best = np.argsort(-p, kind="stable")[: module.top_k]
     weights = p[best] / (p[best].sum() if module.normalize else p.sum())
@@ -66,14 +75,17 @@ def loop(module, params, x_BTD, places=None):
     return y_BTD
 
 
-@pytest.mark.parametrize("fields", ({}, SWITCH, {"experts": 6, "top_k": 3, "normalize": False}), ids=str)
+CLAMPED = {"kind": ClampedMoE, "limit": 0.7, "top_k": 2}
+
+
+@pytest.mark.parametrize("fields", ({}, SWITCH, {"experts": 6, "top_k": 3, "normalize": False}, {"bias": True}, CLAMPED), ids=str)
 def test_each_token_meets_its_experts(fields):
     module, params, x = made(**fields)
     for training in (False, True):
         assert compare.error(run(module, params, x, training)[0], loop(module, params, x)) < 1e-5
 
 
-@pytest.mark.parametrize("fields", ({}, SWITCH), ids=str)
+@pytest.mark.parametrize("fields", ({}, SWITCH, CLAMPED), ids=str)
 def test_capacity_drops_the_late_in_training_alone(fields):
     for factor in (0.6, 100.0):
         module, params, x = made(capacity_factor=factor, **fields)
@@ -126,6 +138,8 @@ def test_what_is_refused():
         jaxseq.build(jaxseq.config("mixtral", **{"model.moe.experts": 2, "model.moe.top_k": 3}))
     with pytest.raises(UserError, match="no routing"):
         MoE(routing="hash")
+    with pytest.raises(UserError, match="have a gate; leave gated true, or use moe"):
+        made(kind=ClampedMoE, gated=False)
 
 
 @pytest.mark.parametrize("sizes", ([5, 0, 130, 2], [0, 0, 0, 0], [300, 0, 0, 0], [0, 0, 0, 1]))
@@ -180,8 +194,9 @@ print(compare.worst(results[1], results[0])[0])
 """
 
 
-def test_experts_on_eight_devices_train_as_on_one(tmp_path):
-    settings = {"model.stack": "2*(attention moe)", "model.dropout": 0.0, "train.length": 16}
+@pytest.mark.parametrize("bias", (False, True))
+def test_experts_on_eight_devices_train_as_on_one(bias, tmp_path):
+    settings = {"model.stack": "2*(attention moe)", "model.moe.bias": bias, "model.dropout": 0.0, "train.length": 16}
     config = tiny(tmp_path, **settings)
     one, eight, share, error = finish(launch(config, tmp_path, devices=8, code=ON_EIGHT), 300).split()
     assert (one, eight, share) == ("False", "True", "0.25")

@@ -9,7 +9,7 @@ from jaxseq.errors import UserError
 
 LLAMA = {  # its attention
     "window": None, "rotary": True, "rotary_fraction": 1.0, "interleaved": False, "alibi": False, "rope_scaling": "none",
-    "scale": None,
+    "scale": None, "cap": None, "sink": False,
 }  # fmt: skip
 
 

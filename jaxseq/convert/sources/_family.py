@@ -71,7 +71,7 @@ def fields(model: Any, found: Sequence[tuple], name: str, architecture: str, par
     attention = found[0][0]
     size = attention.head_size or model.width // attention.heads
     rope = _rope.described(attention, size, part)
-    if rope is None or not _decoders.has(attention, rotary=True, interleaved=False, alibi=False):
+    if rope is None or not _decoders.has(attention, rotary=True, interleaved=False, alibi=False, cap=None, sink=False):
         return None
     return rope | {
         "architectures": [architecture],

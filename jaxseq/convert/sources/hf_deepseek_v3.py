@@ -10,7 +10,7 @@ from jaxseq.convert._table import Entry
 from jaxseq.convert.sources import _decoders, _deepseek, _family, _hybrids, _rope
 
 KINDS = {"LatentAttention": "mla", "SwiGLU": "swiglu", "SharedMoE": "shared_moe"}
-ROUTING = {"router": "sigmoid", "gated": True, "shared_gate": False, "activation": "silu"}
+ROUTING = {"router": "sigmoid", "gated": True, "bias": False, "shared_gate": False, "activation": "silu"}
 NAMES = ("gate_proj", "up_proj", "down_proj")  # of an expert in files
 
 

@@ -41,7 +41,7 @@ def describe(model) -> dict | None:
     if not found:
         return None
     ((attention, mlp),) = found
-    wanted = {"window": None, "rotary": False, "alibi": False, "bias": True}
+    wanted = _decoders.LLAMA | {"rotary": False, "bias": True}
     names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     plain = _decoders.has(attention, **wanted) and _decoders.same_biases(attention) and _decoders.even_heads(attention)
     if not plain or not mlp.bias or mlp.activation not in names:

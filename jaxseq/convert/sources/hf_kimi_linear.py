@@ -117,7 +117,7 @@ def describe(model) -> dict | None:
         return None
     if mla is not None and not _decoders.has(mla, rotary=False, eps=1e-6):
         return None
-    routing = {"router": "sigmoid", "gated": True, "shared_gate": False, "activation": "silu"}
+    routing = {"router": "sigmoid", "gated": True, "bias": False, "shared_gate": False, "activation": "silu"}
     if moe is not None and not _decoders.has(moe, **routing):
         return None
     theirs = {

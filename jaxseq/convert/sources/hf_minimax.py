@@ -14,7 +14,7 @@ BLOCK = 256  # tokens that their code computes at once; the constants in files d
 FACTORS = {  # how the parts of a layer are added to the stream; here all alike
     factor: [f"{part}_{factor}_factor" for part in ("full_attn", "linear_attn", "mlp")] for factor in ("alpha", "beta")
 }
-ROUTING = {"gated": True, "normalize": True, "activation": "silu", "z_loss": 0.0}
+ROUTING = {"gated": True, "bias": False, "normalize": True, "activation": "silu", "z_loss": 0.0}
 
 
 def recognises(theirs: dict, names: set[str]) -> bool:

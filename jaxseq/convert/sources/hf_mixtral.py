@@ -43,7 +43,7 @@ def describe(model) -> dict | None:
     if not found:
         return None
     ((attention, moe),) = found
-    routing = {"gated": True, "normalize": True, "activation": "silu"}
+    routing = {"gated": True, "bias": False, "normalize": True, "activation": "silu"}
     if attention.bias or not (_decoders.same_biases(attention) and _decoders.has(moe, **routing)):
         return None
     fields = _family.fields(model, found * model.layers, "mixtral", "MixtralForCausalLM")

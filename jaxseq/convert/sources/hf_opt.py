@@ -65,7 +65,7 @@ def describe(model) -> dict | None:
         return None
     attention, mlp = found[0]
     names = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
-    wanted = {"window": None, "rotary": False, "alibi": False, "scale": None, "bias": mlp.bias}
+    wanted = _decoders.LLAMA | {"rotary": False, "bias": mlp.bias}
     plain = _decoders.has(attention, **wanted) and _decoders.same_biases(attention) and _decoders.even_heads(attention)
     if not plain or mlp.activation not in names:
         return None

@@ -10,7 +10,9 @@ from jaxseq.convert.sources import _decoders, _deepseek, _family, _hybrids
 from jaxseq.convert.sources.safari_hyena import taps
 
 KINDS = {"GatedDeltaNet": "gdn", "NormedAttention": "normed_attention", "SwiGLU": "swiglu", "SharedMoE": "shared_moe"}
-ROUTING = {"router": "softmax", "gated": True, "shared_gate": True, "activation": "silu", "jitter": 0.0, "z_loss": 0.0}
+ROUTING = {
+    "router": "softmax", "gated": True, "bias": False, "shared_gate": True, "activation": "silu", "jitter": 0.0, "z_loss": 0.0,
+}  # fmt: skip
 
 
 def recognises(theirs: dict, names: set[str]) -> bool:
