@@ -9,8 +9,13 @@ import jaxseq
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-NAMES = ("llama", "gpt2", "gpt_neox", "mixtral", "mamba", "mamba2", "falcon_mamba", "bert", "vit")
-SOURCES = {name: f"hf/{name}" for name in NAMES} | {"t5": "hf/t5", "t5v1_1": "hf/t5", "switch": "hf/switch_transformers"}
+NAMES = (
+    "llama", "gpt2", "gpt_neox", "mixtral", "mamba", "mamba2", "falcon_mamba", "bert", "vit", "mistral", "qwen2", "qwen3", "phi3",
+    "gemma", "gemma2", "olmo2", "opt", "lfm2", "qwen3_next", "deepseek_v3", "olmo_hybrid", "minimax", "gpt_oss",
+    "recurrent_gemma",
+)  # fmt: skip
+OTHERS = {"llama3_rope": "hf/llama", "opt_post": "hf/opt"}
+SOURCES = {name: f"hf/{name}" for name in NAMES} | OTHERS | {"t5": "hf/t5", "t5v1_1": "hf/t5", "switch": "hf/switch_transformers"}
 
 
 @pytest.mark.parametrize("name", SOURCES)
