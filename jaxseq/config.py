@@ -1,4 +1,4 @@
-"""Configurations: the defaults of this file, changed by one short file per architecture in configs/, then by dotted overrides.
+"""Configurations: the defaults, changed by one short file per architecture in configs/, then by dotted overrides.
 
 A config is a locked `ml_collections.ConfigDict`. A .py file that the user names is executed; a .json file is only parsed.
 """
@@ -21,7 +21,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FieldReference, config_dict
 
-from jaxseq import paths, ranges, registry, schemas
+from jaxseq import defaults, paths, ranges, registry, schemas
 from jaxseq.blocks._block import Block
 from jaxseq.errors import UserError
 from jaxseq.layers import Mixer
@@ -33,73 +33,8 @@ log = logging.getLogger(__name__)
 
 def base(kind: str = "lm") -> ConfigDict:
     """All fields with their defaults, except the sub-sections of mixers. `model` is from `jaxseq.models.<kind>.DEFAULTS`."""
-    return ConfigDict(
-        {
-            "model": {"kind": kind} | copy.deepcopy(registry.load("models", kind).DEFAULTS),
-            "data": {
-                "source": "sotu",  # sotu, dna; guessed from data.path: text, jsonl, csv, fasta, table, tokens, folder
-                "path": config_dict.placeholder(str),
-                "field": "text",
-                "label": "label",  # field that holds the label, for train.objective=classification
-                "side": config_dict.placeholder(int),  # pixels per side to resize images to; empty: the model's size, or none
-                # auto: that of train.init, else byte; byte; or the path of a tokenizers JSON file or an RWKV vocabulary (.txt)
-                "tokenizer": "auto",
-                "validation_every": 20,
-                "stream": False,  # train while the data are read; see jaxseq.data.streaming
-                "prefetch": 4,
-                "seed": 0,
-                "cache": config_dict.placeholder(str),
-                "skip_records": 0,  # number of damaged records to skip in each corpus; one more is an error
-                "cache_gb": 20.0,  # size of the token cache; beyond it the least recently used entries are deleted
-            },
-            "train": {
-                "objective": "next_token",
-                "corruption": 0.15,  # fraction of tokens hidden by the objectives masked and span
-                "mean_span": 3.0,  # mean length of a span in tokens, for the objective span
-                "smoothing": 0.0,  # label smoothing, for classification
-                "steps": 1000,
-                "batch": 16,  # rows, over all processes
-                "length": 256,  # tokens per row
-                "accumulate": 1,
-                "lr": 1e-3,
-                "lr_source": "",  # source of the learning rate, for the record
-                "lr_width": config_dict.placeholder(int),  # model.width at which lr was tuned; empty: use lr at any width
-                "schedule": "cosine",  # cosine, linear, wsd, constant
-                "warmup": 50,  # steps
-                "decay_steps": config_dict.placeholder(int),  # length of the schedule in steps; empty: train.steps
-                "decay_fraction": 0.2,  # fraction of decay_steps in which wsd decays
-                "final_lr": 0.1,  # as a fraction of lr
-                "beta1": 0.9,
-                "beta2": 0.95,
-                "eps": 1e-8,
-                "weight_decay": 0.1,
-                "clip": 1.0,
-                "skip": 0,  # number of bad steps to skip in the whole run, see jaxseq.train.guard
-                "skip_norm": 0.0,  # gradient norm above which a step is bad; 0: only a gradient that is not finite is bad
-                "rewind": 0,  # number of rewinds to the last checkpoint after a bad step; the bad data are then skipped
-                "spike": 0.0,  # a loss above this multiple of the median of recent losses is a spike; 0: off
-                "seed": 0,
-                "form": "auto",
-                "init": config_dict.placeholder(str),  # a workdir; start from its weights
-                "init_allow": "",  # comma-separated model fields that may differ from those of train.init
-                "log_every": 10,
-                "logger": config_dict.placeholder(str),  # additional logger: wandb
-                "checkpoint_every": 200,
-                "keep": 2,
-                "eval_every": 0,  # steps; 0: at the end only
-                "precision": "default",
-            },
-            "mesh": {"data": 1, "fsdp": 1, "sequence": 1, "tensor": 1, "expert": 1},
-            "eval": {
-                "batch": 8,  # documents evaluated at the same time
-                "length": 256,  # tokens per segment
-                "documents": 0,  # 0: all
-                "tokens": 1_000_000,  # approximate number of tokens scored during training; 0: the whole split
-                "carry_state": True,  # from segment to segment
-                "context": config_dict.placeholder(int),  # reset the state after this many tokens; empty: never, see evaluation
-            },
-        }
-    )
+    model = {"kind": kind} | copy.deepcopy(registry.load("models", kind).DEFAULTS)
+    return ConfigDict({"model": model} | defaults.sections())
 
 
 def pick(sizes: Mapping[str, tuple], size: str, laptop: tuple) -> tuple:
@@ -119,7 +54,7 @@ def names() -> tuple[str, ...]:
                 found.append(name)
         except Exception as error:  # a broken user file must not affect the others
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            log.warning("configs/%s.py is left out: %s", name, reason)
+            log.warning("configs/%s.py is skipped: %s", name, reason)
     return tuple(found)
 
 
@@ -166,7 +101,7 @@ def fitted(cfg: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
 def from_dict(data: Mapping[str, Any], **overrides: Any) -> ConfigDict:
     """A locked config from plain data (a workdir's config.json, of any schema version); nothing in it is evaluated."""
     if not isinstance(data, Mapping):
-        raise UserError(f"config.json holds no sections but {str(data)[:40]!r}; is it a jaxseq config?")
+        raise UserError(f"config.json has no sections but {str(data)[:40]!r}; is it a jaxseq config?")
     data = schemas.migrate(data)
     kind = data.get("model", {}).get("kind", "lm") if isinstance(data.get("model", {}), Mapping) else "lm"
     cfg = base(kind)
@@ -184,18 +119,18 @@ def from_dict(data: Mapping[str, Any], **overrides: Any) -> ConfigDict:
 
 
 def from_file(path: str | os.PathLike) -> ConfigDict:
-    """`from_dict` of a workdir's config.json. Raises UserError that names the file, and a checkpoint's copy that can be read."""
+    """`from_dict` of a workdir's config.json. Raises UserError that names the file and, if there is one, an intact copy of it."""
     try:
         return from_dict(read_object(path))
     except UserError as error:
-        told = str(error) if str(path) in str(error) else f"{path}: {error}"
+        message = str(error) if str(path) in str(error) else f"{path}: {error}"
         kept = [file for file in paths.of(path).parent.glob("checkpoints/*/config/metadata") if file.parts[-3].isdecimal()]
         for file in sorted(kept, key=lambda file: int(file.parts[-3]), reverse=True):
             with contextlib.suppress(UserError):
                 from_dict(read_object(file))
-                told += f"; {file} is a copy of it, as it was at that step"
+                message += f"; {file} is an intact copy of that step"
                 break
-        raise UserError(told) from None
+        raise UserError(message) from None
 
 
 def _section(section: str, key: str, data: Mapping[str, Any]) -> ConfigDict:
@@ -203,7 +138,7 @@ def _section(section: str, key: str, data: Mapping[str, Any]) -> ConfigDict:
     try:
         return ConfigDict({key: data})[key]
     except (ValueError, TypeError) as error:
-        raise UserError(f"config.json: {section}.{key!r} is no section ({error}); is it a jaxseq config?") from None
+        raise UserError(f"config.json: {section}.{key!r} is not a section ({error}); is it a jaxseq config?") from None
 
 
 def to_dict(cfg: ConfigDict) -> dict:
@@ -252,26 +187,30 @@ def _finish(cfg: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
     for key in ("model.stack", "model.block"):
         if key in overrides:
             _set(cfg, key, overrides.pop(key))
-    if "block" in cfg.model:
-        _fill_section(cfg.model, cfg.model.block, registry.load_class("blocks", cfg.model.block))
-    for label in _stack.labels(cfg.model.stack) if "stack" in cfg.model else ():
-        _fill_section(cfg.model, label, registry.load_class("mixers", label.split(":")[0]))
+    for label, module in _parts(cfg.model):
+        _fill_section(cfg.model, label, module)
     for key, value in overrides.items():
         _set(cfg, key, value)
     if "train.lr" in overrides and "train.lr_width" not in overrides:
         cfg.train.lr_width = None
-    _check(cfg)
+    check(cfg)
     match_width(cfg)
     return cfg.lock()
 
 
-def _check(cfg: ConfigDict) -> None:
-    """Check types and ranges of all fields. Raises UserError."""
+def check(cfg: ConfigDict) -> None:
+    """Checks types and ranges of all fields. Raises UserError."""
     _check_fields(cfg)
-    for label in _stack.labels(cfg.model.stack) if "stack" in cfg.model else ():
-        _check_section(cfg.model, label, registry.load_class("mixers", label.split(":")[0]))
-    if isinstance(cfg.model.get("block"), str) and cfg.model.block in cfg.model:
-        _check_section(cfg.model, cfg.model.block, registry.load_class("blocks", cfg.model.block))
+    for label, module in _parts(cfg.model):
+        if label in cfg.model:
+            _check_section(cfg.model, label, module)
+
+
+def _parts(model: ConfigDict) -> list[tuple[str, type]]:
+    """(label, class) of the block and of the mixers of a model: the parts whose fields are sub-sections."""
+    blocks = [(model.block, registry.load_class("blocks", model.block))] if "block" in model else []
+    labels = _stack.labels(model.stack) if "stack" in model else ()
+    return blocks + [(label, registry.load_class("mixers", label.split(":")[0])) for label in labels]
 
 
 _defaults = functools.cache(base)  # must not be modified
@@ -303,7 +242,6 @@ def _check_section(model: ConfigDict, label: str, module: type) -> None:
             if value is not model[label][name]:
                 with model.ignore_type():
                     model[label][name] = value
-
 
 
 def scaled(lr: float, width: int, other: int) -> float:

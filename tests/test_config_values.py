@@ -47,7 +47,7 @@ def test_a_field_takes_nothing_that_it_cannot_mean(field):
         try:
             with config.ignore_type():
                 place[last] = value
-            module._check(config)
+            module.check(config)
             found = place[last]
         except jaxseq.UserError as error:
             refused += 1
