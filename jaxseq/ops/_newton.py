@@ -102,15 +102,11 @@ def _rows(x):
 def _iterate(correct: Callable, s, iterations: int, tolerance):
     """(s, error_B, count): iterate `correct(s) -> (corrected s, error_B before the correction)` until all errors are small."""
 
-    def going_on(carry):
-        _, error_B, count = carry
-        return jax.lax.bitwise_and(count < iterations, ~jnp.all(error_B <= tolerance))
-
-    def body(carry):
-        s, error_B = correct(carry[0])
-        return s, error_B, carry[2] + 1
-
-    return jax.lax.while_loop(going_on, body, (s, jnp.full(s.shape[:1], jnp.inf, s.dtype), jnp.int32(0)))
+    start = s, jnp.full(s.shape[:1], jnp.inf, s.dtype)
+    (s, error_B), count = _time.while_at_most(
+        iterations, lambda carry: ~jnp.all(carry[1] <= tolerance), lambda carry: correct(carry[0]), start
+    )
+    return s, error_B, count
 
 
 def _tolerance(dtype):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 START = 0
 PAD = -1
+AT_MOST = "at_most_"  # begins the name of the scope of a bounded loop
 
 
 def accumulation_dtype(*arrays: jax.Array) -> jnp.dtype:
@@ -117,3 +118,16 @@ def scan_chunks(form, state, xs, pos_BT, chunk: int, remat: bool = True):
     body = jax.checkpoint(body, prevent_cse=False) if remat else body
     state, y = jax.lax.scan(body, state, split_chunks(min(chunk, max(time, 1)), pos_BT, *xs))
     return join_chunks(y, time), state
+
+
+def while_at_most(most: int, condition, body, start):
+    """(carry, number of steps): applies `body` to the carry while `condition(carry)` is true, at most `most` times.
+
+    The name of the scope tells the law of loops (`jaxseq.testing.loops`) that the loop is bounded.
+    """
+    with jax.named_scope(f"{AT_MOST}{most}"):
+        return jax.lax.while_loop(
+            lambda counted: (counted[1] < most) & condition(counted[0]),
+            lambda counted: (body(counted[0]), counted[1] + 1),
+            (start, jnp.int32(0)),
+        )

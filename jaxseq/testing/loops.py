@@ -1,9 +1,11 @@
 """Counts the sequential steps of a form in its jaxpr: the length of the longest loop at a given T."""
 
 import math
+import re
 
 import jax
-from jax.extend.core import Literal
+
+from jaxseq.ops._time import AT_MOST
 
 PALLAS = ("pallas_call", "mpmd_map")  # the second is `pl.kernel`
 
@@ -19,35 +21,10 @@ def _inner(value):
         yield from _inner(value.jaxpr)
 
 
-def _conjuncts(jaxpr):
-    """The equations whose results are combined by `and` into the only output of a jaxpr."""
-    made = {out: eqn for eqn in jaxpr.eqns for out in eqn.outvars}
-    queue = [jaxpr.outvars[0]]
-    while queue:
-        eqn = None if isinstance(var := queue.pop(), Literal) else made.get(var)
-        if eqn is not None and eqn.primitive.name in ("and", "convert_element_type"):
-            queue += eqn.invars
-        elif eqn is not None:
-            yield eqn
-
-
 def _bound(eqn) -> float:
-    """Maximum number of steps of a `while`. Its condition must include `counter < literal`, with a counter that starts at a
-    literal and is incremented by one per step; otherwise infinite."""
-    condition, body = eqn.params["cond_jaxpr"].jaxpr, eqn.params["body_jaxpr"].jaxpr
-    consts, body_consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-    bounds = [math.inf]
-    for test in _conjuncts(condition):
-        left, right = (*test.invars, None)[:2]
-        if test.primitive.name != "lt" or not isinstance(right, Literal) or left not in condition.invars[consts:]:
-            continue
-        i = condition.invars[consts:].index(left)
-        counter, start = body.invars[body_consts + i], eqn.invars[consts + body_consts + i]
-        grows = [e for e in body.eqns if e.primitive.name == "add" and body.outvars[i] in e.outvars and e.invars[0] is counter]
-        by_one = grows and isinstance(grows[0].invars[1], Literal) and grows[0].invars[1].val == 1
-        if by_one and isinstance(start, Literal):
-            bounds.append(float(right.val - start.val))
-    return min(bounds)
+    """The most steps of a `while`: declared by `jaxseq.ops.time.while_at_most`, else infinite."""
+    found = re.findall(rf"{AT_MOST}(\d+)", str(eqn.source_info.name_stack))
+    return float(found[-1]) if found else math.inf
 
 
 def _carries(scan) -> bool:
@@ -58,7 +35,7 @@ def _carries(scan) -> bool:
 
 
 def longest(jaxpr) -> float:
-    """Steps of the longest nest of loops in a jaxpr; infinite if a `while` has no static bound.
+    """Steps of the longest nest of loops in a jaxpr; infinite for a `while` without a declared bound.
 
     Steps of nested loops are multiplied. A scan without carry (`lax.map`) is not sequential and counts as one step.
     `lax.fori_loop` with static bounds is a scan. A Pallas call counts as one step, whatever its grid.

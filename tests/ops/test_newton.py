@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxseq import UserError, registry
-from jaxseq.ops import _newton, gru, lstm, sru
+from jaxseq.ops import _newton, gru, lstm, sru, time
 from jaxseq.testing import compare
 from jaxseq.testing.loops import longest_loop
 
@@ -97,14 +97,20 @@ def test_what_does_not_converge_is_refused():
     assert np.isnan(gradient[0]).any()
 
 
-def test_a_while_counts_the_bound_of_its_counter():
-    def bounded(x, limit=7):
-        return jax.lax.while_loop(lambda c: (c[0] < limit) & (c[1] < 3), lambda c: (c[0] + 1, c[1] * 2), (0, x))
+def test_a_while_counts_its_declared_bound():
+    def bounded(x, limit=7.0):
+        return time.while_at_most(7, lambda x: x < limit, lambda x: x * 2, x)
 
     assert longest_loop(bounded, 1.0) == 7
+    assert longest_loop(lambda x: jax.lax.map(jax.jit(bounded), x), jnp.ones(5)) == 7
+    assert longest_loop(lambda x: jax.lax.scan(lambda c, y: (c + bounded(y)[0], None), 0.0, x), jnp.ones(5)) == 35
+
+    def nested(x):
+        return time.while_at_most(7, lambda x: x < 9, lambda x: jax.lax.while_loop(lambda x: x < 3, lambda x: x * 2, x), x)
+
+    assert longest_loop(nested, 1.0) == float("inf")
+    assert [int(bounded(1.0, limit)[1]) for limit in (0.5, 5.0, 1e9)] == [0, 3, 7] and bounded(1.0, 1e9)[0] == 128
     assert longest_loop(lambda x: jax.lax.scan(lambda c, y: (c + y, None), 0.0, x), jnp.ones(5)) == 5
     assert longest_loop(lambda x: jax.lax.scan(lambda c, y: (c * y, y * c), x[0], x), jnp.ones((5, 3))) == 5
     assert longest_loop(lambda x: jax.lax.map(lambda y: y + 1, x), jnp.ones(5)) == 1  # carries nothing: no sequence
     assert longest_loop(lambda x: jax.lax.while_loop(lambda c: c < 3, lambda c: c * 2, x), 1.0) == float("inf")
-    assert longest_loop(lambda x: bounded(1.0, x), 3) == float("inf")  # a bound that only running tells
-    assert longest_loop(lambda x: jax.lax.while_loop(lambda c: c[0] < 7, lambda c: (c[0] * 1, c[1]), (0, x)), 1.0) == float("inf")
