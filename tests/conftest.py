@@ -3,6 +3,7 @@
 import gc
 import os
 
+from helpers.cells import pytest_runtest_makereport  # noqa: F401
 from helpers.compiler import flags
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -18,6 +19,7 @@ from jaxseq.compat import enable_x64
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "xdist_group(name): tests that share compiled functions, run by one worker")
+    config.addinivalue_line("markers", "cell: a test that records one cell of a table that the run prints")
     jax.config.update("jax_default_matmul_precision", "highest")
     if hasattr(config, "cache") and config.cache is not None:
         directory = config.cache.mkdir("jax")

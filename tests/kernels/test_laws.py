@@ -43,12 +43,14 @@ def hold(record_property, name: str, law: str):
         check(record_property, subject(name), law)
 
 
+@pytest.mark.cell
 @pytest.mark.parametrize("name, law", cells("kernels", KERNELS, LAWS["quick"]))
 def test_law(name, law, float64, record_property):
     hold(record_property, name, law)
 
 
 @pytest.mark.slow
+@pytest.mark.cell
 @pytest.mark.parametrize("name, law", cells("kernels", KERNELS, LAWS["long"]))
 def test_long_law(name, law, float64, record_property):
     hold(record_property, name, law)

@@ -16,6 +16,7 @@ def subject(name: str):
     return found
 
 
+@pytest.mark.cell
 @pytest.mark.parametrize("name, law", cells("mixers", (*registry.names("mixers"), *MIXER_OPTIONS), testing.LAWS["mixer"]))
 def test_law(name, law, record_property):
     check(record_property, subject(name), law)

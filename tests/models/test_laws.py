@@ -69,6 +69,7 @@ def marked(cell):
     return pytest.param(*cell.values, id=cell.id, marks=[*cell.marks, *([pytest.mark.slow] if represented else [])])
 
 
+@pytest.mark.cell
 @pytest.mark.parametrize("name, law", map(marked, cells("configs", jaxseq.names(), testing.LAWS["model"])))
 def test_law(name, law, record_property):
     for subject in subjects(name):

@@ -30,6 +30,7 @@ def test_there_is_a_model_of_each_kind():
     assert set(KINDS) <= set(jaxseq.names())
 
 
+@pytest.mark.cell
 @pytest.mark.parametrize("name, column, case", cells())
 def test_stress(name, column, case, record_property):
     time, dtype, batch, gradients = COLUMNS[column]

@@ -30,6 +30,7 @@ def hold(record_property, name: str, column: str, cases: dict, gradients: bool):
         record_property("stress", (name, column, error))
 
 
+@pytest.mark.cell
 @pytest.mark.parametrize("name, case", cells("ops", NAMES, STRESSES))
 def test_stress(name, case, record_property):
     found = inputs(name, stress.TIME, jnp.float32, stress.BATCH)
@@ -38,6 +39,7 @@ def test_stress(name, case, record_property):
 
 
 @pytest.mark.slow
+@pytest.mark.cell
 @pytest.mark.parametrize("name, column", cells("ops", NAMES, WIDE))
 def test_all_cases(name, column, record_property):
     hold(record_property, name, column, inputs(name, *WIDE[column]), gradients=False)
