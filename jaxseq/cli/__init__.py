@@ -5,9 +5,11 @@ With --json, the only output on standard output is `run`'s result as one documen
 """
 
 import argparse
+import contextlib
 import errno
 import importlib.metadata
 import os
+import signal
 import sys
 import textwrap
 
@@ -17,7 +19,8 @@ from jaxseq.cli import _paths, _programs
 from jaxseq.errors import UserError
 from jaxseq.plain_files import json_text
 
-INTERRUPTED = 130  # the shell's exit status for a command ended by Ctrl-C
+STOPPED = 128  # the exit status of a command that a signal stopped is this plus its number, as in shells
+INTERRUPTED = STOPPED + signal.SIGINT  # Ctrl-C
 
 
 class _Parser(argparse.ArgumentParser):
@@ -135,4 +138,18 @@ def entry() -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(main())
+    try:
+        status = main()
+    except SystemExit as ended:
+        status = ended.code
+    if isinstance(status, int) and status > STOPPED and not os.environ.get("JAXSEQ_DISTRIBUTED"):
+        _leave(status)
+    sys.exit(status)
+
+
+def _leave(status: int) -> None:
+    """Ends a stopped command. Python's own exit waits until the devices have computed what is queued."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(status)

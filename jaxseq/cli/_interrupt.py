@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 
 from rich.console import Console
 
-STOPPED = 128  # the exit status for a signal is this plus its number
-GRACE = 5.0  # seconds that Python has to act on a signal before the process is ended
+from jaxseq.cli import STOPPED
+
+GRACE = 4.0  # seconds that Python has to act on a signal before the process is ended
 
 
 @contextlib.contextmanager
@@ -19,7 +20,7 @@ def bounded(line: Callable[[], str]) -> Iterator[None]:
 
     Python runs signal handlers only between bytecode instructions, and compiling a large model can be a single instruction
     for minutes. But a signal also writes a byte to a pipe at once, which a thread reads here. Once training has begun,
-    `jaxseq.train.stopping` is responsible instead.
+    `jaxseq.train.stopping` is responsible instead, until everything is saved.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

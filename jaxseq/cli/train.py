@@ -15,7 +15,7 @@ from jaxseq.cli._interrupt import STOPPED, bounded
 from jaxseq.config import from_dict, from_file, to_dict
 from jaxseq.plain_files import read_object
 
-# Ends of the message if the run itself did not handle the stop. LATE: a second signal, or one after the last step.
+# Ends of the message if the run itself did not handle the stop. LATE: a second signal, or one when all is saved.
 EARLY, LATE = "before its first step, with nothing new to save", "at once: what was saved last is kept"
 
 
@@ -85,20 +85,17 @@ def run(args):
     logger.propagate = False  # libraries put their own handlers on the root logger
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs tracebacks of exceptions that it raises anyway
 
+    received, where = [], EARLY
+
     def announce(plan) -> None:
+        nonlocal where
+        where = LATE
         for line in plan.lines():
             console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-    received, where = [], EARLY
 
     def terminate(number, frame):  # until the run takes over, which saves first
         received.append(number)
         raise KeyboardInterrupt
-
-    def tell(record) -> None:
-        nonlocal where
-        where = LATE
-        progress(record)
 
     before = signal.signal(signal.SIGTERM, terminate)
     try:
@@ -108,7 +105,7 @@ def run(args):
                 announce(plan)
                 return plan.to_json()
             with ProgressLine(console) as progress:
-                record = train(config, args.workdir, progress=tell, announce=announce, debug=args.debug, profile=profile)
+                record = train(config, args.workdir, progress=progress, announce=announce, debug=args.debug, profile=profile)
     except BadStepError as error:
         print(f"jaxseq: {error}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -28,6 +28,7 @@ from jaxseq.train.step import Trainer, TrainState
 
 T = TypeVar("T")
 FINISHED = "commit_success.txt"  # Orbax's, in a bucket
+COPY = 64 << 20  # bytes of a state that are copied on the CPU while training goes on
 log = logging.getLogger(__name__)
 
 
@@ -129,12 +130,28 @@ def newest(workdir: str | os.PathLike, read: Callable[[int], T], step: int | Non
     raise UserError(f"{folder(workdir)} has no intact checkpoint ({told}); {mend}")
 
 
-class Checkpoints:
-    """The checkpoints of one run, written in the background; use as a context manager."""
+def copied_at_once(abstract: TrainState) -> int | None:
+    """`at_once` of Checkpoints for states of these shapes and shardings: all, unless the state is large and on the CPU.
 
-    def __init__(self, workdir: str | os.PathLike, keep: int):
-        self.workdir = workdir
-        self.manager = writer(workdir, max_to_keep=max(keep, 1), cleanup_tmp_directories=True)
+    There the copy would take the memory that the steps need, while on other devices they do not share it.
+    """
+    leaves = jax.tree.leaves(abstract)
+    on_cpu = all(device.platform == "cpu" for device in leaves[0].sharding.device_set)
+    if not on_cpu or sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) <= COPY:
+        return None
+    return max(COPY, *(leaf.size * leaf.dtype.itemsize + 1 for leaf in leaves))
+
+
+class Checkpoints:
+    """The checkpoints of one run; use as a context manager.
+
+    at_once: None copies the state at once, and training goes on while the copy is written. Otherwise the number of bytes to
+    copy at a time, more than those of the largest array; `save` then returns when all is on disk.
+    """
+
+    def __init__(self, workdir: str | os.PathLike, keep: int, at_once: int | None = None):
+        self.workdir, self.at_once = workdir, at_once
+        self.manager = writer(workdir, at_once, max_to_keep=max(keep, 1), cleanup_tmp_directories=True)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -155,7 +172,7 @@ class Checkpoints:
         return False
 
     def save(self, state: TrainState, data: dict[str, Any], config) -> None:
-        """Waits for the previous write, then starts writing `state`, which must be the result of a good step.
+        """Writes `state`, the result of a good step, or starts to (see `at_once`), once the previous write is done.
 
         data: JSON data that a resumed run needs besides the state.
         """
@@ -175,6 +192,8 @@ class Checkpoints:
                 **variable_items(ocp.args.PyTreeSave, state.params, state.collections),
             ),
         )
+        if self.at_once is not None:
+            self.wait()
 
     def wait(self) -> None:
         """Returns when the last save is on disk; raises its error if it failed."""

@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 from jaxseq.errors import UserError
 from jaxseq.train import locks, plan, probe, tokenizers, workdirs
 from jaxseq.train import mesh as meshes
-from jaxseq.train.checkpoints import Checkpoints
+from jaxseq.train.checkpoints import Checkpoints, copied_at_once
 from jaxseq.train.diagnose import diagnose
 from jaxseq.train.failures import BadStepError, NonFiniteError, SpikeError, is_disk_full
 from jaxseq.train.guard import Verdict
@@ -23,7 +23,7 @@ from jaxseq.train.profiles import FOLDER, Profiler
 from jaxseq.train.records import Records, due
 from jaxseq.train.run import Run
 from jaxseq.train.step import TrainState
-from jaxseq.train.stopping import Stopped, terminated
+from jaxseq.train.stopping import Asked, Stopped, terminated
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,8 @@ def _train(run: Run, progress: Callable, announce: Callable, stop: Callable[[], 
     last = run.config.train.steps
     if profile and profile[-1] > last:
         raise UserError(f"--profile={profile[0]}-{profile[-1]} ends after the last step, train.steps={last}; lower it")
-    with locks.claimed(run.workdir) as held, Checkpoints(run.workdir, run.config.train.keep) as checkpoints:
+    at_once = copied_at_once(run.trainer.abstract)
+    with locks.claimed(run.workdir) as held, Checkpoints(run.workdir, run.config.train.keep, at_once) as checkpoints:
         if checkpoints.reached(last) and (record := run.complete()):
             log.info("%s is at step %d of %d: nothing to do", run.workdir, record["step"], last)
             return record
@@ -99,7 +100,7 @@ def _train(run: Run, progress: Callable, announce: Callable, stop: Callable[[], 
             run.goodput.turn("training")
             records = Records(run, int(state.step), writer, progress, held)
             with Profiler(profile, run.workdir / FOLDER) as profiler:
-                loop = _Loop(run, state, checkpoints, records, profiler, lambda: bool(asked()) or stop())
+                loop = _Loop(run, state, checkpoints, records, profiler, stop, asked)
                 record = loop.run()
             return record | {"stopped": loop.stopped(), "signal": asked()} if loop.halted else record
 
@@ -116,10 +117,12 @@ class _Loop:
     """A run from a step to its last step, with the state that it keeps between steps."""
 
     def __init__(
-        self, run: Run, state: TrainState, checkpoints: Checkpoints, records: Records, profiler: Profiler, stop: Callable
-    ):
+        self, run: Run, state: TrainState, checkpoints: Checkpoints, records: Records, profiler: Profiler, stop: Callable,
+        asked: Asked,
+    ):  # fmt: skip
         self.own, self.config, self.trainer, self.guard, self.goodput = run, run.config, run.trainer, run.guard, run.goodput
-        self.state, self.checkpoints, self.records, self.profiler, self.stop = state, checkpoints, records, profiler, stop
+        self.state, self.checkpoints, self.records, self.profiler = state, checkpoints, records, profiler
+        self.stop, self.asked = stop, asked
         self.first = self.step = int(state.step)
         self.last = self.config.train.steps
         self.safe = self.goodput.seconds["training"]  # seconds up to the last checkpoint
@@ -140,7 +143,7 @@ class _Loop:
         need not wait for the host. The last weights are saved before they are evaluated."""
         settings = self.config.train
         if self.first and not self.own.judged(self.first):
-            self.judge(self.first)  # an earlier process stopped before evaluating it
+            self.judge(self.first, saved=True)  # an earlier process stopped before evaluating it
         while self.step < self.last and not self.halted:
             if self.agreed(self.step):
                 self.halted = True
@@ -168,7 +171,7 @@ class _Loop:
             with self.goodput.spent("checkpoint"):
                 self.checkpoints.wait()
         if self.first < self.step == self.last:
-            self.judge(self.step)
+            self.judge(self.step, saved=True)
         if self.step < self.last:
             return self.records.current | self.goodput.figures()
         self.records.add(self.step, self.goodput.figures())
@@ -238,16 +241,20 @@ class _Loop:
         count = f"{self.guard.rewound} of train.rewind={self.config.train.rewind}"
         log.warning("step %d: %s; back to step %d, continuing with later data (%s)", bad.step, bad, self.step, count)
 
-    def judge(self, step: int) -> None:
+    def judge(self, step: int, saved: bool = False) -> None:
         """Evaluates a step, adds the figures to its record and passes that to `progress`. No figures without validation data, or
-        if the run is stopped meanwhile."""
+        if the run is stopped meanwhile.
+
+        saved: the state is on disk, so a stop need not wait, even while the evaluation is being compiled.
+        """
 
         def between() -> None:
             if self.agreed():
                 raise Stopped
 
         task = self.own.task
-        with self.goodput.spent("evaluation"):
+        alone = saved and jax.process_count() == 1  # others would wait for a process that ends
+        with self.goodput.spent("evaluation"), self.asked.all_saved() if alone else contextlib.nullcontext():
             try:
                 if task.validates:
                     found = task.evaluate(self.trainer.model, self.state.variables, mesh=self.trainer.mesh, between=between)
@@ -258,11 +265,12 @@ class _Loop:
 
     def agreed(self, step: int | None = None) -> bool:
         """Whether any process wants to stop. Several processes agree only at logged steps, because agreeing makes them wait."""
+        stop = bool(self.asked()) or self.stop()
         if jax.process_count() == 1:
-            return self.stop()
+            return stop
         if step is not None and not (step == 1 or due(step, self.config.train.log_every)):
             return False
-        return bool(multihost_utils.process_allgather(np.asarray(self.stop())).any())
+        return bool(multihost_utils.process_allgather(np.asarray(stop)).any())
 
     def save(self) -> None:
         with self.goodput.spent("checkpoint"):

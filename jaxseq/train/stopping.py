@@ -3,37 +3,59 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 
 class Stopped(Exception):
     """Raised between the pieces of an evaluation when the run has been asked to stop."""
 
 
-@contextlib.contextmanager
-def terminated() -> Iterator[Callable[[], int]]:
-    """Yields a function that returns the number of the signal that asked for a stop (SIGTERM, or Ctrl-C's SIGINT), or 0.
+class Asked:
+    """Called, it returns the number of the first signal that asked for a stop, or 0."""
 
-    Only the main thread can handle signals. A second signal ends the process at once. Other listeners
-    (signal.set_wakeup_fd) are switched off inside this context, so that a run has the time it needs to save.
+    def __init__(self):
+        self.number, self.listener = 0, -1
+
+    def __call__(self) -> int:
+        return self.number
+
+    @contextlib.contextmanager
+    def all_saved(self) -> Iterator[None]:
+        """Inside this context everything is saved: the listener that `terminated` switched off hears signals again, and may
+        end the process at once."""
+        if self.listener < 0:
+            yield
+            return
+        signal.set_wakeup_fd(self.listener, warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(-1)
+
+
+@contextlib.contextmanager
+def terminated() -> Iterator[Asked]:
+    """Yields what tells whether SIGTERM or Ctrl-C (SIGINT) asked for a stop.
+
+    Only the main thread can handle signals. A second signal ends the process at once. Another listener
+    (signal.set_wakeup_fd) is switched off inside this context, so that a run has the time it needs to save.
     """
-    received: list[int] = []
-    asked = lambda: received[0] if received else 0  # noqa: E731
+    asked = Asked()
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def receive(number: int, frame) -> None:
-        received.append(number)
+        asked.number = asked.number or number
         signal.signal(number, before[number])
 
-    told = signal.set_wakeup_fd(-1)
+    asked.listener = signal.set_wakeup_fd(-1)
     for number in before:
         signal.signal(number, receive)
     try:
         yield asked
     finally:
-        signal.set_wakeup_fd(told)
+        signal.set_wakeup_fd(asked.listener)
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -78,6 +78,28 @@ def test_a_stop_that_python_does_not_hear_is_made_in_a_bounded_time(number):
     assert process.returncode == 128 + number and err == "stopped, and so on\n"
 
 
+# A device that computes without end when the command is stopped.
+QUEUED = """
+import signal
+import jax
+from jaxseq import cli
+
+def main():
+    forever = jax.jit(lambda x: jax.lax.while_loop(lambda x: x[0, 0] >= 0, lambda x: x @ x / 512, x))
+    main.result = forever(jax.numpy.ones((512, 512)))
+    print("stopped")
+    raise SystemExit(cli.STOPPED + signal.SIGTERM)
+
+cli.main = main
+cli.entry()
+"""
+
+
+def test_a_stopped_command_does_not_wait_for_what_the_device_still_computes():
+    process = subprocess.run([sys.executable, "-c", QUEUED], stdout=subprocess.PIPE, text=True, timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM and process.stdout == "stopped\n"
+
+
 def test_a_stop_that_is_heard_is_not_made_twice(monkeypatch):
     monkeypatch.setattr(_interrupt, "GRACE", 0.05)
     monkeypatch.setattr(os, "_exit", lambda status: pytest.fail("the process ends"))

@@ -19,7 +19,7 @@ from jaxseq.train import metrics as records_of
 from jaxseq.train.checkpoints import Checkpoints, steps
 from jaxseq.train.locks import claimed
 from jaxseq.train.metrics import MetricsWriter
-from jaxseq.train.objectives import _task
+from jaxseq.train.objectives import _task, next_token
 from jaxseq.train.run import Run
 from jaxseq.train.workdirs import write_config
 
@@ -129,6 +129,28 @@ def test_an_evaluation_on_the_way_can_be_stopped_too(run, tmp_path):
     assert record["step"] == 2 and "after step 2, which is saved" in record["stopped"] and len(asked) == 1
     run(4, **{"train.eval_every": 2})
     assert ["validation_perplexity" in row for row in records_of.read(tmp_path / "run")] == [False, True, False, True]
+
+
+def test_another_listener_hears_signals_only_in_an_evaluation_that_follows_a_save(run, monkeypatch):
+    """The command line's ends the process when Python does not act, because it compiles."""
+    reader, listener = os.pipe()
+    os.set_blocking(listener, False)
+    heard, plain = [], next_token.NextToken.evaluate
+
+    def evaluate(*args, **kwargs):
+        heard.append(signal.set_wakeup_fd(-1))
+        signal.set_wakeup_fd(heard[-1])
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(next_token.NextToken, "evaluate", evaluate)
+    before = signal.set_wakeup_fd(listener)
+    try:
+        run(4, **{"train.eval_every": 2})
+        assert heard == [-1, listener] and signal.set_wakeup_fd(before) == listener
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(reader)
+        os.close(listener)
 
 
 def test_it_says_the_step_at_which_it_is_stopped_and_goes_on_there(run, tmp_path):
