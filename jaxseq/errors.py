@@ -1,5 +1,15 @@
-"""What the user got wrong, said in one line."""
+"""What the user got wrong, said in one line; and whether an error is a stop."""
 
 
 class UserError(ValueError):
     """Bad input: the message says what is wrong and how to mend it. The command line prints it and exits with status 2."""
+
+
+def interrupted(error: BaseException | None) -> bool:
+    """Whether an error is Ctrl-C's KeyboardInterrupt, or was raised while one was handled.
+
+    A signal arrives anywhere, also inside a library that turns it into an error of its own: jax into a ValueError.
+    """
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None

@@ -16,7 +16,7 @@ import textwrap
 import jaxseq
 from jaxseq import registry
 from jaxseq.cli import _paths, _programs
-from jaxseq.errors import UserError
+from jaxseq.errors import UserError, interrupted
 from jaxseq.plain_files import json_text
 
 STOPPED = 128  # the exit status of a command that a signal stopped is this plus its number, as in shells
@@ -95,11 +95,11 @@ def main(argv: list[str] | None = None) -> int:
         full = f"the disk is full ({error.filename or 'while writing'}); free some space and run it again"
         print(f"jaxseq: {full}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("jaxseq: stopped", file=sys.stderr)
-        return INTERRUPTED
-    except (RuntimeError, AssertionError):
-        if _has_device():
+    except (Exception, KeyboardInterrupt) as error:
+        if interrupted(error):
+            print("jaxseq: stopped", file=sys.stderr)
+            return INTERRUPTED
+        if not isinstance(error, (RuntimeError, AssertionError)) or _has_device():
             raise
         platforms = os.environ.get("JAX_PLATFORMS", "")
         mend = "set JAX_PLATFORMS=cpu, or install jax for that platform"

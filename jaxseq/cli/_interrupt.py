@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 
 from jaxseq.cli import STOPPED
+from jaxseq.errors import interrupted
 
 GRACE = 4.0  # seconds that Python has to act on a signal before the process is ended
 
@@ -63,7 +64,9 @@ def stoppable(console: Console) -> Iterator[None]:
     try:
         with bounded(lambda: line):
             yield
-    except (Interrupted, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:
+        if not isinstance(error, Interrupted) and not interrupted(error):
+            raise
         console.print(line, highlight=False)
         number = getattr(error, "signal", 0) or (received or [signal.SIGINT])[0]
         raise SystemExit(STOPPED + number) from None

@@ -13,6 +13,7 @@ from jaxseq import paths, schemas
 from jaxseq.cli import _config
 from jaxseq.cli._interrupt import STOPPED, bounded
 from jaxseq.config import from_dict, from_file, to_dict
+from jaxseq.errors import interrupted
 from jaxseq.plain_files import read_object
 
 # Ends of the message if the run itself did not handle the stop. LATE: a second signal, or one when all is saved.
@@ -109,7 +110,9 @@ def run(args):
     except BadStepError as error:
         print(f"jaxseq: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
+    except (Exception, KeyboardInterrupt) as error:
+        if not interrupted(error):
+            raise
         stopped(console, where, received[0] if received else signal.SIGINT)
     finally:
         signal.signal(signal.SIGTERM, before)

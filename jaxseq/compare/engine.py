@@ -26,7 +26,7 @@ from jaxseq.compare.store import ResultsFile, fresh
 from jaxseq.compare.verdicts import verdicts
 from jaxseq.compare.words import short_count
 from jaxseq.config import to_dict
-from jaxseq.errors import UserError
+from jaxseq.errors import UserError, interrupted
 from jaxseq.evaluation import evaluate
 from jaxseq.generation import generate
 from jaxseq.train import load, train
@@ -152,7 +152,8 @@ class Comparison:
             part.run(names)
         except Exception as error:
             # A part for several architectures handles their failures itself: an exception that gets here is a bug in jaxseq.
-            if isinstance(error, Interrupted) or is_disk_full(error) or len(part.names) > 1:
+            stopped = isinstance(error, Interrupted) or interrupted(error)
+            if stopped or is_disk_full(error) or len(part.names) > 1:
                 raise
             self.fail(names[0], error, part.where)
         seconds = self.results["seconds"]

@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 
 from jaxseq import paths
 from jaxseq.config import to_dict
-from jaxseq.errors import UserError
+from jaxseq.errors import UserError, interrupted
 from jaxseq.train import digests
 from jaxseq.train.step import Trainer, TrainState
 
@@ -102,7 +102,7 @@ def _opened(step_folder: Path) -> Iterator[None]:
     except (UserError, MemoryError, jax.errors.JaxRuntimeError):
         raise
     except Exception as error:
-        if digests.has(step_folder):
+        if digests.has(step_folder) or interrupted(error):
             raise
         raise digests.Damaged((str(error) or type(error).__name__).splitlines()[0][:200]) from error
 

@@ -10,6 +10,7 @@ import time
 import pytest
 from rich.console import Console
 
+from jaxseq import cli
 from jaxseq.cli import _interrupt
 from jaxseq.cli import train as train_command
 from jaxseq.cli._interrupt import STOPPED, stoppable
@@ -30,7 +31,18 @@ def pressed():
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize(("stop", "number"), [(terminated, 15), (stopped_while_it_trains, 15), (pressed, 2)])
+def inside_a_library():
+    """As jax does while it compares pytrees."""
+    try:
+        terminated()
+    except KeyboardInterrupt as error:
+        raise ValueError("Exception raised while checking equality") from error
+
+
+STOPS = [(terminated, 15), (stopped_while_it_trains, 15), (pressed, 2), (inside_a_library, 15)]
+
+
+@pytest.mark.parametrize(("stop", "number"), STOPS)
 def test_the_exit_status_is_the_signals(stop, number, capsys):
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as ended, stoppable(Console()):
@@ -40,7 +52,24 @@ def test_the_exit_status_is_the_signals(stop, number, capsys):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_an_error_that_is_no_stop_is_raised():
+    with pytest.raises(ValueError, match="a bug"), stoppable(Console()):
+        raise ValueError("a bug")
+
+
+def test_a_stop_inside_a_library_is_no_bug_of_a_command(monkeypatch, capsys):
+    def run(args):
+        try:
+            pressed()
+        except KeyboardInterrupt as error:
+            raise ValueError("Exception raised while checking equality") from error
+
+    monkeypatch.setattr(cli.registry.load("cli", "list"), "run", run)
+    assert cli.main(["list"]) == 130 and capsys.readouterr().err == "jaxseq: stopped\n"
+
+
 def test_a_training_that_was_stopped_stops_the_comparison(tmp_path, monkeypatch):
+    """Also when the stop comes as an error of a library: the architecture has not failed."""
     record = {"step": 1, "stopped": "and saved at step 1", "signal": 15}
     monkeypatch.setattr(engine, "train", lambda *args, **kwargs: record)
     text = tmp_path / "text.txt"
@@ -53,11 +82,15 @@ def test_a_training_that_was_stopped_stops_the_comparison(tmp_path, monkeypatch)
     with pytest.raises(engine.Interrupted) as stopped:
         engine.compare(preset, ["gru"], tmp_path / "out", overrides={"data.path": str(text)})
     assert stopped.value.signal == 15
+    monkeypatch.setattr(engine, "train", lambda *args, **kwargs: inside_a_library())
+    with pytest.raises(SystemExit), stoppable(Console()):
+        engine.compare(preset, ["gru"], tmp_path / "out", overrides={"data.path": str(text)})
 
 
 # A command in C code that comes to no end (it locks a mutex twice), as compiling does for minutes: Python hears no signal.
 DEAF = """
 import ctypes
+from jaxseq import cli
 from jaxseq.cli import _interrupt
 _interrupt.GRACE = 0.2
 library, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
