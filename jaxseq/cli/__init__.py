@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import errno
 import importlib.metadata
+import logging
 import os
 import signal
 import sys
@@ -138,6 +139,9 @@ def entry() -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.reconfigure(errors="backslashreplace")
+    logger = logging.getLogger("jaxseq")
+    logger.addHandler(logging.StreamHandler())  # the message alone
+    logger.propagate = False  # libraries put their own handlers on the root logger
     try:
         status = main()
     except SystemExit as ended:

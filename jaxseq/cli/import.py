@@ -58,8 +58,8 @@ def run(args):
     if config.data.tokenizer == "unknown":
         why = _tokenizer.missing(path, theirs)
         print(
-            f"{target} has no tokenizer: beside the weights, {why}; generate, eval and train want one named: "
-            "import again with --tokenizer=FILE (or byte), or give it to them",
+            f"{target} has no tokenizer ({why}); import again with --tokenizer=FILE (or byte), or name it "
+            "when you generate, evaluate or train",
             file=sys.stderr,
         )
     given = {"workdir": str(target), "source": source, "parameters": count, "dtype": args.dtype}

@@ -165,7 +165,8 @@ def _unknown(theirs: Mapping, names: set[str], found: list[str]) -> str:
     if best and 2 * shared[best] >= len(own):
         near = f"the nearest is {best}, which has {shared[best]} of the {len(own)} kinds of tensors here"
         return f"{what}; {near}, but the model may compute something else: --source={best} reads it as that source"
-    alike = difflib.get_close_matches(f"hf/{kind}", source_names(), 1) if kind else ()
+    kinds = {source.partition("/")[2]: source for source in source_names()}
+    alike = [kinds[name] for name in difflib.get_close_matches(str(kind), kinds, 1)] if kind else ()
     near = f"the nearest name is {alike[0]}" if alike else f"give one of these as --source: {', '.join(source_names())}"
     return f"{what}; {near}"
 

@@ -96,9 +96,10 @@ def _indexed(index: Path) -> Joined:
 
 def _adapter(folder: Path) -> str:
     config = read_object(folder / "adapter_config.json")
-    kind, base = config.get("peft_type", "an"), config.get("base_model_name_or_path")
+    kind, base = config.get("peft_type"), config.get("base_model_name_or_path")
+    what, of = f"{kind} weights" if kind else "weights of an adapter", f" ({base})" if base else ""
     return (
-        f"{folder} holds {kind} adapter weights, which change a base model ({base!r}) and are not a model themselves; "
+        f"{folder} holds {what}, which change a base model{of} and are not a model themselves; "
         "merge them into it (peft: merge_and_unload, then save_pretrained) and give that folder"
     )
 

@@ -134,7 +134,7 @@ def _index(weight_map):
         (lambda path: [other(path, f"{n}.safetensors") for n in "ab"], "several checkpoints and no index"),
         (lambda path: other(path, "optimizer.pt"), "holds no .safetensors"),
         (_nested, "give one of its folders: checkpoint-500"),
-        (_adapter, "LORA adapter weights, which change a base model .'owner/base'.*merge_and_unload"),
+        (_adapter, "LORA weights, which change a base model .owner/base.*merge_and_unload"),
         (_index({"x": "../x.safetensors"}), "names a file outside its folder"),
         (_index({"x": 5}), "no weight_map"),
         (_index([]), "no weight_map"),
