@@ -40,8 +40,11 @@ class Folder(NamedTuple):
         parts = [f"trains on {_listed(self.train)}"]
         if self.validation:
             parts.append(f"validates on {_listed(self.validation)}")
-        parts += [f"skips {shown(names)} ({reason})" for reason, names in self.skipped.items()]
-        return f"{self.root}: {'; '.join(parts)}"
+        return f"{self.root}: {'; '.join(parts + _skips(self.skipped))}"
+
+
+def _skips(skipped: dict[str, list[str]]) -> list[str]:
+    return [f"skips {shown(names)} ({reason})" for reason, names in skipped.items()]
 
 
 def _listed(found: list[File]) -> str:
@@ -105,7 +108,7 @@ def open_folder(root: Path, field: str, ids: bool) -> Folder:
         if groups[split]:
             skipped.setdefault(reason, []).extend(map(str, groups[split]))
     if not groups["train"]:
-        raise UserError(f"data.path={root} has no file to train on (skipped: {shown(sum(skipped.values(), []))}); name a file")
+        raise UserError(f"data.path={root} has no file to train on: it {'; '.join(_skips(skipped))}; name a file")
     as_files = lambda paths: [File(root / path, path.as_posix(), kinds[root / path]) for path in paths]  # noqa: E731
     return Folder(root, as_files(groups["train"]), as_files(groups["validation"]), skipped)
 
@@ -141,7 +144,7 @@ def _reason(path: Path, kind: str, records: bool, ids: bool) -> str | None:
     if records and path.name.lower() in ABOUT:
         return "about the data"
     if kind == "tokens" and not ids:
-        return "token ids: data.tokenizer names none that made them"
+        return "token ids; set data.tokenizer to the file that they were made with"
     if path.suffix.lower() == ".arrow":
         if path.name.startswith("cache-"):
             return "a cache of the datasets library"

@@ -190,7 +190,7 @@ def test_token_ids_of_another_tokenizer_are_refused(tmp_path, bpe):
     assert "has 3 bytes, which is no number of uint16 ids" in refused(tmp_path / "x.bin", tokenizer=bpe[0])
     for name in ("meta.pkl", "prepare.py"):
         (tmp_path / "nano" / name).unlink()
-    assert "has no file to train on (skipped: train.bin, val.bin)" in refused(tmp_path / "nano")
+    assert "it skips train.bin, val.bin (token ids; set data.tokenizer to the file" in refused(tmp_path / "nano")
 
 
 def test_long_token_ids_are_cut(tmp_path, bpe, monkeypatch):
