@@ -8,6 +8,7 @@ text is printed when it is finished, below a line --- with its prompt. An incomp
 The tokens for a prompt do not depend on the other prompts, at equal --rows (and --seed, for prompt 0).
 """
 
+import os
 import re
 import sys
 import time
@@ -81,8 +82,8 @@ def _prompts(args) -> list[str]:
     if args.system is not None and not args.chat:
         raise UserError("--system is a message of a conversation; give --chat as well")
     for option in ("prompt", "stop"):
-        if bad := [text for text in getattr(args, option) if not _is_utf8(text)]:
-            raise UserError(f"--{option}={bad[0]!r} is not UTF-8 text; write it in UTF-8, or put it into a file of that encoding")
+        setattr(args, option, [_text(option, word) for word in getattr(args, option)])
+    args.system = args.system and _text("system", args.system)
     prompts = [*args.prompt, *map(_read, args.prompt_file)]
     if not prompts:
         raise UserError("no prompt was given; use --prompt=TEXT or --prompt_file=FILE, or --prompt= to begin a document")
@@ -91,11 +92,13 @@ def _prompts(args) -> list[str]:
     return prompts
 
 
-def _is_utf8(text: str) -> bool:
+def _text(option: str, word: str) -> str:
+    """A word of the command line. What the locale's encoding lacks arrives as lone surrogates, which may be UTF-8 after all."""
     try:
-        return bool(text.encode() or True)
-    except UnicodeEncodeError:  # bytes that are not UTF-8 arrive as lone surrogates
-        return False
+        return os.fsencode(word).decode("utf-8") if re.search("[\udc80-\udcff]", word) else word
+    except UnicodeError:
+        mend = "write it in UTF-8, or put it into a file of that encoding"
+        raise UserError(f"--{option}={word!r} is not UTF-8 text; {mend}") from None
 
 
 def _hint(option: str, text: str) -> None:

@@ -86,7 +86,7 @@ class Run:
         if not 0.95 * old <= new <= 1.05 * old:
             span = optimizer.decay_steps(before.train)
             log.warning(
-                "the learning rate jumps from %.3g to %.3g at step %d, because train.%s now decays over %d steps instead of %d; "
+                "the learning rate jumps from %.3g to %.3g at step %d, because the %s schedule now has %d steps instead of %d; "
                 "--config.train.decay_steps=%d keeps it at %.3g",
                 old, new, step, self.config.train.schedule, optimizer.decay_steps(self.config.train), span, span, old,
             )  # fmt: skip

@@ -49,6 +49,11 @@ def test_prompts_are_taken_byte_for_byte(workdir, capsys, tmp_path, monkeypatch)
     assert json.loads(capsys.readouterr().out)["prompts"] == ["", "one\r\ntwo\rthree\n", "\u00e9\r\n"]
 
 
+def test_a_prompt_that_the_locale_cannot_decode_is_utf8_all_the_same(workdir, capsys):
+    assert generate(workdir, "--prompt=\udcc3\udca9", "--max_tokens=1", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["prompts"] == ["\u00e9"]
+
+
 def test_no_rate_when_nothing_ran_after_compilation(workdir, capsys):
     three = ["--prompt=a", "--prompt=b", "--prompt=c", "--json"]
     assert generate(workdir, *three, "--max_tokens=8") == 0
@@ -71,6 +76,7 @@ def test_an_escape_that_the_shell_left_alone_is_hinted_at(workdir, capsys):
     [
         (["--prompt=\udce9"], "UTF-8"),
         (["--prompt=a", "--stop=\udce9"], "UTF-8"),
+        (["--prompt=a", "--chat", "--system=\udce9"], "UTF-8"),
         ([], "no prompt"),
         (["--prompt_file=nowhere"], "nowhere"),
         (["--prompt=a", "--top_p=2"], "top_p"),
