@@ -32,12 +32,31 @@ def _gather(x: jax.Array, order_BT: jax.Array) -> jax.Array:
     return jnp.take_along_axis(x, _time.expand(order_BT, x), axis=1)
 
 
-def _in_place(block: nn.Module, call: Call) -> tuple[int, ...]:
-    """Indices of the mixers that update their state in place for T = 1, as `Layered`; as inputs of a scan, states are copied."""
-    if call.pos_BT.shape[1] != 1 or call.train:
-        return ()
-    chosen = (forms.of_label(call.plan.form, mixer.name) for mixer in block.mixers)
-    return tuple(j for j, f in enumerate(chosen) if block.mixers[j].in_place and f in ("recurrent", "auto"))
+def _in_place(block: nn.Module, call: Call) -> dict[int, bool]:
+    """{index of each mixer whose states are updated in place: whether the mixer does that itself, with a `Layered`}.
+
+    States that are inputs and outputs of a scan are held twice. These are parts of its carry instead, which a gradient would
+    store for every layer: not for training.
+    """
+    time = call.pos_BT.shape[1]
+    if call.train or not time:
+        return {}
+    chosen = {j: forms.of_label(call.plan.form, mixer.name) for j, mixer in enumerate(block.mixers) if mixer.in_place}
+    return {j: time == 1 and own in ("recurrent", "auto") for j, own in chosen.items()}
+
+
+def _layer(stack: Any, i: jax.Array, needed: jax.Array) -> Any:
+    """The state of layer i, zeros (attention's empty state) if it is not needed.
+
+    The condition also keeps XLA from reading the layer several times out of the stack, which would then be copied before it is
+    written.
+    """
+    own = lambda: jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), stack)  # noqa: E731
+    return jax.lax.cond(needed, own, lambda: jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), stack))
+
+
+def _with_layer(stack: Any, i: jax.Array, own: Any) -> Any:
+    return jax.tree.map(lambda x, new: jax.lax.dynamic_update_index_in_dim(x, new, i, 0), stack, own)
 
 
 class LM(Network):
@@ -187,13 +206,15 @@ class LM(Network):
 
     def _segment(self, block, repeats, x_BTD, before, call):
         """(x_BTD, states with a leading layer axis, streams) after `repeats` copies of a block, by a scan."""
-        in_place = () if before is None else _in_place(block, call)
+        in_place = {} if before is None else _in_place(block, call)
+        needed = jnp.any(call.pos_BT[:, :1] != _time.START)  # in some row a document continues, or there is no token
 
         def layer(block, carry, xs):
             (x_BTD, stacks), (before, i) = carry, xs
-            before = before and tuple(Layered(stacks[j], i) if j in stacks else s for j, s in enumerate(before))
+            given = {j: Layered(stacks[j], i) if itself else _layer(stacks[j], i, needed) for j, itself in in_place.items()}
+            before = before and tuple(given.get(j, s) for j, s in enumerate(before))
             x_BTD, states, streams = block(x_BTD, before, call.replace(layer=call.layer + i))
-            stacks = {j: states[j].stack for j in stacks}
+            stacks = {j: states[j].stack if itself else _with_layer(stacks[j], i, states[j]) for j, itself in in_place.items()}
             return (x_BTD, stacks), (tuple(() if j in stacks else s for j, s in enumerate(states)), streams)
 
         stacks = {j: before[j] for j in in_place}

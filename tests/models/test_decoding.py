@@ -1,4 +1,4 @@
-"""What a compiled decoding step costs besides its state."""
+"""What a compiled step of decoding, or a segment of a prompt, costs besides its state."""
 
 import chex
 import jax
@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxseq
+from jaxseq.generation import _prefill
 
 CONTEXTS, TOKENS = (4096, 16384), 3
 
@@ -37,6 +38,20 @@ def test_attention_reads_and_writes_its_state_in_place(architecture):
     (size, back, temporary), (longer, _, more) = (memory(architecture, context) for context in CONTEXTS)
     assert back >= size, "the state that comes back is the one that was given"
     assert more - temporary < (longer - size) / 20, "nothing that grows with the state is held beside it"
+
+
+def test_a_segment_of_a_prompt_copies_the_state_of_a_layer_not_of_all():
+    model = jaxseq.build(jaxseq.config("transformer", **{"model.stack": "16*(attention swiglu)"}))
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), *model.example())["params"])
+    tokens_BT = jax.ShapeDtypeStruct((1, 32), jnp.int32)
+    sizes, temporary = [], []
+    for context in CONTEXTS:
+        state = jax.eval_shape(lambda context=context: model.init_state(1, context))
+        found = _prefill.lower(model, "parallel", params, state, tokens_BT, tokens_BT).compile().memory_analysis()
+        sizes.append(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)))
+        temporary.append(found.temp_size_in_bytes)
+        assert found.alias_size_in_bytes >= sizes[-1]
+    assert temporary[1] - temporary[0] < (sizes[1] - sizes[0]) / 2
 
 
 def test_tokens_decoded_in_place_are_those_of_the_whole_sequence():
