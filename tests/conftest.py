@@ -1,4 +1,4 @@
-"""Before JAX starts: the CPU, full precision, quick compilation, and one compilation cache for all runs and workers."""
+"""Settings before JAX starts: CPU, full precision, fast compilation, and one compilation cache for all runs and workers."""
 
 import gc
 import os
@@ -30,15 +30,15 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Tests of a module run on one worker, unless they say which group they belong to."""
+    """All tests of a module run on one worker, unless they have another group."""
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 def pytest_runtest_teardown(item, nextitem):
-    """Programs that no later test of this worker shares are let go: a process that has mapped the code of some thousands of
-    them dies (Linux: vm.max_map_count)."""
+    """Frees compiled programs after the last test of a group: a process with the code of some thousands of them reaches
+    vm.max_map_count (Linux) and dies."""
     if nextitem is not None and _group(nextitem) != _group(item):
         jax.clear_caches()
         gc.collect()
@@ -50,13 +50,13 @@ def _group(item) -> str:
 
 @pytest.fixture
 def x64():
-    """float64 inside the test, and only there."""
+    """float64 inside the test only."""
     with enable_x64(True):
         yield
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Subjects x laws, ops x hard inputs and models x hard inputs, as far as they were run."""
+    """Prints tables of the tests that ran: subjects x laws, ops x hard inputs, models x hard inputs."""
     from helpers.laws import KERNELS
 
     from jaxseq.ops._example import STRESSES

@@ -1,4 +1,4 @@
-"""Records that cannot be used: the first ends the run, unless the config lets so many be left out, named and counted."""
+"""Damaged records: an error by default; with data.skip_records up to that many are skipped, named and counted."""
 
 import gzip
 import json

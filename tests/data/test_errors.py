@@ -1,4 +1,4 @@
-"""Bad input is told in one line that says what is wrong and how to mend it."""
+"""Bad input gets a one-line error that says what is wrong and how to fix it."""
 
 import gzip
 import os

@@ -1,4 +1,4 @@
-"""What of a folder is trained on: splits by name, kinds of files, links; what is left out is said."""
+"""Folders: splits by name, kinds of files, links, and the report of skipped files."""
 
 import gzip
 import itertools
@@ -45,7 +45,7 @@ def test_split_names_are_those_of_the_datasets_library():
 
 @pytest.mark.parametrize("place", ["folder", "name"])
 def test_files_go_where_the_datasets_library_puts_them(tmp_path, monkeypatch, place):
-    """One of their pattern sets decides for a whole folder: those for folders' names, or those for files' names."""
+    """As in the datasets library, one set of patterns applies to a whole folder: folder names, else file names."""
     patterns = pytest.importorskip("datasets.data_files")
     words = ["train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation", "latest",
              "values", "trained", "devil", "x"]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Arrays and images that are damaged or claim more than there is: one line, and no memory taken for the claim."""
+"""Arrays and images that are damaged or claim a wrong size: a one-line error, without allocating the claimed size."""
 
 import io
 import os

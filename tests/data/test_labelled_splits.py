@@ -1,4 +1,4 @@
-"""Splits of labelled data: a validation split that is given validates, test data are left out."""
+"""Splits of labelled data: a given validation split is used, test splits are skipped."""
 
 import json
 
@@ -36,7 +36,7 @@ def opened(make, root, every=4):
 
 
 def origin(make, example):
-    """The split that an example was written for."""
+    """The split that an example belongs to."""
     if make is lines:
         return example["text"].split()[0]
     shown = round((float(example["images"].flat[0]) + 1) * 127.5)

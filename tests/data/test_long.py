@@ -1,4 +1,4 @@
-"""Long texts take bounded memory, and are encoded and learned as if they were taken at once."""
+"""Long texts need bounded memory, and give the same ids and the same tokenizer as texts read at once."""
 
 import json
 

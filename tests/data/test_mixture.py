@@ -1,4 +1,4 @@
-"""Mixtures: each corpus so many times an epoch, validation documents once, faults in a line."""
+"""Mixtures: each corpus by its weight per epoch, validation documents once, one-line errors."""
 
 import json
 import re

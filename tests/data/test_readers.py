@@ -1,4 +1,4 @@
-"""Each kind of file: what is read of it, and what is said of one that is damaged, hostile or of another kind."""
+"""Each kind of file: its documents, and the errors for damaged, hostile and wrong files."""
 
 import gzip
 import lzma

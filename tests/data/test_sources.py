@@ -1,4 +1,4 @@
-"""What each source makes of its files, and the cache of tokens."""
+"""The documents of each source, and the cache of tokens."""
 
 import bz2
 import gzip

@@ -1,4 +1,4 @@
-"""Training on a corpus while it is read: what is read when, documents once an epoch, resumed bitwise, mixtures by weight."""
+"""Streaming: what is read when, every document once per epoch, exact resumption, mixtures by weight."""
 
 import collections
 import json

@@ -1,4 +1,4 @@
-"""gs:// workdirs: as local ones, killed and resumed too; the lock; what is damaged; every other scheme is refused."""
+"""gs:// workdirs: as local ones, also killed and resumed; locks; damage; other schemes are refused."""
 
 import importlib.util
 import json
@@ -46,7 +46,7 @@ def documents(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def config(documents, tmp_path_factory):
-    """With a tokenizer file, which the workdir has to keep."""
+    """With a tokenizer file, which must be copied into the workdir."""
     out = tmp_path_factory.mktemp("tokenizer") / "bpe.json"
     assert main(["tokenizer", f"--config.data.path={documents}", "--vocab=270", f"--out={out}"]) == 0
     more = {"model.vocab": None, "data.tokenizer": str(out), "train.checkpoint_every": 2, "train.steps": 8, "train.keep": 3}
@@ -55,7 +55,7 @@ def config(documents, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def killed(bucket, config):
-    """A run in the bucket that was killed after its fourth step was told, and started again."""
+    """A run in the bucket that was killed after its fourth record and started again."""
     workdir = f"{bucket}/runs/killed"
     process = launch(config, workdir)
     for line in process.stdout:
@@ -148,7 +148,7 @@ def test_a_damaged_checkpoint_in_a_bucket_is_passed_over_and_put_aside(bucket, c
 
 
 def test_a_folder_in_a_bucket_has_one_training_at_a_time(bucket, monkeypatch, caplog):
-    """One that is alive keeps others out; one that gives no sign of life loses it, and is told before it writes again."""
+    """A running owner keeps the lock. An owner that does not renew it loses it, and gets an error before it writes again."""
     monkeypatch.setattr(logging.getLogger("jaxseq"), "propagate", True)
     monkeypatch.setattr(locks, "BEAT", 0.2)
     monkeypatch.setattr(locks, "PATIENCE", 1.5)

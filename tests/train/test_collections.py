@@ -1,4 +1,4 @@
-"""A model with running statistics: they travel through steps, micro-batches, bad steps, checkpoints and `train.init`."""
+"""A model with running statistics: steps, micro-batches, bad steps, checkpoints and `train.init` handle them."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from jaxseq.train.weights import restore_variables
 
 
 class Centred(nn.Module):
-    """A classifier of images less their running mean, which moves half-way to each batch's."""
+    """A classifier of images minus a running mean, which moves half-way to the mean of each batch."""
 
     classes: int = 3
     dtype = jnp.float32

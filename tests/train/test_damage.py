@@ -1,4 +1,4 @@
-"""Checkpoints that were damaged on disk: told, passed over, put aside; nothing damaged is believed and nothing whole is lost."""
+"""Checkpoints damaged on disk: reported, skipped and renamed; damaged ones are never used, intact ones are never lost."""
 
 import json
 import random
@@ -30,7 +30,7 @@ def whole(config, tmp_path_factory):
 
 
 def damage(chance: random.Random, folder) -> str:
-    """Flips a bit of a file below `folder`, cuts it, fills it with zeros, or removes it; returns what was done."""
+    """Damages a file below `folder`: flips a bit, truncates it, fills it with zeros or removes it. Returns a description."""
     files = json.loads((folder / digests.NAME).read_text())["sha256"]
     path, kind = folder / chance.choice(sorted(files)), chance.choice(["flip", "cut", "zero", "remove"])
     content = bytearray(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Steps that went bad: passed over and counted, gone back for, or the end of the run; the same after a kill."""
+"""Bad steps: skipped and counted, rewound, or the end of the run; the same after a kill."""
 
 import logging
 import math

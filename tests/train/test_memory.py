@@ -1,4 +1,4 @@
-"""What a step takes in memory beside its state, and what saving costs while training goes on."""
+"""The memory of a step besides its state, and of saving a checkpoint during training."""
 
 import functools
 from pathlib import Path
@@ -13,7 +13,7 @@ from jaxseq.train import checkpoints, prepare
 
 
 def status(field: str) -> int:
-    """Bytes that /proc tells of this process."""
+    """Bytes in this field of /proc/self/status."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 

@@ -1,4 +1,4 @@
-"""What a run says before its first step, while it goes on and when it is stopped."""
+"""What a run prints before its first step, during training and when it is stopped."""
 
 import io
 import json

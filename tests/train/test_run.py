@@ -1,4 +1,4 @@
-"""Whole runs: stopped, gone bad, out of disk, started from weights, refused."""
+"""Whole runs: stopped, with bad steps, on a full disk, started from weights, refused."""
 
 import errno
 import json
@@ -45,7 +45,7 @@ def step_of(process):
 
 @pytest.fixture(scope="module")
 def whole(config, tmp_path_factory):
-    """The workdir of a run that nothing happened to, and the record that it returned."""
+    """The workdir of an undisturbed run, and the record that it returned."""
     workdir = tmp_path_factory.mktemp("whole")
     finish(launch(config, workdir))
     return workdir

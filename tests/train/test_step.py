@@ -68,7 +68,7 @@ def test_a_bad_step_leaves_the_state_as_it_was_and_so_do_all_later_ones(plain):
 
 
 def test_an_update_that_overflows_leaves_the_parameters_and_is_diagnosed(plain):
-    """Gradients are finite here, and have entered the moments by then."""
+    """Gradients are finite here, so the moments are already updated."""
     trainer, compiled = plain
     state, batch = trainer.init(), batch_of(trainer.config)
     low = jax.tree.map(lambda leaf: jnp.full_like(leaf, 1e-40), state.optimizer[1].nu)

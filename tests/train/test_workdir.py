@@ -1,4 +1,4 @@
-"""The folder of a run: refused before step 1, kept from others, continued, and what is told of it."""
+"""The folder of a run: refused before step 1, locked, resumed, and the messages about it."""
 
 import json
 import logging
