@@ -116,7 +116,7 @@ class Classification(_task.Task):
         return len(self.splits["validation"]) > 0
 
     def damaged(self):
-        return len(self.labelled.damage.told())
+        return len(self.labelled.damage.messages())
 
     def batches(self, process_index: int, process_count: int):
         identity = {"corpus": self.labelled.fingerprint, "length": self.config.train.length}
