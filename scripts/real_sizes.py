@@ -111,6 +111,28 @@ def save(args: argparse.Namespace, folder: Path) -> Iterator[Figure]:
     yield Figure("the second relative to the first", saving / step, "", 1.1)
 
 
+PROGRAMS = """
+import sys
+import jax
+import jax.numpy as jnp
+from jaxseq import build, config, forms, generation, sampling
+from jaxseq.train.plan import memory_of
+
+config, tokens = config(sys.argv[1]), int(sys.argv[2])
+model = build(config)
+shape = jax.ShapeDtypeStruct
+params = jax.eval_shape(lambda: model.init(jax.random.key(0))["params"])
+exact, state = (jax.eval_shape(lambda: model.init_state(1, n)) for n in (tokens, generation.slots(tokens)))
+token, number, ratio = shape((1,), jnp.int32), shape((), jnp.int32), shape((), jnp.float32)
+carry = generation.Carry(state, token, shape((1,), bool))
+draw = sampling.Sampling(ratio, number, ratio, shape((1,), jnp.uint32), shape((model.vocab,), bool))
+segments = [shape((1, length), jnp.int32) for length in generation.PIECES]
+programs = [generation._prefill.lower(model, forms.freeze("auto"), params, state, x, x) for x in segments]
+programs += [generation._decode.lower(model, False, params, carry, draw, number, number)]
+size = lambda tree: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+print(size(params), size(exact), size(state), max(memory_of(program.compile()) for program in programs))
+"""
+
 WEIGHTS = """
 import sys
 import jax
@@ -118,30 +140,30 @@ from jaxseq import build, config
 from jaxseq.train import save_params
 
 config = config(sys.argv[1])
-model = build(config)
-params = jax.jit(model.init)(jax.random.key(0), jax.numpy.zeros((1, 8), "int32"))["params"]
-tokens = int(sys.argv[3])
-state = jax.eval_shape(lambda: model.init_state(1, tokens))
-size = lambda tree: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-save_params(sys.argv[2], config, params)
-print(size(params), size(state))
+save_params(sys.argv[2], config, jax.jit(build(config).init)(jax.random.key(0))["params"])
 """
 
 
 def generate(args: argparse.Namespace, folder: Path) -> Iterator[Figure]:
-    """Peak memory of one row with a long prompt, relative to parameters and the exact state."""
-    new, prompt = 16, folder / "prompt.txt"
-    prompt.write_text("".join(random.Random(0).choices("abcdefghij ", k=args.tokens)), encoding="utf-8")
-    command = [sys.executable, "-c", WEIGHTS, args.config, folder / "run", str(args.tokens + new)]
-    params, state = map(int, subprocess.run(command, stdout=subprocess.PIPE, check=True, encoding="utf-8").stdout.split())
-    words = [f"--workdir={folder / 'run'}", f"--max_tokens={new}", "--temperature=0"]
-    short = measured(*jaxseq("generate", *words, "--prompt=a"))
-    long = measured(*jaxseq("generate", *words, f"--prompt_file={prompt}"))
+    """Memory of one row with a long prompt: XLA's figures for the compiled programs; with --run also the process's peak."""
+    new = 16
+    command = [sys.executable, "-c", PROGRAMS, args.config, str(args.tokens + new)]
+    found = subprocess.run(command, stdout=subprocess.PIPE, check=True, encoding="utf-8").stdout
+    params, exact, state, total = map(int, found.split())
     yield Figure("parameters", params / GB, "GB")
-    yield Figure(f"exact state of {args.tokens + new:,} tokens", state / GB, "GB")
-    yield Figure("peak with a prompt of one token", short.peak / GB, "GB")
-    yield Figure(f"peak with a prompt of {args.tokens:,} tokens", long.peak / GB, "GB")
-    yield Figure("the last relative to parameters and state", long.peak / (params + state), "", 1.3)
+    yield Figure(f"exact state of one row of {args.tokens + new:,} tokens", exact / GB, "GB")
+    yield Figure("state that is held", state / GB, "GB")
+    yield Figure("that state relative to the exact one", state / exact, "", 1.3)
+    yield Figure("largest compiled program, with parameters and state", total / GB, "GB")
+    yield Figure("that program relative to parameters and exact state", total / (params + exact), "", 1.3)
+    if args.run:
+        prompt, workdir = folder / "prompt.txt", folder / "run"
+        prompt.write_text("".join(random.Random(0).choices("abcdefghij ", k=args.tokens)), encoding="utf-8")
+        measured(sys.executable, "-c", WEIGHTS, args.config, workdir)
+        words = [f"--workdir={workdir}", f"--max_tokens={new}", "--temperature=0", f"--prompt_file={prompt}"]
+        peak = measured(*jaxseq("generate", *words)).peak
+        yield Figure("peak of the process", peak / GB, "GB")
+        yield Figure("that peak relative to parameters and exact state", peak / (params + exact), "")
 
 
 NATURAL = """
@@ -199,6 +221,7 @@ def main() -> int:
     parser.add_argument("part", choices=parts)
     parser.add_argument("--config", default=SMOLLM2, help=f"model of stop, save and generate (default: {SMOLLM2})")
     parser.add_argument("--tokens", type=int, default=33_000, help="length of the prompt of generate (default: 33000)")
+    parser.add_argument("--run", action="store_true", help="generate: also run it, which takes long on few cores")
     parser.add_argument("--mb", type=int, default=200, help="megabytes of text of tokenizer (default: 200)")
     parser.add_argument("--vocab", type=int, default=16_384, help="ids of tokenizer (default: 16384)")
     args = parser.parse_args()
