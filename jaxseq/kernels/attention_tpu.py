@@ -34,7 +34,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxseq.errors import UserError
 from jaxseq.kernels import _attention_tpu_kernels as kernels
 from jaxseq.ops import _time, attention
-from jaxseq.ops._attend import NEVER
+from jaxseq.ops._attend import NEVER, needed_by_row
 
 LANES = 128
 
@@ -105,13 +105,8 @@ def _plan(scale, window, slots, block_q, block_k, queries, keys) -> _Plan:
 
 def _ranges(plan, span_B2T, number_B1S):
     """(first, last) block of keys for each block of queries [B * T / I], then of queries for each block of keys."""
-    batch = span_B2T.shape[0]
-    low_BZ = jnp.min(span_B2T[:, 0].reshape(batch, -1, plan.block_q), axis=2)
-    high_BZ = jnp.max(span_B2T[:, 1].reshape(batch, -1, plan.block_q), axis=2)
-    number_BUC = number_B1S.reshape(batch, -1, plan.block_k)
-    newest_BU = jnp.max(number_BUC, axis=2)
-    oldest_BU = jnp.min(jnp.where(number_BUC < 0, NEVER, number_BUC), axis=2)
-    need_BZU = (newest_BU[:, None] >= low_BZ[:, :, None]) & (oldest_BU[:, None] <= high_BZ[:, :, None])
+    blocks = (span_B2T[:, 0], plan.block_q), (span_B2T[:, 1], plan.block_q), (number_B1S, plan.block_k)
+    need_BZU = needed_by_row(*(x.reshape(x.shape[0], -1, block) for x, block in blocks))
 
     def ends(need_BZU):
         last = need_BZU.shape[2] - 1

@@ -81,11 +81,16 @@ def needed(spans: Span, number_UBC: jax.Array) -> jax.Array:
 
     All blocks are judged at once, so that a batch over several devices needs one reduction and not one per pair of blocks.
     """
-    low_ZBC = jnp.where(spans.low_BT <= spans.high_BT, spans.low_BT, NEVER)
-    low_Z, high_Z = jnp.min(low_ZBC, axis=(1, 2)), jnp.max(spans.high_BT, axis=(1, 2))
-    newest_U = jnp.max(number_UBC, axis=(1, 2))
-    oldest_U = jnp.min(jnp.where(number_UBC < 0, NEVER, number_UBC), axis=(1, 2))
-    return (newest_U >= low_Z[:, None]) & (oldest_U <= high_Z[:, None])
+    rows_first = (jnp.moveaxis(x, 1, 0) for x in (spans.low_BT, spans.high_BT, number_UBC))
+    return jnp.any(needed_by_row(*rows_first), axis=0)
+
+
+def needed_by_row(low_BZC: jax.Array, high_BZC: jax.Array, number_BUC: jax.Array) -> jax.Array:
+    """`needed` [B, Z, U] for each row, from blocks of spans and of keys' numbers."""
+    low_BZ = jnp.min(jnp.where(low_BZC <= high_BZC, low_BZC, NEVER), axis=2)
+    high_BZ, newest_BU = jnp.max(high_BZC, axis=2), jnp.max(number_BUC, axis=2)
+    oldest_BU = jnp.min(jnp.where(number_BUC < 0, NEVER, number_BUC), axis=2)
+    return (newest_BU[:, None] >= low_BZ[:, :, None]) & (oldest_BU[:, None] <= high_BZ[:, :, None])
 
 
 def over_blocks(q_BCHK, span: Span, score: Score, need_U, blocks, keys_of: Callable, sizes: tuple[int, int], acc):
@@ -134,9 +139,9 @@ def _share(lse, both) -> jax.Array:
     return jnp.where(none, 0, jnp.exp(lse - jnp.where(none, 0, both)))[..., None]
 
 
-def sink(y_BTHV: jax.Array, lse_BTH: jax.Array, sink_H: jax.Array) -> jax.Array:
-    """y with one more key per head, of score `sink_H` and value 0 (gpt-oss; Xiao et al. 2023, arXiv:2309.17453)."""
-    return y_BTHV * jax.nn.sigmoid(lse_BTH - sink_H.astype(lse_BTH.dtype))[..., None]
+def with_sink(y_BTHV: jax.Array, lse_BTH: jax.Array, sink_H: jax.Array | None) -> jax.Array:
+    """y with one more key per head, of score `sink_H` and value 0 (gpt-oss; Xiao et al. 2023, arXiv:2309.17453); None: y."""
+    return y_BTHV if sink_H is None else y_BTHV * jax.nn.sigmoid(lse_BTH - sink_H.astype(lse_BTH.dtype))[..., None]
 
 
 def _whole(q_BTHK, keys: Keys, span: Span, score: Score):

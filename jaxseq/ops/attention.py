@@ -123,9 +123,7 @@ def gather(state: AttentionState | None, k_BTGK, v_BTGV, pos_BT, window) -> tupl
 
 def finish(y_BTHV, lse_BTH, sink_H, pos_BT, dtype):
     """The output: with the sink, zero at padding, in the inputs' dtype."""
-    if sink_H is not None:
-        y_BTHV = _attend.sink(y_BTHV, lse_BTH, sink_H)
-    return _time.select(_time.valid(pos_BT), y_BTHV).astype(dtype)
+    return _time.select(_time.valid(pos_BT), _attend.with_sink(y_BTHV, lse_BTH, sink_H)).astype(dtype)
 
 
 def recurrent(
@@ -147,8 +145,7 @@ def recurrent(
         state = _write(state, k_BGK, v_BGV)
         keys = Keys(state.k_BSGK, state.v_BSGV, _slots(state.count_B, state.k_BSGK.shape[1]))
         y_BTHV, lse_BTH = attend(q_BHK[:, None], keys, _latest(state.count_B, window), Score(scale, cap))
-        y_BTHV = y_BTHV if sink_H is None else _attend.sink(y_BTHV, lse_BTH, sink_H)
-        return state, y_BTHV[:, 0].astype(q_BHK.dtype)
+        return state, _attend.with_sink(y_BTHV, lse_BTH, sink_H)[:, 0].astype(q_BHK.dtype)
 
     return _time.scan_time(step, state, (q_BTHK, k_BTGK, v_BTGV), pos_BT)
 
