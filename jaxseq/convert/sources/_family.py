@@ -32,6 +32,19 @@ def windowed(source: str, kinds: Sequence[str], label: str = "attention") -> lis
     return [_fields.choice(source, {"layer_types": kind}, "layer_types", labels) for kind in kinds]
 
 
+def in_turn(source: str, theirs: dict, channel: str) -> list[_hybrids.Layer]:
+    """Layers whose attention has a window or none, by `layer_types`; by default in turn, the first with a window."""
+    kinds = theirs.get("layer_types")
+    if kinds is None:
+        kinds = ["full_attention" if i % 2 else "sliding_attention" for i in range(theirs["num_hidden_layers"])]
+    return [(label, channel) for label in windowed(source, kinds)]
+
+
+def by_window(layers: Sequence[_hybrids.Layer], attention: dict[str, Any], window: int) -> dict[str, dict[str, Any]]:
+    """The fields of each label of `windowed`: those of all attention, and its window."""
+    return {label: attention | {"window": window if label.endswith(":local") else None} for label, _ in layers}
+
+
 def label_of(mixer: Any) -> str:
     """The label that `windowed` gives."""
     label = {"Attention": "attention", "NormedAttention": "normed_attention"}[type(mixer).__name__]

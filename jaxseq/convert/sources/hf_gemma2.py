@@ -21,10 +21,7 @@ def recognises(theirs: dict, names: set[str]) -> bool:
 
 
 def _layers(theirs: dict) -> list[_hybrids.Layer]:
-    kinds = theirs.get("layer_types")
-    if kinds is None:
-        kinds = ["full_attention" if i % 2 else "sliding_attention" for i in range(theirs["num_hidden_layers"])]
-    return [(label, "geglu") for label in _family.windowed("hf/gemma2", kinds)]
+    return _family.in_turn("hf/gemma2", theirs, "geglu")
 
 
 def config(theirs: dict) -> ConfigDict:
@@ -35,8 +32,8 @@ def config(theirs: dict) -> ConfigDict:
     cfg.model.logit_cap = float(theirs.get("final_logit_softcapping") or 0)
     attention = _family.attention_fields(source, theirs, bias=bool(theirs.get("attention_bias", False)))
     attention |= {"scale": float(theirs["query_pre_attn_scalar"]) ** -0.5, "cap": theirs.get("attn_logit_softcapping")}
-    for label in {token for token, _ in layers}:
-        cfg.model[label] = attention | {"window": theirs.get("sliding_window", 4096) if label.endswith(":local") else None}
+    for label, own in _family.by_window(layers, attention, theirs.get("sliding_window", 4096)).items():
+        cfg.model[label] = own
     cfg.model.geglu = {"hidden": theirs["intermediate_size"], "activation": "gelu_tanh"}
     return finish(cfg)
 

@@ -20,10 +20,7 @@ def recognises(theirs: dict, names: set[str]) -> bool:
 
 
 def _layers(theirs: dict) -> list[_hybrids.Layer]:
-    kinds = theirs.get("layer_types")
-    if kinds is None:
-        kinds = ["full_attention" if i % 2 else "sliding_attention" for i in range(theirs["num_hidden_layers"])]
-    return [(label, "clamped_moe") for label in _family.windowed("hf/gpt_oss", kinds)]
+    return _family.in_turn("hf/gpt_oss", theirs, "clamped_moe")
 
 
 def config(theirs: dict) -> ConfigDict:
@@ -32,8 +29,8 @@ def config(theirs: dict) -> ConfigDict:
     given = theirs if theirs.get("rope_parameters") or theirs.get("rope_scaling") else theirs | {"rope_parameters": YARN}
     cfg = _family.frame(theirs, layers)
     attention = _family.attention_fields(source, given, theta=150000.0, bias=_biased(theirs), sink=True)
-    for label in {token for token, _ in layers}:
-        cfg.model[label] = attention | {"window": theirs.get("sliding_window", 128) if label.endswith(":local") else None}
+    for label, own in _family.by_window(layers, attention, theirs.get("sliding_window", 128)).items():
+        cfg.model[label] = own
     cfg.model.clamped_moe = {
         "experts": theirs["num_local_experts"],
         "top_k": theirs["num_experts_per_tok"],

@@ -51,13 +51,7 @@ def config(theirs: dict) -> ConfigDict:
         cfg.model.attention = own
     if ("lightning", "moe") in layers:
         cfg.model.lightning = {"heads": own["heads"], "head_size": own["head_size"], "eps": EPS}
-    cfg.model.moe = {
-        "experts": theirs["num_local_experts"],
-        "top_k": theirs["num_experts_per_tok"],
-        "hidden": theirs["intermediate_size"],
-        "balance_loss": float(theirs.get("router_aux_loss_coef", 0.001)),
-        "jitter": float(theirs.get("router_jitter_noise", 0.0)),
-    }
+    cfg.model.moe = hf_mixtral.experts(theirs)
     return finish(cfg)
 
 
@@ -80,11 +74,7 @@ def describe(model) -> dict | None:
         "layer_types": ["linear_attention" if type(token) is type(lightning) else "full_attention" for token, _ in found],
         "block_size": BLOCK,
         "sliding_window": attention.window,
-        "intermediate_size": moe.features,
-        "num_local_experts": moe.experts,
-        "num_experts_per_tok": moe.top_k,
-        "router_aux_loss_coef": moe.balance_loss,
-        "router_jitter_noise": moe.jitter,
+        **hf_mixtral.described(moe),
     }
 
 

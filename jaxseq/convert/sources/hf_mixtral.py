@@ -1,6 +1,8 @@
 """Mixtral: transformers' MixtralForCausalLM. Files have one tensor per expert; in transformers'
 memory a layer's experts are one array with gate and up. Both are read."""
 
+from typing import Any
+
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -28,14 +30,30 @@ def config(theirs: dict) -> ConfigDict:
     _fields.wanted("hf/mixtral", theirs, hidden_act="silu", attention_bias=False)
     cfg = _family.frame(theirs, _layers(theirs))
     cfg.model.attention = _family.attention_fields("hf/mixtral", theirs, theta=1e6, window=theirs.get("sliding_window"))
-    cfg.model.moe = {
+    cfg.model.moe = experts(theirs)
+    return finish(cfg)
+
+
+def experts(theirs: dict) -> dict[str, Any]:
+    """The fields of the mixer moe."""
+    return {
         "experts": theirs["num_local_experts"],
         "top_k": theirs["num_experts_per_tok"],
         "hidden": theirs["intermediate_size"],
         "balance_loss": float(theirs.get("router_aux_loss_coef", 0.001)),
         "jitter": float(theirs.get("router_jitter_noise", 0.0)),
     }
-    return finish(cfg)
+
+
+def described(moe: Any) -> dict[str, Any]:
+    """Inverse of `experts`."""
+    return {
+        "intermediate_size": moe.features,
+        "num_local_experts": moe.experts,
+        "num_experts_per_tok": moe.top_k,
+        "router_aux_loss_coef": moe.balance_loss,
+        "router_jitter_noise": moe.jitter,
+    }
 
 
 def describe(model) -> dict | None:
@@ -49,12 +67,8 @@ def describe(model) -> dict | None:
     fields = _family.fields(model, found * model.layers, "mixtral", "MixtralForCausalLM")
     return fields and fields | {
         "head_dim": attention.head_size,
-        "intermediate_size": moe.features,
-        "num_local_experts": moe.experts,
-        "num_experts_per_tok": moe.top_k,
         "sliding_window": attention.window,
-        "router_aux_loss_coef": moe.balance_loss,
-        "router_jitter_noise": moe.jitter,
+        **described(moe),
     }
 
 
