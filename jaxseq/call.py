@@ -12,14 +12,6 @@ from jaxseq import forms
 
 
 @struct.dataclass
-class Memory:
-    """Another sequence that layers may read, such as an encoder's output."""
-
-    x_BSD: jax.Array
-    segment_BS: jax.Array  # int32; document n of a row reads segment n; 0: padding
-
-
-@struct.dataclass
 class Call:
     """One call of a network: all that is the same for all of its layers, except for `label` and `layer`.
 
@@ -31,7 +23,6 @@ class Call:
     train: bool = struct.field(pytree_node=False, default=False)
     label: str | None = struct.field(pytree_node=False, default=None)  # of the mixer in the stack: selects its form
     layer: Any = 0  # index of the block, traced in a scan over layers. Only initialisers read it
-    memory: dict[str, Memory] = struct.field(default_factory=dict)  # if empty, the state's copy is used
     streams: dict[str, jax.Array] = struct.field(default_factory=dict)  # values [B, T, D] that earlier segments wrote, by name
 
     @classmethod
