@@ -26,7 +26,10 @@ from jaxseq.models import _stack, build
 CONTEXTS = (128, 32768)  # tokens that the state has read
 PLATFORMS = ("tpu", "gpu")  # platforms that may have a Pallas kernel
 SHIPPED = Path(__file__).with_name("_list.json")
-CODE = ("blocks", "configs", "kernels", "mixers", "models", "ops", "config.py", "forms.py", "layers.py")  # determine the rows
+# The code that determines the rows.
+CODE = (
+    "blocks", "configs", "kernels", "mixers", "models", "ops", "call.py", "config.py", "defaults.py", "forms.py", "layers.py",
+)  # fmt: skip
 BEGIN, END = "<!-- generated: jaxseq list --markdown -->", "<!-- end -->"
 BEGIN_SOURCES = "<!-- generated: jaxseq list --sources --markdown -->"
 
