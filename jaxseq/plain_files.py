@@ -1,12 +1,17 @@
-"""Files that users give, read without trust: regular ones only, of a known size, and JSON that is no deeper than Python reads."""
+"""Files that users give, read without trust: regular ones only, of a known size, JSON that is no deeper than Python reads, and
+headers of arrays."""
 
+import contextlib
 import json
 import math
 import os
 import stat
-from collections.abc import Callable
+import tokenize
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+import numpy as np
 
 from jaxseq import paths
 from jaxseq.errors import UserError
@@ -101,3 +106,31 @@ def _finite(data: Any, default: Callable[[Any], Any] | None) -> Any:
     if isinstance(data, float) and not math.isfinite(data):
         return {"__float__": "NaN" if math.isnan(data) else "Infinity" if data > 0 else "-Infinity"}
     return data
+
+
+@contextlib.contextmanager
+def reads_npy_header() -> Iterator[None]:
+    """Inside this context numpy reads headers of .npy: what it raises for a damaged one becomes a ValueError.
+
+    numpy parses a header as a Python literal, and again after removing Python 2's `L` from numbers.
+    """
+    try:
+        yield
+    except (SyntaxError, tokenize.TokenError, RecursionError, MemoryError) as error:
+        raise ValueError(f"the header of an array is damaged: {error}") from error
+
+
+def npy_header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """(shape, whether in Fortran order, dtype) of the array that an .npy stream begins with; the data follow.
+
+    Raises ValueError for a damaged header, Python objects and negative lengths.
+    """
+    version = np.lib.format.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"array format version {version}")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    with reads_npy_header():
+        shape, fortran, dtype = read(stream)
+    if dtype.hasobject or any(n < 0 for n in shape):
+        raise ValueError("objects, or a negative length")
+    return shape, fortran, dtype

@@ -2,6 +2,7 @@
 
 import math
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from jaxseq.convert import _torch
 from jaxseq.convert._tensors import Tensors
 from jaxseq.errors import UserError
-from jaxseq.plain_files import regular
+from jaxseq.plain_files import npy_header, regular
 
 NPZ_BYTES = 2 << 30  # limit for all arrays of a file together; only small models use .npz
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".gguf", ".npz")
@@ -90,25 +91,14 @@ def npz(path: Path) -> Npz:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
                 with archive.open(info) as file:
-                    shape, dtype = _npy_header(file)
+                    shape, _, dtype = npy_header(file)
                     size, given = math.prod(shape) * dtype.itemsize, info.file_size - file.tell()
                 if size != given:
                     raise ValueError(f"{info.filename} claims {size:,} bytes and has {given:,}")
                 total += size
                 parts[info.filename.removesuffix(".npy")] = path, info.filename, shape, dtype
-    except (ValueError, OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, SyntaxError) as error:
+    except (ValueError, OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, zlib.error) as error:
         raise UserError(f"{path} is not an .npz file of plain arrays ({error}); save it again without objects") from error
     if total > NPZ_BYTES:
         raise UserError(f"{path} holds {total:,} bytes of arrays, more than the limit of {NPZ_BYTES:,}; save it as safetensors")
     return Npz(parts)
-
-
-def _npy_header(file) -> tuple[tuple[int, ...], np.dtype]:
-    version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"array format version {version}")
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read_header(file)
-    if dtype.hasobject or any(n < 0 for n in shape):
-        raise ValueError("objects, or a negative length")
-    return shape, dtype

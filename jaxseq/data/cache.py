@@ -29,6 +29,7 @@ import numpy as np
 
 from jaxseq.data import files
 from jaxseq.errors import UserError
+from jaxseq.plain_files import reads_npy_header
 
 FORMAT = 2
 LIMIT_GB = 20.0
@@ -72,7 +73,8 @@ def read(entry: Path) -> Found | None:
         tokens_path, dtype = entry / "tokens.bin", np.dtype(meta["dtype"])
         if meta["format"] != FORMAT or tokens_path.stat().st_size != meta["tokens"] * dtype.itemsize:
             return None
-        arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
+        with reads_npy_header():
+            arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
         count, offsets = meta["documents"], arrays["offsets"]
         if [len(array) for array in arrays.values()] != [count + 1, count, count] or offsets[-1] != meta["tokens"]:
             return None

@@ -31,6 +31,7 @@ from jaxseq.data.folders import shown
 from jaxseq.data.readers.jsonl import json_records
 from jaxseq.data.splits import grouped, split_of
 from jaxseq.errors import UserError
+from jaxseq.plain_files import npy_header
 
 Row = dict[str, np.ndarray]
 
@@ -39,7 +40,7 @@ LONGEST_IMAGE = 100  # times as long as wide
 # OSError: Pillow's own, and what it says of a file that is cut off; SyntaxError and the like come from its readers of formats.
 _NO_IMAGE = (OSError, ValueError, SyntaxError, EOFError, zlib.error, struct.error, IndexError, KeyError, TypeError, MemoryError)
 _NO_ARRAYS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError,
-              RuntimeError, SyntaxError)  # fmt: skip
+              RuntimeError)  # fmt: skip
 
 
 class Labelled(NamedTuple):
@@ -237,11 +238,7 @@ def _array(path: Path, members: zipfile.ZipFile, name: str) -> np.ndarray:
     """An array of a .npz. Its claimed size is checked against the file's size before memory is allocated."""
     info = members.getinfo(f"{name}.npy")
     with members.open(info) as stream:
-        version = np.lib.format.read_magic(stream)
-        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = header(stream)
-        if dtype.hasobject:
-            raise ValueError(f"{name} holds Python objects")
+        shape, fortran, dtype = npy_header(stream)
         claimed, most = math.prod(shape) * dtype.itemsize, max(files.EXPANSION_FREE, files.EXPANSION * info.compress_size)
         if claimed > most or info.file_size != stream.tell() + claimed:
             raise ValueError(f"{name} claims {claimed / 2**30:.3g} GiB, and the file holds {info.compress_size} bytes of it")

@@ -195,9 +195,9 @@ def _npy(shape) -> bytes:
     "data",
     (
         _npy((10**11,)), _npy((-1,)), _npy((1 << 62, 1 << 62)), b"garbage", b"", b"\x93NUMPY\x09\x00",
-        b"\x93NUMPY\x01\x00\xff\xff(",
+        b"\x93NUMPY\x01\x00\xff\xff(", b"\x93NUMPY\x01\x00\x0a\x00{'descr': (\n",
     ),
-    ids=range(7),
+    ids=range(8),
 )  # fmt: skip
 def test_npz(data, tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:

@@ -37,6 +37,18 @@ def test_an_entry_that_is_larger_than_the_limit_is_used_all_the_same(tmp_path):
     assert filled(tmp_path, 2, cache_gb=1e-9) == ["1.jsonl"]
 
 
+def test_an_entry_whose_arrays_are_damaged_is_made_again(tmp_path):
+    filled(tmp_path, 1)
+    (entry,) = cache.entries(tmp_path / "cache")
+    assert cache.read(entry.path) is not None
+    for array in entry.path.glob("*.npy"):
+        whole = array.read_bytes()
+        array.write_bytes(b"\x93NUMPY\x01\x00\x0a\x00{'descr': (\n" + whole)
+        assert cache.read(entry.path) is None
+        array.write_bytes(whole)
+    assert cache.read(entry.path) is not None
+
+
 def test_what_is_not_of_the_cache_stays(tmp_path):
     (tmp_path / "cache" / "mine").mkdir(parents=True)
     (tmp_path / "cache" / "mine" / "x").write_text("x")

@@ -28,6 +28,7 @@ def header(shape, descr="|u1", data=b"") -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode() + data
 
 
+DAMAGED = b"\x93NUMPY\x01\x00\x0a\x00{'descr': (\n"  # numpy raises tokenize.TokenError, no ValueError
 CASES = {
     "garbage": b"garbage",
     "empty": b"",
@@ -41,6 +42,7 @@ CASES = {
     "objects": npz(header((4, 2, 2, 3), "|O", b"cos\nsystem\n(S'true'\ntR.")),
     "labels of objects": npz(header((4, 2, 2, 3), data=b"\0" * 48), np.asarray([{}] * 4, object)),
     "no header": npz(b"\x93NUMPY\x01\x00\xff\xff{"),
+    "a header that goes on": npz(DAMAGED),
     "odd type": npz(header((4,), "nonsense")),
     "floats": npz(header((4, 2, 2, 3), "<f4", b"\0" * 192)),
 }
