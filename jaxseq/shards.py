@@ -53,7 +53,7 @@ def by_letters(form: Callable) -> Callable:
     """A form of an op, `form(*xs, state=None, pos=None, **options) -> (y, state)`, on each device's rows and heads by shard_map.
 
     XLA cannot partition a Pallas call. The axes are read from the names of the parameters (q_BTHK) and of the fields of the state
-    (k_BSGK): B, H and G are split as the mesh's rules say, all other axes are whole on each device. If one of H and G cannot be
+    (k_BGSK): B, H and G are split as the mesh's rules say, all other axes are whole on each device. If one of H and G cannot be
     split, neither is: otherwise a query head would meet the keys of another group. Without a mesh `form` runs as it is.
     """
     names = [name for name, p in inspect.signature(form).parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]

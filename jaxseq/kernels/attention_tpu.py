@@ -70,8 +70,8 @@ def pallas(
     span_B2T = jnp.stack([_pad(span.low_BT, block_q, NEVER), _pad(span.high_BT, block_q, -1)], axis=1)
     number_B1S = _pad(keys.number_BS, block_k, -1)[:, None]
     dtype = jnp.result_type(q_BTHK, k_BTGK, v_BTGV)
-    blocks = (q_BTHK, block_q), (keys.k_BSGK, block_k), (keys.v_BSGV, block_k)
-    qkv = tuple(jnp.moveaxis(_pad(x.astype(dtype), block), 1, 2) for x, block in blocks)
+    blocks = (jnp.swapaxes(q_BTHK, 1, 2), block_q), (keys.k_BGSK, block_k), (keys.v_BGSV, block_k)
+    qkv = tuple(_pad(x_BHTK.astype(dtype), block, axis=2) for x_BHTK, block in blocks)
     plan = _plan(scale, window, slots, block_q, block_k, span_B2T.shape[2], number_B1S.shape[2])
     y_BHTV, lse_BH1T = _attend(plan, *qkv, span_B2T, number_B1S)
     y_BTHV, lse_BTH = jnp.moveaxis(y_BHTV, 1, 2)[:, :time], jnp.moveaxis(lse_BH1T[:, :, 0], 1, 2)[:, :time]
@@ -84,9 +84,10 @@ def _round_up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
 
 
-def _pad(x_BT, block: int, fill=0):
-    """Pad axis 1 to a multiple of `block` with `fill`."""
-    return jnp.pad(x_BT, ((0, 0), (0, -x_BT.shape[1] % block), *((0, 0),) * (x_BT.ndim - 2)), constant_values=fill)
+def _pad(x: jax.Array, block: int, fill=0, axis: int = 1):
+    """Pad `axis` to a multiple of `block` with `fill`."""
+    widths = [(0, -n % block if i == axis else 0) for i, n in enumerate(x.shape)]
+    return jnp.pad(x, widths, constant_values=fill)
 
 
 def _plan(scale, window, slots, block_q, block_k, queries, keys) -> _Plan:

@@ -105,7 +105,7 @@ class Attention(Mixer):
 
     @nn.nowrap
     def remaining_capacity(self, state):
-        return None if self.window else state.k_BSGK.shape[-3] - state.count_B
+        return None if self.window else state.k_BGSK.shape[-2] - state.count_B
 
     def _normed(self, q_BTHK, k_BTGK):
         """Queries and keys before their rotation."""

@@ -89,11 +89,11 @@ class LatentAttention(Mixer):
         q_BTHR = jnp.concatenate([own_BTHR, turned_BTHK], axis=-1)
         latent_BT1K = jnp.concatenate([c_BTR[:, :, None], shared_BT1K], axis=-1)
         if state is not None:
-            slots = state.latent_BSK[:, :, None]
+            slots = state.latent_BSK[:, None]
             state = attention.AttentionState(slots, slots[..., :rank], state.count_B)
         op = call.op("attention")
         scale = size**-0.5 if self.scale is None else self.scale
         y_BTHR, state = op(q_BTHR, latent_BT1K, c_BTR[:, :, None], state=state, window=None, scale=scale)
         y_BTHV = jnp.einsum("bthr,rhv->bthv", y_BTHR, self._up("v_up", value_size))
         out = Linear((self.width,), ("heads", None, "embed"), 2, init_fn=_init.outward(self), dtype=self.dtype, name="o")
-        return Mixed(out(y_BTHV), MLAState(state.k_BSGK[:, :, 0], state.count_B))
+        return Mixed(out(y_BTHV), MLAState(state.k_BGSK[:, 0], state.count_B))

@@ -69,7 +69,7 @@ class MultiHeadAttention(nn.Module):
             sight = same_document(*(jnp.ones(x.shape[:2], jnp.int32) for x in (x_BTD, k_BSHK)))
         drop = (lambda weights: self.drop(weights, deterministic=not train)) if self.dropout else None
         scale = self.head_size**-0.5 if self.scale is None else self.scale
-        keys = Keys(k_BSHK, v_BSHK, sight.number_BS)
+        keys = Keys(jnp.swapaxes(k_BSHK, 1, 2), jnp.swapaxes(v_BSHK, 1, 2), sight.number_BS)
         y_BTHK, _ = attend(self.q(x_BTD), keys, sight.span, Score(scale, None, bias_BHTS, drop))
         return self.o(y_BTHK.astype(v_BSHK.dtype))
 

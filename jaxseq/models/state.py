@@ -25,7 +25,7 @@ from jaxseq.errors import UserError
 from jaxseq.models.lm import LM, LMState
 from jaxseq.ops._time import PAD
 
-SCHEMA = 1
+SCHEMA = 2  # 1: full attention's slots came before its heads
 
 
 def _by_axis(function, state: LMState, *others: LMState) -> LMState:

@@ -21,10 +21,11 @@ NEVER = jnp.iinfo(jnp.int32).max
 
 
 class Keys(NamedTuple):
-    """Keys and values. H query heads share G key heads, H / G adjacent ones each."""
+    """Keys and values. H query heads share G key heads, H / G adjacent ones each. A head's keys are contiguous in memory, as the
+    matrix products read them."""
 
-    k_BSGK: jax.Array
-    v_BSGV: jax.Array
+    k_BGSK: jax.Array
+    v_BGSV: jax.Array
     number_BS: jax.Array  # int32; -1: visible to no query
 
 
@@ -60,17 +61,17 @@ def attend(q_BTHK: jax.Array, keys: Keys, span: Span, score: Score, chunk: int |
     time = q_BTHK.shape[1]
     if chunk is None or time <= chunk:
         return _whole(q_BTHK, keys, span, score)
-    acc = _time.accumulation_dtype(q_BTHK, keys.v_BSGV)
+    acc = _time.accumulation_dtype(q_BTHK, keys.v_BGSV)
     # split_chunks pads its first argument with -1: the number of a key that is visible to no query, the end of an empty span
-    number_UBC, k_UBCGK, v_UBCGV = _time.split_chunks(chunk, keys.number_BS, keys.k_BSGK, keys.v_BSGV)
+    number_UBC, *kv = _time.split_chunks(chunk, keys.number_BS, *(jnp.swapaxes(x, 1, 2) for x in keys[:2]))
+    blocks = Keys(*(jnp.swapaxes(x_UBCGK, 2, 3) for x_UBCGK in kv), number_UBC)
     high_ZBC, low_ZBC, q_ZBCHK = _time.split_chunks(chunk, span.high_BT, span.low_BT, q_BTHK)
-    blocks = Keys(k_UBCGK, v_UBCGV, number_UBC)
     spans = Span(low_ZBC, high_ZBC)
     need_ZU = needed(spans, number_UBC)
 
     def block(inputs):
         q_BCHK, span, need_U = inputs
-        return over_blocks(q_BCHK, span, score, need_U, blocks, lambda block: block, keys.v_BSGV.shape[2:], acc)
+        return over_blocks(q_BCHK, span, score, need_U, blocks, lambda block: block, keys.v_BGSV.shape[1::2], acc)
 
     y, lse = jax.lax.map(jax.checkpoint(block, prevent_cse=False), (q_ZBCHK, spans, need_ZU))
     return _time.join_chunks(y, time), _time.join_chunks(lse, time)
@@ -109,7 +110,7 @@ def over_blocks(q_BCHK, span: Span, score: Score, need_U, blocks, keys_of: Calla
         shift = jnp.where(jnp.isneginf(new_top), 0, new_top)  # no visible key yet: exp(-inf - 0) = 0, not NaN
         p_BGRCS, keep = jnp.exp(scores - shift[..., None]), jnp.exp(top - shift)
         total = keep * total + jnp.sum(p_BGRCS, axis=-1)
-        return new_top, total, keep[..., None] * y_BGRCV + _weighted(p_BGRCS, keys.v_BSGV, acc)
+        return new_top, total, keep[..., None] * y_BGRCV + _weighted(p_BGRCS, keys.v_BGSV, acc)
 
     def body(carry, inputs):
         need, block = inputs
@@ -145,16 +146,16 @@ def with_sink(y_BTHV: jax.Array, lse_BTH: jax.Array, sink_H: jax.Array | None) -
 
 
 def _whole(q_BTHK, keys: Keys, span: Span, score: Score):
-    acc = _time.accumulation_dtype(q_BTHK, keys.v_BSGV)
+    acc = _time.accumulation_dtype(q_BTHK, keys.v_BGSV)
     scores = _scores(q_BTHK, keys, span, score, acc)
     if scores.shape[-1] == 0:
-        shape = (*q_BTHK.shape[:3], keys.v_BSGV.shape[3])
+        shape = (*q_BTHK.shape[:3], keys.v_BGSV.shape[3])
         return jnp.zeros(shape, acc), jnp.full(shape[:3], -jnp.inf, acc)
     some_B11T1 = jnp.any(visible(span, keys.number_BS), axis=2)[:, None, None, :, None]
     scores = jnp.where(some_B11T1, scores, 0)  # an empty softmax has NaN gradients
     p_BGRTS = jax.nn.softmax(scores, axis=-1)
     p_BGRTS = p_BGRTS if score.drop is None else score.drop(p_BGRTS)
-    y_BGRTV = jnp.where(some_B11T1, _weighted(p_BGRTS, keys.v_BSGV, acc), 0)
+    y_BGRTV = jnp.where(some_B11T1, _weighted(p_BGRTS, keys.v_BGSV, acc), 0)
     lse = jnp.where(some_B11T1[..., 0], jax.nn.logsumexp(scores, axis=-1), -jnp.inf)
     return _heads_last(y_BGRTV), _heads_last(lse)
 
@@ -162,9 +163,9 @@ def _whole(q_BTHK, keys: Keys, span: Span, score: Score):
 def _scores(q_BTHK, keys: Keys, span: Span, score: Score, acc):
     """[B, G, R, T, S] scores, -inf where not visible; R = H / G query heads share a key head."""
     batch, time, heads, size = q_BTHK.shape
-    kv_heads = keys.k_BSGK.shape[2]
+    kv_heads = keys.k_BGSK.shape[1]
     q_BTGRK = q_BTHK.reshape(batch, time, kv_heads, heads // kv_heads, size)
-    scores = compat.einsum("btgrk,bsgk->bgrts", q_BTGRK, keys.k_BSGK, dtype=acc) * score.scale
+    scores = compat.einsum("btgrk,bgsk->bgrts", q_BTGRK, keys.k_BGSK, dtype=acc) * score.scale
     if score.cap is not None:
         scores = score.cap * jnp.tanh(scores / score.cap)
     if score.bias_BHTS is not None:
@@ -172,8 +173,8 @@ def _scores(q_BTHK, keys: Keys, span: Span, score: Score, acc):
     return jnp.where(visible(span, keys.number_BS)[:, None, None], scores, -jnp.inf)
 
 
-def _weighted(p_BGRTS, v_BSGV, acc):
-    return compat.einsum("bgrts,bsgv->bgrtv", p_BGRTS.astype(v_BSGV.dtype), v_BSGV, dtype=acc)
+def _weighted(p_BGRTS, v_BGSV, acc):
+    return compat.einsum("bgrts,bgsv->bgrtv", p_BGRTS.astype(v_BGSV.dtype), v_BGSV, dtype=acc)
 
 
 def _heads_last(x_BGRT):

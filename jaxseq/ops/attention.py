@@ -29,8 +29,8 @@ from jaxseq.ops._layered import Layered
 class AttentionState(NamedTuple):
     """Ring buffer of the last S keys and values of the document, in the inputs' dtype."""
 
-    k_BSGK: jax.Array  # ring buffer, slot n mod S
-    v_BSGV: jax.Array
+    k_BGSK: jax.Array  # ring buffer, slot n mod S
+    v_BGSV: jax.Array
     count_B: jax.Array  # int32: tokens of the document so far
 
 
@@ -38,9 +38,9 @@ def init_state(
     batch: int, context: int, kv_heads: int, key_size: int, value_size: int, dtype=jnp.float32
 ) -> AttentionState:
     """The empty state with `context` slots, in `dtype`."""
-    k_BSGK = jnp.zeros((batch, context, kv_heads, key_size), dtype)
-    v_BSGV = jnp.zeros((batch, context, kv_heads, value_size), dtype)
-    return AttentionState(k_BSGK, v_BSGV, jnp.zeros((batch,), jnp.int32))
+    k_BGSK = jnp.zeros((batch, kv_heads, context, key_size), dtype)
+    v_BGSV = jnp.zeros((batch, kv_heads, context, value_size), dtype)
+    return AttentionState(k_BGSK, v_BGSV, jnp.zeros((batch,), jnp.int32))
 
 
 def _prepare(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale):
@@ -52,15 +52,15 @@ def _prepare(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale):
     pos_BT = _time.positions(pos, q_BTHK)
     chex.assert_shape(pos_BT, q_BTHK.shape[:2])
     if state is not None:
-        for slots, x in ((state.k_BSGK, k_BTGK), (state.v_BSGV, v_BTGV)):
-            chex.assert_shape(slots, (x.shape[0], None, *x.shape[2:]))
+        for slots, x in ((state.k_BGSK, k_BTGK), (state.v_BGSV, v_BTGV)):
+            chex.assert_shape(slots, (x.shape[0], x.shape[2], None, x.shape[3]))
     scale = q_BTHK.shape[3] ** -0.5 if scale is None else scale
     return scale, *_time.clean(pos_BT, q_BTHK, k_BTGK, v_BTGV), pos_BT
 
 
 def _size(state, window, time) -> int:
     if state is not None:
-        return state.k_BSGK.shape[1]
+        return state.k_BGSK.shape[2]
     return window if window is not None else time
 
 
@@ -78,7 +78,7 @@ def indices(count_B, pos_BT):
 
 def next_state(state: AttentionState, k_BTGK, v_BTGV, pos_BT) -> AttentionState:
     """The ring buffer after these tokens; each slot holds the newest token with that n mod S. T >= 1."""
-    time, size = k_BTGK.shape[1], state.k_BSGK.shape[1]
+    time, size = k_BTGK.shape[1], state.k_BGSK.shape[2]
     n_BT, first_B = indices(state.count_B, pos_BT)
     count_B = jnp.max(jnp.where(_time.last_segment(pos_BT), n_BT + 1, first_B[:, None]), axis=1)
     n_BS = count_B[:, None] - 1 - (count_B[:, None] - 1 - jnp.arange(size)) % size  # the token of each slot, < 0: none
@@ -86,12 +86,11 @@ def next_state(state: AttentionState, k_BTGK, v_BTGV, pos_BT) -> AttentionState:
     t_BS = jnp.clip(t0_B[:, None] + n_BS - first_B[:, None], 0, time - 1)
     new_BS = n_BS >= first_B[:, None]
 
-    def fill(old, fresh):
-        fresh = jnp.take_along_axis(fresh, t_BS[..., None, None], axis=1).astype(old.dtype)
-        kept = _time.select(_time.continues(pos_BT), old)
-        return jnp.where(_time.expand(new_BS, old), fresh, kept)
+    def fill(old_BGSK, x_BTGK):
+        fresh_BGSK = jnp.take_along_axis(jnp.swapaxes(x_BTGK, 1, 2), t_BS[:, None, :, None], axis=2).astype(old_BGSK.dtype)
+        return jnp.where(new_BS[:, None, :, None], fresh_BGSK, _time.select(_time.continues(pos_BT), old_BGSK))
 
-    return AttentionState(fill(state.k_BSGK, k_BTGK), fill(state.v_BSGV, v_BTGV), count_B)
+    return AttentionState(fill(state.k_BGSK, k_BTGK), fill(state.v_BGSV, v_BTGV), count_B)
 
 
 def _slots(count_B, size: int):
@@ -113,12 +112,12 @@ def gather(state: AttentionState | None, k_BTGK, v_BTGV, pos_BT, window) -> tupl
     low_BT = own_BT - (n_BT if window is None else jnp.minimum(n_BT, window - 1))
     number_BT = jnp.where(valid_BT, own_BT, -1)
     span = Span(jnp.where(valid_BT, low_BT, _attend.NEVER), number_BT)
-    own = Keys(k_BTGK, v_BTGV, number_BT)
+    own = Keys(jnp.swapaxes(k_BTGK, 1, 2), jnp.swapaxes(v_BTGV, 1, 2), number_BT)
     if state is None:
         return span, own
-    number_BS = jnp.maximum(_slots(count_B, state.k_BSGK.shape[1]), -1)
-    old = Keys(state.k_BSGK.astype(k_BTGK.dtype), state.v_BSGV.astype(v_BTGV.dtype), number_BS)
-    return span, jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), old, own)
+    number_BS = jnp.maximum(_slots(count_B, state.k_BGSK.shape[2]), -1)
+    old = Keys(state.k_BGSK.astype(k_BTGK.dtype), state.v_BGSV.astype(v_BTGV.dtype), number_BS)
+    return span, Keys(*(jnp.concatenate([a, b], axis) for a, b, axis in zip(old, own, (2, 2, 1), strict=True)))
 
 
 def finish(y_BTHV, lse_BTH, sink_H, pos_BT, dtype):
@@ -143,7 +142,7 @@ def recurrent(
 
     def step(state, q_BHK, k_BGK, v_BGV):
         state = _write(state, k_BGK, v_BGV)
-        keys = Keys(state.k_BSGK, state.v_BSGV, _slots(state.count_B, state.k_BSGK.shape[1]))
+        keys = Keys(state.k_BGSK, state.v_BGSV, _slots(state.count_B, state.k_BGSK.shape[2]))
         y_BTHV, lse_BTH = attend(q_BHK[:, None], keys, _latest(state.count_B, window), Score(scale, cap))
         return state, _attend.with_sink(y_BTHV, lse_BTH, sink_H)[:, 0].astype(q_BHK.dtype)
 
@@ -161,10 +160,10 @@ def _latest(count_B, window) -> Span:
 
 
 def _write(state: AttentionState, k_BGK, v_BGV) -> AttentionState:
-    row_B, slot_B = jnp.arange(state.count_B.shape[0]), state.count_B % state.k_BSGK.shape[1]
-    k_BSGK = state.k_BSGK.at[row_B, slot_B].set(k_BGK.astype(state.k_BSGK.dtype))
-    v_BSGV = state.v_BSGV.at[row_B, slot_B].set(v_BGV.astype(state.v_BSGV.dtype))
-    return AttentionState(k_BSGK, v_BSGV, state.count_B + 1)
+    row_B, slot_B = jnp.arange(state.count_B.shape[0]), state.count_B % state.k_BGSK.shape[2]
+    k_BGSK = state.k_BGSK.at[row_B, :, slot_B].set(k_BGK.astype(state.k_BGSK.dtype))
+    v_BGSV = state.v_BGSV.at[row_B, :, slot_B].set(v_BGV.astype(state.v_BGSV.dtype))
+    return AttentionState(k_BGSK, v_BGSV, state.count_B + 1)
 
 
 def _one_token(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale, cap, sink_H, chunk):
@@ -173,24 +172,24 @@ def _one_token(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale, cap, sink_H, c
     stack, layer = state if layered else (jax.tree.map(lambda x: x[None], state), jnp.int32(0))
     alike = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), stack)
     scale, q_BTHK, k_BTGK, v_BTGV, pos_BT = _prepare(q_BTHK, k_BTGK, v_BTGV, alike, pos, window, scale)
-    size, pos_B = stack.k_BSGK.shape[2], pos_BT[:, 0]
+    size, pos_B = stack.k_BGSK.shape[3], pos_BT[:, 0]
     starts_B, real_B, row_B = pos_B == _time.START, pos_B >= 0, jnp.arange(pos_B.shape[0])
     before_B = jnp.where(starts_B, 0, stack.count_B[layer])
     count_B, slot_B = before_B + real_B, before_B % size
 
-    def write(x_LBSGK, new_BGK):
+    def write(x_LBGSK, new_BGK):
         # The first token of a document sets all slots of its row to zero; otherwise they are not touched.
         clear = lambda x: x.at[layer].set(_time.select(~starts_B, x[layer]))  # noqa: E731
-        x_LBSGK = jax.lax.cond(jnp.any(starts_B), clear, lambda x: x, x_LBSGK)
-        new_BGK = jnp.where(_time.expand(real_B, new_BGK), new_BGK.astype(x_LBSGK.dtype), x_LBSGK[layer, row_B, slot_B])
-        return x_LBSGK.at[layer, row_B, slot_B].set(new_BGK)
+        x_LBGSK = jax.lax.cond(jnp.any(starts_B), clear, lambda x: x, x_LBGSK)
+        new_BGK = jnp.where(_time.expand(real_B, new_BGK), new_BGK.astype(x_LBGSK.dtype), x_LBGSK[layer, row_B, :, slot_B])
+        return x_LBGSK.at[layer, row_B, :, slot_B].set(new_BGK)
 
     stack = AttentionState(
-        write(stack.k_BSGK, k_BTGK[:, 0]), write(stack.v_BSGV, v_BTGV[:, 0]), stack.count_B.at[layer].set(count_B)
+        write(stack.k_BGSK, k_BTGK[:, 0]), write(stack.v_BGSV, v_BTGV[:, 0]), stack.count_B.at[layer].set(count_B)
     )
     span, number_BS, score = _latest(count_B, window), _slots(count_B, size), Score(scale, cap)
     if size <= chunk:
-        y_BTHV, lse_BTH = attend(q_BTHK, Keys(stack.k_BSGK[layer], stack.v_BSGV[layer], number_BS), span, score)
+        y_BTHV, lse_BTH = attend(q_BTHK, Keys(stack.k_BGSK[layer], stack.v_BGSV[layer], number_BS), span, score)
     else:
         y_BTHV, lse_BTH = _in_blocks(q_BTHK, stack, layer, number_BS, span, score, chunk)
     y_BTHV = finish(y_BTHV, lse_BTH, sink_H, pos_BT, q_BTHK.dtype)
@@ -200,7 +199,7 @@ def _one_token(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale, cap, sink_H, c
 def _in_blocks(q_BTHK, stack: AttentionState, layer, number_BS, span: Span, score: Score, chunk: int):
     """`attend` to one layer of the stack, `chunk` slots at a time. The last block is aligned to the end of the buffer; slots
     that an earlier block has read are visible to no query in it."""
-    batch, size = number_BS.shape
+    size = number_BS.shape[1]
     index_U = jnp.arange(-(-size // chunk), dtype=jnp.int32)
     first_U = jnp.minimum(index_U * chunk, size - chunk)
     slot_UC = first_U[:, None] + jnp.arange(chunk)
@@ -209,16 +208,17 @@ def _in_blocks(q_BTHK, stack: AttentionState, layer, number_BS, span: Span, scor
     def keys(block):
         first, number_BC = block
 
-        def cut(x_LBSGK):
+        def cut(x_LBGSK):
+            _, batch, kv_heads, _, width = x_LBGSK.shape
             zero = jnp.zeros_like(first)
-            shape = (1, batch, chunk, *x_LBSGK.shape[3:])
-            return jax.lax.dynamic_slice(x_LBSGK, (layer.astype(first.dtype), zero, first, zero, zero), shape)[0]
+            corner = layer.astype(first.dtype), zero, zero, first, zero
+            return jax.lax.dynamic_slice(x_LBGSK, corner, (1, batch, kv_heads, chunk, width))[0]
 
-        return Keys(cut(stack.k_BSGK), cut(stack.v_BSGV), number_BC)
+        return Keys(cut(stack.k_BGSK), cut(stack.v_BGSV), number_BC)
 
     need_U = _attend.needed(jax.tree.map(lambda x: x[None], span), number_UBC)[0]
-    acc = _time.accumulation_dtype(q_BTHK, stack.v_BSGV)
-    return _attend.over_blocks(q_BTHK, span, score, need_U, (first_U, number_UBC), keys, stack.v_BSGV.shape[3:], acc)
+    acc = _time.accumulation_dtype(q_BTHK, stack.v_BGSV)
+    return _attend.over_blocks(q_BTHK, span, score, need_U, (first_U, number_UBC), keys, stack.v_BGSV.shape[2::2], acc)
 
 
 def _all_at_once(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale, cap, sink_H, chunk):

@@ -102,7 +102,7 @@ def test_another_models_state_and_damaged_files_are_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(UserError, match="no state"):
         states.load(path, model)
-    save_file({"0": np.zeros(3)}, path, {"schema": "1", "model": states.fingerprint(model)})
+    save_file({"0": np.zeros(3)}, path, {"schema": str(states.SCHEMA), "model": states.fingerprint(model)})
     with pytest.raises(UserError, match="damaged"):
         states.load(path, model)
     with pytest.raises(UserError, match="no state"):

@@ -17,7 +17,7 @@ CHUNKS = (None, 4)
 def case(x64):
     rng = np.random.default_rng(0)
     q = rng.normal(size=(BATCH, TIME, HEADS, SIZE))
-    k, v = rng.normal(size=(2, BATCH, SLOTS, KV_HEADS, SIZE))
+    k, v = rng.normal(size=(2, BATCH, KV_HEADS, SLOTS, SIZE))
     number = np.stack([rng.permutation(SLOTS), np.where(np.arange(SLOTS) < 4, -1, np.arange(SLOTS))]).astype(np.int32)
     low = rng.integers(0, SLOTS, (BATCH, TIME)).astype(np.int32)
     span = Span(low, (low + rng.integers(-1, 6, low.shape)).astype(np.int32))  # some see nothing
@@ -32,11 +32,11 @@ def plain(q, keys, span, cap=None, bias=None):
         if not seen:
             continue
         group = h * KV_HEADS // HEADS
-        score = keys.k_BSGK[b, seen, group] @ q[b, t, h] * 0.7
+        score = keys.k_BGSK[b, group, seen] @ q[b, t, h] * 0.7
         score = score if cap is None else cap * np.tanh(score / cap)
         score = score if bias is None else score + bias[0, h, t, seen]
         lse[b, t, h] = np.log(np.exp(score).sum())
-        y[b, t, h] = np.exp(score - lse[b, t, h]) @ keys.v_BSGV[b, seen, group]
+        y[b, t, h] = np.exp(score - lse[b, t, h]) @ keys.v_BGSV[b, group, seen]
     return y, lse
 
 
@@ -61,7 +61,7 @@ def test_bias(case):
 @pytest.mark.parametrize("chunk", CHUNKS)
 def test_parts_over_disjoint_keys_merge(case, chunk):
     q, keys, span = case
-    cut = lambda part: Keys(*(x[:, part] for x in keys))  # noqa: E731
+    cut = lambda part: Keys(keys.k_BGSK[:, :, part], keys.v_BGSV[:, :, part], keys.number_BS[:, part])  # noqa: E731
     parts = [attend(q, cut(part), span, Score(0.7), chunk) for part in (slice(0, 3), slice(3, 3), slice(3, 9), slice(9, None))]
     same(_attend.merge(*parts), attend(q, keys, span, Score(0.7)))
 
@@ -77,7 +77,7 @@ def test_gradients_through_y_and_lse(case, chunk):
         y, lse = run(q, Keys(k, v, keys.number_BS), span, *options.values())
         return jnp.sum(y * u) + jnp.sum(jnp.where(jnp.isneginf(lse), 0, lse) * w)
 
-    arguments = q, keys.k_BSGK, keys.v_BSGV
+    arguments = q, keys.k_BGSK, keys.v_BGSV
     grads = jax.grad(lambda *x: loss(*x, score=Score(0.7), chunk=chunk), argnums=(0, 1, 2))(*arguments)
     for i, grad in enumerate(grads):
         direction = rng.normal(size=grad.shape)
