@@ -46,7 +46,7 @@ def train(
     """Trains `config` in `workdir` to step config.train.steps, resuming from its latest checkpoint; returns the last record.
 
     Args:
-      progress: called with every logged record, to which the loop adds `steps` and `eta_seconds`.
+      progress: called with every logged record, to which the loop adds `steps`, `eta_seconds` and the plan's `lossy`.
       announce: called with the run's plan before the first step.
       stop: called before every step and during evaluation; if it returns True (or on SIGTERM or Ctrl-C), the run saves and
         returns early. The record is then that of the saved step, with two more fields: `stopped`, a sentence that says where,

@@ -27,6 +27,7 @@ class RunPlan:
     mesh: {axis: size}.
     repeated: number of validation documents that are also training documents.
     damaged: number of skipped records, see data.skip_records.
+    lossy: what the tokenizer loses of the text, None if nothing; bits per byte are then too low.
     """
 
     parameters: int
@@ -44,6 +45,7 @@ class RunPlan:
     devices: str
     repeated: int
     damaged: int = 0
+    lossy: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -73,6 +75,8 @@ class RunPlan:
                 f"warning: {self.repeated:,} of the {held['documents']:,} validation documents are in the training data too; "
                 "their scores are too good"
             )
+        if self.lossy:
+            lines.append(f"warning: the tokenizer is lossy: {self.lossy}; bits per byte, marked with *, are too low")
         if self.damaged:
             lines.append(f"warning: {self.damaged:,} damaged records are skipped (data.skip_records)")
         return lines
@@ -112,6 +116,7 @@ def make(
         devices=", ".join(f"{count} x {kind}" for kind, count in kinds.items()),
         repeated=task.repeated(),
         damaged=task.damaged(),
+        lossy=task.lossy(),
     )
 
 

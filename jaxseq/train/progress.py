@@ -16,6 +16,7 @@ SHOWN = {
     "flops_utilisation": "utilisation {:.1%}",
     "eta_seconds": "left {}",
 }
+MARKED = {"bits_per_byte", "validation_bits_per_byte"}  # with * if the tokenizer is lossy
 
 
 def duration(seconds: float) -> str:
@@ -29,7 +30,9 @@ def describe(record: dict[str, Any], width: int | None = None) -> str:
     """The main numbers of a record as text; as many as fit into `width` characters."""
     values = record | ({"eta_seconds": duration(record["eta_seconds"])} if "eta_seconds" in record else {})
     hidden = {"accuracy", "validation_accuracy"} if "bits_per_byte" in values else set()  # accuracy on single tokens says little
-    told = [text.format(values[name]) for name, text in SHOWN.items() if values.get(name) is not None and name not in hidden]
+    marks = dict.fromkeys(MARKED, "*") if values.get("lossy") else {}
+    shown = [name for name in SHOWN if values.get(name) is not None and name not in hidden]
+    told = [SHOWN[name].format(values[name]) + marks.get(name, "") for name in shown]
     while width is not None and len(told) > 1 and len("  ".join(told)) > width:
         del told[-2 if len(told) > 2 else -1]  # the remaining time is dropped last
     return "  ".join(told)

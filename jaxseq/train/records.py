@@ -15,7 +15,8 @@ def due(step: int, every: int) -> bool:
 
 
 class Records:
-    """Makes the records of one process of a run. `writer` stores them, `progress` gets them with `steps` and `eta_seconds`.
+    """Makes the records of one process of a run. `writer` stores them, `progress` gets them with `steps`, `eta_seconds` and
+    the plan's `lossy`.
 
     held: called before each write; it raises UserError if the workdir belongs to another run now. current: the last record.
     """
@@ -81,7 +82,7 @@ class Records:
         if "loss" not in self.current:  # the record was lost with an earlier process
             return
         left = self.pace.seconds_a_step * (self.settings.steps - self.current["step"])
-        self.progress(self.current | {"steps": self.settings.steps, "eta_seconds": left})
+        self.progress(self.current | {"steps": self.settings.steps, "eta_seconds": left, "lossy": self.run.plan.lossy})
 
     def sync(self) -> None:
         """Syncs the records to disk, before a checkpoint is saved."""

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from helpers import fake_results
-from helpers.data import data_config, write_jsonl
+from helpers.data import data_config, lossy_tokenizer, write_jsonl
 from helpers.places import FILES
 
 from jaxseq import data
@@ -63,28 +63,11 @@ def test_what_the_trainer_keeps_is_bounded_and_what_is_left_out_is_said(tmp_path
     assert "characters of rare words were left out of the training, to bound its memory" in capsys.readouterr().err
 
 
-def lossy(tmp_path, change):
-    """A tokenizer file that loses something: the character "e" (no id), or capitals."""
-    import tokenizers
-
-    model = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0, "the": 1, "cat": 2, "sat": 3}, unk_token="[UNK]"))
-    model.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
-    model.decoder = tokenizers.decoders.Metaspace()
-    if change == "dropped":
-        model = tokenizers.Tokenizer(tokenizers.models.BPE({letter: i for i, letter in enumerate("thca s")}, []))
-        model.decoder = tokenizers.decoders.Fuse()
-    if change == "lower":
-        model = tokenizers.Tokenizer(tokenizers.models.BPE({letter: i for i, letter in enumerate("thecas T")}, []))
-        model.normalizer, model.decoder = tokenizers.normalizers.Lowercase(), tokenizers.decoders.Fuse()
-    model.save(str(tmp_path / "lossy.json"))
-    return str(tmp_path / "lossy.json")
-
-
 @pytest.mark.parametrize("change", ["unknown", "dropped", "lower"])
 @pytest.mark.parametrize("cached", [False, True])
 def test_a_lossy_tokenizer_is_told(tmp_path, change, cached):
     path = write_jsonl(tmp_path / "x.jsonl", ["The cat sat"] * 40)
-    values = {"path": path, "tokenizer": lossy(tmp_path, change), "cache": str(tmp_path / "cache") if cached else None}
+    values = {"path": path, "tokenizer": lossy_tokenizer(tmp_path, change), "cache": str(tmp_path / "cache") if cached else None}
     for _ in range(2):
         found = data.corpus(data_config(**values).data).lossy
         assert found.startswith("'The cat sat' is read back as '")

@@ -22,3 +22,20 @@ def write_jsonl(path, texts):
 def texts_of(lengths):
     """Documents of the given lengths in characters, all of them different."""
     return ["".join(chr(33 + (7 * i + 3 * j + j * j // 5) % 90) for j in range(n)) for i, n in enumerate(lengths)]
+
+
+def lossy_tokenizer(folder, change):
+    """A tokenizer file that loses something: the character "e" (no id), or capitals."""
+    import tokenizers
+
+    model = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0, "the": 1, "cat": 2, "sat": 3}, unk_token="[UNK]"))
+    model.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    model.decoder = tokenizers.decoders.Metaspace()
+    if change == "dropped":
+        model = tokenizers.Tokenizer(tokenizers.models.BPE({letter: i for i, letter in enumerate("thca s")}, []))
+        model.decoder = tokenizers.decoders.Fuse()
+    if change == "lower":
+        model = tokenizers.Tokenizer(tokenizers.models.BPE({letter: i for i, letter in enumerate("thecas T")}, []))
+        model.normalizer, model.decoder = tokenizers.normalizers.Lowercase(), tokenizers.decoders.Fuse()
+    model.save(str(folder / "lossy.json"))
+    return str(folder / "lossy.json")

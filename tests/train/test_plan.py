@@ -2,13 +2,15 @@
 
 import io
 import json
+import re
 import signal
 import sys
 import types
 
 import jax
 import pytest
-from helpers.train_tiny import MODEL, tiny, write_documents
+from helpers.data import lossy_tokenizer
+from helpers.train_tiny import MODEL, small, tiny, write_documents
 from rich.console import Console
 
 import jaxseq
@@ -71,6 +73,22 @@ def test_what_somebody_should_look_at_is_one_more_line():
     assert len(made()) == 6 and "fsdp=2 on 2 x cpu" in made()[5]
     assert "more memory than the 2 MB free here; set model.remat=full" in made(available_bytes=2_000_000)[6]
     assert "1 of the 1 validation documents are in the training data too" in made(repeated=1)[6]
+
+
+def test_a_lossy_tokenizer_is_named_before_the_first_step_and_its_figures_are_marked(tmp_path, capsys):
+    documents = write_documents(tmp_path / "documents", 12)
+    options = MODEL | small(documents) | {"model.vocab": 257, "train.steps": 2, "data.tokenizer": "byte"}
+    marked = {}
+    for name, tokenizer in {"kept": "byte", "lossy": lossy_tokenizer(tmp_path, "dropped")}.items():
+        words = [f"--config.{key}={value}" for key, value in (options | {"data.tokenizer": tokenizer}).items()]
+        assert main(["train", f"--workdir={tmp_path / name}", *words]) == 0
+        lines = capsys.readouterr().err.splitlines()
+        marked[name] = [line for line in lines if "*" in line]
+    assert not marked["kept"]
+    first, *steps = marked["lossy"]
+    assert re.fullmatch(r"warning: the tokenizer is lossy: .+; bits per byte, marked with \*, are too low", first)
+    assert len(steps) == 2 and all(re.match(r"step \d/2 .*bits/byte \d\.\d{4}\*", line) for line in steps)
+    assert re.search(r"validation \d\.\d{4}\*", steps[1])
 
 
 def test_documents_of_both_splits_are_counted(tmp_path):

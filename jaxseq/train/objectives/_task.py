@@ -127,6 +127,10 @@ class Task:
         """The number of records skipped so far, see data.skip_records."""
         return 0
 
+    def lossy(self) -> str | None:
+        """What the tokenizer loses of the text, in words; None if nothing."""
+        return None
+
     def check(self, model) -> None:
         """Raises UserError for settings that would otherwise fail in `evaluate`, after the last step."""
         if self.config.eval.batch < 1:
@@ -192,6 +196,9 @@ class TextTask(Task):
 
     def damaged(self):
         return self.corpus.damaged
+
+    def lossy(self):
+        return self.corpus.lossy
 
     def batches(self, process_index: int, process_count: int):
         if self.config.data.stream:
