@@ -6,26 +6,22 @@ A config is a locked `ml_collections.ConfigDict`. A .py file that the user names
 import contextlib
 import copy
 import dataclasses
-import difflib
 import functools
-import importlib.util
-import inspect
 import json
 import logging
 import os
-import types
 import typing
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict, FieldReference, config_dict
+from ml_collections import ConfigDict, config_dict
 
-from jaxseq import defaults, paths, ranges, registry, schemas
+from jaxseq import config_files, defaults, paths, ranges, registry, schemas
 from jaxseq.blocks._block import Block
 from jaxseq.errors import UserError
 from jaxseq.layers import Mixer
 from jaxseq.models import _stack
+from jaxseq.overrides import set_field, type_of, unknown
 from jaxseq.plain_files import read_object
 
 log = logging.getLogger(__name__)
@@ -50,11 +46,10 @@ def names() -> tuple[str, ...]:
     found = []
     for name in registry.names("configs"):
         try:
-            if _get(_load(name), name).model.kind == "lm":
+            if config_files.get(name).model.get("kind") == "lm":
                 found.append(name)
-        except Exception as error:  # a broken user file must not affect the others
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            log.warning("configs/%s.py is skipped: %s", name, reason)
+        except UserError as error:
+            log.warning("configs/%s.py is skipped: %s", name, error)
     return tuple(found)
 
 
@@ -70,7 +65,7 @@ def config(name: str, **overrides: Any) -> ConfigDict:
     module_name, _, size = name.partition(":")
     if module_name not in registry.names("configs") and _is_workdir(name):
         return fitted(_of_workdir(name, overrides), overrides)
-    return fitted(finish(_get(_load(module_name), module_name, size), **overrides), overrides)
+    return fitted(finish(config_files.get(module_name, size), **overrides), overrides)
 
 
 def _is_workdir(name: str) -> bool:
@@ -146,34 +141,6 @@ def to_dict(cfg: ConfigDict) -> dict:
     return {"schema": schemas.SCHEMA} | json.loads(cfg.copy_and_resolve_references().to_json())
 
 
-def _load(name: str) -> types.ModuleType:
-    if not name.endswith(".py"):
-        return registry.load("configs", name)
-    path = Path(name)
-    if not path.is_file() and path.parent == Path("configs") and path.stem in registry.names("configs"):
-        return registry.load("configs", path.stem)  # `--config=configs/mamba.py` works from any folder
-    if not path.is_file():
-        raise UserError(f"there is no config file {name}; the built-in ones are: {', '.join(registry.names('configs'))}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def _get(module: types.ModuleType, name: str, size: str = "") -> ConfigDict:
-    """The result of the module's get_config(size). Raises UserError if it has no such function or returns no config."""
-    function = getattr(module, "get_config", None)
-    try:
-        inspect.signature(function).bind(size)
-    except TypeError:
-        what = "cannot be called with a size" if callable(function) else "is missing"
-        raise UserError(f"{name}: the function get_config(size) {what}; see any file in configs/ for an example") from None
-    found = function(size)
-    if not isinstance(found, ConfigDict) or not all(isinstance(found.get(section), ConfigDict) for section in base()):
-        raise UserError(f"{name}: get_config(size) does not return a config; start from jaxseq.config.base()")
-    return found
-
-
 def finish(cfg: ConfigDict, **overrides: Any) -> ConfigDict:
     """`cfg` with defaults filled in for all sub-sections, then `overrides` applied; locked."""
     with cfg.unlocked():
@@ -186,11 +153,11 @@ def _finish(cfg: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
     _check_fields(cfg)
     for key in ("model.stack", "model.block"):
         if key in overrides:
-            _set(cfg, key, overrides.pop(key))
+            set_field(cfg, key, overrides.pop(key))
     for label, module in _parts(cfg.model):
         _fill_section(cfg.model, label, module)
     for key, value in overrides.items():
-        _set(cfg, key, value)
+        set_field(cfg, key, value)
     if "train.lr" in overrides and "train.lr_width" not in overrides:
         cfg.train.lr_width = None
     check(cfg)
@@ -221,15 +188,28 @@ def _check_fields(cfg: ConfigDict) -> None:
     """Check types and ranges of all fields outside the sub-sections of mixers."""
     kind = cfg.model.get("kind")
     wanted = _defaults(ranges.check("model.kind", kind, str, False))
+    _check_names(cfg, wanted)
     for section, fields in wanted.items():
         for name in fields:
             if name not in cfg[section]:
                 continue
             key, default = f"{section}.{name}", fields[name]
-            value = ranges.check(key, cfg[section][name], _type(fields, name), default is None)
+            value = ranges.check(key, cfg[section][name], type_of(fields, name), default is None)
             if value is not cfg[section][name]:
                 with cfg.ignore_type():
                     cfg[section][name] = value
+
+
+def _check_names(cfg: ConfigDict, wanted: ConfigDict) -> None:
+    """Raises UserError for a field that does not exist. Sub-sections of mixers and blocks that are not used are allowed."""
+    parts = (*registry.names("mixers"), *registry.names("blocks"))
+    for section, fields in cfg.items():
+        if section not in wanted:
+            raise UserError(unknown(section, section, wanted))
+        known = (*wanted[section], *parts) if section == "model" else tuple(wanted[section])
+        for name in fields:
+            if name.split(":")[0] not in known:
+                raise UserError(unknown(f"{section}.{name}", name, known))
 
 
 def _check_section(model: ConfigDict, label: str, module: type) -> None:
@@ -280,50 +260,3 @@ def _plain_type(hint: Any) -> type:
     """int for `int | None`."""
     kinds = [t for t in typing.get_args(hint) if t is not type(None)] or [hint]
     return kinds[0]
-
-
-def _set(cfg: ConfigDict, key: str, value: Any) -> None:
-    *path, last = key.split(".")
-    section = cfg
-    for part in path:
-        if part not in section or not isinstance(section[part], ConfigDict):
-            raise UserError(_unknown(key, part, section))
-        section = section[part]
-    if last not in section:
-        raise UserError(_unknown(key, last, section))
-    if isinstance(section[last], ConfigDict):
-        raise UserError(f"config.{key} is a section; set one of its fields: {', '.join(section[last])}")
-    kind = _type(section, last)
-    try:
-        # "none" is a valid value of some text fields (model.remat); for all other fields it means empty
-        section[last] = value if value == "none" and isinstance(section[last], str) else _convert(value, kind)
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"config.{key} must be {kind.__name__}, not {value!r}") from None
-
-
-def _unknown(key: str, part: str, section: ConfigDict) -> str:
-    close = difflib.get_close_matches(part, list(section), n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"there is: {', '.join(section)}"
-    return f"config has no {key!r}; {hint}"
-
-
-def _type(section: ConfigDict, name: str) -> type:
-    reference: FieldReference = section.get_ref(name)
-    return reference.get_type()
-
-
-def _convert(value: Any, kind: type) -> Any:
-    """`value`, or its text form, converted to `kind`; None for "none". Raises KeyError, TypeError or ValueError."""
-    if isinstance(value, str) and value.lower() == "none" or value is None:
-        return None
-    if kind is bool and isinstance(value, str):
-        return {"true": True, "1": True, "false": False, "0": False}[value.lower()] if value else None
-    if kind is bool and not isinstance(value, bool):
-        raise TypeError(value)
-    if kind is int and isinstance(value, float) and not value.is_integer():
-        raise TypeError(value)
-    if kind is int and isinstance(value, str):
-        return int(value.replace("_", ""))
-    if kind is str and not isinstance(value, str):
-        raise TypeError(value)
-    return kind(value)

@@ -22,7 +22,7 @@ RESULTS = ROOT / "tests" / "slow.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 # What the tests of a folder cover beside their own files; those of any other folder cover the whole package.
 OPS = ("jaxseq/ops", "jaxseq/testing", "jaxseq/compat.py")
-FILES = tuple(f"{name}.py" for name in ("layers", "forms", "call", "shards", "config", "defaults"))
+FILES = tuple(f"{name}.py" for name in ("layers", "forms", "call", "shards", "config", "config_files", "defaults", "overrides"))
 MODELS = (*OPS, *(f"jaxseq/{name}" for name in ("mixers", "blocks", "models", *FILES)), "configs")
 COVERS = {"ops": OPS, "kernels": (*OPS, "jaxseq/kernels"), "mixers": MODELS, "models": MODELS, "data": ("jaxseq/data",)}
 COVERS |= {"convert": (*MODELS, "jaxseq/convert"), "train": (*MODELS, "jaxseq/train", "jaxseq/data")}

@@ -28,7 +28,8 @@ PLATFORMS = ("tpu", "gpu")  # platforms that may have a Pallas kernel
 SHIPPED = Path(__file__).with_name("_list.json")
 # The code that determines the rows.
 CODE = (
-    "blocks", "configs", "kernels", "mixers", "models", "ops", "call.py", "config.py", "defaults.py", "forms.py", "layers.py",
+    "blocks", "configs", "kernels", "mixers", "models", "ops", "call.py", "config.py", "config_files.py", "defaults.py",
+    "forms.py", "layers.py", "overrides.py",
 )  # fmt: skip
 BEGIN, END = "<!-- generated: jaxseq list --markdown -->", "<!-- end -->"
 BEGIN_SOURCES = "<!-- generated: jaxseq list --sources --markdown -->"
