@@ -62,6 +62,7 @@ MODELS = {
     "mamba2": ("Mamba2ForCausalLM", MAMBA2),
     "mamba2_tied": ("Mamba2ForCausalLM", MAMBA2 | {"tie_word_embeddings": True, "time_step_limit": (0.01, 0.2)}),
     "falcon_mamba": ("FalconMambaForCausalLM", MAMBA),
+    "rwkv": ("RwkvForCausalLM", COMMON | {"intermediate_size": 24, "context_length": 32}),
     "lfm2": ("Lfm2ForCausalLM", COMMON | HEADS | ENDS | {"num_key_value_heads": 2, "num_hidden_layers": 4, "norm_eps": 1e-5,
              "block_multiple_of": 8, "layer_types": ["conv", "full_attention"] * 2, "full_attn_idxs": [1, 3]}),
     "kimi_linear": ("KimiLinearForCausalLM", LLAMA | ENDS | KIMI),
