@@ -1,14 +1,18 @@
 """Models on the Hugging Face hub, or on a mirror set by HF_ENDPOINT: `hf://owner/name[@revision][/FILE]`.
 
 Only this module of the package opens network connections, and only for such an address. Files go to the hub library's cache
-(HF_HOME), so that a second import downloads nothing; HF_TOKEN gives access to private and gated models.
+(HF_HOME), so that a second import downloads nothing, and needs no network; HF_TOKEN gives access to private and gated models.
 """
 
+import contextlib
+import logging
 import os
 import re
 from pathlib import Path
 
 from jaxseq.errors import UserError
+
+log = logging.getLogger(__name__)
 
 PREFIX = "hf://"
 ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/\s]+))?(?:/(?P<file>\S+))?")
@@ -17,7 +21,8 @@ WEIGHTS = (".safetensors", ".bin", ".gguf", ".pth")  # the first kind found is t
 
 
 def fetch(address: str) -> Path:
-    """Downloads `address` from the hub and returns the local folder (or, with FILE, the local file).
+    """Downloads `address` from the hub and returns the local folder (or, with FILE, the local file). If the hub cannot be
+    reached, an earlier download is returned, with a warning.
 
     Raises UserError, saying what to do, if the address is malformed or the hub does not serve it.
     """
@@ -26,6 +31,7 @@ def fetch(address: str) -> Path:
         raise UserError(f"{address} is not hf://owner/name[@revision][/FILE], like hf://HuggingFaceTB/SmolLM2-135M@main")
     from huggingface_hub import HfApi, errors, snapshot_download  # imported late: takes a second
 
+    logging.getLogger("huggingface_hub").propagate = False  # it has a handler, and libraries put others on the root logger
     repo, revision, file = match["repo"], match["revision"], match["file"]
     endpoint = os.environ.get("HF_ENDPOINT")
     try:
@@ -41,9 +47,30 @@ def fetch(address: str) -> Path:
     except errors.RevisionNotFoundError:
         raise UserError(f"{address}: {repo} has no revision {revision}; give a branch, a tag or a commit") from None
     except Exception as error:  # the hub library passes on errors of its HTTP library, which differ between versions
-        first = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UserError(f"{address} cannot be fetched: {first}; try again, or download it and give its folder") from error
+        first = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+        failed = f"{address} cannot be fetched from {endpoint or 'the hub'}: {first}"
+        folder = _cached(repo, revision, file)
+        if folder is None:
+            raise UserError(f"{failed}; try again, or download it and give its folder") from error
+        log.warning("%s; the earlier download of commit %s is taken", failed, folder.name)
     return folder / file if file else folder
+
+
+def _cached(repo: str, revision: str | None, file: str | None) -> Path | None:
+    """The folder of an earlier download with FILE, or with weights; None if there is none."""
+    from huggingface_hub import CacheNotFound, constants, scan_cache_dir
+
+    try:
+        known = scan_cache_dir(constants.HF_HUB_CACHE).repos
+    except CacheNotFound:
+        return None
+    for found in (part for entry in known if (entry.repo_type, entry.repo_id) == ("model", repo) for part in entry.revisions):
+        if (revision or "main") in (*found.refs, found.commit_hash):
+            folder = found.snapshot_path
+            with contextlib.suppress(UserError):
+                _chosen(repo, [part.file_path.relative_to(folder).as_posix() for part in found.files], file)
+                return folder
+    return None
 
 
 def _chosen(address: str, found: list[str], file: str | None) -> list[str]:

@@ -113,13 +113,30 @@ def test_several_models_in_one_place_must_be_named(tiny, monkeypatch):
         hub.fetch("hf://org/tiny")
 
 
-def test_no_hub_is_one_line(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def unreachable(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")  # nobody listens there any more
+        port = server.getsockname()[1]  # nobody listens there any more
     monkeypatch.setattr(time, "sleep", lambda seconds: None)  # the library's pauses between attempts
+    return f"http://127.0.0.1:{port}"
+
+
+def test_no_hub_is_one_line(unreachable, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_ENDPOINT", unreachable)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     assert cli.main(["import", "hf://org/tiny", str(tmp_path / "run")]) == 2
-    assert "cannot be fetched" in capsys.readouterr().err
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert f"hf://org/tiny cannot be fetched from {unreachable}: " in last and "download it and give its folder" in last
+
+
+def test_an_earlier_download_needs_no_hub(tiny, unreachable, monkeypatch, caplog):
+    fetched = hub.fetch("hf://org/tiny")
+    monkeypatch.setenv("HF_ENDPOINT", unreachable)
+    assert hub.fetch("hf://org/tiny") == hub.fetch("hf://org/tiny@main") == fetched
+    assert f"the earlier download of commit {COMMIT} is taken" in caplog.text
+    for address in ("hf://org/tiny@gone", "hf://org/tiny/other.gguf"):  # which were not downloaded
+        with pytest.raises(jaxseq.UserError, match="cannot be fetched"):
+            hub.fetch(address)
 
 
 @pytest.mark.parametrize("name", ["org/tiny", "missing/folder"])
