@@ -136,6 +136,8 @@ def _join_processes(where: str) -> None:
 
 def entry() -> None:
     """The console script. Characters that the output's encoding lacks are printed as escapes."""
+    from jaxseq.cli import _interrupt  # which imports this module
+
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.reconfigure(errors="backslashreplace")
@@ -143,7 +145,8 @@ def entry() -> None:
     logger.addHandler(logging.StreamHandler())  # the message alone
     logger.propagate = False  # libraries put their own handlers on the root logger
     try:
-        status = main()
+        with _interrupt.bounded(lambda: "jaxseq: stopped"):
+            status = main()
     except SystemExit as ended:
         status = ended.code
     if isinstance(status, int) and status > STOPPED and not os.environ.get("JAXSEQ_DISTRIBUTED"):

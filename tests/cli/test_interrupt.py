@@ -94,21 +94,27 @@ from jaxseq import cli
 from jaxseq.cli import _interrupt
 _interrupt.GRACE = 0.2
 library, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
-with _interrupt.bounded(lambda: "stopped, and so on"):
+def main():
     print("ready", flush=True)
     while True:
         library.pthread_mutex_lock(mutex)
+cli.main = main
 """
+INSIDE = "with _interrupt.bounded(lambda: 'stopped, and so on'): main()"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_that_python_does_not_hear_is_made_in_a_bounded_time(number):
-    deaf = f"import signal; signal.signal({int(number)}, lambda *_: None)" + DEAF
+@pytest.mark.parametrize(
+    ("number", "run", "line"),
+    [(signal.SIGTERM, INSIDE, "stopped, and so on"), (signal.SIGINT, INSIDE, "stopped, and so on"),
+     (signal.SIGINT, "cli.entry()", "jaxseq: stopped")],
+)  # fmt: skip
+def test_a_stop_that_python_does_not_hear_is_made_in_a_bounded_time(number, run, line):
+    deaf = f"import signal; signal.signal({int(number)}, lambda *_: None)" + DEAF + run
     process = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + number and err == "stopped, and so on\n"
+    assert process.returncode == 128 + number and err == f"{line}\n"
 
 
 # A device that computes without end when the command is stopped.
