@@ -4,6 +4,7 @@ Every parameter is created by `param`, which records its metadata: the logical n
 train/mesh.py), whether weight decay applies, and its learning-rate multiplier.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
+from flax.linen.spmd import with_logical_constraint
 
 from jaxseq.call import Call, Mixed
 from jaxseq.ops import _time
@@ -37,7 +39,8 @@ def param(
     if len(shape) != len(axes):
         raise ValueError(f"{name}: shape {shape} and axes {axes} differ in length")
     dtype = jnp.promote_types(module.dtype, jnp.float32)
-    return module.param(name, lambda key: Parameter(init(key, shape, dtype), axes, decay=decay, lr=lr))
+    boxed = lambda key: Parameter(init(key, shape, dtype), axes, decay=decay, lr=lr)  # noqa: E731
+    return module.param(name, boxed, unbox=True)
 
 
 def metadata(boxed: Any) -> Any:
@@ -53,7 +56,7 @@ def metadata(boxed: Any) -> Any:
 
 def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     """Constrain x to the sharding that the mesh's rules define for these logical axes; a no-op without a mesh."""
-    return nn.with_logical_constraint(x, axes)
+    return with_logical_constraint(x, axes)
 
 
 def fan_in(scale: float = 1.0) -> Initializer:
@@ -257,7 +260,7 @@ class Mixer(nn.Module):
     def __call__(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         """The output, zero at padding, the next state, and values for later layers. `state=None`: the empty state."""
         (x_BTD,) = _time.clean(call.pos_BT, x_BTD)
-        mixed = self.mix(x_BTD, state, call.replace(label=self.name))
+        mixed = self.mix(x_BTD, state, dataclasses.replace(call, label=self.name))
         return mixed._replace(y_BTD=_time.select(_time.valid(call.pos_BT), mixed.y_BTD))
 
     def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:

@@ -43,7 +43,7 @@ class Excerpts:
             if len(ids) > self.cut:
                 ids = ids[: self.cut]
                 n_bytes = round(self.tokenizer.bytes_per_token(ids[1:]) * (len(ids) - 1))
-            yield names[documents.index[i]], ids, n_bytes
+            yield names[documents.positions[i]], ids, n_bytes
 
 
 def _level(lengths: np.ndarray, tokens: int) -> int:

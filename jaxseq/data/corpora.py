@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 
@@ -23,28 +23,32 @@ class Documents(Sequence):
     """The documents of one split, each [1 + tokens] int32, beginning with the id `start`.
 
     start: the first id of every document. boundary: the id of the end of a document, which is only a target (unless it equals
-    `start`). index: [documents] int64, positions in the store. lengths: [documents] int64, tokens including `start`.
+    `start`). positions: [documents] int64, in the store. lengths: [documents] int64, tokens including `start`.
     n_bytes: [documents] int64, UTF-8 bytes of text.
     """
 
-    def __init__(self, store: Store, index: np.ndarray, boundary: int, start: int | None = None):
-        self.store, self.index, self.boundary = store, index, boundary
+    def __init__(self, store: Store, positions: np.ndarray, boundary: int, start: int | None = None):
+        self.store, self.positions, self.boundary = store, positions, boundary
         self.start = boundary if start is None else start
-        self.lengths = np.asarray(store.offsets[index + 1]) - np.asarray(store.offsets[index]) + 1
-        self.n_bytes = np.asarray(store.n_bytes[index])
+        self.lengths = np.asarray(store.offsets[positions + 1]) - np.asarray(store.offsets[positions]) + 1
+        self.n_bytes = np.asarray(store.n_bytes[positions])
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.positions)
 
+    @overload
+    def __getitem__(self, i: int) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, i: slice) -> "Documents": ...
     def __getitem__(self, i):
         if isinstance(i, slice):
-            return Documents(self.store, self.index[i], self.boundary, self.start)
-        tokens = self.store[self.index[i]]
+            return Documents(self.store, self.positions[i], self.boundary, self.start)
+        tokens = self.store[self.positions[i]]
         return np.concatenate([[self.start], tokens]).astype(np.int32)
 
     def piece(self, i: int, start: int, stop: int) -> np.ndarray:
         """Tokens start to stop - 1 of document i, not counting `start`; a view with the store's dtype."""
-        first = self.store.offsets[self.index[i]]
+        first = self.store.offsets[self.positions[i]]
         return self.store.tokens[first + start : first + stop]
 
 
@@ -69,7 +73,7 @@ class Corpus(NamedTuple):
     @property
     def duplicates(self) -> int:
         """The number of validation documents that are also training documents, token by token."""
-        train, validation = (found.store.digests[found.index] for found in (self.train, self.validation))
+        train, validation = (found.store.digests[found.positions] for found in (self.train, self.validation))
         return int(np.isin(validation, train).sum())
 
     @property
@@ -99,7 +103,7 @@ class Corpus(NamedTuple):
         documents = self.split(split)
         names = documents.store.ids()
         for i in range(len(documents)):
-            yield names[documents.index[i]], documents[i], int(documents.n_bytes[i])
+            yield names[documents.positions[i]], documents[i], int(documents.n_bytes[i])
 
 
 def _validates(count: int, every: int) -> np.ndarray:

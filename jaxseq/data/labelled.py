@@ -19,7 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import grain
 import numpy as np
@@ -73,6 +73,10 @@ class Examples(grain.MapDataset):
     def __len__(self) -> int:
         return len(self._index)
 
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> grain.MapDataset[Row]: ...
     def __getitem__(self, index):
         if isinstance(index, slice):
             return self.slice(index)

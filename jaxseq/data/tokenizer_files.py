@@ -62,7 +62,7 @@ def kept_name(name: str) -> str:
     return f"tokenizer{'.txt' if name.endswith('.txt') else '.json'}"
 
 
-def locate(workdir: str | Path, name: str) -> str:
+def locate(workdir: str | os.PathLike, name: str) -> str:
     """The current path of the tokenizer `name` of a workdir's config: of the copy in the workdir, else of `name` itself; `name`
     unchanged if neither is a file. The workdir may have been moved since the config was written."""
     if name in (*BUILT_IN, UNKNOWN):
@@ -87,7 +87,7 @@ def same(one: str, other: str) -> bool:
     return all(map(_is_file, files)) and contents(files[0], one) == contents(files[1], other)
 
 
-def copy(source: str | Path, folder: str | Path, name: str | None = None) -> Path:
+def copy(source: str | os.PathLike, folder: str | os.PathLike, name: str | None = None) -> Path:
     """Copies a tokenizer's files into a folder and returns its path there.
 
     Raises UserError if the folder has another tokenizer.

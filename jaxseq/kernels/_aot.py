@@ -18,9 +18,9 @@ def compile_for_tpu(function, *arguments: jax.ShapeDtypeStruct, topology: str = 
     description = topologies.get_topology_desc(topology, platform="tpu")
     mesh = topologies.make_mesh(description, (len(description.devices),), ("data",))
     split = PartitionSpec("data")
-    arguments = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, split)) for x in arguments]
+    placed = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, split)) for x in arguments]
     mapped = jax.shard_map(function, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)
-    lowered = jax.jit(mapped).lower(*arguments)
+    lowered = jax.jit(mapped).lower(*placed)
     with warnings.catch_warnings():  # JAX writes these programs to its persistent cache but cannot read them without a TPU
         warnings.filterwarnings("ignore", message="Error reading persistent compilation cache")
         return lowered.compile()

@@ -119,12 +119,6 @@ def _ranges(plan, span_B2T, number_B1S):
     return ends(need_BZU), ends(jnp.swapaxes(need_BZU, 1, 2))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(plan, q_BHTK, k_BGSK, v_BGSV, span_B2T, number_B1S):
-    """(y, L) of `_forward`."""
-    return _forward(plan, q_BHTK, k_BGSK, v_BGSV, span_B2T, number_B1S)
-
-
 def _attend_fwd(plan, *arguments):
     y_BHTV, lse_BH1T = _forward(plan, *arguments)
     return (y_BHTV, lse_BH1T), (*arguments, y_BHTV, lse_BH1T)
@@ -137,9 +131,6 @@ def _attend_bwd(plan, saved, cotangents):
     stats_BH2T = jnp.concatenate([lse_BH1T, inner_BH1T - dlse_BH1T], axis=2)
     inputs = span_B2T, number_B1S, q_BHTK, k_BGSK, v_BGSV
     return *_backward(plan, inputs, dy_BHTV, stats_BH2T), None, None
-
-
-_attend.defvjp(_attend_fwd, _attend_bwd)
 
 
 def _specs(plan: _Plan, key_size, value_size, queries_at, keys_at):
@@ -224,6 +215,10 @@ def _forward(plan, q_BHTK, k_BGSK, v_BGSV, span_B2T, number_B1S):
     scratch = ((size, 2), jnp.int32), ((size, 1), acc), ((size, 1), acc), ((size, value_size), acc)
     specs = [*specs, y, statistics(1)]
     return _call(kernels.forward, plan, ranges, grid, specs, inputs, outputs, scratch, key_size + value_size)
+
+
+_attend = jax.custom_vjp(_forward, nondiff_argnums=(0,))
+_attend.defvjp(_attend_fwd, _attend_bwd)
 
 
 def _backward(plan, inputs, dy_BHTV, stats_BH2T):

@@ -65,7 +65,7 @@ class GatedConvolutions(Mixer):
     @nn.compact
     def mix(self, x_BTD, state, call):
         count, width, heads = self.order + 1, self.width, self.heads
-        state = HyenaState(None, (None,) * self.convolutions()) if state is None else state
+        short, long = (None, (None,) * self.convolutions()) if state is None else state
         shape, axes = (heads, count, width // heads), ("embed", None, None, "mlp")
         z_BTHPK = Linear(shape, axes, bias=True, init_fn=_init.inward(self), dtype=self.dtype, name="in")(x_BTD)
         bound = self.taps**-0.5  # torch's default for a depthwise convolution
@@ -73,14 +73,14 @@ class GatedConvolutions(Mixer):
         bias_D = param(self, "conv_bias", uniform(bound), (count * width,), ("mlp",), decay=False)
         conv = call.op("short_conv")
         z_BTD, short = conv(
-            z_BTHPK.reshape(*x_BTD.shape[:2], count * width), w_WD=w_WD, bias_D=bias_D, state=state.short
+            z_BTHPK.reshape(*x_BTD.shape[:2], count * width), w_WD=w_WD, bias_D=bias_D, state=short
         )
         z_BTHPK = z_BTD.reshape(z_BTHPK.shape)
         *x, v_BTD = (z_BTHPK[:, :, :, i].reshape(x_BTD.shape) for i in range(count))
 
         safari, after = self.convention == "safari", []
         gates = x[:0:-1] if safari else x
-        for gate_BTD, item, before in zip(gates, self.filters(), state.long, strict=True):
+        for gate_BTD, item, before in zip(gates, self.filters(), long, strict=True):
             v_BTD = v_BTD * gate_BTD if safari else v_BTD
             v_BTD, s = self.convolve(item, v_BTD, before, call)
             v_BTD = v_BTD if safari else v_BTD * gate_BTD

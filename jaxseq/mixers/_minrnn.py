@@ -51,16 +51,17 @@ class MinRNN(Mixer):
 
     @nn.compact
     def mix(self, x_BTD, state, call):
-        state = MinState(None, None) if state is None else state
-        conv_state = ()
+        conv_state, scan = (None, None) if state is None else state
         if self.taps:
             w_WD = param(self, "conv_kernel", uniform(self.taps**-0.5), (self.taps, self.width), (None, "embed"))
             bias_D = param(self, "conv_bias", jax.nn.initializers.zeros, (self.width,), ("embed",), decay=False)
             conv = call.op("short_conv")
-            x_BTD, conv_state = conv(x_BTD, w_WD=w_WD, bias_D=bias_D, state=state.conv)
+            x_BTD, conv_state = conv(x_BTD, w_WD=w_WD, bias_D=bias_D, state=conv_state)
+        else:
+            conv_state = ()
         v_BTD = self.linear(x_BTD, "v")
         v_BTD = positive(v_BTD) if self.positive else v_BTD
-        h_BTD, scan = call.op("minlstm")(v_BTD, self.gate(x_BTD), state=state.scan)
+        h_BTD, scan = call.op("minlstm")(v_BTD, self.gate(x_BTD), state=scan)
         init = fan_in(_init.additions(self) ** -0.5)
         out = Linear((self.width,), ("mlp", "embed"), init_fn=init, dtype=self.dtype, name="o")
         return Mixed(out(h_BTD), MinState(conv_state, scan))

@@ -17,9 +17,6 @@ class TimeMixState(NamedTuple):
     wkv: Any  # the op's
 
 
-EMPTY = TimeMixState(None, None)
-
-
 class HeadMixer(Mixer):
     """Time mixing with one state matrix per head, by the op `op`: RWKV-5 and later."""
 

@@ -35,7 +35,7 @@ def frequencies(name: str, size: int) -> np.ndarray:
     """Imaginary parts [size / 2] of the S4D-Lin, S4D-Inv or S4D-LegS matrix (Gu et al. 2022, arXiv:2206.11893, §4.3)."""
     n = np.arange(size // 2)
     if name == "legs":
-        return hippo(size)[0].imag
+        return np.imag(hippo(size)[0])
     return math.pi * n if name == "lin" else size / math.pi * (size / (2 * n + 1) - 1)
 
 
@@ -52,7 +52,7 @@ def check(size: int, frequency: str, rule: str) -> int:
 def constant(value: np.ndarray) -> Initializer:
     """The same values in every channel; complex values as a last axis of two."""
     if np.iscomplexobj(value):
-        value = np.stack([value.real, value.imag], axis=-1)
+        value = np.stack([np.real(value), np.imag(value)], axis=-1)
     return lambda key, shape, dtype: jnp.broadcast_to(jnp.asarray(value, dtype), shape)
 
 
@@ -88,7 +88,8 @@ def discretise(rule: str, A_DM: jax.Array, b_DM: jax.Array, dt_D: jax.Array) -> 
         p, b = jnp.exp(z), b * _expm1(re, im) / a
     else:
         p, b = (1 + z / 2) / (1 - z / 2), b * dt_D[:, None] / (1 - z / 2)
-    return tuple(jnp.concatenate([x.real, x.imag], axis=-1) for x in (p, b))
+    p_DM, b_DM = (jnp.concatenate([x.real, x.imag], axis=-1) for x in (p, b))
+    return p_DM, b_DM
 
 
 def _expm1(re, im):

@@ -98,10 +98,11 @@ class Attention(Mixer):
     @nn.nowrap
     def init_state(self, batch, context):
         kv_heads, size = self._sizes()
-        if self.window is None and context is None:
+        slots = self.window or context
+        if slots is None:
             raise UserError("full attention stores every token: pass their maximum number, init_state(batch, context=N)")
         key_size = size + 2 if self.alibi else size
-        return attention.init_state(batch, self.window or context, kv_heads, key_size, size, self.dtype)
+        return attention.init_state(batch, slots, kv_heads, key_size, size, self.dtype)
 
     @nn.nowrap
     def remaining_capacity(self, state):

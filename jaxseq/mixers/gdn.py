@@ -16,10 +16,10 @@ class GatedDeltaNet(DeltaMixer):
 
     @nn.compact
     def mix(self, x_BTD, state, call):
-        state = DeltaMixerState(None, None) if state is None else state
+        conv, delta = (None, None) if state is None else state
         value_heads, _, value_size = self.sizes()
-        q, k, v, conv = self.convolved(x_BTD, state.conv, call)
+        q, k, v, conv = self.convolved(x_BTD, conv, call)
         log_a_BTH = self.log_decay(self.project(x_BTD, (value_heads,), "a"), 1e-4, 16)
         op = call.op("gated_delta_rule")
-        y_BTHV, delta = op(q, k, v, log_a_BTH, self.rate(x_BTD), state=state.delta)
+        y_BTHV, delta = op(q, k, v, log_a_BTH, self.rate(x_BTD), state=delta)
         return Mixed(self.out(y_BTHV, self.project(x_BTD, (value_heads, value_size), "g")), DeltaMixerState(conv, delta))

@@ -61,7 +61,7 @@ class H3(Mixer):
     @nn.compact
     def mix(self, x_BTD, state, call):
         heads, size = self._heads(), self.head_size
-        state = H3State(None, None) if state is None else state
+        shift, diagonal = (None, None) if state is None else state
 
         def project(name):
             axes = "embed", "heads", None
@@ -69,14 +69,14 @@ class H3(Mixer):
 
         q_BTHK, k_BTHK, v_BTHV = project("q"), project("k"), project("v")
         conv = call.op("long_conv")
-        k_BTD, shift = conv(k_BTHK.reshape(x_BTD.shape), state=state.shift, **self._shift())
+        k_BTD, shift = conv(k_BTHK.reshape(x_BTD.shape), state=shift, **self._shift())
         kv_BTHKV = k_BTD.reshape(k_BTHK.shape)[..., None] * v_BTHV[:, :, :, None]
         weights = _ssm.diagonal(
             self, heads, self.state_size, self.frequencies, self.discretisation, (self.dt_min, self.dt_max), self.kernel_lr, True
         )
         weights = {name: jnp.repeat(w, size**2, axis=0) for name, w in weights.items()}  # all products of a head share one SSM
         flat_BTD = kv_BTHKV.reshape(*x_BTD.shape[:2], self.width * size)
-        y_BTD, diagonal = call.op("diagonal_ssm")(flat_BTD, state=state.diagonal, **weights)
+        y_BTD, diagonal = call.op("diagonal_ssm")(flat_BTD, state=diagonal, **weights)
         y_BTHV = jnp.einsum("bthk,bthkv->bthv", q_BTHK, y_BTD.reshape(kv_BTHKV.shape))
         out = Linear((self.width,), ("heads", None, "embed"), 2, True, _init.outward(self), self.dtype, name="o")
         return Mixed(out(y_BTHV), H3State(shift, diagonal))

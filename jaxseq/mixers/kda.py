@@ -20,11 +20,11 @@ class KimiDeltaAttention(DeltaMixer):
 
     @nn.compact
     def mix(self, x_BTD, state, call):
-        state = DeltaMixerState(None, None) if state is None else state
+        conv, delta = (None, None) if state is None else state
         value_heads, key_size, value_size = self.sizes()
         rank = self.rank or key_size
-        q, k, v, conv = self.convolved(x_BTD, state.conv, call)
+        q, k, v, conv = self.convolved(x_BTD, conv, call)
         log_w_BTHK = self.log_decay(self.low_rank(x_BTD, rank, (value_heads, key_size), "f"), 1, 16)
         op = call.op("kda")
-        y_BTHV, delta = op(q, k, v, log_w_BTHK, self.rate(x_BTD), state=state.delta)
+        y_BTHV, delta = op(q, k, v, log_w_BTHK, self.rate(x_BTD), state=delta)
         return Mixed(self.out(y_BTHV, self.low_rank(x_BTD, rank, (value_heads, value_size), "g")), DeltaMixerState(conv, delta))

@@ -78,7 +78,7 @@ class Mamba(Mixer):
     @nn.compact
     def mix(self, x_BTD, state, call):
         inner, rank = self.expand * self.width, self.dt_rank or -(-self.width // 16)
-        state = MambaState(None, None) if state is None else state
+        conv_state, scan_state = (None, None) if state is None else state
 
         def linear(x, features, axes, name, init=fan_in_uniform):
             return Linear((features,), axes, init_fn=init, dtype=self.dtype, name=name)(x)
@@ -88,7 +88,7 @@ class Mamba(Mixer):
         w_WD = param(self, "conv_kernel", uniform(bound), (self.taps, inner), (None, "mlp"))
         bias_D = param(self, "conv_bias", uniform(bound), (inner,), ("mlp",), decay=False)
         conv = call.op("short_conv")
-        u_BTD, conv_state = conv(u_BTD, w_WD=w_WD, bias_D=bias_D, state=state.conv)
+        u_BTD, conv_state = conv(u_BTD, w_WD=w_WD, bias_D=bias_D, state=conv_state)
         u_BTD = nn.silu(u_BTD)
 
         selected = linear(u_BTD, rank + 2 * self.state_size, ("mlp", None), "x")
@@ -100,7 +100,7 @@ class Mamba(Mixer):
         a_log_DN = param(self, "A_log", a_log_init, (inner, self.state_size), ("mlp", None), decay=False)
         d_D = param(self, "D", jax.nn.initializers.ones, (inner,), ("mlp",), decay=False)
         scan = call.op("selective_scan")
-        y_BTD, scan_state = scan(u_BTD, dt_BTD, b_BTN, c_BTN, a_DN=-jnp.exp(a_log_DN), d_D=d_D, state=state.scan)
+        y_BTD, scan_state = scan(u_BTD, dt_BTD, b_BTN, c_BTN, a_DN=-jnp.exp(a_log_DN), d_D=d_D, state=scan_state)
 
         shrink = (self.residuals * self.layers) ** -0.5
         init = lambda key, shape, dtype: shrink * fan_in_uniform(key, shape, dtype)  # noqa: E731

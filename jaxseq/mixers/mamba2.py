@@ -79,11 +79,11 @@ class Mamba2(Mixer):
     @nn.compact
     def mix(self, x_BTD, state, call):
         inner, size, selected = self._sizes()
-        state = Mamba2State(None, None) if state is None else state
+        conv, ssd = (None, None) if state is None else state
         features = 2 * inner + selected + self.heads
         all_BTD = Linear((features,), ("embed", "mlp"), init_fn=fan_in_uniform, dtype=self.dtype, name="in")(x_BTD)
         z_BTD, u_BTD, dt_BTH = jnp.split(all_BTD, [inner, 2 * inner + selected], axis=-1)
-        u_BTD, conv = self._conv(u_BTD, state.conv, call)
+        u_BTD, conv = self._conv(u_BTD, conv, call)
         x_BTHV = u_BTD[..., :inner].reshape(*u_BTD.shape[:2], self.heads, size)
         b_BTGK, c_BTGK = (
             part.reshape(*part.shape[:2], self.groups, self.state_size) for part in jnp.split(u_BTD[..., inner:], 2, axis=-1)
@@ -94,7 +94,7 @@ class Mamba2(Mixer):
         a_log_H, d_H = self._head_param("A_log", a_log_init(1, 16)), self._head_param("D", jax.nn.initializers.ones)
         v_BTHV = (x_BTHV.astype(dt_BTH.dtype) * dt_BTH[..., None]).astype(self.dtype)
         op = call.op("retention")
-        y_BTHV, ssd = op(c_BTGK, b_BTGK, v_BTHV, -jnp.exp(a_log_H) * dt_BTH, state=state.ssd)
+        y_BTHV, ssd = op(c_BTGK, b_BTGK, v_BTHV, -jnp.exp(a_log_H) * dt_BTH, state=ssd)
         y_BTHV += (d_H[:, None] * x_BTHV).astype(self.dtype)
 
         y_BTD = self._norm(y_BTHV.reshape(z_BTD.shape) * nn.silu(z_BTD))

@@ -90,7 +90,7 @@ class RGLRU(Mixer):
     @nn.compact
     def mix(self, x_BTD, state, call):
         hidden = self._hidden()
-        state = RGLRUState(None, None) if state is None else state
+        conv_state, scan = (None, None) if state is None else state
 
         def linear(name):
             return Linear((hidden,), ("embed", "mlp"), bias=True, dtype=self.dtype, name=name)(x_BTD)
@@ -99,14 +99,14 @@ class RGLRU(Mixer):
         w_WD = param(self, "conv_kernel", normal((0.01 / self.taps) ** 0.5), (self.taps, hidden), (None, "mlp"))
         bias_D = param(self, "conv_bias", zeros, (hidden,), ("mlp",), decay=False)
         conv = call.op("short_conv")
-        u_BTD, conv_state = conv(linear("x"), w_WD=w_WD, bias_D=bias_D, state=state.conv)
+        u_BTD, conv_state = conv(linear("x"), w_WD=w_WD, bias_D=bias_D, state=conv_state)
 
         u_BTHK = u_BTD.reshape(*u_BTD.shape[:2], self.heads, hidden // self.heads)
         lambda_D = param(self, "Lambda", ring(self.low, self.high), (hidden,), ("mlp",), decay=False)
         log_a_BTD = -self.power * self._gate(u_BTHK, "a") * jax.nn.softplus(lambda_D)
         multiplier_BTD = _time.select(call.pos_BT != _time.START, bounded_sqrt(-jnp.expm1(2 * log_a_BTD)), 1)
         u_BTD = (multiplier_BTD * self._gate(u_BTHK, "i") * u_BTD).astype(self.dtype)
-        h_BTD, scan = call.op("rglru")(u_BTD, log_a_BTD, state=state.scan)
+        h_BTD, scan = call.op("rglru")(u_BTD, log_a_BTD, state=scan)
         init = fan_in(2 * _init.additions(self) ** -0.5)
         out = Linear((self.width,), ("mlp", "embed"), bias=True, init_fn=init, dtype=self.dtype, name="o")
         return Mixed(out(h_BTD * gelu_BTD), RGLRUState(conv_state, scan))

@@ -24,10 +24,10 @@ class RWKV4(Mixer):
 
     @nn.compact
     def mix(self, x_BTD, state, call):
-        state = _rwkv.EMPTY if state is None else state
+        shift, wkv = (None, None) if state is None else state
         done, left = _rwkv.depth(call.layer, self.layers)
         ramp_D = _rwkv.ramp(self.width)
-        last_BTD, shift = call.op("token_shift")(x_BTD, state=state.shift)
+        last_BTD, shift = call.op("token_shift")(x_BTD, state=shift)
 
         def project(name, share_D, init=_rwkv.zeros):
             mixed_BTD = _rwkv.mix(self, f"mix_{name}", share_D, x_BTD, last_BTD)
@@ -41,6 +41,6 @@ class RWKV4(Mixer):
         decay_D = _rwkv.vector(self, "time_decay", decay_D, (self.width,), ("mlp",), lr=2.0)
         u_D = _rwkv.vector(self, "time_first", bonus_D, (self.width,), ("mlp",), lr=3.0)
         op = call.op("wkv4")
-        y_BTD, wkv = op(k_BTD, v_BTD, w_D=-jnp.exp(decay_D), u_D=u_D, state=state.wkv)
+        y_BTD, wkv = op(k_BTD, v_BTD, w_D=-jnp.exp(decay_D), u_D=u_D, state=wkv)
         out = Linear((self.width,), ("mlp", "embed"), init_fn=_rwkv.zeros, dtype=self.dtype, name="o")
         return Mixed(out(jax.nn.sigmoid(r_BTD) * y_BTD), _rwkv.TimeMixState(shift, wkv))

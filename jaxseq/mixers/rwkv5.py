@@ -19,10 +19,10 @@ class RWKV5(_rwkv.HeadMixer):
     @nn.compact
     def mix(self, x_BTD, state, call):
         heads, size = self.heads, self.size()
-        state = _rwkv.EMPTY if state is None else state
+        shift, wkv = (None, None) if state is None else state
         done, left = _rwkv.depth(call.layer, self.layers)
         ramp_D = _rwkv.ramp(self.width)
-        last_BTD, shift = call.op("token_shift")(x_BTD, state=state.shift)
+        last_BTD, shift = call.op("token_shift")(x_BTD, state=shift)
 
         def project(name, share_D, gain=1.0):
             mixed_BTD = _rwkv.mix(self, f"mix_{name}", share_D, x_BTD, last_BTD)
@@ -39,7 +39,7 @@ class RWKV5(_rwkv.HeadMixer):
         decay_HK = _rwkv.vector(self, "time_decay", decay_D, shape, axes, lr=2.0)
         u_HK = _rwkv.vector(self, "time_first", bonus_D, shape, axes)
         log_w_BTHK = jnp.broadcast_to(-jnp.exp(decay_HK), k_BTHK.shape)
-        y_BTHV, wkv = call.op("wkv6")(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK=u_HK, state=state.wkv)
+        y_BTHV, wkv = call.op("wkv6")(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK=u_HK, state=wkv)
         y_BTHV = _rwkv.group_norm(self, y_BTHV, self.eps, _rwkv.layer_scale(call.layer, self.layers))
         y_BTD = y_BTHV * g_BTHV.reshape(x_BTD.shape)
         out = Linear((self.width,), ("heads", "embed"), init_fn=_rwkv.zeros, dtype=self.dtype, name="o")

@@ -40,9 +40,9 @@ class RWKV6(_rwkv.HeadMixer):
     @nn.compact
     def mix(self, x_BTD, state, call):
         heads, size = self.heads, self.size()
-        state = _rwkv.EMPTY if state is None else state
+        shift, wkv = (None, None) if state is None else state
         done, left = _rwkv.depth(call.layer, self.layers)
-        last_BTD, shift = call.op("token_shift")(x_BTD, state=state.shift)
+        last_BTD, shift = call.op("token_shift")(x_BTD, state=shift)
         x = self._mixtures(x_BTD, last_BTD, done, left)
 
         def project(name, gain=1.0):
@@ -60,7 +60,7 @@ class RWKV6(_rwkv.HeadMixer):
         low_BTR = jnp.tanh(x["w"] @ a_DR.astype(self.dtype))
         w_BTD = decay_D + (low_BTR @ b_RD.astype(self.dtype)).astype(decay_D.dtype)
         log_w_BTHK = -jnp.exp(w_BTD).reshape(k_BTHK.shape)
-        y_BTHV, wkv = call.op("wkv6")(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK=u_HK, state=state.wkv)
+        y_BTHV, wkv = call.op("wkv6")(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK=u_HK, state=wkv)
         y_BTHV = _rwkv.group_norm(self, y_BTHV, self.eps, _rwkv.layer_scale(call.layer, self.layers))
         y_BTD = y_BTHV * jax.nn.silu(g_BTHV).reshape(x_BTD.shape)
         out = Linear((self.width,), ("heads", "embed"), init_fn=_rwkv.zeros, dtype=self.dtype, name="o")

@@ -53,10 +53,10 @@ class RWKV7(_rwkv.HeadMixer):
     @nn.compact
     def mix(self, x_BTD, state, call):
         heads, size = self.heads, self.size()
-        state = _rwkv.EMPTY if state is None else state
+        shift, wkv = (None, None) if state is None else state
         done, left = _rwkv.depth(call.layer, self.layers)
         ramp_D = _rwkv.ramp(self.width)
-        last_BTD, shift = call.op("token_shift")(x_BTD, state=state.shift)
+        last_BTD, shift = call.op("token_shift")(x_BTD, state=shift)
         x = {
             name: _rwkv.mix(self, f"mix_{name}", ramp_D ** (power * left), x_BTD, last_BTD, of_last=True)
             for name, power in SHARES.items()
@@ -92,7 +92,7 @@ class RWKV7(_rwkv.HeadMixer):
         rho_HK = _rwkv.vector(self, "bonus", -0.04, (heads, size), ("heads", None)).astype(self.dtype)
         r_BTHK, k_BTHK, v_BTHV, log_w_BTHK = map(by_head, (r_BTD, k_BTD, v_BTD, -LOWEST * jax.nn.sigmoid(w_BTD)))
         y_BTHV, wkv = call.op("wkv7")(
-            r_BTHK, log_w_BTHK, k_BTHK, v_BTHV, -kappa_BTHK, kappa_BTHK * by_head(rate_BTD), state=state.wkv
+            r_BTHK, log_w_BTHK, k_BTHK, v_BTHV, -kappa_BTHK, kappa_BTHK * by_head(rate_BTD), state=wkv
         )
         y_BTD = _rwkv.group_norm(self, y_BTHV, self.eps, _rwkv.layer_scale(call.layer, self.layers))
         bonus_BTHV = jnp.sum(r_BTHK * k_BTHK * rho_HK, axis=-1, keepdims=True) * v_BTHV

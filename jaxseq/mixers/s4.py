@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from jaxseq.call import Mixed
@@ -38,7 +39,7 @@ class S4(Mixer):
         dt_D = jnp.exp(
             param(self, "log_dt", _ssm.log_uniform(self.dt_min, self.dt_max), (width,), ("embed",), decay=False, lr=lr)
         )
-        system = {"lam_DM": _ssm.matrix(self, width, lam.imag, lr), "P_DM": vector("P", _ssm.constant(p), lr), "dt_D": dt_D}
+        system = {"lam_DM": _ssm.matrix(self, width, np.imag(lam), lr), "P_DM": vector("P", _ssm.constant(p), lr), "dt_D": dt_D}
         c_DM = vector("C", _ssm.complex_normal)
         if self.kernel_length:
             c_DM = dplr_ssm.whole(c_DM, self.kernel_length, **system)

@@ -72,7 +72,7 @@ class UniRepLK(Mixer):
     @nn.compact
     def mix(self, x_BTD, state, call):
         width, hidden = self.width, self.factor * self.width
-        state = UniRepLKState(None, None, None) if state is None else state
+        conv_state, pool, response = (None, None, None) if state is None else state
         zeros, mean = nn.initializers.zeros, call.op("running_mean")
 
         def linear(x, features, axes, name, init=None):
@@ -80,14 +80,14 @@ class UniRepLK(Mixer):
 
         bias_D = param(self, "conv_bias", zeros, (width,), ("embed",), decay=False)
         conv = call.op("short_conv")
-        h_BTD, conv_state = conv(x_BTD, w_WD=self._kernel(), bias_D=bias_D, state=state.conv)
+        h_BTD, conv_state = conv(x_BTD, w_WD=self._kernel(), bias_D=bias_D, state=conv_state)
 
-        pooled_BTD, pool = mean(h_BTD, state=state.pool)
+        pooled_BTD, pool = mean(h_BTD, state=pool)
         gate_BTD = nn.relu(linear(pooled_BTD, max(width // self.reduction, 1), ("embed", None), "squeeze"))
         h_BTD *= jax.nn.sigmoid(linear(gate_BTD, width, (None, "embed"), "excite"))
 
         h_BTF = nn.gelu(linear(h_BTD, hidden, ("embed", "mlp"), "up"), approximate=False)
-        square_BTF, response = mean(jnp.square(h_BTF.astype(_time.accumulation_dtype(h_BTF))), state=state.response)
+        square_BTF, response = mean(jnp.square(h_BTF.astype(_time.accumulation_dtype(h_BTF))), state=response)
         gamma_F = param(self, "grn_gamma", zeros, (hidden,), ("mlp",), decay=False)
         h_BTF = _reparam.respond(h_BTF, square_BTF, gamma_F, self.eps)
         if not self.merged:

@@ -63,15 +63,16 @@ def attend(q_BTHK: jax.Array, keys: Keys, span: Span, score: Score, chunk: int |
         return _whole(q_BTHK, keys, span, score)
     acc = _time.accumulation_dtype(q_BTHK, keys.v_BGSV)
     # split_chunks pads its first argument with -1: the number of a key that is visible to no query, the end of an empty span
-    number_UBC, *kv = _time.split_chunks(chunk, keys.number_BS, *(jnp.swapaxes(x, 1, 2) for x in keys[:2]))
-    blocks = Keys(*(jnp.swapaxes(x_UBCGK, 2, 3) for x_UBCGK in kv), number_UBC)
+    k_BSGK, v_BSGV = jnp.swapaxes(keys.k_BGSK, 1, 2), jnp.swapaxes(keys.v_BGSV, 1, 2)
+    number_UBC, k_UBCGK, v_UBCGV = _time.split_chunks(chunk, keys.number_BS, k_BSGK, v_BSGV)
+    blocks = Keys(jnp.swapaxes(k_UBCGK, 2, 3), jnp.swapaxes(v_UBCGV, 2, 3), number_UBC)
     high_ZBC, low_ZBC, q_ZBCHK = _time.split_chunks(chunk, span.high_BT, span.low_BT, q_BTHK)
     spans = Span(low_ZBC, high_ZBC)
-    need_ZU = needed(spans, number_UBC)
+    need_ZU, sizes = needed(spans, number_UBC), (keys.v_BGSV.shape[1], keys.v_BGSV.shape[3])
 
     def block(inputs):
         q_BCHK, span, need_U = inputs
-        return over_blocks(q_BCHK, span, score, need_U, blocks, lambda block: block, keys.v_BGSV.shape[1::2], acc)
+        return over_blocks(q_BCHK, span, score, need_U, blocks, lambda block: block, sizes, acc)
 
     y, lse = jax.lax.map(jax.checkpoint(block, prevent_cse=False), (q_ZBCHK, spans, need_ZU))
     return _time.join_chunks(y, time), _time.join_chunks(lse, time)

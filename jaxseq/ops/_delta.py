@@ -104,7 +104,8 @@ def _(primals, tangents):
 def solve(A_BHTS, v_BTHV, read_BTHK) -> tuple[jax.Array, jax.Array]:
     """(own, from_state) of z_t = own_t + from_state_t S, the solution of z = A z + v + read S; A is strictly lower triangular."""
     inverse_BHTS = unit_triangular_inverse(A_BHTS)
-    return tuple(jnp.einsum("bhts,bshk->bthk", inverse_BHTS, x) for x in (v_BTHV, read_BTHK))
+    own_BTHV, from_state_BTHK = (jnp.einsum("bhts,bshk->bthk", inverse_BHTS, x) for x in (v_BTHV, read_BTHK))
+    return own_BTHV, from_state_BTHK
 
 
 def solved(q_BTHK, k_BTHK, v_BTHV, e_BTHK, log_w, pos_BT) -> Chunk:

@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from jaxseq.errors import UserError
 from jaxseq.ops import _time
@@ -117,8 +118,7 @@ def _poison(s, error_B):
     return _time.select(error_B <= _tolerance(s.dtype), s, jnp.nan)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _solve(f: Recurrence, iterations: int, first, xs, weights, pos_BT):
+def _newton(f: Recurrence, iterations: int, first, xs, weights, pos_BT) -> tuple[jax.Array, jax.Array]:
     limit = f.bound(first, xs)
 
     def correct(s):
@@ -133,7 +133,7 @@ def _solve(f: Recurrence, iterations: int, first, xs, weights, pos_BT):
 
 
 def _solve_forward(f, iterations, first, xs, weights, pos_BT):
-    s, count = _solve(f, iterations, first, xs, weights, pos_BT)
+    s, count = _newton(f, iterations, first, xs, weights, pos_BT)
     return (s, count), (first, s, xs, weights, pos_BT)
 
 
@@ -144,10 +144,11 @@ def _solve_backward(f, iterations, residuals, cotangents):
     J = jnp.swapaxes(_jacobian(f, before, xs, weights, pos_BT), -1, -2)
     J = jnp.concatenate([J[:, 1:], jnp.zeros_like(J[:, :1])], axis=1)
     adjoint = _correction(f, J, g, reverse=True)
-    pull = jax.vjp(lambda *known: _steps(f, known[0], s, *known[1:], pos_BT)[1], first, xs, weights)[1]
+    pull = jax.vjp(lambda first, xs, weights: _steps(f, first, s, xs, weights, pos_BT)[1], first, xs, weights)[1]
     return *pull(adjoint), None
 
 
+_solve = jax.custom_vjp(_newton, nondiff_argnums=(0, 1))
 _solve.defvjp(_solve_forward, _solve_backward)
 
 
@@ -164,7 +165,7 @@ _compiled = jax.jit(_solve, static_argnums=(0, 1))  # for callers outside jit
 
 def _checked(y, name: str):
     """y; raises UserError if its values are concrete (outside jit, vmap and grad) and a row did not converge."""
-    if not isinstance(y, jax.core.Tracer) and bool(jnp.any(jnp.isnan(y))):
+    if not isinstance(y, Tracer) and bool(jnp.any(jnp.isnan(y))):
         raise UserError(
             f"the states of {name} did not converge in {ITERATIONS} Newton iterations, or its inputs are not finite; run it in "
             'form="recurrent", or chunkwise with smaller chunks'

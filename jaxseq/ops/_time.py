@@ -6,9 +6,13 @@ mask on segment numbers, never a huge negative log-decay: adding -1e30 to a cumu
 decays around it.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 START = 0
 PAD = -1
@@ -40,7 +44,7 @@ def expand(mask: jax.Array, like: jax.Array) -> jax.Array:
     return mask.reshape(mask.shape + (1,) * (like.ndim - mask.ndim))
 
 
-def select(mask: jax.Array, x: jax.Array, otherwise=0) -> jax.Array:
+def select(mask: jax.Array, x: jax.Array, otherwise: ArrayLike = 0) -> jax.Array:
     """x where `mask` (over x's leading axes) is true, else `otherwise`; masked elements have exactly zero gradient."""
     return jnp.where(expand(mask, x), x, otherwise)
 
@@ -62,7 +66,9 @@ def continues(pos_BT: jax.Array) -> jax.Array:
     return ~jnp.any(pos_BT == START, axis=1)
 
 
-def scan_time(step, state, xs, pos_BT, unroll: int = 1, empty=None):
+def scan_time(
+    step: Callable, state: Any, xs: Sequence[jax.Array], pos_BT: jax.Array, unroll: int = 1, empty: Any = None
+) -> tuple[jax.Array, Any]:
     """The recurrent form: scans `step(state, *x_t) -> (state, y_t)` over axis 1 and handles resets and padding.
 
     The leading axis of the state is the batch. At the first token of a document the state is reset to `empty` (default:
@@ -100,7 +106,9 @@ def join_chunks(y: jax.Array, time: int) -> jax.Array:
     return y.reshape(y.shape[0], -1, *y.shape[3:])[:, :time]
 
 
-def scan_chunks(form, state, xs, pos_BT, chunk: int, remat: bool = True):
+def scan_chunks(
+    form: Callable, state: Any, xs: Sequence[jax.Array], pos_BT: jax.Array, chunk: int, remat: bool = True
+) -> tuple[jax.Array, Any]:
     """The chunkwise form of any op: scans `form(*xs, state=, pos=)` over chunks of `chunk` tokens and carries the state.
 
     With `remat` only the states between chunks are stored for the backward pass, which recomputes the rest. If T <= chunk
@@ -120,7 +128,7 @@ def scan_chunks(form, state, xs, pos_BT, chunk: int, remat: bool = True):
     return join_chunks(y, time), state
 
 
-def while_at_most(most: int, condition, body, start):
+def while_at_most(most: int, condition: Callable, body: Callable, start: Any) -> tuple[Any, jax.Array]:
     """(carry, number of steps): applies `body` to the carry while `condition(carry)` is true, at most `most` times.
 
     The name of the scope tells the law of loops (`jaxseq.testing.loops`) that the loop is bounded.

@@ -65,7 +65,7 @@ def _size(state, window, time) -> int:
 
 
 def _empty(k_BTGK, v_BTGV, size) -> AttentionState:
-    return init_state(k_BTGK.shape[0], size, *k_BTGK.shape[2:], v_BTGV.shape[3], k_BTGK.dtype)
+    return init_state(k_BTGK.shape[0], size, k_BTGK.shape[2], k_BTGK.shape[3], v_BTGV.shape[3], k_BTGK.dtype)
 
 
 def indices(count_B, pos_BT):
@@ -217,8 +217,8 @@ def _in_blocks(q_BTHK, stack: AttentionState, layer, number_BS, span: Span, scor
         return Keys(cut(stack.k_BGSK), cut(stack.v_BGSV), number_BC)
 
     need_U = _attend.needed(jax.tree.map(lambda x: x[None], span), number_UBC)[0]
-    acc = _time.accumulation_dtype(q_BTHK, stack.v_BGSV)
-    return _attend.over_blocks(q_BTHK, span, score, need_U, (first_U, number_UBC), keys, stack.v_BGSV.shape[2::2], acc)
+    acc, sizes = _time.accumulation_dtype(q_BTHK, stack.v_BGSV), (stack.v_BGSV.shape[2], stack.v_BGSV.shape[4])
+    return _attend.over_blocks(q_BTHK, span, score, need_U, (first_U, number_UBC), keys, sizes, acc)
 
 
 def _all_at_once(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale, cap, sink_H, chunk):

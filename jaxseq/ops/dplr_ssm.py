@@ -127,8 +127,8 @@ def parallel(u_BTD, *, lam_DM, P_DM, b_DM, c_DM, dt_D, d_D, state=None, pos=None
 def chunkwise(u_BTD, *, lam_DM, P_DM, b_DM, c_DM, dt_D, d_D, state=None, pos=None, chunk: int = 64):
     """Convolution inside each chunk; the state is carried between chunks. Memory is linear in T."""
 
-    def form(*args):
-        return _lti.chunkwise(DENSE, *args, chunk)
+    def form(A, b, c, u, x, pos):
+        return _lti.chunkwise(DENSE, A, b, c, u, x, pos, chunk)
 
     return _run(form, u_BTD, lam_DM=lam_DM, P_DM=P_DM, b_DM=b_DM, c_DM=c_DM, dt_D=dt_D, d_D=d_D, state=state, pos=pos)
 

@@ -46,7 +46,7 @@ def _prepare(x_BTD, w_WD, skip_D, state, pos):
 def recurrent(x_BTD, *, w_WD, skip_D, state=None, pos=None):
     """One token after another: the register slides by one."""
     w_WD, pos_BT = _prepare(x_BTD, w_WD, skip_D, state, pos)
-    state = init_state(x_BTD.shape[0], *w_WD.shape, x_BTD.dtype) if state is None else state
+    state = init_state(x_BTD.shape[0], w_WD.shape[0], w_WD.shape[1], x_BTD.dtype) if state is None else state
 
     def step(state, x_BD):
         window_BWD = jnp.concatenate([state.x_BSD, x_BD[:, None]], axis=1)
@@ -95,7 +95,7 @@ def chunkwise(x_BTD, *, w_WD, skip_D, state=None, pos=None, chunk: int = 1024):
     def form(x_BCD, *, state, pos):
         return parallel(x_BCD, w_WD=w_WD, skip_D=skip_D, state=state, pos=pos)
 
-    state = init_state(x_BTD.shape[0], *w_WD.shape, x_BTD.dtype) if state is None else state
+    state = init_state(x_BTD.shape[0], w_WD.shape[0], w_WD.shape[1], x_BTD.dtype) if state is None else state
     return _time.scan_chunks(form, state, (x_BTD,), pos_BT, chunk)
 
 

@@ -71,7 +71,7 @@ def _enter(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, dt_BTH, m_BTH, theta_BTHP, state, 
     xs = _time.clean(pos_BT, q_BTGK, k_BTGK, v_BTHV, log_a_BTH, dt_BTH, m_BTH, theta_BTHP)
     q, k, v = _delta.spread(*xs[:3])
     if state is None:
-        state = init_state(v.shape[0], v.shape[2], *k_BTGK.shape[2:], v.shape[3], q_BTGK.dtype)
+        state = init_state(v.shape[0], v.shape[2], k_BTGK.shape[2], k_BTGK.shape[3], v.shape[3], q_BTGK.dtype)
     chex.assert_shape(state.S_BHKV, (v.shape[0], v.shape[2], k.shape[3], v.shape[3]))
     return (q, k, v, *(x.astype(v.dtype) for x in xs[3:])), pos_BT, state
 
@@ -92,7 +92,7 @@ def recurrent(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, dt_BTH, m_BTH, theta_BTHP, *, s
     return y_BTHV.astype(q_BTGK.dtype), state
 
 
-def _inside(q, k, own, written, log_a, theta, pos_BT):
+def _inside(pos_BT, q, k, own, written, log_a, theta):
     """(contribution of the chunk to its own outputs, q rotated back to the start of the chunk, its total).
 
     Angles up to t and after t are both summed directly, without document starts and padding. If one were the total minus the
@@ -147,8 +147,8 @@ def parallel(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, dt_BTH, m_BTH, theta_BTHP, *, st
     last_k = jnp.repeat(state.k_BGK.astype(v.dtype), share, axis=1)
     S_BHKV = state.S_BHKV + (entering_BTH[:, 0, :, None] * last_k)[..., None] * state.v_BHV.astype(v.dtype)[..., None, :]
 
-    pos_ZBC, *parts = _time.split_chunks(min(CHUNK, time), pos_BT, q, k, own, written, log_a, theta)
-    y, reads, totals = jax.vmap(_inside)(*parts, pos_ZBC)
+    parts = _time.split_chunks(min(CHUNK, time), pos_BT, q, k, own, written, log_a, theta)
+    y, reads, totals = jax.vmap(_inside)(*parts)
     front, S_BHKV = _decay.chunk_parallel(totals, _combine, S_BHKV, _apply)
     y += jnp.einsum("zbthk,zbhkv->zbthv", reads, front)
     y_BTHV = _time.select(_time.valid(pos_BT), _time.join_chunks(y, time)).astype(q_BTGK.dtype)

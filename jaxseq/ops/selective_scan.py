@@ -9,7 +9,7 @@ everything is computed. Only `parallel` materialises an array [B, T, D, N].
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -47,7 +47,7 @@ def _prepare(x_BTD, dt_BTD, b_BTN, c_BTN, a_DN, d_D, state, pos):
     chex.assert_shape(pos_BT, x_BTD.shape[:2])
     acc = _time.accumulation_dtype(x_BTD, dt_BTD)
     if state is None:
-        state = init_state(x_BTD.shape[0], *a_DN.shape, acc)
+        state = init_state(x_BTD.shape[0], a_DN.shape[0], a_DN.shape[1], acc)
     chex.assert_shape(state.h_BDN, (x_BTD.shape[0], *a_DN.shape))
     return acc, pos_BT, state
 
@@ -158,7 +158,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
 
     key_x, key_prefix, key_d = jax.random.split(key, 3)
     a_DN = -jnp.broadcast_to(jnp.arange(1, state_size + 1, dtype=dtype) / 4, (width, state_size))
-    weights = {"a_DN": a_DN, "d_D": 0.1 * jax.random.normal(key_d, (width,), dtype)}
+    weights: dict[str, Any] = {"a_DN": a_DN, "d_D": 0.1 * jax.random.normal(key_d, (width,), dtype)}
     state = recurrent(*inputs(key_prefix, 32), **weights)[1]
     return Example(inputs(key_x, time), weights, {}, state)
 

@@ -86,7 +86,7 @@ def recurrent(k_BTD, v_BTD, *, w_D, u_D, state=None, pos=None):
         after = _add(state.p_BD, state.q_BD, state.o_BD + w_D, v_BD, jnp.ones_like(v_BD), k_BD)
         return WKV4State(*after), _read(state, k_BD, v_BD, u_D).astype(dtype)
 
-    empty = init_state(*state.p_BD.shape, acc)
+    empty = init_state(k_BTD.shape[0], k_BTD.shape[2], acc)
     return _time.scan_time(step, state, (k_BTD, v_BTD), pos_BT, empty=empty)
 
 

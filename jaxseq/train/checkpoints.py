@@ -54,7 +54,9 @@ def saved(workdir: str | os.PathLike) -> list[int]:
     return known
 
 
-def manager(workdir: str | os.PathLike, arrays=ocp.StandardCheckpointHandler, **options) -> ocp.CheckpointManager:
+def manager(
+    workdir: str | os.PathLike, arrays: Callable[[], Any] = ocp.StandardCheckpointHandler, **options
+) -> ocp.CheckpointManager:
     """Orbax's manager of a workdir's checkpoints. arrays: makes the handler of an item of arrays."""
     handlers: dict[str, Any] = {name: arrays() for name in ("params", "optimizer", "collections")}
     handlers |= {"data": ocp.JsonCheckpointHandler(), "config": ocp.JsonCheckpointHandler()}
@@ -234,9 +236,9 @@ class Checkpoints:
                     **variable_items(ocp.args.StandardRestore, abstract.params, abstract.collections),
                 ),
             )
-        fresh = jax.device_put((jax.numpy.int32(step), jax.numpy.asarray(True)), abstract.step.sharding)
-        variables = items["params"], items["optimizer"], items.get("collections", {})
-        return TrainState(*fresh, *variables), items["data"]
+        count, ok = jax.device_put((jax.numpy.int32(step), jax.numpy.asarray(True)), abstract.step.sharding)
+        state = TrainState(count, ok, items["params"], items["optimizer"], items.get("collections", {}))
+        return state, items["data"]
 
 
 def variable_items(make, params: Any, collections: dict) -> dict[str, Any]:

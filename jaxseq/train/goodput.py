@@ -18,7 +18,7 @@ class Goodput:
     """Seconds by kind. Exactly one kind is active at any moment, at first `start`."""
 
     def __init__(self):
-        self.seconds = dict.fromkeys(KINDS, 0.0)
+        self.seconds: dict[str, float] = dict.fromkeys(KINDS, 0.0)
         self.kind, self.since = "start", time.perf_counter()
 
     def turn(self, kind: str) -> None:

@@ -39,7 +39,7 @@ def train(
     progress: Callable[[dict[str, Any]], None] | None = None,
     announce: Callable[[plan.RunPlan], None] | None = None,
     stop: Callable[[], bool] | None = None,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[meshes.Device] | None = None,
     debug: bool = False,
     profile: range | None = None,
 ) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def train(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(workdir)) from error
 
 
-def planned(config, workdir: str | os.PathLike, devices: Sequence[jax.Device] | None = None) -> plan.RunPlan:
+def planned(config, workdir: str | os.PathLike, devices: Sequence[meshes.Device] | None = None) -> plan.RunPlan:
     """The plan of `train`, without writing to `workdir`. Raises what `train` would raise before its first step."""
     run = Run(config, workdir, devices)
     run.open()
@@ -231,7 +231,8 @@ class _Loop:
         """Goes back to the last checkpoint, or to the start, and continues with the data after the bad step."""
         self.records.held()
         self.checkpoints.wait()
-        self.pending = self.state = None  # frees its memory
+        self.pending = None
+        del self.state  # frees its memory
         self.state = self.own.start(self.checkpoints)
         self.own.batches.restore(bad.behind)
         self.step = int(self.state.step)

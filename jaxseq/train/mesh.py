@@ -8,6 +8,7 @@ does not accept Explicit ones.
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -27,6 +28,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "expert": ("expert",),
     "layers": (),
 }
+Device: TypeAlias = Any  # jax.Device, which is no type for a checker because jaxlib has no stubs
 log = logging.getLogger(__name__)
 
 
@@ -42,7 +44,7 @@ def activation_rules(mesh: Mesh, sizes: Mapping[str, int]) -> tuple[tuple[str, t
     return tuple((name, axes if axes and divides(name, axes) else None) for name, axes in RULES.items())
 
 
-def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(sizes: Mapping[str, int], devices: Sequence[Device] | None = None) -> Mesh:
     """The mesh of `config.mesh` over `devices` (all of them by default); one size may be -1, the rest of the devices.
 
     Raises UserError when the product of the sizes is not the number of devices.
@@ -92,7 +94,7 @@ def partition(names: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> 
         return True
 
     for dim, name in enumerate(names):
-        for axis in RULES.get(name, ()):
+        for axis in RULES.get(name, ()) if name else ():
             if not take(dim, axis) and mesh.shape[axis] > 1 and axis not in used:
                 log.info("axis %s of size %d is not split over %s=%d", name, shape[dim], axis, mesh.shape[axis])
     if "fsdp" not in used:
@@ -135,7 +137,7 @@ def process_rows(mesh: Mesh, batch: int) -> tuple[int, int]:
 
 def _local_indices(mesh: Mesh, shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
     rows = NamedSharding(mesh, PartitionSpec(RULES["batch"]))
-    return list(rows.addressable_devices_indices_map(shape).values())
+    return [index for index in rows.addressable_devices_indices_map(shape).values() if index is not None]
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, rows: int) -> dict[str, jax.Array]:
@@ -145,7 +147,7 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, rows: int) -> dict[st
     def put(local: np.ndarray) -> jax.Array:
         offset = index * local.shape[0]
 
-        def block(at: tuple[slice, ...]) -> np.ndarray:
+        def block(at) -> np.ndarray:  # at: one slice per axis
             start, stop, _ = at[0].indices(rows)
             return local[(slice(start - offset, stop - offset), *at[1:])]
 

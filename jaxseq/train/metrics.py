@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import psutil
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]  made at import
 from tensorboardX.record_writer import register_writer_factory
 from tensorboardX.summary import hparams, scalar, text
 
@@ -78,6 +78,8 @@ class MetricsWriter:
 
     def show(self, step: int, figures: dict[str, Any]) -> None:
         """Sends figures to TensorBoard and, if there is one, to the logger."""
+        if self.board is None:
+            return
         scalars = {grouped(name): value for name, value in figures.items() if name != "step"}
         for name, value in scalars.items():
             self.board.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
@@ -86,13 +88,13 @@ class MetricsWriter:
 
     def sync(self) -> None:
         """Syncs the records to disk. Call it before saving a checkpoint, so that no record before it is missing."""
-        if self.file is not None:
+        if self.file is not None and self.board is not None:
             paths.sync(self.file)
             self.board.flush()
             self.sent = time.monotonic()
 
     def close(self) -> None:
-        if self.file is None:
+        if self.file is None or self.board is None:
             return
         with contextlib.ExitStack() as each:  # in reverse order, each even if another fails
             each.callback(self.board.close)
@@ -126,7 +128,7 @@ def parsed(path: Path) -> tuple[list[dict[str, Any]], int]:
     for line in path.read_bytes().split(b"\n") if path.exists() else ():
         try:
             record = json.loads(line)
-            record["step"] + 0  # a number
+            _ = record["step"] + 0  # a number
             records.append(record)
         except (ValueError, TypeError, KeyError, RecursionError):
             broken += bool(line)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from jaxseq import layers
 from jaxseq.errors import UserError
@@ -59,7 +60,7 @@ def decay_steps(train) -> int:
     return train.steps if train.get("decay_steps") is None else train.decay_steps
 
 
-def schedule(train) -> Callable[[jax.Array | int], jax.Array]:
+def schedule(train) -> Callable[[ArrayLike], jax.Array]:
     """Learning rate as a function of `count`, the number of previous updates: lr * min(1, (count + 1) / warmup) * decay.
 
     'linear' and 'cosine' decay from the end of warm-up to step `decay_steps`, 'wsd' (warm-up, stable, decay: Hu et al. 2024,
@@ -69,7 +70,7 @@ def schedule(train) -> Callable[[jax.Array | int], jax.Array]:
     steps = decay_steps(train)
     tail_steps = max(train.decay_fraction * steps, 1.0)
 
-    def rate(count: jax.Array | int) -> jax.Array:
+    def rate(count: ArrayLike) -> jax.Array:
         step = jnp.asarray(count, jnp.float32) + 1
         warm = jnp.minimum(1.0, step / max(train.warmup, 1))
         done = jnp.clip((step - train.warmup) / max(steps - train.warmup, 1), 0.0, 1.0)
@@ -145,7 +146,7 @@ def _adam(beta1: float, beta2: float, eps: float) -> optax.GradientTransformatio
     return optax.GradientTransformationExtraArgs(optax.scale_by_adam(beta1, beta2, eps).init, update)
 
 
-def _learning_rate(rate: Callable[[jax.Array], jax.Array]) -> optax.GradientTransformationExtraArgs:
+def _learning_rate(rate: Callable[[ArrayLike], jax.Array]) -> optax.GradientTransformationExtraArgs:
     """`optax.scale_by_learning_rate` with the same state, which is unchanged if ok is False."""
 
     def update(updates, state, params=None, *, ok=True, **_):

@@ -53,7 +53,7 @@ class RunPlan:
     def lines(self) -> list[str]:
         """The plan as text: six lines, and one more for each warning."""
         train, held = self.splits["train"], self.splits["validation"]
-        scored = f", {held['scored']:,} of them scored (eval.tokens)" if held["scored"] < held["tokens"] else ""
+        scored = f", {held['scored']:,} of them scored (eval.tokens)" if held["scored"] != held["tokens"] else ""
         text = f"{self.tokenizer}, vocabulary {self.vocab:,}" if self.tokenizer else "none"
         passes = f", {self.tokens / train['tokens']:.3g} x the training data" if train["tokens"] else ""
         sizes = " ".join(f"{axis}={size}" for axis, size in self.mesh.items() if size != 1) or "data=1"

@@ -105,7 +105,7 @@ class Probe:
     def outputs(self, state: TrainState, batch: dict[str, jax.Array]) -> list[Place]:
         """Every module's output in the order of the forward pass. With several micro-batches: those of the first bad one, or
         of the first one if none is bad."""
-        count, first = self.trainer.config.train.accumulate, None
+        count, first = self.trainer.config.train.accumulate, []
         rng = jax.random.fold_in(jax.random.fold_in(self.trainer.key, 1), state.step)
         for index in range(count):
             micro = batch if count == 1 else {name: array[index::count] for name, array in batch.items()}

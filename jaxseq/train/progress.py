@@ -44,8 +44,9 @@ class ProgressLine:
     def __init__(self, console: Console | None = None):
         self.console = console or Console(stderr=True)
         self.bar = 20 if self.console.width > 100 else 10
-        fixed = [{"table_column": Column(no_wrap=True, min_width=width)} for width in (self.bar, None)]
-        columns = BarColumn(bar_width=self.bar, **fixed[0]), MofNCompleteColumn(**fixed[1]), TextColumn("{task.description}")
+        bar = BarColumn(bar_width=self.bar, table_column=Column(no_wrap=True, min_width=self.bar))
+        count = MofNCompleteColumn(table_column=Column(no_wrap=True))
+        columns = bar, count, TextColumn("{task.description}")
         self.live = Progress(*columns, console=self.console, transient=False) if self.console.is_terminal else None
         self.task = None
 

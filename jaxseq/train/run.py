@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 class Run:
     """What one process knows about a run before the first step: config, data, trainer, plan."""
 
-    def __init__(self, config, workdir: str | os.PathLike, devices: Sequence[jax.Device] | None, debug: bool = False):
+    def __init__(self, config, workdir: str | os.PathLike, devices: Sequence[meshes.Device] | None, debug: bool = False):
         self.goodput = Goodput()
         workdirs.check_path(workdir)
         loggers.check(config.train.logger)

@@ -44,7 +44,7 @@ class Trainer:
     model: nn.Module
     mesh: Mesh
     objective: ModuleType  # see jaxseq.train.objectives
-    optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformationExtraArgs
     schedule: Callable[[jax.Array], jax.Array]
     abstract: TrainState  # ShapeDtypeStructs with shardings
     debug: bool = False  # layers are traced one after another, not in a scan
@@ -70,7 +70,7 @@ class Trainer:
 
         def start(variables: dict) -> TrainState:
             params, collections = _parted(variables)
-            return TrainState(jnp.zeros((), jnp.int32), jnp.ones((), bool), params, self.optimizer.init(params), collections)
+            return TrainState(*_unstepped(), params, self.optimizer.init(params), collections)
 
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
         if variables is None:
@@ -198,6 +198,11 @@ class Trainer:
         return flops.count_jaxpr(self.traced.jaxpr) / self.objective.tokens(self.config)
 
 
+def _unstepped() -> tuple[jax.Array, jax.Array]:
+    """`step` and `ok` of the state before the first step."""
+    return jnp.zeros((), jnp.int32), jnp.ones((), bool)
+
+
 def _parted(variables: dict) -> tuple[Any, dict]:
     """(params, the other collections)."""
     return variables["params"], {name: value for name, value in variables.items() if name != "params"}
@@ -210,7 +215,7 @@ def _split_rows(array: jax.Array, count: int, mesh: Mesh) -> jax.Array:
     return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, PartitionSpec(None, *spec)))
 
 
-def prepare(config, devices: Sequence[jax.Device] | None = None, debug: bool = False) -> Trainer:
+def prepare(config, devices: Sequence[meshes.Device] | None = None, debug: bool = False) -> Trainer:
     """Checks `config` and plans shardings over `devices` (default: all). Reads no data and allocates no weights.
 
     debug: see Trainer.
@@ -225,21 +230,16 @@ def prepare(config, devices: Sequence[jax.Device] | None = None, debug: bool = F
     boxes, others = _parted(model.boxed())
     transform = optimizer.optimizer(config.train, boxes)
     params = abstract_params(boxes, mesh)
-    whole = meshes.replicated(mesh)
+    on_all = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=meshes.replicated(mesh))  # noqa: E731
     moments = optax.tree.map_params(
         transform,
         lambda leaf, param: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=param.sharding),
         jax.eval_shape(transform.init, params),
         params,
-        transform_non_params=lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
+        transform_non_params=on_all,
     )
-    abstract = TrainState(
-        jax.ShapeDtypeStruct((), jnp.int32, sharding=whole),
-        jax.ShapeDtypeStruct((), bool, sharding=whole),
-        params,
-        moments,
-        abstract_params(others, mesh),
-    )
+    step, ok = jax.tree.map(on_all, jax.eval_shape(_unstepped))
+    abstract = TrainState(step, ok, params, moments, abstract_params(others, mesh))
     return Trainer(config, model, mesh, objective, transform, optimizer.schedule(config.train), abstract, debug)
 
 

@@ -197,10 +197,10 @@ def test_an_evaluation_in_training_is_a_sample_of_the_split(documents):
     lengths = corpus.validation.lengths
     some = _task.sample(corpus.validation, int(lengths.sum()) // 3)
     assert 0.5 * lengths.sum() / 3 < some.lengths.sum() <= lengths.sum() / 3
-    assert len(some) < len(corpus.validation) and some.index[-1] > corpus.validation.index[len(lengths) // 2]
+    assert len(some) < len(corpus.validation) and some.positions[-1] > corpus.validation.positions[len(lengths) // 2]
     assert _task.sample(corpus.validation, 0) is _task.sample(corpus.validation, 1_000_000) is corpus.validation
     assert len(_task.sample(corpus.validation, 1)) == 1
-    own = data.Documents(corpus.validation.store, corpus.validation.index, boundary=7, start=5)
+    own = data.Documents(corpus.validation.store, corpus.validation.positions, boundary=7, start=5)
     begun = _task.sample(own, int(lengths.sum()) // 3)
     assert (begun.start, begun.boundary) == (5, 7) and all(document[0] == 5 for document in begun), "as training begins them"
 

@@ -1,6 +1,7 @@
 """Weights & Biases. A resumed workdir continues the same run there. wandb's environment variables (WANDB_MODE) apply."""
 
 import hashlib
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from jaxseq.errors import UserError
 
 def check() -> None:
     try:
-        import wandb  # noqa: F401
+        importlib.import_module("wandb")
     except ImportError:
         raise UserError("train.logger=wandb needs the package wandb; pip install 'jaxseq[wandb]', or leave it empty") from None
 
@@ -21,8 +22,7 @@ def start(workdir: Path, config: dict[str, Any]) -> "Logger":
 
 class Logger:
     def __init__(self, workdir: Path, config: dict[str, Any]):
-        import wandb
-
+        wandb = importlib.import_module("wandb")
         identity = hashlib.blake2b(str(paths.absolute(workdir)).encode(), digest_size=8).hexdigest()
         folder = None if paths.is_remote(workdir) else str(workdir)
         self.run = wandb.init(

@@ -70,7 +70,7 @@ def sample(documents: data.Documents, tokens: int) -> data.Documents:
         return documents
     chosen = np.linspace(0, len(documents) - 1, max(1, round(len(documents) * tokens / total))).round().astype(np.int64)
     chosen = chosen[: max(1, int((np.cumsum(documents.lengths[chosen]) <= tokens).sum()))]
-    return data.Documents(documents.store, documents.index[chosen], documents.boundary, documents.start)
+    return data.Documents(documents.store, documents.positions[chosen], documents.boundary, documents.start)
 
 
 def repeated(corpus: data.Corpus) -> int:
@@ -111,7 +111,7 @@ class Task:
         """Whether there are validation data."""
         raise NotImplementedError
 
-    def sizes(self) -> dict[str, dict[str, int]]:
+    def sizes(self) -> dict[str, dict[str, int | None]]:
         """{"train": {"documents", "tokens"}, "validation": {…, "scored"}}, with tokens counted as by the objective's `tokens`.
 
         scored: the number of tokens that `evaluate` scores. With data.stream documents and tokens of "train" are None, and it
@@ -192,7 +192,7 @@ class TextTask(Task):
         return len(self.corpus.validation) > 0
 
     def repeated(self):
-        return 0 if self.config.data.stream else repeated(self.corpus)
+        return 0 if isinstance(self.corpus, streaming.StreamedCorpus) else repeated(self.corpus)
 
     def damaged(self):
         return self.corpus.damaged
@@ -201,9 +201,10 @@ class TextTask(Task):
         return self.corpus.lossy
 
     def batches(self, process_index: int, process_count: int):
-        if self.config.data.stream:
-            return streaming.StreamBatches(self.config, self.corpus, process_index, process_count, self.transform)
-        return data.batches(self.config, self.corpus, process_index, process_count, self.transform)
+        where = process_index, process_count
+        if isinstance(self.corpus, streaming.StreamedCorpus):
+            return streaming.StreamBatches(self.config, self.corpus, *where, self.transform)
+        return data.batches(self.config, self.corpus, *where, self.transform)
 
     def scored(self, split: str) -> data.Documents:
         """The documents that `evaluate` scores: about eval.tokens tokens (0: all) of the first eval.documents ones (0: all)."""
@@ -211,15 +212,16 @@ class TextTask(Task):
         return sample(self.corpus.split(split)[: settings.documents or None], settings.tokens)
 
     def sizes(self):
-        measured = lambda part: {"documents": len(part), "tokens": int(part.lengths.sum())}  # noqa: E731
-        sizes = {"validation": measured(self.corpus.validation)}
-        if self.config.data.stream:
-            unknown = {"documents": None, "tokens": None}
-            sizes["train"] = unknown | {"files": self.corpus.files, "bytes": self.corpus.size, "shuffled": streaming.BLOCK}
+        def measured(part: data.Documents) -> dict[str, int | None]:
+            return {"documents": len(part), "tokens": int(part.lengths.sum())}
+
+        if isinstance(self.corpus, streaming.StreamedCorpus):
+            train = {"documents": None, "tokens": None, "files": self.corpus.files, "bytes": self.corpus.size}
+            train["shuffled"] = streaming.BLOCK
         else:
-            sizes["train"] = measured(self.corpus.train)
+            train = measured(self.corpus.train)
         scored = int(self.scored("validation").lengths.sum()) if self.validates else 0
-        return sizes | {"validation": sizes["validation"] | {"scored": scored}}
+        return {"validation": measured(self.corpus.validation) | {"scored": scored}, "train": train}
 
     def evaluate(self, model, variables, split="validation", *, mesh=None, between=nothing) -> dict[str, Any]:
         """The objective's figures over one epoch of the documents. The corruption is the same in every evaluation."""

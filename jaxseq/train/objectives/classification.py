@@ -109,7 +109,7 @@ class Classification(_task.Task):
         return {"tokens": np.pad(np.asarray(ids, np.int32), (0, free)), "pos": pos_T}
 
     def _smoothed(self, row, random):
-        return row | {"smoothing": np.float32(self.config.train.smoothing)}
+        return row | {"smoothing": np.asarray(self.config.train.smoothing, np.float32)}
 
     @property
     def validates(self) -> bool:
@@ -135,7 +135,7 @@ class Classification(_task.Task):
     def evaluate(self, model, variables, split="validation", *, mesh=None, between=_task.nothing) -> dict[str, Any]:
         """The objective's figures over the first examples, see `scored`, unsmoothed."""
         examples = self.splits[split]
-        rows = (examples[i] | {"smoothing": np.float32(0)} for i in range(self.scored(split)))
+        rows = (examples[i] | {"smoothing": np.zeros((), np.float32)} for i in range(self.scored(split)))
         batch = self.config.eval.batch
         return {"split": split} | _held_out.score(loss, model, variables, rows, batch, "", mesh, between)
 

@@ -54,7 +54,7 @@ class NextToken(_task.TextTask):
         super().__init__(config)
 
     @property
-    def bytes_per_token(self) -> float:
+    def bytes_per_token(self) -> float | None:
         return _task.bytes_per_token(self.corpus)
 
     def check(self, model):
