@@ -27,6 +27,7 @@ from jaxseq.errors import UserError
 from jaxseq.models.lm import LM, LMState
 from jaxseq.ops._time import PAD
 from jaxseq.sampling import Sampling, sample
+from jaxseq.shards import beside
 
 BLOCK = 16  # tokens per call of the compiled loop; stop strings and callbacks are handled between calls
 PIECES = (256, 32)  # segment lengths of the prefill; memory is linear in the first, padding is less than the last
@@ -239,11 +240,11 @@ def _groups(model: LM, prompts, max_tokens: int, rows: int) -> list[tuple[int | 
 def _start(model: LM, params, form, prompts: Sequence[np.ndarray], rows: int, context: int | None) -> Carry:
     """State after all tokens of each prompt but the last. Rows without a prompt are idle."""
     idle = rows - len(prompts)
-    state = model.init_state(rows, context)
+    state = beside(params, model.init_state(rows, context))
     for tokens, pos in pieces([prompt[:-1] for prompt in prompts] + [np.zeros(0, np.int32)] * idle):
         state = _prefill(model, form, params, state, tokens, pos)
     token_B = np.array([prompt[-1] for prompt in prompts] + [0] * idle, np.int32)
-    return Carry(state, jnp.array(token_B), jnp.arange(rows) >= len(prompts))
+    return Carry(state, *beside(params, (jnp.array(token_B), jnp.arange(rows) >= len(prompts))))
 
 
 def _continue(model: LM, params, greedy, carry, sampling, texts: list[Row], max_tokens: int) -> Iterator[NewTokens]:
@@ -264,4 +265,4 @@ def _continue(model: LM, params, greedy, carry, sampling, texts: list[Row], max_
         done[: len(texts)] = [bool(row.end) for row in texts]
         if done.all():
             return
-        carry = carry._replace(done_B=jnp.array(done))  # a copy, because the next call may overwrite it
+        carry = carry._replace(done_B=beside(params, jnp.array(done)))  # a copy, because the next call may overwrite it

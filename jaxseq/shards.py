@@ -7,12 +7,24 @@ from typing import Any
 
 import jax
 from flax import linen as nn
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 Axes = tuple[str | None, ...]  # logical names, one per array axis
 
 # Axes that a Pallas call may be split over, by their letters in the names of arrays: rows and heads are independent.
 LETTERS = {"B": "batch", "H": "heads", "G": "kv_heads"}
+
+
+def beside(params: Any, arrays: Any) -> Any:
+    """`arrays` (a tree) on all devices of `params`, if these are placed on a mesh.
+
+    Results of programs with such parameters are placed there. A first state that is not is another type of argument, for which
+    jit compiles the program once more.
+    """
+    sharding = getattr(jax.tree.leaves(params)[0], "sharding", None)
+    if not isinstance(sharding, NamedSharding):
+        return arrays
+    return jax.device_put(arrays, NamedSharding(sharding.mesh, PartitionSpec()))
 
 
 def mesh_axes(axes: Axes, shape: tuple[int, ...]) -> tuple[tuple[str, ...], ...]:

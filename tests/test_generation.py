@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.compiler import compiled
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxseq
 from jaxseq import _streamed_text, generation, sampling
@@ -46,6 +48,15 @@ def test_a_row_alone_and_in_company(name, options):
         assert jaxseq.generate(model, params, [prompt], max_tokens=20, seed=7 + i, **options) == [together[i]]
     turned = jaxseq.generate(model, params, prompts()[::-1], max_tokens=20, seeds=[10, 9, 8, 7], **options)
     assert turned == together[::-1]
+
+
+@pytest.mark.parametrize("length", [1, 100])  # without a prefill, and with several segments
+def test_each_program_is_compiled_once(length, caplog):
+    """Also for parameters of a checkpoint, which are placed on a mesh."""
+    model, params = tiny("transformer")
+    params = jax.device_put(params, NamedSharding(Mesh(np.array(jax.devices()[:1]), ("data",)), PartitionSpec()))
+    programs = compiled(lambda: jaxseq.generate(model, params, [[1] * length], max_tokens=40), caplog)
+    assert (programs["_decode"], programs["_prefill"]) == (1, int(length > 1))
 
 
 @pytest.mark.parametrize("name", jaxseq.names())

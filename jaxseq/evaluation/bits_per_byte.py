@@ -21,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxseq import forms
 from jaxseq.errors import UserError
 from jaxseq.ops._time import PAD
+from jaxseq.shards import beside
 
 Between = Callable[[], None]
 
@@ -181,7 +182,9 @@ class Scorer(NamedTuple):
     def __call__(self, rows: list[EncodedDocument]) -> np.ndarray:
         """Nats [B] float64 of each row's document."""
         longest = min(max(len(row.ids) for row in rows), self.restart or math.inf)
-        state = self.model.init_state(len(rows), slots(longest, self.length)) if self.carry_state else None
+        state = None
+        if self.carry_state:
+            state = beside(self.params, self.model.init_state(len(rows), slots(longest, self.length)))
         parts = []
         for piece in pieces(rows, self.length, self.restart):
             self.between()

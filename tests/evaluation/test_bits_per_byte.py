@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.compiler import compiled
 from helpers.train_tiny import tiny, write_documents
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxseq
 from jaxseq import data
@@ -24,12 +26,12 @@ def setting(tmp_path_factory):
     return config, model, params, data.corpus(config.data, data.tokenizer(config.data))
 
 
-def scored(setting, **overrides):
+def scored(setting, mesh=None, **overrides):
     config, model, params, corpus = setting
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.update_from_flattened_dict(overrides)
-    return evaluate(model, params, config, corpus)
+    return evaluate(model, params, config, corpus, mesh=mesh)
 
 
 def test_a_document_scores_the_same_in_any_company(setting):
@@ -39,6 +41,16 @@ def test_a_document_scores_the_same_in_any_company(setting):
     nats = [[row["nats"] for row in result["documents"]] for result in (first, other)]
     np.testing.assert_allclose(*nats, rtol=2e-5)
     assert scored(setting) == first
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["alone", "in training"])
+def test_a_program_is_compiled_once(setting, inside, caplog):
+    """For parameters placed on a mesh, as those of a checkpoint."""
+    config, model, params, corpus = setting
+    mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "fsdp"))
+    placed = config, model, jax.device_put(params, NamedSharding(mesh, PartitionSpec())), corpus
+    one = {"eval.documents": 1, "eval.length": 16}
+    assert compiled(lambda: scored(placed, mesh if inside else None, **one), caplog)["score_piece"] == 1
 
 
 def test_a_document_scores_what_one_pass_over_it_gives(setting):

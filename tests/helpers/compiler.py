@@ -3,6 +3,8 @@
 One test of each kind of thing is compiled as users' programs are (tests/testing/test_laws_optimised.py).
 """
 
+import re
+from collections import Counter
 from importlib.metadata import version
 
 USERS = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}  # XLA's defaults
@@ -26,3 +28,14 @@ def devices(count: int) -> str:
 def users() -> dict:
     """Compiler options of one jitted function that undo `flags`."""
     return {name: USERS[name] for name in KNOWN}
+
+
+def compiled(run, caplog) -> Counter:
+    """How often run() compiles a program of each name."""
+    import jax  # after conftest.py has set its environment
+
+    jax.clear_caches()
+    caplog.clear()
+    with jax.log_compiles():
+        run()
+    return Counter(re.findall(r"Compiling (?:jit\()?(\w+)", caplog.text))
