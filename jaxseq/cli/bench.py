@@ -1,41 +1,65 @@
-"""Time the forms of every op, or (`jaxseq bench data`) the reading and tokenising of text.
+"""Time the forms of ops, whole models beside other libraries, or the reading of text.
 
-Every op is timed forward and in training; its forms are compared with each other and with the machine's limits.
+  jaxseq bench ops --ops=retention --lengths=256,4096
+  jaxseq bench train --peers --json
+  jaxseq bench prefill --architectures=transformer,mamba2 --lengths=512,4096
+  jaxseq bench decode --lengths=1024,8192,32768
+  jaxseq bench data --mb=100
 
-Times are medians in milliseconds; the forms run in turns. --write stores the form that trains fastest at each length on this
-platform in jaxseq/ops/_auto.json, from which the form "auto" chooses.
+ops: every op forward and in training; its forms are compared with each other and with the machine's limits. --write stores the
+form that is fastest at each length on this platform in jaxseq/ops/_auto.json, from which the form "auto" chooses.
+
+train, prefill, decode: whole models of --width with random weights. --peers runs the same weights in the libraries that are
+installed (transformers with torch), and prints ratios; a ratio whose spread over rounds is above 10 % ranks nothing.
+
+Everything that is compared runs in turns; times are medians in milliseconds.
 """
 
 from jaxseq.errors import UserError
 
-LENGTHS = "64,256,1024,4096"
+LENGTHS = {"ops": "64,256,1024,4096", "train": "512", "prefill": "512,2048,8192", "decode": "1024,8192,32768"}
+MODELS = "transformer,gpt2,rwkv4,mamba2,retnet,mamba"
 
 
 def add_arguments(parser):
-    parser.add_argument("what", nargs="?", default="ops", choices=["ops", "data"], help="default: ops")
-    parser.add_argument("--mb", type=int, default=100, metavar="N", help="for data: megabytes of text (default: 100)")
-    parser.add_argument("--tokenizer", default="byte", metavar="FILE", help="for data: as data.tokenizer (default: byte)")
-    parser.add_argument("--ops", default="", metavar="A,B", help="only these ops (default: all)")
-    parser.add_argument("--lengths", default=LENGTHS, metavar="T,T", help=f"tokens per row (default: {LENGTHS})")
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each form, in turns (default: 5)")
+    parser.add_argument("what", nargs="?", default="ops", choices=[*LENGTHS, "data"], help="default: ops")
+    parser.add_argument("--lengths", metavar="T,T", help="tokens per row, prompt or context (default: depends on what is timed)")
+    parser.add_argument("--rounds", type=int, help="runs of each, in turns (default: 5 for ops, else 10)")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="default: float32")
-    parser.add_argument("--write", action="store_true", help="write the choices to jaxseq/ops/_auto.json")
+    ops = parser.add_argument_group("ops")
+    ops.add_argument("--ops", default="", metavar="A,B", help="only these ops (default: all)")
+    ops.add_argument("--write", action="store_true", help="write the choices to jaxseq/ops/_auto.json")
+    models = parser.add_argument_group("train, prefill, decode")
+    models.add_argument("--architectures", default=MODELS, metavar="A,B", help=f"the first is the reference (default: {MODELS})")
+    models.add_argument("--peers", action="store_true", help="time the installed libraries that have the same models too")
+    models.add_argument("--width", type=int, default=256, help="of the models (default: 256)")
+    models.add_argument("--rows", type=int, default=4, help="of a training batch (default: 4)")
+    models.add_argument("--steps", type=int, default=64, help="tokens decoded in one call (default: 64)")
+    models.add_argument("--plot", metavar="FILE", help="draw times against lengths, as .svg, .png or .pdf")
+    data = parser.add_argument_group("data")
+    data.add_argument("--mb", type=int, default=100, metavar="N", help="megabytes of text (default: 100)")
+    data.add_argument("--tokenizer", default="byte", metavar="FILE", help="as data.tokenizer (default: byte)")
 
 
 def run(args):
     if args.what == "data":
         return _data(args)
-    lengths = _lengths(args.lengths)
-    if args.rounds < 1:
-        raise UserError(f"--rounds={args.rounds} measures nothing; set it to 1 or more")
+    for name in ("rounds", "width", "rows", "steps"):
+        if (value := getattr(args, name)) is not None and value < 1:
+            raise UserError(f"--{name}={value} measures nothing; set it to 1 or more")
+    lengths = _lengths(args.lengths or LENGTHS[args.what], LENGTHS[args.what])
+    return _ops(args, lengths) if args.what == "ops" else _models(args, lengths)
+
+
+def _ops(args, lengths: list[int]):
     from rich.console import Console
 
-    from jaxseq import bench
+    from jaxseq.bench import ops as bench
 
     console = Console(stderr=args.json)
     ops = [op for op in args.ops.split(",") if op]
     show = lambda records: console.print(table(records))  # noqa: E731
-    result = bench.bench(ops, lengths, args.rounds, args.dtype, show, bench.write if args.write else None)
+    result = bench.bench(ops, lengths, args.rounds or 5, args.dtype, show, bench.write if args.write else None)
     console.print(
         f"{result['device']}: {result['operations_per_second'] / 1e9:.3g} GFLOP/s in a matrix product, "
         f"{result['bytes_per_second'] / 1e9:.3g} GB/s in a copy; jax {result['jax']}, {result['dtype']}"
@@ -47,6 +71,58 @@ def run(args):
     if args.write:
         console.print("written to jaxseq/ops/_auto.json")
     return result
+
+
+def _models(args, lengths: list[int]):
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from jaxseq.bench import models, plot
+
+    console = Console(stderr=args.json)
+    if args.plot:
+        plot.check(args.plot)
+    shape = models.Shape(args.width, args.rows, tuple(lengths), args.steps, args.dtype)
+    names = [name for name in args.architectures.split(",") if name]
+    with console.status("") as status:
+        progress = lambda fraction, note: status.update(note)  # noqa: E731
+        show = lambda records: console.print(models_table(args.what, records))  # noqa: E731
+        result = models.bench(args.what, names, shape, args.peers, args.rounds or 10, progress, show)
+    versions = ", ".join([f"jax {result['versions']['jax']}", *result["versions"]["peers"]])
+    console.print(f"{result['device']}; {result['dtype']}, width {result['width']}; {versions}; {result['date']}")
+    for name, length in models.crossovers(result["records"]).items():
+        if length and len(lengths) > 1 and name != names[0]:
+            console.print(f"{name} is faster than {names[0]} from length {length:,} on")
+    if args.plot:
+        plot.save(Path(args.plot), result)
+        console.print(f"{args.plot}: written")
+    return result
+
+
+def models_table(what: str, records: list[dict]):
+    """The records of one length as a rich table."""
+    from rich.table import Table
+
+    first = records[0]
+    per = {"train": f"a training step of {first.get('rows')} rows", "prefill": "reading a prompt", "decode": "decoding a token"}
+    grid = Table(title=f"{per[what]}, {first['length']:,} tokens", title_justify="left")
+    peers, named = any("peer_ms" in r or "no_peer" in r for r in records), first["architecture"]
+    grid.add_column("architecture", no_wrap=True)
+    for name in ("params", "ours ms", "x floor", f"x {named}", *(("peer ms", "ratio", "spread", "") if peers else ())):
+        grid.add_column(name, justify="right")
+    for record in records:
+        if "failed" in record:
+            grid.add_row(record["architecture"], record["failed"])
+            continue
+        cells = [f"{record['parameters'] / 1e6:.1f}M", f"{record['ours_ms']:.4g}"]
+        cells += [f"{record['of_floor']:.1f}", f"{record['of_reference']:.2f}"]
+        if "ratio" in record:
+            cells += [f"{record['peer_ms']:.4g}", f"{record['ratio']:.2f}", f"{record['spread']:.0%}"]
+            cells.append(record["verdict"] or "no rank")
+        grid.add_row(record["architecture"], *cells)
+    grid.caption = "; ".join(f"{r['architecture']}: {r['no_peer']}" for r in records if "no_peer" in r) or None
+    return grid
 
 
 def _data(args):
@@ -68,10 +144,10 @@ def _data(args):
     return {"tokenizer": args.tokenizer, "megabytes": args.mb, "data": records}
 
 
-def _lengths(text: str) -> list[int]:
+def _lengths(text: str, usual: str) -> list[int]:
     words = text.split(",")
     if not all(word.isdigit() and int(word) > 0 for word in words):
-        raise UserError(f"--lengths={text} is not a list of lengths; write it like {LENGTHS}")
+        raise UserError(f"--lengths={text} is not a list of lengths; write it like {usual}")
     return sorted({int(word) for word in words})
 
 

@@ -8,7 +8,8 @@ from helpers.places import ROOT
 from helpers.published_sizes import PUBLISHED, allowed
 
 import jaxseq
-from jaxseq import bench, cli, forms, registry
+from jaxseq import cli, forms, registry
+from jaxseq.bench import ops as bench
 from jaxseq.cli import list as catalog
 
 README = ROOT / "README.md"

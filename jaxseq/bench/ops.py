@@ -237,7 +237,7 @@ def _about(dtype: str) -> dict:
     rates, device = machine(dtype), jax.devices()[0]
     return {
         "platform": jax.default_backend(),
-        "device": _processor() if device.platform == "cpu" else device.device_kind,
+        "device": processor() if device.platform == "cpu" else device.device_kind,
         "jax": importlib.metadata.version("jax"),
         "date": datetime.date.today().isoformat(),
         "dtype": dtype,
@@ -301,7 +301,7 @@ def _compact(text: str) -> str:
     return re.sub(r"\[[^\[\]{}]*\]", lambda match: " ".join(match[0].split()).replace("[ ", "[").replace(" ]", "]"), text)
 
 
-def _processor() -> str:
+def processor() -> str:
     """Model and number of cores of this machine's CPU."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []

@@ -1,0 +1,60 @@
+"""Timing of calls in turns (A B C A B C …), and ratios of two calls with their spread."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+FASTEST = 0.05  # minimum seconds of one timing: short calls are repeated to reach it
+SPREAD = 0.10  # a ratio with a larger spread ranks nothing
+
+Calls = Mapping[str, Callable[[], Any]]
+OnProgress = Callable[[float, str], None]  # (fraction that is done, current activity)
+
+
+def silent(fraction: float, note: str) -> None:
+    pass
+
+
+def laps(calls: Calls, rounds: int, on_progress: OnProgress = silent, shortest: float = FASTEST) -> dict[str, list[float]]:
+    """Seconds per call in each round. A call must block until its work is done. One warm-up call is not counted."""
+    repeats = {name: max(1, math.ceil(shortest / max(seconds(call), 1e-6))) for name, call in calls.items()}
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for lap in range(rounds):
+        for name, call in calls.items():
+            on_progress(lap / rounds, f"timing {name}")
+            found[name].append(seconds(call, repeats[name]))
+    return found
+
+
+def seconds(call: Callable[[], Any], repeat: int = 1) -> float:
+    start = time.perf_counter()
+    for _ in range(repeat):
+        call()
+    return (time.perf_counter() - start) / repeat
+
+
+def in_turns(calls: Calls, rounds: int, on_progress: OnProgress = silent) -> dict[str, float]:
+    """Median seconds per call of each, see `laps`."""
+    return {name: statistics.median(found) for name, found in laps(calls, rounds, on_progress).items()}
+
+
+class Ratio(NamedTuple):
+    """The median over rounds of a / b, and the interquartile range of a / b relative to the median."""
+
+    value: float
+    spread: float
+
+    @property
+    def ranks(self) -> bool:
+        """Whether the spread is small enough to call one of the two the faster."""
+        return self.spread <= SPREAD
+
+
+def ratio(a: Sequence[float], b: Sequence[float]) -> Ratio:
+    """Of two calls that were timed in the same rounds."""
+    low, middle, high = np.percentile(np.asarray(a) / np.asarray(b), [25, 50, 75])
+    return Ratio(float(middle), float((high - low) / middle))
