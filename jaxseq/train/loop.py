@@ -93,10 +93,11 @@ def _train(run: Run, progress: Callable, announce: Callable, stop: Callable[[], 
         run.open()
         state = run.start(checkpoints)
         run.prepare()
+        logger = run.logger()  # refused, if at all, before anything is written
         run.config = tokenizers.kept(run.config, run.workdir)
         workdirs.write_config(run.workdir, run.config)
         announce(run.plan)
-        with contextlib.closing(run.writer(int(state.step))) as writer, terminated() as asked:
+        with contextlib.closing(run.writer(int(state.step), logger)) as writer, terminated() as asked:
             run.goodput.turn("training")
             records = Records(run, int(state.step), writer, progress, held)
             with Profiler(profile, run.workdir / FOLDER) as profiler:

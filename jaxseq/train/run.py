@@ -91,12 +91,16 @@ class Run:
                 old, new, step, self.config.train.schedule, optimizer.decay_steps(self.config.train), span, span, old,
             )  # fmt: skip
 
-    def writer(self, step: int) -> metrics.MetricsWriter:
+    def logger(self):
+        """The additional logger, see train.logger. Raises UserError if it cannot start."""
+        name = self.config.train.logger if jax.process_index() == 0 else None
+        return loggers.start(name, self.workdir, workdirs.flat(to_dict(self.config)))
+
+    def writer(self, step: int, logger) -> metrics.MetricsWriter:
         records = metrics.read(self.workdir)
         kept = [record for record in records if record["step"] <= step]
         self.goodput.resume(*(found[-1] if found else {} for found in (records, kept)))
         config, figures = workdirs.flat(to_dict(self.config)), ["loss", *(f"validation_{name}" for name in self.task.figures)]
-        logger = loggers.start(self.config.train.logger, self.workdir, config) if jax.process_index() == 0 else None
         return metrics.MetricsWriter(self.workdir, step, metrics.described(config, figures), logger)
 
     def complete(self) -> dict[str, Any] | None:

@@ -152,3 +152,16 @@ def test_figures_go_to_wandb_when_asked_for(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match=r"jaxseq\[wandb\]"):
         loggers.check("wandb")
+
+
+def test_a_logger_that_cannot_start_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    def init(**more):
+        raise RuntimeError("No API key configured.\nUse `wandb login`.")
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init, Settings=dict))
+    options = MODEL | small(write_documents(tmp_path / "documents", 12)) | {"train.logger": "wandb"}
+    words = [f"--config.{name}={value}" for name, value in options.items()]
+    assert main(["train", f"--workdir={tmp_path / 'run'}", *words]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("jaxseq: wandb cannot start: No API key configured. Use `wandb login`; run `wandb login`, or set")
+    assert not (tmp_path / "run").exists()

@@ -1,7 +1,7 @@
 """More places for a run's figures than metrics.jsonl and TensorBoard, one file each; train.logger names one.
 
 A logger is a module with two functions. `check()` raises UserError if the logger cannot be used here. `start(workdir, config)`
-takes a config with dotted keys and returns an object with `write(step, scalars)` and `close()`.
+takes a config with dotted keys and returns an object with `write(step, scalars)` and `close()`; it may raise UserError too.
 """
 
 from pathlib import Path

@@ -25,10 +25,14 @@ class Logger:
         wandb = importlib.import_module("wandb")
         identity = hashlib.blake2b(str(paths.absolute(workdir)).encode(), digest_size=8).hexdigest()
         folder = None if paths.is_remote(workdir) else str(workdir)
-        self.run = wandb.init(
-            project="jaxseq", name=workdir.name, id=identity, resume="allow", dir=folder, config=config,
-            settings=wandb.Settings(console="off"),
-        )  # fmt: skip
+        try:
+            self.run = wandb.init(
+                project="jaxseq", name=workdir.name, id=identity, resume="allow", dir=folder, config=config,
+                settings=wandb.Settings(console="off"),
+            )  # fmt: skip
+        except Exception as error:  # of wandb, of its HTTP library, or of the check of its environment variables
+            reason = " ".join(str(error).split())[:300].rstrip(".")
+            raise UserError(f"wandb cannot start: {reason}; run `wandb login`, or set WANDB_MODE=offline") from error
 
     def write(self, step: int, scalars: dict[str, Any]) -> None:
         self.run.log(scalars, step=step)
