@@ -80,14 +80,13 @@ def main(argv: list[str] | None = None) -> int:
         result = args.run(args)
         if args.json:
             print(json_text(result, default=float))
-        if sys.stdout is not None:
-            sys.stdout.flush()  # here, so that a closed pipe is caught below and not reported as an error
+        sys.stdout.flush()  # here, so that a closed pipe is caught below and not reported as an error
         return 0
     except UserError as error:
         print(f"jaxseq: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # `| head` has read enough; write nothing at exit either
-        for stream in filter(None, (sys.stdout, sys.stderr)):
+        for stream in (sys.stdout, sys.stderr):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return 1
     except OSError as error:
@@ -138,9 +137,9 @@ def entry() -> None:
     """The console script. Characters that the output's encoding lacks are printed as escapes."""
     from jaxseq.cli import _interrupt  # which imports this module
 
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.reconfigure(errors="backslashreplace")
+        stream.reconfigure(errors="backslashreplace")
     logger = logging.getLogger("jaxseq")
     logger.addHandler(logging.StreamHandler())  # the message alone
     logger.propagate = False  # libraries put their own handlers on the root logger
@@ -154,9 +153,16 @@ def entry() -> None:
     sys.exit(status)
 
 
+def _open_streams() -> None:
+    """Opens the standard streams that the caller has closed (`2>&-`), so that no other file gets their numbers."""
+    for name, mode in {"stdin": "r", "stdout": "w", "stderr": "w"}.items():
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+
+
 def _leave(status: int) -> None:
     """Ends a stopped command. Python's own exit waits until the devices have computed what is queued."""
-    for stream in filter(None, (sys.stdout, sys.stderr)):
+    for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()
     os._exit(status)

@@ -29,6 +29,17 @@ def test_a_reader_that_has_gone_is_no_fault():
     assert process.returncode == 1 and err == ""
 
 
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_a_stream_that_is_closed_goes_nowhere(closed):
+    """Its number is not given to another file, to which libraries would write their messages."""
+    code = (
+        "import os; from jaxseq import cli\n"
+        f"cli.main = lambda: 0 if os.path.samestat(os.fstat({closed}), os.stat(os.devnull)) else 5\ncli.entry()"
+    )
+    process = subprocess.run([sys.executable, "-c", code], preexec_fn=lambda: os.close(closed), timeout=300)
+    assert process.returncode == 0
+
+
 def test_an_ascii_terminal_and_python_oo():
     """Docstrings are gone under -OO, and an output that has no letters but ASCII gets escapes."""
     status, out, err = run("list", "--sources", PYTHONIOENCODING="ascii", PYTHONOPTIMIZE="2", LC_ALL="C", PYTHONUTF8="0")
