@@ -28,8 +28,9 @@ log = logging.getLogger(__name__)
 
 
 def base(kind: str = "lm") -> ConfigDict:
-    """All fields with their defaults, except the sub-sections of mixers. `model` is from `jaxseq.models.<kind>.DEFAULTS`."""
-    model = {"kind": kind} | copy.deepcopy(registry.load("models", kind).DEFAULTS)
+    """All fields with their defaults, except the sub-sections of mixers. `model` is from `jaxseq.models.<kind>.DEFAULTS`, with
+    `weights`: the parameters that are no plain arrays, see `jaxseq.weights`."""
+    model = {"kind": kind, "weights": ""} | copy.deepcopy(registry.load("models", kind).DEFAULTS)
     return ConfigDict({"model": model} | defaults.sections())
 
 
@@ -58,7 +59,7 @@ def config(name: str, **overrides: Any) -> ConfigDict:
     "model.width".
 
     Fields that are not overridden are adjusted to the overrides: a warm-up longer than half of the steps is reduced to a tenth
-    of the steps, and fine-tuning (train.init) uses a tenth of the learning rate.
+    of the steps, and fine-tuning (train.init) uses a tenth of the learning rate, unless it trains adapters (train.lora_rank).
 
     Raises UserError for an unknown name, size or key, and for a value of the wrong type.
     """
@@ -87,7 +88,7 @@ def fitted(cfg: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
     with cfg.unlocked():
         if "train.warmup" not in overrides and train.warmup > train.steps / 2:
             train.warmup = train.steps // 10
-        if overrides.get("train.init") and train.init and "train.lr" not in overrides:
+        if overrides.get("train.init") and train.init and "train.lr" not in overrides and not train.lora_rank:
             train.lr_source = f"fine-tuning: a tenth of {train.lr:g} ({train.lr_source or 'the default'})"
             train.lr = train.lr / 10
     return cfg.lock()

@@ -52,6 +52,10 @@ def sections() -> dict[str, dict]:
             "form": "auto",
             "init": placeholder(str),  # a workdir; start from its weights
             "init_allow": "",  # comma-separated model fields that may differ from those of train.init
+            "lora_rank": 0,  # fine-tune only a change of this rank of each linear map of train.init; 0: all weights
+            "lora_alpha": 16.0,  # the change is multiplied by lora_alpha / lora_rank
+            "lora_magnitude": False,  # also train the norm of each output's weights (DoRA)
+            "lora_targets": "",  # comma-separated parts of the paths of the maps to change; empty: all
             "log_every": 10,
             "logger": placeholder(str),  # additional logger: wandb
             "checkpoint_every": 200,

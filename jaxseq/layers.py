@@ -1,13 +1,14 @@
 """Linear maps, norms, rotary positions and the base class of all mixers; the only module that attaches partitioning metadata.
 
 Every parameter is created by `param`, which records its metadata: the logical name of each axis (mapped to mesh axes in
-train/mesh.py), whether weight decay applies, and its learning-rate multiplier.
+train/mesh.py), whether weight decay applies, its learning-rate multiplier, and which of its axes are contracted with an
+activation, if any. Only parameters with such axes may be of another type than an array, see `weights`.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from flax import linen as nn
 from flax import struct
 from flax.linen.spmd import with_logical_constraint
 
+from jaxseq import weights
 from jaxseq.call import Call, Mixed
 from jaxseq.ops import _time
 
@@ -22,25 +24,42 @@ Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
 
 
 class Parameter(nn.LogicallyPartitioned):
-    """A value with the logical names of its axes (`names`) and its optimiser group (weight decay, learning-rate multiplier)."""
+    """A value with the logical names of its axes (`names`) and its optimiser group (weight decay, learning-rate multiplier).
+
+    contracts: the axes that are contracted with an activation, counted from the end.
+    """
 
     decay: bool = struct.field(default=True, pytree_node=False)
     lr: float = struct.field(default=1.0, pytree_node=False)
+    contracts: tuple[int, ...] = struct.field(default=(), pytree_node=False)
 
 
 def param(
     module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...], axes: tuple[str | None, ...],
-    decay: bool = True, lr: float = 1.0,
-) -> jax.Array:  # fmt: skip
+    decay: bool = True, lr: float = 1.0, contracts: tuple[int, ...] = (),
+) -> Any:  # fmt: skip
     """Create a parameter of `module` in float32 (float64 if the module computes in float64). `axes` names each axis of `shape`.
+
+    contracts: axes that are contracted with an activation, counted from the end. Such a parameter may be a `weights.Weight`, so
+    it is used by `weights.contract`, `weights.dense` or `lookup` only.
 
     Raises ValueError if `axes` and `shape` differ in length.
     """
     if len(shape) != len(axes):
         raise ValueError(f"{name}: shape {shape} and axes {axes} differ in length")
+    if contracts and weights.is_weight(own := module.get_variable("params", name)):
+        return own  # Linen would compare its parts with the shape of the array
     dtype = jnp.promote_types(module.dtype, jnp.float32)
-    boxed = lambda key: Parameter(init(key, shape, dtype), axes, decay=decay, lr=lr)  # noqa: E731
+    boxed = lambda key: Parameter(init(key, shape, dtype), axes, decay=decay, lr=lr, contracts=contracts)  # noqa: E731
     return module.param(name, boxed, unbox=True)
+
+
+def lookup(table_VD: Any, ids: jax.Array) -> jax.Array:
+    """Rows of a table sharded by ("vocab", "embed")."""
+    if weights.is_weight(table_VD):
+        return table_VD.rows(ids)
+    # Gather the table along embed first. If it stayed sharded, the lookup would gather rows sharded over the same devices.
+    return constrain(table_VD, ("vocab", None))[ids]
 
 
 def metadata(boxed: Any) -> Any:
@@ -125,12 +144,20 @@ class Linear(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (*x.shape[x.ndim - self.inputs :], *self.features)
         init = on_matrix(self.init_fn or fan_in(), self.inputs)
-        kernel = param(self, "kernel", init, shape, self.axes)
-        contract = tuple(range(x.ndim - self.inputs, x.ndim)), tuple(range(self.inputs))
-        y = jax.lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), (contract, ((), ())))
+        contracts = tuple(range(-len(shape), self.inputs - len(shape)))
+        kernel = param(self, "kernel", init, shape, self.axes, contracts=contracts)
+        x = x.astype(self.dtype)
+        self._calibrate(x)
+        y = weights.contract(x, kernel, self.inputs)
         if self.bias:
             y += param(self, "bias", self.bias_init, self.features, self.axes[self.inputs :], decay=False).astype(self.dtype)
         return y
+
+    def _calibrate(self, x: jax.Array) -> None:
+        """Adds x^T x, [I, I] over all I inputs, to the collection "calibration" if that is mutable; see jaxseq.compress."""
+        if self.is_mutable_collection("calibration") and not self.is_initializing():
+            x_NI = x.reshape(-1, math.prod(x.shape[x.ndim - self.inputs :])).astype(jnp.float32)
+            self.sow("calibration", "gram", x_NI.T @ x_NI, reduce_fn=jnp.add, init_fn=lambda: 0.0)
 
 
 def rms_normalize(x: jax.Array, eps: float) -> jax.Array:
@@ -217,6 +244,18 @@ def rotate(x_BTHK: jax.Array, pos_BT: jax.Array, frequency_F: jax.Array, interle
     return jnp.concatenate([y.astype(x_BTHK.dtype), rest], axis=-1)
 
 
+class Units(NamedTuple):
+    """Parts of a mixer that can be removed without changing the others.
+
+    axes: names of the parameters' axes that consist of them. In "heads" axes the numbers of a unit are consecutive; in "mlp" axes
+    every `count`-th number belongs to the same unit. fields: the mixer's fields with n units instead of `count`.
+    """
+
+    count: int
+    axes: tuple[str, ...]
+    fields: Callable[[int], dict[str, int]]
+
+
 class Mixer(nn.Module):
     """Base of all mixers: `y, state, streams = mixer(x, state, call)`. A subclass must define `mix`.
 
@@ -256,6 +295,11 @@ class Mixer(nn.Module):
     def remaining_capacity(self, state: Any) -> jax.Array | None:
         """Number of tokens [B] that each row of the state can still take without overwriting visible ones; None: no limit."""
         return None
+
+    @nn.nowrap
+    def units(self, kind: str) -> "Units | str":
+        """The "heads" or "channels" of this mixer; a sentence why none can be removed if so."""
+        return f"{type(self).__name__} has no {kind} that can be removed one by one"
 
     def __call__(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         """The output, zero at padding, the next state, and values for later layers. `state=None`: the empty state."""

@@ -42,7 +42,7 @@ BY_TYPE = {int: Range(0, LARGEST), float: Range(-1e30, 1e30)}
 
 RANGES: dict[str, Range] = {
     # sizes of networks
-    **dict.fromkeys(("width", "hidden", "head_size", "value_size", "state_size", "size", "side"), WIDE),
+    **dict.fromkeys(("width", "hidden", "inner", "head_size", "value_size", "state_size", "size", "side"), WIDE),
     **dict.fromkeys(("heads", "kv_heads", "groups", "layers", "encoder_layers", "decoder_layers", "vocab", "experts"), SIZE),
     **dict.fromkeys(("top_k", "order", "expand", "factor", "value_factor", "kernel", "patch", "channels", "reduction"), SIZE),
     "rope_context": SIZE,
@@ -67,7 +67,8 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("data", "fsdp", "sequence", "tensor", "expert"), SIZE),  # of the mesh
     **dict.fromkeys(("beta1", "beta2", "smoothing"), FRACTION),
     **dict.fromkeys(("decay_fraction", "final_lr"), SHARE),
-    "lr": POSITIVE,
+    **dict.fromkeys(("lr", "lora_alpha"), POSITIVE),
+    "lora_rank": Range(0, 2**16),
     **dict.fromkeys(("clip", "weight_decay", "skip_norm", "spike"), NOT_NEGATIVE),  # 0: none
     "corruption": Range(0, 1, "()"),
     "mean_span": Range(1, 1e6),

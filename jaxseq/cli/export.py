@@ -2,7 +2,8 @@
 
   jaxseq export runs/transformer exported --source=hf/llama
 
-The tokenizer, its chat template and the generation settings of the workdir are copied too.
+Compressed weights and adapters (train.lora_rank) are merged into plain weights. The tokenizer, its chat template and the
+generation settings of the workdir are copied too.
 """
 
 import sys

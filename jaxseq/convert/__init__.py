@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxseq import registry
+from jaxseq import registry, weights
 from jaxseq.convert import _fields, _files, _table, _tensors, _tokenizer
 from jaxseq.convert._source import WeightSource
 from jaxseq.convert._source import source as _source_of
@@ -102,9 +102,9 @@ def _readable(source: str):
 
 
 def to_state_dict(source: str, model: nn.Module, params: Any) -> dict[str, np.ndarray]:
-    """The model as their names and arrays; `from_state_dict` restores `params` bit for bit. Raises UserError if the source
-    cannot hold the model."""
-    return dict(_table.dump(_source(source).entries(describe(source, model)), params))
+    """The model as their names and arrays; `from_state_dict` restores `params` bit for bit. Compressed weights and adapters are
+    merged into arrays. Raises UserError if the source cannot hold the model."""
+    return dict(_table.dump(_source(source).entries(describe(source, model)), weights.merged(params)))
 
 
 def describe(source: str, model: nn.Module) -> dict:
@@ -222,7 +222,8 @@ def tokenizer(path: str | Path, source: str, theirs: Mapping, file: str | None =
 
 
 def save_pretrained(path: str | Path, model: nn.Module, params: Any, source: str | None = None) -> str:
-    """Writes config.json and safetensors in the format of the source's own library; returns the source.
+    """Writes config.json and safetensors in the format of the source's own library; returns the source. Compressed weights and
+    adapters are merged into arrays.
 
     source: by default the one that can hold the model, by rank if there are several. Raises UserError if there is none, or more
     than one of the same rank.
@@ -231,7 +232,7 @@ def save_pretrained(path: str | Path, model: nn.Module, params: Any, source: str
     theirs = describe(source, model)
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    _files.write(folder, _table.dump(_source(source).entries(theirs), params))
+    _files.write(folder, _table.dump(_source(source).entries(theirs), weights.merged(params)))
     write_config(folder / "config.json", theirs)
     return source
 

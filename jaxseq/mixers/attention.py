@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from jaxseq.call import Mixed
 from jaxseq.errors import UserError
-from jaxseq.layers import Linear, Mixer, param, rotate
+from jaxseq.layers import Linear, Mixer, Units, param, rotate
 from jaxseq.mixers import _init, _rotary
 from jaxseq.ops import _time, attention
 
@@ -107,6 +107,14 @@ class Attention(Mixer):
     @nn.nowrap
     def remaining_capacity(self, state):
         return None if self.window else state.k_BGSK.shape[-2] - state.count_B
+
+    @nn.nowrap
+    def units(self, kind):
+        if kind != "heads" or self.alibi:
+            return "the slopes of alibi depend on the number of heads" if kind == "heads" else super().units(kind)
+        kv_heads, size = self._sizes()
+        queries = self.heads // kv_heads
+        return Units(kv_heads, ("heads", "kv_heads"), lambda n: {"heads": n * queries, "kv_heads": n, "head_size": size})
 
     def _normed(self, q_BTHK, k_BTGK):
         """Queries and keys before their rotation."""

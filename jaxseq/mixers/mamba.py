@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from jaxseq.call import Mixed
 from jaxseq.errors import UserError
-from jaxseq.layers import Linear, Mixer, RMSNorm, param, rms_normalize, uniform
+from jaxseq.layers import Linear, Mixer, RMSNorm, Units, param, rms_normalize, uniform
 from jaxseq.ops import selective_scan, short_conv
 
 
@@ -50,6 +50,7 @@ class Mamba(Mixer):
     """
 
     expand: int = 2  # inner width = expand * width
+    inner: int | None = None  # the inner width itself
     state_size: int = 16
     taps: int = 4
     dt_rank: int | None = None  # default: ceil(width / 16)
@@ -60,9 +61,18 @@ class Mamba(Mixer):
     selected_norm: str = "none"  # none, plain, scaled
     selected_eps: float = 1e-6
 
+    @property
+    def features(self) -> int:
+        """The inner width."""
+        return self.inner or self.expand * self.width
+
+    @nn.nowrap
+    def units(self, kind):
+        return Units(self.features, ("mlp",), lambda n: {"inner": n}) if kind == "channels" else super().units(kind)
+
     @nn.nowrap
     def init_state(self, batch, context):
-        inner = self.expand * self.width
+        inner = self.features
         conv = short_conv.init_state(batch, self.taps, inner, self.dtype)
         return MambaState(conv, selective_scan.init_state(batch, inner, self.state_size, self.dtype))
 
@@ -77,7 +87,7 @@ class Mamba(Mixer):
 
     @nn.compact
     def mix(self, x_BTD, state, call):
-        inner, rank = self.expand * self.width, self.dt_rank or -(-self.width // 16)
+        inner, rank = self.features, self.dt_rank or -(-self.width // 16)
         conv_state, scan_state = (None, None) if state is None else state
 
         def linear(x, features, axes, name, init=fan_in_uniform):

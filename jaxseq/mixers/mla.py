@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxseq import weights
 from jaxseq.call import Mixed
 from jaxseq.errors import UserError
 from jaxseq.layers import Linear, Mixer, RMSNorm, on_matrix, param, rotate
@@ -65,7 +66,7 @@ class LatentAttention(Mixer):
     def _up(self, name: str, size: int):
         """The kernel W_k or W_v, [kv_rank, heads, size]."""
         shape, axes = (self.kv_rank, self.heads, size), (None, "heads", None)
-        return param(self, name, on_matrix(_init.inward(self), 1), shape, axes).astype(self.dtype)
+        return weights.dense(param(self, name, on_matrix(_init.inward(self), 1), shape, axes, contracts=(-3,)), self.dtype)
 
     @nn.compact
     def mix(self, x_BTD, state, call):

@@ -19,6 +19,7 @@ from jaxseq.mixers import _activations, _init
 from jaxseq.mixers._experts import grouped, permute
 from jaxseq.ops import _time
 from jaxseq.shards import mesh_axes, on_mesh
+from jaxseq.weights import dense
 
 Weights = tuple[jax.Array, ...]  # kernel [E, D, F] and, if there is one, bias [E, F]
 
@@ -75,11 +76,12 @@ class MoE(Mixer):
         """The maps (gate, up, down), or (up, down) if not `gated`."""
 
         def map_(name, sizes, axes, init):
-            found = [param(self, name, _init.by_expert(init), (self.experts, *sizes), ("expert", *axes))]
+            shape, names = (self.experts, *sizes), ("expert", *axes)
+            found = [param(self, name, _init.by_expert(init), shape, names, contracts=(-2,))]
             if self.bias:
                 zeros, axes = nn.initializers.zeros, ("expert", axes[1])
                 found.append(param(self, f"{name}_bias", zeros, (self.experts, sizes[1]), axes, decay=False))
-            return tuple(w.astype(self.dtype) for w in found)
+            return tuple(dense(w, self.dtype) for w in found)
 
         up, paired = ((self.width, self.features), ("embed", "mlp")), _init.paired(self)
         names = ("gate", "up") if self.gated else ("up",)

@@ -21,6 +21,9 @@ class NormedAttention(Attention):
     eps: float = 1e-6  # of the norms
     initial: str = "llama"
 
+    def units(self, kind):
+        return "the joint norm depends on all heads" if kind == "heads" and self.joint else super().units(kind)
+
     def _normed(self, q_BTHK, k_BTGK):
         if self.norm not in NORMS:
             raise UserError(f"there is no norm {self.norm!r}; choose one of: {', '.join(NORMS)}")

@@ -59,6 +59,10 @@ class Retention(Mixer):
         key_size, value_size = self._sizes()
         return retention.init_state(batch, self.heads, key_size, value_size + self.torchscale_scaling, self.dtype)
 
+    @nn.nowrap
+    def units(self, kind):
+        return "the decays of retention depend on the number of heads" if kind == "heads" else super().units(kind)
+
     def _scaled(self, y_BTHV, log_a_H, pos_BT):
         """y after both normalisations of `torchscale_scaling`; the last channel of y_BTHV is the sum of the scores."""
         y = y_BTHV.astype(jnp.promote_types(y_BTHV.dtype, jnp.float32))

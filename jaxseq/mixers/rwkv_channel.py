@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxseq.call import Mixed
-from jaxseq.layers import Linear, Mixer
+from jaxseq.layers import Linear, Mixer, Units
 from jaxseq.mixers import _rwkv
 from jaxseq.ops import token_shift
 
@@ -27,6 +27,10 @@ class RWKVChannel(Mixer):
     def features(self) -> int:
         """F, the hidden size."""
         return self.hidden or 4 * self.width
+
+    @nn.nowrap
+    def units(self, kind):
+        return Units(self.features, ("mlp",), lambda n: {"hidden": n}) if kind == "channels" else super().units(kind)
 
     @nn.nowrap
     def init_state(self, batch, context):

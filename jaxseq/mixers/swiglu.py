@@ -3,7 +3,7 @@
 from flax import linen as nn
 
 from jaxseq.call import Mixed
-from jaxseq.layers import Linear, Mixer
+from jaxseq.layers import Linear, Mixer, Units
 from jaxseq.mixers import _init
 
 
@@ -18,6 +18,10 @@ class SwiGLU(Mixer):
     def features(self) -> int:
         """F, the hidden size."""
         return self.hidden or _init.gated_hidden(self.width)
+
+    @nn.nowrap
+    def units(self, kind):
+        return Units(self.features, ("mlp",), lambda n: {"hidden": n}) if kind == "channels" else super().units(kind)
 
     @nn.compact
     def mix(self, x_BTD, state, call):

@@ -93,7 +93,7 @@ def scan(layer: nn.Module, repeats: int, carry: Any, xs: Any, call: Callable, re
     body = call if remat == "none" else nn.remat(call, prevent_cse=False, policy=REMAT[remat])
     scanned = nn.scan(
         body,
-        variable_axes={"params": 0, "batch_stats": 0, "losses": 0, "intermediates": 0},
+        variable_axes={"params": 0, "batch_stats": 0, "losses": 0, "intermediates": 0, "calibration": 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=0,
         out_axes=0,
@@ -102,6 +102,11 @@ def scan(layer: nn.Module, repeats: int, carry: Any, xs: Any, call: Callable, re
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
     return scanned(layer, carry, xs)
+
+
+def fields(model: ConfigDict) -> dict[str, Any]:
+    """The fields of `config.model` that are fields of the network."""
+    return {name: value for name, value in model.to_dict().items() if name not in ("kind", "weights")}
 
 
 def check(model: ConfigDict | dict, **known: Container[str]) -> None:

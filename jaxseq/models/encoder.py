@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict, config_dict
 
-from jaxseq import compat
+from jaxseq import compat, weights
 from jaxseq.errors import UserError
-from jaxseq.layers import Initializer, LayerNorm, Linear, constrain, normal, param
+from jaxseq.layers import Initializer, LayerNorm, Linear, constrain, lookup, normal, param
 from jaxseq.mixers import _activations
 from jaxseq.models import _positions, _transformer
-from jaxseq.models._network import BYTE_VOCAB, DTYPES, REMAT, Network, check, scan
+from jaxseq.models._network import BYTE_VOCAB, DTYPES, REMAT, Network, check, fields, scan
 from jaxseq.ops import _time
 
 
@@ -71,7 +71,7 @@ class Encoder(Network):
 
     def setup(self):
         std = normal(self.init_std)
-        self.embedding_VD = param(self, "embedding", std, (self.vocab, self.width), ("vocab", "embed"))
+        self.embedding_VD = param(self, "embedding", std, (self.vocab, self.width), ("vocab", "embed"), contracts=(-1,))
         self.position_SD = _positions.table(self, self.positions, self.max_positions, self.width, std)
         if self.types:
             self.type_ND = param(self, "type", std, (self.types, self.width), (None, "embed"), decay=False)
@@ -113,8 +113,7 @@ class Encoder(Network):
         return EncoderOutput(x_BTD, logits_BMV, pooled_BD, classes_BN)
 
     def embed(self, tokens_BT, pos_BT, types_BT, train) -> jax.Array:
-        table_VD = constrain(self.embedding_VD, ("vocab", None))
-        x_BTD = _positions.add(table_VD[tokens_BT], pos_BT, self.positions, self.position_SD)
+        x_BTD = _positions.add(lookup(self.embedding_VD, tokens_BT), pos_BT, self.positions, self.position_SD)
         if self.types:
             x_BTD += constrain(self.type_ND, (None, None))[jnp.zeros_like(tokens_BT) if types_BT is None else types_BT]
         x_BTD = self.first_norm(x_BTD)
@@ -136,14 +135,13 @@ class _MaskedHead(nn.Module):
         x_BTD = Linear((width,), ("embed", "mlp"), bias=True, init_fn=self.init_fn, dtype=self.dtype, name="transform")(x_BTD)
         x_BTD = LayerNorm(self.norm_eps, self.dtype, name="norm")(_activations.find(self.activation)(x_BTD))
         bias_V = param(self, "bias", jax.nn.initializers.zeros, (self.vocab,), ("vocab",), decay=False)
-        logits_BTV = compat.einsum("btd,vd->btv", x_BTD, embedding_VD.astype(self.dtype), dtype=acc)
+        logits_BTV = compat.einsum("btd,vd->btv", x_BTD, weights.dense(embedding_VD, self.dtype), dtype=acc)
         return constrain(logits_BTV + bias_V, ("batch", "time", "vocab"))
 
 
 def build(config: ConfigDict) -> Encoder:
     """The model that `config.model` describes. Raises UserError for invalid values."""
-    model = config.model.to_dict()
-    model.pop("kind")
+    model = fields(config.model)
     check(model, positions=_positions.KINDS, remat=REMAT, dtype=DTYPES)
     _activations.find(model["activation"])
     if model["width"] % model["heads"]:

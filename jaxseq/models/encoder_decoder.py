@@ -11,9 +11,9 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict, config_dict
 
-from jaxseq import compat
+from jaxseq import compat, weights
 from jaxseq.errors import UserError
-from jaxseq.layers import constrain, normal, param
+from jaxseq.layers import constrain, lookup, normal, param
 from jaxseq.mixers import _activations
 from jaxseq.models import _transformer
 from jaxseq.models._coder import Dimensions, KeysValues, Look, Stack, put
@@ -75,9 +75,9 @@ class EncoderDecoder(Network):
 
     def setup(self):
         table, axes = (self.vocab, self.shape.width), ("vocab", "embed")
-        self.embedding_VD = param(self, "embedding", normal(1.0), table, axes)
+        self.embedding_VD = param(self, "embedding", normal(1.0), table, axes, contracts=(-1,))
         if not self.tied:
-            self.head_VD = param(self, "head", normal(self.shape.width**-0.5), table, axes)
+            self.head_VD = param(self, "head", normal(self.shape.width**-0.5), table, axes, contracts=(-1,))
         self.encoder = Stack(self.shape, self.encoder_layers, False)
         self.decoder = Stack(self.shape, self.decoder_layers, True)
 
@@ -136,13 +136,13 @@ class EncoderDecoder(Network):
         return self._logits(x_BTD, segment_BT), after
 
     def _embed(self, tokens_BT: jax.Array, segment_BT: jax.Array) -> jax.Array:
-        x_BTD = constrain(self.embedding_VD, ("vocab", None))[jnp.where(segment_BT > 0, tokens_BT, 0)]
+        x_BTD = lookup(self.embedding_VD, jnp.where(segment_BT > 0, tokens_BT, 0))
         return constrain(x_BTD.astype(self.residual_dtype), ("batch", "time", None))
 
     def _logits(self, x_BTD: jax.Array, segment_BT: jax.Array) -> jax.Array:
         x_BTD = _time.select(segment_BT > 0, x_BTD)
         x_BTD = x_BTD * self.shape.width**-0.5 if self.scaled_head else x_BTD
-        head_VD = (self.embedding_VD if self.tied else self.head_VD).astype(self.dtype)
+        head_VD = weights.dense(self.embedding_VD if self.tied else self.head_VD, self.dtype)
         logits_BTV = compat.einsum("btd,vd->btv", x_BTD, head_VD, dtype=self.residual_dtype)
         return constrain(logits_BTV, ("batch", "time", "vocab"))
 

@@ -11,10 +11,10 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict, config_dict
 
-from jaxseq import compat, forms, registry
+from jaxseq import compat, forms, registry, weights
 from jaxseq.call import Call
 from jaxseq.errors import UserError
-from jaxseq.layers import FORMS, NORMS, Linear, Mixer, constrain, of_std, param
+from jaxseq.layers import FORMS, NORMS, Linear, Mixer, constrain, lookup, of_std, param
 from jaxseq.models import _positions, _stack
 from jaxseq.models._network import BYTE_VOCAB, DTYPES, REMAT, Network, check, scan
 from jaxseq.ops import _time
@@ -134,14 +134,15 @@ class LM(Network):
     def setup(self):
         shape, axes = (self.vocab, self.embedding_width or self.width), ("vocab", "embed")
         init = of_std(self.embedding_init, self.embedding_std)
-        self.embedding_VD = param(self, "embedding", init, shape, axes)
+        self.embedding_VD = param(self, "embedding", init, shape, axes, contracts=(-1,))
         rows = self.max_positions + self.position_offset
         self.position_SD = _positions.table(self, self.positions, rows, self.width, init)
         if self.embedding_width:
             self.project_in = Linear((self.width,), (None, "embed"), dtype=self.dtype)
             self.project_out = Linear((self.embedding_width,), ("embed", None), dtype=self.dtype)
         if not self.tied:
-            self.head_VD = param(self, "head", of_std(self.head_init, self.head_scale * self.width**-0.5), shape, axes)
+            init = of_std(self.head_init, self.head_scale * self.width**-0.5)
+            self.head_VD = param(self, "head", init, shape, axes, contracts=(-1,))
         if self.embedding_norm:
             self.first_norm = NORMS[self.norm](self.norm_eps, self.dtype)
         if self.last_norm:
@@ -156,8 +157,7 @@ class LM(Network):
 
     def embed(self, tokens_BT: jax.Array, pos_BT: jax.Array) -> jax.Array:
         """x_BTD before the first block."""
-        # Gather the table along embed first. If it stayed sharded, the lookup would gather rows sharded over the same devices.
-        x_BTD = constrain(self.embedding_VD, ("vocab", None))[tokens_BT] * self.embedding_scale
+        x_BTD = lookup(self.embedding_VD, tokens_BT) * self.embedding_scale
         x_BTD = self.project_in(x_BTD) if self.embedding_width else x_BTD
         x_BTD = _positions.add(x_BTD, pos_BT + self.position_offset, self.positions, self.position_SD)
         x_BTD = self.first_norm(x_BTD) if self.embedding_norm else x_BTD
@@ -165,7 +165,7 @@ class LM(Network):
 
     def logits(self, x_BTD: jax.Array) -> jax.Array:
         """[B, T, V] from the hidden activations."""
-        head_VD = (self.embedding_VD if self.tied else self.head_VD).astype(self.dtype)
+        head_VD = weights.dense(self.embedding_VD if self.tied else self.head_VD, self.dtype)
         acc = _time.accumulation_dtype(x_BTD)
         x_BTD = self.project_out(x_BTD) if self.embedding_width else x_BTD
         logits_BTV = compat.einsum("btd,vd->btv", x_BTD, head_VD, dtype=acc)

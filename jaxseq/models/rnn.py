@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from jaxseq import forms
 from jaxseq.errors import UserError
 from jaxseq.layers import Linear, param, uniform
-from jaxseq.models._network import DTYPES, Network, check
+from jaxseq.models._network import DTYPES, Network, check, fields
 from jaxseq.ops import _time, gru, lstm, sru
 
 CELLS = {"lstm": lstm, "gru": gru, "sru": sru}
@@ -165,8 +165,7 @@ class RNN(Network):
 
 def build(config: ConfigDict) -> RNN:
     """The model that `config.model` describes. Raises UserError for an unknown cell or dtype."""
-    model = config.model.to_dict()
-    model.pop("kind")
+    model = fields(config.model)
     check(model, cell=CELLS, dtype=DTYPES)
     if model["cell"] == "sru" and (model["bidirectional"] or not model["bias"]):
         raise UserError("SRU layers are unidirectional and have biases; set model.bidirectional=false and model.bias=true")

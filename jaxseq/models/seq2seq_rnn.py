@@ -10,7 +10,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.layers import Linear, normal, param
-from jaxseq.models._network import DTYPES, Network, check
+from jaxseq.models._network import DTYPES, Network, check, fields
 from jaxseq.models.rnn import CELLS, GatedLayer
 from jaxseq.ops import _time
 
@@ -83,8 +83,7 @@ def greedy(model: Seq2SeqRNN, params, source, start: int, stop: int, steps: int,
 
 def build(config: ConfigDict) -> Seq2SeqRNN:
     """The model that `config.model` describes. Raises UserError for an unknown cell or dtype."""
-    model = config.model.to_dict()
-    model.pop("kind")
+    model = fields(config.model)
     check(model, cell=[name for name, op in CELLS.items() if hasattr(op, "GATES")], dtype=DTYPES)
     return Seq2SeqRNN(**model | {"dtype": DTYPES[model["dtype"]]})
 

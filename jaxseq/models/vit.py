@@ -12,7 +12,7 @@ from jaxseq.errors import UserError
 from jaxseq.layers import LayerNorm, Linear, constrain, normal, param, xavier_uniform
 from jaxseq.mixers import _activations
 from jaxseq.models import _transformer
-from jaxseq.models._network import DTYPES, REMAT, Network, check, scan
+from jaxseq.models._network import DTYPES, REMAT, Network, check, fields, scan
 from jaxseq.ops import _time
 
 
@@ -97,8 +97,7 @@ class ViT(Network):
 
 def build(config: ConfigDict) -> ViT:
     """The model that `config.model` describes. Raises UserError for invalid values."""
-    model = config.model.to_dict()
-    model.pop("kind")
+    model = fields(config.model)
     check(model, remat=REMAT, dtype=DTYPES)
     _activations.find(model["activation"])
     for whole, part in (("size", "patch"), ("width", "heads")):

@@ -1,6 +1,8 @@
 """Checkpoints of a run: DIR/config.json and DIR/checkpoints/STEP with the items params, optimizer, data, config and, if the
 model has any, collections (batch_stats).
 
+Of a model with frozen parameters, params are the others; the frozen ones are in DIR/frozen, written once.
+
 Orbax writes in the background and commits a step by a rename, so a killed process leaves complete checkpoints only. Later
 damage is detected by `digests`; a damaged checkpoint is skipped, and the newest intact one is used. Arrays are restored with
 the shardings of the current mesh: a checkpoint saved on eight devices opens on one, and the reverse. Configs are stored as
@@ -64,11 +66,14 @@ def manager(
     return ocp.CheckpointManager(folder(workdir), options=options, item_handlers=handlers)
 
 
-def writer(workdir: str | os.PathLike, at_once: int | None = None, **options) -> ocp.CheckpointManager:
-    """A manager that writes checkpoints and their digests. at_once: the most bytes of arrays to hold until written."""
+def writer(
+    workdir: str | os.PathLike, at_once: int | None = None, compressed: bool = False, **options
+) -> ocp.CheckpointManager:  # fmt: skip
+    """A manager that writes checkpoints and their digests. at_once: the most bytes of arrays to hold until written. compressed:
+    for weights with many zeros; others hardly compress, and the copies would stay in memory until written."""
 
-    def arrays():  # uncompressed: compressed copies would stay in memory until written, and weights hardly compress
-        impl = ocp.BasePyTreeCheckpointHandler(save_concurrent_bytes=at_once, use_compression=False)
+    def arrays():
+        impl = ocp.BasePyTreeCheckpointHandler(save_concurrent_bytes=at_once, use_compression=compressed)
         return ocp.PyTreeCheckpointHandler(handler_impl=impl)
 
     def seal() -> None:  # called when all files are written, before the checkpoint is committed
@@ -236,11 +241,43 @@ class Checkpoints:
                     **variable_items(ocp.args.StandardRestore, abstract.params, abstract.collections),
                 ),
             )
+        frozen = restore_frozen(self.workdir, abstract.frozen)
         count, ok = jax.device_put((jax.numpy.int32(step), jax.numpy.asarray(True)), abstract.step.sharding)
-        state = TrainState(count, ok, items["params"], items["optimizer"], items.get("collections", {}))
+        state = TrainState(count, ok, items["params"], items["optimizer"], items.get("collections", {}), frozen)
         return state, items["data"]
 
 
 def variable_items(make, params: Any, collections: dict) -> dict[str, Any]:
     """Orbax's arguments for the items of a model's variables; no item for collections if there are none."""
     return {"params": make(params)} | ({"collections": make(collections)} if collections else {})
+
+
+def _frozen(workdir: str | os.PathLike) -> Path:
+    return paths.absolute(workdir) / "frozen"
+
+
+def save_frozen(workdir: str | os.PathLike, frozen: Any) -> None:
+    """Writes the parameters of a run that are not trained, if any."""
+    if frozen is None:
+        return
+    largest = max(leaf.nbytes for leaf in jax.tree.leaves(frozen))
+    with writer(_frozen(workdir), at_once=largest + 1) as opened:
+        if opened.latest_step() is None:
+            opened.save(0, args=ocp.args.Composite(**variable_items(ocp.args.PyTreeSave, frozen, {})))
+
+
+def has_frozen(workdir: str | os.PathLike) -> bool:
+    return folder(_frozen(workdir)).is_dir()
+
+
+def restore_frozen(workdir: str | os.PathLike, abstract: Any) -> Any:
+    """What `save_frozen` wrote, with the shardings of `abstract`; None if that is None. Raises UserError if it is damaged."""
+    if abstract is None:
+        return None
+
+    def read(step: int) -> Any:
+        with manager(_frozen(workdir), create=False) as opened:
+            items = variable_items(ocp.args.StandardRestore, abstract, {})
+            return opened.restore(step, args=ocp.args.Composite(**items))["params"]
+
+    return newest(_frozen(workdir), read)[1]

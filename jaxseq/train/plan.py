@@ -101,7 +101,7 @@ def make(
     tokenizer = getattr(task, "tokenizer", None)
     kinds = Counter(device.device_kind for device in trainer.mesh.devices.flat)
     return RunPlan(
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(trainer.abstract.params)),
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(trainer.abstract.variables["params"])),
         splits=task.sizes(),
         tokenizer=None if tokenizer is None else config.data.tokenizer,
         vocab=None if tokenizer is None else config.model.vocab,

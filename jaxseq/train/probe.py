@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxseq import layers
+from jaxseq import layers, weights
+from jaxseq.train import structure
 from jaxseq.train.step import Trainer, TrainState
 
 SOWN = "jaxseq_probe"
@@ -71,10 +72,10 @@ class Probe:
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
-        boxes = trainer.model.boxed()["params"]
-        boxed = lambda leaf: isinstance(leaf, layers.Parameter)  # noqa: E731
-        leaves = [(_names(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(boxes, is_leaf=boxed)]
-        self.stacked = {path for path, leaf in leaves if boxed(leaf) and leaf.names[:1] == ("layers",)}
+        boxes = structure.boxed(trainer.config, trainer.model)["params"]
+        is_box = lambda leaf: isinstance(leaf, layers.Parameter)  # noqa: E731
+        leaves = [(_names(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(boxes, is_leaf=is_box)]
+        self.stacked = {path for path, leaf in leaves if is_box(leaf) and leaf.names[:1] == ("layers",)}
         self.paths = [path for path, _ in leaves]
         self.order: list[Path] = []
 
@@ -111,7 +112,7 @@ class Probe:
             micro = batch if count == 1 else {name: array[index::count] for name, array in batch.items()}
             key = rng if count == 1 else jax.random.fold_in(rng, index)
             with self.trainer.scope():
-                found = jax.device_get(self._forward(state.params, state.collections, micro, key))
+                found = jax.device_get(self._forward(state.variables, micro, key))
             places = [place for path, values in _sown(found) for place in self._places(path, values)]
             places.sort(key=self.when)
             if not all(place.finite for place in places):
@@ -121,9 +122,8 @@ class Probe:
 
     @functools.cached_property
     def _forward(self):
-        def run(params, collections, batch, rng):
+        def run(variables, batch, rng):
             model = _Recorded(self.trainer.model)
-            variables = {"params": params, **collections}
             self.trainer.objective.loss(model, variables, batch, rng, form=self.trainer.plan, train=True)
             self.order = model.order
             return model.found
@@ -159,7 +159,7 @@ class Probe:
         """{"activation_rms/MODULE/LAYER": …, "gradient_norm/MODULE/LAYER": …} for the modules of every layer; modules
         outside of the stacks have no LAYER."""
         with self.trainer.scope():
-            grads, _, _ = self.gradients(state.params, batch, state.step, state.collections)
+            grads, _, _ = self.gradients(state.params, batch, state.step, state.collections, state.frozen)
         modules = [place for place in self.outputs(state, batch) if place.path == place.module]
         outputs = {_key("activation_rms", place): place.norm for place in modules}
         squares: dict[str, float] = {}
@@ -183,7 +183,7 @@ def lines(norms: dict[str, float]) -> list[str]:
 
 
 def _names(path: Iterable) -> Path:
-    return tuple(str(key.key) for key in path)
+    return tuple(weights.path_of(path).split("/"))
 
 
 def _sown(tree: Any, path: Path = ()) -> Iterable[tuple[Path, np.ndarray]]:

@@ -9,13 +9,14 @@ import jax
 
 from jaxseq import paths, registry
 from jaxseq.config import to_dict
-from jaxseq.train import fitting, loggers, metrics, optimizer, plan, tokenizers, workdirs
+from jaxseq.errors import UserError
+from jaxseq.train import fitting, loggers, metrics, optimizer, plan, structure, tokenizers, workdirs
 from jaxseq.train import mesh as meshes
-from jaxseq.train.checkpoints import Checkpoints, saved, steps
+from jaxseq.train.checkpoints import Checkpoints, save_frozen, saved, steps
 from jaxseq.train.goodput import Goodput
 from jaxseq.train.guard import Guard
 from jaxseq.train.step import Trainer, TrainState, prepare
-from jaxseq.train.weights import restore_variables
+from jaxseq.train.weights import initial
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ class Run:
         if config.train.init and not steps(workdir):
             saved(config.train.init)
             fitting.check(config.train.init, config)
+        if not steps(workdir):
+            structure.check(config)
         self.tokens_per_step = objective.tokens(config)
         self.available = plan.available(self.trainer.mesh)
         self.guard = Guard(config.train)
@@ -69,13 +72,21 @@ class Run:
             self.compare_rates(int(state.step))
             return state
         self.guard.restore(None)
+        state = self.first()
+        save_frozen(self.workdir, state.frozen)
+        return state
+
+    def first(self) -> TrainState:
+        """The state of a new run."""
         source = self.config.train.init
         if not source:
             return self.trainer.init()
-        found = restore_variables(source, self.trainer.abstract.variables, heads=self.trainer.model.optional)
-        if found["params"].keys() != self.trainer.abstract.params.keys():  # heads that the checkpoint lacks
+        found = initial(source, self.config, self.trainer.model, self.trainer.mesh)
+        if lacking := self.trainer.abstract.params.keys() - found["params"].keys():  # heads that the checkpoint lacks
+            if self.config.train.lora_rank:
+                raise UserError(f"train.lora_rank cannot add {', '.join(sorted(lacking))}; fine-tune without it first")
             found["params"] = self.trainer.fresh()["params"] | found["params"]
-        return self.trainer.init(found)
+        return self.trainer.init(self.trainer.adapted(found))
 
     def compare_rates(self, step: int) -> None:
         """Warns if a changed number of steps makes the learning rate jump at `step`."""

@@ -14,9 +14,9 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxseq
-from jaxseq import forms, layers, registry
+from jaxseq import forms, layers, registry, weights
 from jaxseq.models._network import unscanned
-from jaxseq.train import flops, optimizer
+from jaxseq.train import flops, optimizer, structure
 from jaxseq.train import mesh as meshes
 
 
@@ -29,11 +29,12 @@ class TrainState(NamedTuple):
     params: Any
     optimizer: Any
     collections: dict  # other mutable collections of the model: {"batch_stats": …}, or none
+    frozen: Any = None  # parameters that are not trained, with None in place of those that are; see `weights.parted`
 
     @property
     def variables(self) -> dict:
         """What `model.apply` takes."""
-        return {"params": self.params, **self.collections}
+        return {"params": weights.joined(self.params, self.frozen), **self.collections}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,7 +71,8 @@ class Trainer:
 
         def start(variables: dict) -> TrainState:
             params, collections = _parted(variables)
-            return TrainState(*_unstepped(), params, self.optimizer.init(params), collections)
+            params, frozen = weights.parted(params)
+            return TrainState(*_unstepped(), params, self.optimizer.init(params), collections, frozen)
 
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
         if variables is None:
@@ -78,10 +80,19 @@ class Trainer:
         return jax.jit(start, out_shardings=shardings)(variables)
 
     def fresh(self) -> dict:
-        """Random weights, and initial values of the other collections."""
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract.variables)
+        """Random weights, all of them arrays, and initial values of the other collections."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_params(self.model.boxed(), self.mesh))
         make = lambda: self.model.init(jax.random.fold_in(self.key, 0), *self.model.example())  # noqa: E731
         return jax.jit(make, out_shardings=shardings)()  # outside of `scope`: the two example tokens cannot be sharded
+
+    def adapted(self, variables: dict) -> dict:
+        """Variables without adapters with the new adapters of train.lora_rank, if any."""
+        if not self.config.train.lora_rank:
+            return variables
+        boxes = structure.boxed(self.config, self.model)["params"]
+        key = jax.random.fold_in(self.key, 2)
+        start = jax.jit(lambda params: structure.adapt(params, boxes, key))
+        return variables | {"params": start(variables["params"])}
 
     @functools.cached_property
     def plan(self) -> forms.Plan:
@@ -89,12 +100,12 @@ class Trainer:
         return forms.plan(self.config.train.form, "train", self.mesh.devices.flat[0].platform)
 
     def sums(
-        self, params: Any, collections: dict, batch: dict[str, jax.Array], rng: jax.Array
+        self, params: Any, collections: dict, batch: dict[str, jax.Array], rng: jax.Array, frozen: Any = None
     ) -> tuple[Any, dict[str, jax.Array], dict]:
         """For one micro-batch: gradient of the total loss; the objective's sums, with `total`; collections."""
 
         def total(params):
-            variables = {"params": params, **collections}
+            variables = {"params": weights.joined(params, frozen), **collections}
             loss, sums, changed = self.objective.loss(self.model, variables, batch, rng, form=self.plan, train=True)
             return loss, (sums | {"total": loss}, collections | changed)
 
@@ -102,7 +113,8 @@ class Trainer:
         return grads, sums, after
 
     def gradients(
-        self, params: Any, batch: dict[str, jax.Array], step: jax.Array, collections: dict | None = None
+        self, params: Any, batch: dict[str, jax.Array], step: jax.Array, collections: dict | None = None,
+        frozen: Any = None,
     ) -> tuple[Any, dict[str, jax.Array], dict]:
         """Over all micro-batches: mean gradient per token, the objective's means, and the collections.
 
@@ -113,13 +125,13 @@ class Trainer:
         count = self.config.train.accumulate
         collections = collections or {}
         if count == 1:
-            grads, sums, collections = self.sums(params, collections, batch, rng)
+            grads, sums, collections = self.sums(params, collections, batch, rng, frozen)
         else:
             zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32)), params)
 
             def body(carry, index_and_batch):
                 (index, micro), (before, collections) = index_and_batch, carry
-                grads, sums, collections = self.sums(params, collections, micro, jax.random.fold_in(rng, index))
+                grads, sums, collections = self.sums(params, collections, micro, jax.random.fold_in(rng, index), frozen)
                 return (jax.tree.map(jnp.add, before, grads), collections), sums
 
             micro_batches = jax.tree.map(functools.partial(_split_rows, count=count, mesh=self.mesh), batch)
@@ -139,7 +151,7 @@ class Trainer:
         Donated arrays are overwritten in place: besides the state, a step holds one set of gradients. If the gradients are finite
         and the update is not (the learning rate overflows), the moments are already updated, and only the parameters are kept.
         """
-        grads, metrics, collections = self.gradients(state.params, batch, state.step, state.collections)
+        grads, metrics, collections = self.gradients(state.params, batch, state.step, state.collections, state.frozen)
         grad_norm = optax.tree.norm(grads)
         learning_rate = self.schedule(state.optimizer[-1].count)  # counts updates: a skipped step is none
         ok = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm) & jnp.isfinite(learning_rate)
@@ -155,7 +167,7 @@ class Trainer:
         old = (state.step + passes, state.params, state.collections)
         step, params, collections = jax.tree.map(functools.partial(jnp.where, ok), new, old)
         metrics |= {"grad_norm": grad_norm, "update_norm": update_norm, "learning_rate": learning_rate, "ok": ok}
-        return TrainState(step, ok, params, moments, collections), metrics
+        return TrainState(step, ok, params, moments, collections, state.frozen), metrics
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """The objective's batch over all processes, with shardings."""
@@ -183,14 +195,13 @@ class Trainer:
         model FLOPs as in PaLM (Chowdhery et al. 2022, arXiv:2204.02311, appendix B). Masked attention scores are counted.
         """
 
-        def forward(params, collections, batch):
-            variables = {"params": params, **collections}
+        def forward(variables, batch):
             return self.objective.loss(self.model, variables, batch, self.key, form="chunkwise", train=True)[0]
 
         rows = self.config.train.batch // self.config.train.accumulate
         batch = {name: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype) for name, leaf in self.abstract_batch().items()}
         with self.scope():
-            operations = flops.count(forward, self.abstract.params, self.abstract.collections, batch)
+            operations = flops.count(forward, self.abstract.variables, batch)
         return 3 * operations * self.config.train.accumulate / self.objective.tokens(self.config)
 
     def hardware_flops_per_token(self) -> float:
@@ -227,7 +238,8 @@ def prepare(config, devices: Sequence[meshes.Device] | None = None, debug: bool 
     model = jaxseq.build(config)
     if (pos := objective.shapes(config).get("pos")) is not None:
         model.check_length(pos.shape[1])
-    boxes, others = _parted(model.boxed())
+    boxes, others = _parted(structure.boxed(config, model))
+    boxes, frozen = weights.parted(boxes)
     transform = optimizer.optimizer(config.train, boxes)
     params = abstract_params(boxes, mesh)
     on_all = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=meshes.replicated(mesh))  # noqa: E731
@@ -239,7 +251,7 @@ def prepare(config, devices: Sequence[meshes.Device] | None = None, debug: bool 
         transform_non_params=on_all,
     )
     step, ok = jax.tree.map(on_all, jax.eval_shape(_unstepped))
-    abstract = TrainState(step, ok, params, moments, abstract_params(others, mesh))
+    abstract = TrainState(step, ok, params, moments, abstract_params(others, mesh), abstract_params(frozen, mesh))
     return Trainer(config, model, mesh, objective, transform, optimizer.schedule(config.train), abstract, debug)
 
 

@@ -9,21 +9,23 @@ import jax
 import orbax.checkpoint as ocp
 
 import jaxseq
-from jaxseq import paths
+from jaxseq import paths, weights
 from jaxseq.config import from_dict, to_dict
 from jaxseq.errors import UserError
 from jaxseq.train import checkpoints, locks, tokenizers, workdirs
 from jaxseq.train import mesh as meshes
 from jaxseq.train.step import abstract_params
+from jaxseq.train.structure import boxed
 
 SHOWN = 8  # names of wrong leaves in a message
 log = logging.getLogger(__name__)
 
 
-def save_params(workdir: str | os.PathLike, config, params: Any, step: int = 0) -> None:
+def save_params(workdir: str | os.PathLike, config, params: Any, step: int = 0, compressed: bool = False) -> None:
     """Writes a workdir of weights without optimiser state, such as an imported model, for `load`, evaluation and `train.init`.
 
-    params: the parameters, or all collections of a model with more of them, {"params": …, "batch_stats": …}.
+    params: the parameters, or all collections of a model with more of them, {"params": …, "batch_stats": …}. compressed: see
+    `checkpoints.writer`.
     """
     workdirs.check_path(workdir)
     variables = params if "params" in params else {"params": params}
@@ -34,7 +36,7 @@ def save_params(workdir: str | os.PathLike, config, params: Any, step: int = 0) 
         workdirs.check_config(workdir, config, trained=bool(checkpoints.steps(workdir)))
         config = tokenizers.kept(config, workdir)
         workdirs.write_config(workdir, config)
-        with checkpoints.writer(workdir, at_once=largest + 1) as writer:
+        with checkpoints.writer(workdir, at_once=largest + 1, compressed=compressed) as writer:
             writer.save(step, args=ocp.args.Composite(config=ocp.args.JsonSave(to_dict(config)), **items))
 
 
@@ -50,6 +52,10 @@ def restore_variables(workdir: str | os.PathLike, abstract: dict, step: int | No
 
 
 def _restored(workdir: str | os.PathLike, abstract: dict, step: int, heads: Iterable[str] = ()) -> dict:
+    frozen = None
+    if checkpoints.has_frozen(workdir):
+        params, frozen = weights.parted(abstract["params"])
+        abstract, frozen = abstract | {"params": params}, checkpoints.restore_frozen(workdir, frozen)
     with checkpoints.manager(workdir, create=False) as manager:
         metadata = manager.item_metadata(step)
         saved = {"params": dict(metadata["params"])} | dict(metadata.get("collections") or {})
@@ -64,7 +70,25 @@ def _restored(workdir: str | os.PathLike, abstract: dict, step: int, heads: Iter
         dropped = {name: jax.tree.map(place, saved["params"][name]) for name in free & saved["params"].keys()}
         items = checkpoints.variable_items(ocp.args.StandardRestore, params | dropped, _without(abstract, {"params"}))
         found = manager.restore(step, args=ocp.args.Composite(**items))
-        return {"params": _without(found["params"], dropped)} | dict(found.get("collections") or {})
+        params = weights.joined(_without(found["params"], dropped), frozen)
+        return {"params": params} | dict(found.get("collections") or {})
+
+
+def initial(source: str | os.PathLike, config, model, mesh) -> dict:
+    """The variables of the workdir `source` for a run of `config` that starts from them (train.init), without adapters.
+
+    Compressed weights and adapters of `source` are merged into arrays unless the config has the same config.model.weights.
+    Raises UserError as `restore_variables`, and if the config has types of weights that the source has not.
+    """
+    saved = workdirs.saved_config(source)
+    if saved is None or saved.model.weights == config.model.weights and not saved.train.lora_rank:
+        own = boxed(config, model, adapters=False)
+        return restore_variables(source, abstract_params(own, mesh), heads=model.optional)
+    if config.model.weights:
+        raise UserError(f"the weights in {source} are not compressed in the same way as this config says; take --config={source}")
+    log.info("the compressed weights or adapters of %s are merged into plain weights", source)
+    found = restore_variables(source, abstract_params(boxed(saved, model), mesh), heads=model.optional)
+    return found | {"params": jax.jit(weights.merged)(found["params"])}
 
 
 def _without(tree: dict, names: Iterable[str]) -> dict:
@@ -124,6 +148,6 @@ def load_variables(workdir: str | os.PathLike, step: int | None = None, devices=
         model = jaxseq.build(config)
         sizes = dict.fromkeys(meshes.AXES, 1) | {"fsdp": -1}
         mesh = meshes.make_mesh(sizes, devices or jax.local_devices()[:1])
-        return model, _restored(workdir, abstract_params(model.boxed(), mesh), number), config
+        return model, _restored(workdir, abstract_params(boxed(config, model), mesh), number), config
 
     return checkpoints.newest(workdir, read, step)[1]

@@ -1,0 +1,118 @@
+"""A recipe applied to the weights of a workdir, with the figures before and after."""
+
+import json
+import logging
+import math
+import os
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import jax
+
+import jaxseq
+from jaxseq import paths, registry, weights
+from jaxseq.compare import measure
+from jaxseq.compress._calibration import Calibration
+from jaxseq.compress._work import Work
+from jaxseq.config import from_dict, to_dict
+from jaxseq.errors import UserError
+from jaxseq.train import checkpoints, load_variables, save_params
+from jaxseq.weights import Factored, QuantizedWeight, Sparse
+
+NAME = "compress.json"  # in the new workdir: the recipe and the figures
+DECODED, ROUNDS = 32, 3  # tokens per timed call of decoding, and calls
+log = logging.getLogger(__name__)
+
+
+def steps(recipe: str) -> list[tuple[ModuleType, str]]:
+    """(module, argument) of each step. Raises UserError for an unknown one."""
+    found = []
+    for word in recipe.split("+"):
+        name, _, argument = word.strip().partition(":")
+        if name not in registry.names("compress"):
+            known = ", ".join(registry.names("compress"))
+            raise UserError(f"there is no step {word.strip()!r}; join steps by +, as in wanda:0.5+int8, from: {known}")
+        found.append((registry.load("compress", name), argument))
+    return found
+
+
+def compress(
+    workdir: str | os.PathLike, recipe: str, out: str | os.PathLike, *, step: int | None = None, tokens: int = 8192,
+    overrides: dict[str, Any] | None = None, say: Callable[[str], None] = log.info,
+) -> dict[str, Any]:  # fmt: skip
+    """Writes the weights of `workdir`, compressed by `recipe`, to the workdir `out`; returns what the command prints as JSON.
+
+    step: of the checkpoint, default the latest. tokens: of the training data on which steps are calibrated. overrides: config
+    fields data.… and eval.…. say: gets a line on what is being done.
+
+    Raises UserError for a recipe that cannot be applied; nothing is written then.
+    """
+    wanted = steps(recipe)
+    model, variables, config = load_variables(workdir, step)
+    config = from_dict(to_dict(config), **overrides or {})
+    if config.train.lora_rank:
+        variables = variables | {"params": jax.jit(weights.merged)(variables["params"])}
+        config = from_dict(to_dict(config), **{"model.weights": "", "train.lora_rank": 0})
+    task = registry.load("train.objectives", config.train.objective).task(config)
+    task.check(model)
+    work = Work(config, variables["params"], Calibration(task, tokens, say), say)
+    for module, argument in wanted:
+        work = module.apply(work, argument)
+    say(f"writing {out}")
+    others = {name: value for name, value in variables.items() if name != "params"}
+    save_params(out, work.config, {"params": work.params, **others}, compressed=True)
+    sides = {"before": (config, variables["params"], workdir, step), "after": (work.config, work.params, out, None)}
+    result: dict[str, Any] = {"workdir": str(out), "recipe": recipe}
+    for side, (own, params, folder, number) in sides.items():
+        say(f"evaluating, {side}")
+        figures = task.evaluate(jaxseq.build(own), {"params": params, **others})
+        name = "bits_per_byte" if "bits_per_byte" in figures else task.figures[0]
+        result[side] = {"bytes": size(folder, number), name: figures[name], **_costs(own, params), "parameters": count(params)}
+    result |= {"left": {path: reason for path, reason in dict(work.left).items()}}
+    _decoding(result, {side: (own, params) for side, (own, params, *_) in sides.items()}, say)
+    paths.write(paths.of(out) / NAME, json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def size(workdir: str | os.PathLike, step: int | None) -> int:
+    """Bytes on disk of the weights of a checkpoint, with those that a run keeps frozen."""
+    step = checkpoints.saved(workdir)[-1] if step is None else step
+    folders = [checkpoints.folder(workdir) / str(step) / item for item in ("params", "collections")]
+    folders.append(paths.of(workdir) / "frozen")
+    return sum(paths.size(folder / name) for folder in folders if folder.exists() for name in paths.files(folder))
+
+
+def count(params: Any) -> int:
+    """The numbers that a model has: those that are fixed to zero, and the scales of quantized ones, are not counted."""
+
+    def of(node: Any) -> int:
+        if isinstance(node, QuantizedWeight):
+            return math.prod(jax.eval_shape(node.dense).shape)
+        if isinstance(node, Sparse):
+            return int((node.dense() != 0).sum())
+        return of(node.a) + of(node.b) if isinstance(node, Factored) else node.size
+
+    return sum(map(of, jax.tree.leaves(params, is_leaf=weights.is_weight)))
+
+
+def _costs(config: Any, params: Any) -> dict[str, Any]:
+    """The state's bytes after train.length tokens; None for a model that is no stream."""
+    streams = config.model.kind == "lm"
+    return {"state_bytes": measure.state_bytes(jaxseq.build(config), config.train.length) if streams else None}
+
+
+def _decoding(result: dict[str, Any], sides: dict[str, tuple[Any, Any]], say: Callable[[str], None]) -> None:
+    """Adds `tokens_per_second`, of greedy decoding of one row; both models are timed in turns."""
+    seconds: dict[str, Any] = {}
+    if all(config.model.kind == "lm" for config, _ in sides.values()):
+        say("timing the decoding of both")
+        context = next(iter(sides.values()))[0].train.length
+        subjects = {
+            side: measure.MeasuredModel(config, jaxseq.build(config), params, jax.devices()[:1], {})
+            for side, (config, params) in sides.items()
+        }
+        seconds = measure.decode(subjects, context, max(min(DECODED, context - 1), 1), ROUNDS)
+    for side in sides:
+        found = seconds.get(side)
+        result[side]["tokens_per_second"] = 1 / found if isinstance(found, float) else None

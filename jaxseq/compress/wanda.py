@@ -1,0 +1,22 @@
+"""Zeros where |w_ij| |x_i| is smallest among the inputs i of an output j (Wanda, Sun et al. 2023, arXiv:2306.11695, eq. 1):
+wanda:0.5, or wanda:2:4.
+
+|x_i| is the norm of input i over calibration data. Departure: all layers are observed in one pass of the dense model, not one
+after another in the pruned one.
+"""
+
+import numpy as np
+
+from jaxseq.compress import _prune
+from jaxseq.compress._work import Work
+
+
+def apply(work: Work, argument: str) -> Work:
+    """A share of each output's weights in the blocks zero, or N:M."""
+    pattern = _prune.Pattern.of(argument, "wanda")
+
+    def solve(w_IO, gram_II):
+        norm_I = np.sqrt(np.diagonal(gram_II))
+        return np.where(pattern.zeros(np.abs(w_IO) * norm_I[:, None], per_output=True), 0, w_IO)
+
+    return _prune.apply(work, pattern, solve, calibrated=True)

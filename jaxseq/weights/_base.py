@@ -1,0 +1,83 @@
+"""The base class of weights, and the products that ask a weight to multiply itself."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+LEADING = ("layers", "expert")  # axes that count matrices
+
+
+class Weight:
+    """Base of what stands for an array. A subclass is a pytree dataclass that defines `dense`."""
+
+    trained: ClassVar[tuple[str, ...]] = ()  # fields that training changes
+    static: ClassVar[tuple[str, ...]] = ()  # fields that are no arrays, set by the decorator `weight`
+
+    def dense(self) -> jax.Array:
+        """The array that this stands for."""
+        raise NotImplementedError
+
+    def contract(self, x: jax.Array, inputs: int) -> jax.Array:
+        return product(x, self.dense(), inputs)
+
+    def rows(self, ids: jax.Array) -> jax.Array:
+        """`dense()[ids]`."""
+        return self.dense()[ids]
+
+
+def contract(x: jax.Array, w: Any, inputs: int = 1) -> jax.Array:
+    """x W over the last `inputs` axes of x and the first of W, in the dtype of x."""
+    return w.contract(x, inputs) if isinstance(w, Weight) else product(x, w, inputs)
+
+
+def dense(w: Any, dtype: Any) -> jax.Array:
+    """The array that a weight stands for."""
+    return (w.dense() if isinstance(w, Weight) else w).astype(dtype)
+
+
+def product(x: jax.Array, w: jax.Array, inputs: int) -> jax.Array:
+    axes = tuple(range(x.ndim - inputs, x.ndim)), tuple(range(inputs))
+    return jax.lax.dot_general(x, w.astype(x.dtype), (axes, ((), ())))
+
+
+def weight(*static: str) -> Callable[[type], type]:
+    """Decorator: a frozen dataclass that is a pytree; the fields named are static."""
+
+    def decorate(cls: type) -> type:
+        cls = dataclasses.dataclass(frozen=True)(cls)
+        cls.static = static
+        names = [field.name for field in dataclasses.fields(cls)]
+        return jax.tree_util.register_dataclass(cls, [n for n in names if n not in static], list(static))
+
+    return decorate
+
+
+def box_like(box: Any, shape: Any, names: tuple, dtype: Any = None, contracts: tuple[int, ...] = ()) -> Any:
+    value = jax.ShapeDtypeStruct(tuple(shape), dtype or jnp.float32)
+    return box.replace(value=value, names=tuple(names), contracts=contracts)
+
+
+def leading(box: Any) -> int:
+    """Number of axes of a parameter that count matrices."""
+    return next((i for i, name in enumerate(box.names) if name not in LEADING), len(box.names))
+
+
+def is_weight(node: Any) -> bool:
+    return isinstance(node, Weight)
+
+
+def norms(w: jax.Array, inputs: int, leads: int) -> jax.Array:
+    """The norm of each output's inputs; the contracted axes keep the size 1. A tiny number in place of zero."""
+    axes = tuple(range(leads, leads + inputs))
+    return jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(w), axis=axes, keepdims=True), jnp.finfo(w.dtype).tiny))
+
+
+def matrices(box: Any, x: jax.Array) -> jax.Array:
+    """A kernel, or an array with its axes, as matrices [N, inputs, outputs]."""
+    leads, inputs = leading(box), len(box.contracts)
+    first = math.prod(x.shape[:leads])
+    return x.reshape(first, math.prod(x.shape[leads : leads + inputs]), -1)

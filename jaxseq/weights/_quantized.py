@@ -1,0 +1,129 @@
+"""Weights in 8 and 4 bits."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxseq.errors import UserError
+from jaxseq.weights._base import Weight, box_like, product, weight
+
+GROUP = 64  # largest number of inputs that share a scale in four bits (Dettmers et al. 2023, arXiv:2305.14314, §3)
+
+# The 4-bit NormalFloat: quantiles of N(0, 1) scaled to [-1, 1], with an exact zero (arXiv:2305.14314, appendix E).
+NF4 = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+)  # fmt: skip
+
+
+class Code(NamedTuple):
+    """A kind of quantization. `round` maps numbers in [-top, top] to codes, `value` codes to numbers."""
+
+    bits: int
+    top: float
+    dtype: Any
+    round: Callable[[jax.Array], jax.Array]
+    value: Callable[[jax.Array], jax.Array]
+
+
+def _nearest(x: jax.Array) -> jax.Array:
+    middle = (jnp.asarray(NF4[1:]) + jnp.asarray(NF4[:-1])) / 2
+    return jnp.searchsorted(middle, x).astype(jnp.uint8)
+
+
+CODES = {
+    "int8": Code(8, 127, jnp.int8, lambda x: jnp.round(x).astype(jnp.int8), lambda c: c.astype(jnp.float32)),
+    "fp8": Code(
+        8, 448, jnp.uint8,
+        lambda x: jax.lax.bitcast_convert_type(x.astype(jnp.float8_e4m3fn), jnp.uint8),
+        lambda c: jax.lax.bitcast_convert_type(c, jnp.float8_e4m3fn).astype(jnp.float32),
+    ),
+    "int4": Code(4, 7, jnp.uint8, lambda x: (jnp.round(x) + 8).astype(jnp.uint8), lambda c: c.astype(jnp.float32) - 8),
+    "nf4": Code(4, 1, jnp.uint8, _nearest, lambda c: jnp.asarray(NF4, jnp.float32)[c]),
+}  # fmt: skip
+
+
+@weight("kind", "axis")
+class QuantizedWeight(Weight):
+    """w = scale * value(codes): symmetric, so zeros stay zeros. 8 bits: one scale per output. 4 bits: one per group of at most
+    GROUP inputs along `axis`, the last contracted one, and two codes in a byte along that axis, the first in the low half."""
+
+    codes: jax.Array
+    scale: jax.Array  # float32; its axes are those of w, each of size 1, or of the number of groups, where it is shared
+    kind: str
+    axis: int  # counted from the end
+
+    @classmethod
+    def of(cls, w: jax.Array, kind: str, contracts: tuple[int, ...]) -> "QuantizedWeight":
+        """The array quantized. contracts: its contracted axes, counted from the end. Zeros have the scale 1."""
+        code, axis = CODES[kind], max(contracts)
+        shape = _scale_shape(w.shape, kind, contracts)
+        tiles = [part for size, count in zip(w.shape, shape, strict=True) for part in (count, size // count)]
+        largest = jnp.max(jnp.abs(w.reshape(tiles)), axis=tuple(range(1, len(tiles), 2)))
+        scale = jnp.where(largest > 0, largest / code.top, 1).astype(jnp.float32)
+        codes = code.round(w / _spread(scale, w.shape))
+        return cls(_pack(codes, axis) if code.bits == 4 else codes, scale, kind, axis)
+
+    @classmethod
+    def boxes(cls, box: Any, argument: str, kind: str) -> "QuantizedWeight":
+        """The structure for a parameter: its parts in boxes, as in `model.boxed()`."""
+        axis, shape = max(box.contracts), list(box.value.shape)
+        if not fits(box, kind):
+            raise UserError(f"{kind} packs two numbers into a byte, but a matrix has {shape[axis]} inputs; leave it out")
+        scale = _scale_shape(tuple(shape), kind, box.contracts)
+        shape[axis] //= 2 if CODES[kind].bits == 4 else 1
+        names = tuple(n if size > 1 else None for n, size in zip(box.names, scale, strict=True))
+        return cls(box_like(box, shape, box.names, CODES[kind].dtype), box_like(box, scale, names), kind, axis)
+
+    def dense(self):
+        code = CODES[self.kind]
+        values = code.value(_unpack(self.codes, self.axis) if code.bits == 4 else self.codes)
+        return values * _spread(self.scale, values.shape)
+
+    def contract(self, x, inputs):
+        if CODES[self.kind].bits == 4:
+            return super().contract(x, inputs)
+        y = product(x, CODES[self.kind].value(self.codes), inputs)
+        return y * self.scale.reshape(self.scale.shape[inputs:]).astype(y.dtype)
+
+    def rows(self, ids):
+        return dataclasses.replace(self, codes=self.codes[ids], scale=self.scale[ids]).dense()
+
+
+def _scale_shape(shape: tuple[int, ...], kind: str, contracts: tuple[int, ...]) -> tuple[int, ...]:
+    axes, last = {axis % len(shape) for axis in contracts}, max(contracts) % len(shape)
+    if CODES[kind].bits == 8:
+        return tuple(1 if axis in axes else size for axis, size in enumerate(shape))
+    return tuple(size // group(size) if axis == last else size for axis, size in enumerate(shape))
+
+
+def fits(box: Any, kind: str) -> bool:
+    """Whether a parameter can be quantized so: 4 bits need an even number of inputs."""
+    return CODES[kind].bits == 8 or group(box.value.shape[max(box.contracts)]) > 0
+
+
+def group(size: int) -> int:
+    """The largest even divisor of `size` up to GROUP; 0 if there is none."""
+    return max((g for g in range(2, min(size, GROUP) + 1, 2) if size % g == 0), default=0)
+
+
+def _spread(scale: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """The scale of each number of an array of this shape."""
+    for axis, (count, size) in enumerate(zip(scale.shape, shape, strict=True)):
+        scale = jnp.repeat(scale, size // count, axis) if 1 < count < size else scale
+    return scale
+
+
+def _pack(codes: jax.Array, axis: int) -> jax.Array:
+    low, high = (jax.lax.slice_in_dim(codes, first, None, 2, axis % codes.ndim) for first in (0, 1))
+    return low | (high << 4)
+
+
+def _unpack(codes: jax.Array, axis: int) -> jax.Array:
+    axis = axis % codes.ndim
+    shape = (*codes.shape[:axis], 2 * codes.shape[axis], *codes.shape[axis + 1 :])
+    return jnp.stack([codes & 15, codes >> 4], axis=axis + 1).reshape(shape)

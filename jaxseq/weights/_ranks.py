@@ -1,0 +1,95 @@
+"""Weights with fixed zeros, of low rank, and with a trained change of low rank."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxseq.weights._base import Weight, box_like, contract, dense, leading, norms, weight
+
+
+@weight()
+class Sparse(Weight):
+    """w, whose zeros are fixed: they have no gradient, so no optimiser here changes them."""
+
+    trained = ("w",)
+    w: Any  # an array or a Weight
+
+    @classmethod
+    def boxes(cls, box: Any, argument: str) -> "Sparse":
+        return cls(box)
+
+    def dense(self):
+        w = dense(self.w, jnp.float32) if isinstance(self.w, Weight) else self.w
+        return w * (w != 0)
+
+
+@weight("inputs")
+class Factored(Weight):
+    """w = a b, of rank R: a [*leading, *inputs, R], b [*leading, R, *outputs]."""
+
+    trained = ("a", "b")
+    a: Any
+    b: Any
+    inputs: int  # number of contracted axes
+
+    @classmethod
+    def boxes(cls, box: Any, argument: str) -> "Factored":
+        a, b = factors(box, int(argument))
+        return cls(a, b, len(box.contracts))
+
+    def dense(self):
+        a, b = (dense(part, jnp.float32) if isinstance(part, Weight) else part for part in (self.a, self.b))
+        return _multiplied(a, b, self.inputs)
+
+    def contract(self, x, inputs):
+        return contract(contract(x, self.a, inputs), self.b)
+
+
+def _multiplied(a: jax.Array, b: jax.Array, inputs: int) -> jax.Array:
+    """a b for each index of the leading axes."""
+    leading = a.ndim - inputs - 1
+    rank, shape = a.shape[-1], (*a.shape[:-1], *b.shape[leading + 1 :])
+    return (a.reshape(*a.shape[:leading], -1, rank) @ b.reshape(*b.shape[:leading], rank, -1)).reshape(shape)
+
+
+def factors(box: Any, rank: int) -> tuple[Any, Any]:
+    """Boxes of the factors a and b of a parameter, as in `Factored`."""
+    leads, inputs = leading(box), len(box.contracts)
+    shape, names = box.value.shape, box.names
+    first, last = slice(0, leads + inputs), slice(leads + inputs, None)
+    outputs = len(shape[last])
+    a = box_like(box, (*shape[first], rank), (*names[first], None), contracts=tuple(range(-inputs - 1, -1)))
+    b_shape, b_names = (*shape[:leads], rank, *shape[last]), (*names[:leads], None, *names[last])
+    return a, box_like(box, b_shape, b_names, contracts=(-outputs - 1,))
+
+
+@weight("inputs", "scale")
+class Adapted(Weight):
+    """A frozen weight with a trained change of low rank: w = base + scale a b (LoRA, Hu et al. 2021, arXiv:2106.09685, §4.1).
+
+    With a magnitude m: w = m (base + scale a b) / |base + scale a b|, the norms over the inputs of each output and without a
+    gradient (DoRA, Liu et al. 2024, arXiv:2402.09353, eq. 5 and 11). The fixed zeros of a Sparse base stay zero.
+    """
+
+    trained = ("a", "b", "magnitude")
+    base: Any
+    a: jax.Array
+    b: jax.Array
+    magnitude: jax.Array | None  # [*leading, 1 …, *outputs]
+    inputs: int
+    scale: float
+
+    def dense(self):
+        base = dense(self.base, self.a.dtype)
+        w = base + self.scale * _multiplied(self.a, self.b, self.inputs)
+        w = w * (base != 0) if isinstance(self.base, Sparse) else w
+        if self.magnitude is None:
+            return w
+        return w * (self.magnitude / jax.lax.stop_gradient(norms(w, self.inputs, self.a.ndim - self.inputs - 1)))
+
+    def contract(self, x, inputs):
+        if self.magnitude is not None or isinstance(self.base, Sparse):
+            return super().contract(x, inputs)
+        change = contract(contract(x, self.a, inputs), self.b)
+        return contract(x, self.base, inputs) + self.scale * change

@@ -1,0 +1,142 @@
+"""Weights that are no plain arrays: what they stand for, and that they compute what that array does."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+import jaxseq
+from jaxseq import UserError, weights
+from jaxseq.layers import Linear, Parameter
+from jaxseq.weights import Adapted, Factored, QuantizedWeight, Sparse
+from jaxseq.weights._quantized import NF4, _pack, _unpack
+
+KEY = jax.random.key(0)
+
+
+def test_a_plain_kernel_is_one_dot_general():
+    """The program of a dense model is the one without this module."""
+    x, w = jnp.ones((2, 3, 4, 5)), jnp.ones((4, 5, 6))
+    plain = lambda x, w: jax.lax.dot_general(x, w.astype(x.dtype), (((2, 3), (0, 1)), ((), ())))  # noqa: E731
+    assert str(jax.make_jaxpr(lambda x, w: weights.contract(x, w, 2))(x, w)) == str(jax.make_jaxpr(plain)(x, w))
+
+
+def test_nf4_is_made_of_quantiles_of_the_normal_distribution():
+    """arXiv:2305.14314, appendix E: 8 quantiles above zero, 7 below, and zero, scaled to [-1, 1]."""
+    offset = (1 - 1 / 30 + 1 - 1 / 32) / 2
+    positive, negative = norm.ppf(np.linspace(offset, 0.5, 9))[:-1], -norm.ppf(np.linspace(offset, 0.5, 8))[:-1]
+    wanted = np.sort(np.concatenate([positive, [0], negative]))
+    np.testing.assert_allclose(NF4, wanted / wanted.max(), atol=2e-4)
+
+
+@pytest.mark.parametrize("axis", [-1, -2, -3])
+def test_two_codes_in_a_byte_come_out_again(axis):
+    codes = jax.random.randint(KEY, (4, 6, 8), 0, 16).astype(jnp.uint8)
+    packed = _pack(codes, axis)
+    assert packed.size * 2 == codes.size and (_unpack(packed, axis) == codes).all()
+
+
+@pytest.mark.parametrize("kind", weights.CODES)
+@pytest.mark.parametrize("contracts", [(-3,), (-3, -2), (-1,)])
+def test_quantized_numbers_are_the_nearest(kind, contracts):
+    """No number is farther off than half of the largest gap between codes; zeros and the largest numbers are exact."""
+    w = jax.random.normal(KEY, (2, 32, 4, 64)).at[0, 0].set(0)
+    found = QuantizedWeight.of(w, kind, contracts)
+    values = found.dense()
+    gap = {"int8": 1 / 127, "fp8": 1 / 14, "int4": 1 / 7, "nf4": 0.31}[kind]
+    axes = tuple(axis % 4 for axis in contracts)
+    largest = jnp.max(jnp.abs(w), axis=axes, keepdims=True)
+    assert (jnp.abs(values - w) <= largest * gap / 2 * 1.001).all()
+    assert (values[0, 0] == 0).all()
+    again = QuantizedWeight.of(values, kind, contracts)
+    np.testing.assert_allclose(again.dense(), values, rtol=1e-6, atol=1e-7)
+
+
+def test_rows_of_a_quantized_table():
+    for kind in weights.CODES:
+        table = QuantizedWeight.of(jax.random.normal(KEY, (9, 16)), kind, (-1,))
+        ids = jnp.array([[3, 3], [0, 8]])
+        np.testing.assert_array_equal(table.rows(ids), table.dense()[ids])
+
+
+def kernels() -> dict[str, weights.Weight]:
+    """One of each type, standing for an array [6, 4, 8] with two contracted axes."""
+    keys = jax.random.split(KEY, 4)
+    w, a, b = (jax.random.normal(k, s) for k, s in zip(keys, [(6, 4, 8), (6, 4, 3), (3, 8)], strict=False))
+    magnitude = jnp.abs(jax.random.normal(keys[3], (1, 1, 8)))
+    sparse = Sparse(w * (w > 0))
+    return {
+        **{kind: QuantizedWeight.of(w, kind, (-3, -2)) for kind in weights.CODES},
+        "sparse": sparse,
+        "factored": Factored(a, b, 2),
+        "adapted": Adapted(w, a, b, None, 2, 0.5),
+        "adapted magnitude": Adapted(w, a, b, magnitude, 2, 0.5),
+        "adapted nf4": Adapted(QuantizedWeight.of(w, "nf4", (-3, -2)), a, b, None, 2, 0.5),
+        "adapted sparse": Adapted(sparse, a, b, None, 2, 0.5),
+    }
+
+
+@pytest.mark.parametrize("name", kernels())
+def test_a_weight_multiplies_as_its_array_does(name):
+    w, x = kernels()[name], jax.random.normal(KEY, (2, 5, 6, 4))
+    linear = Linear((8,), ("heads", None, "embed"), 2)
+    y = linear.apply({"params": {"kernel": w}}, x)
+    np.testing.assert_allclose(y, linear.apply({"params": {"kernel": w.dense()}}, x), rtol=1e-4, atol=1e-4)
+
+
+def test_the_zeros_of_an_adapted_sparse_stay_zero():
+    w = kernels()["adapted sparse"]
+    assert (w.dense()[w.base.w == 0] == 0).all() and (w.dense() != w.base.w).any()
+
+
+def test_magnitudes_are_the_norms_of_the_outputs():
+    """DoRA, eq. 5: whatever a and b are, output j has the norm m_j."""
+    w = kernels()["adapted magnitude"]
+    np.testing.assert_allclose(jnp.linalg.norm(w.dense().reshape(24, 8), axis=0), w.magnitude[0, 0], rtol=1e-5)
+
+
+def test_parts_are_joined_to_the_whole():
+    """Adapters alone are trained if there are some; codes and scales never are."""
+    tree = {"norm": jnp.ones(3), "kernel": kernels()["nf4"], "factored": kernels()["factored"]}
+    trained, frozen = weights.parted(tree)
+    assert sorted(weights.leaves(trained)) == ["factored/a", "factored/b", "norm"]
+    assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), weights.joined(trained, frozen), tree))
+    trained, _ = weights.parted(tree | {"adapted": kernels()["adapted nf4"]})
+    assert sorted(weights.leaves(trained)) == ["adapted/a", "adapted/b"]
+    assert weights.parted({"norm": jnp.ones(3)})[1] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("int8", "cannot read"),
+        ("int9 = embedding", "cannot read"),
+        ("factored = embedding", "cannot read"),
+        ("int8:3 = blocks_0/swiglu/up/kernel; import os", "cannot read"),
+        ("int8 = blocks_0/nothing", "no such matrix"),
+        ("int8 = final_norm/scale", "no such matrix"),
+        ("int8 = embedding; int8 = embedding/codes", "no such matrix"),
+    ],
+)
+def test_bad_rules_are_told(text, told):
+    boxes = jaxseq.build(jaxseq.config("transformer")).boxed()["params"]
+    with pytest.raises(UserError, match=told):
+        weights.typed(boxes, text)
+
+
+def test_four_bits_need_an_even_number_of_inputs():
+    box = Parameter(jax.ShapeDtypeStruct((7, 4), jnp.float32), ("embed", "mlp"), contracts=(-2,))
+    assert not weights.fits(box, "nf4") and weights.fits(box, "int8")
+    with pytest.raises(UserError, match="7 inputs"):
+        weights.typed({"w": box}, "nf4 = w")
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_codes_are_those_of_qwix(kind):
+    """`pip install qwix` beside the tests; without it this is skipped."""
+    qarray = pytest.importorskip("qwix._src.core.qarray")
+    w = jax.random.normal(KEY, (128, 16))
+    how = {"channelwise_axes": (1,), "tiled_axes": {0: 64} if kind == "int4" else {}}
+    theirs = qarray.quantize(w, qarray.HowToQuantize(qtype=kind, calibration_method="absmax", **how))
+    np.testing.assert_allclose(QuantizedWeight.of(w, kind, (-2,)).dense(), qarray.dequantize(theirs), rtol=0, atol=0.02)
