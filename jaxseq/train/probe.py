@@ -182,7 +182,7 @@ def lines(norms: dict[str, float]) -> list[str]:
     return [f"{place}: {', '.join(values)}" for place, values in found.items()]
 
 
-def _names(path: Iterable) -> Path:
+def _names(path: tuple) -> Path:
     return tuple(weights.path_of(path).split("/"))
 
 
