@@ -1,4 +1,6 @@
-"""What the user got wrong, said in one line; and whether an error is a stop."""
+"""What the user got wrong, said in one line; and whether an error is a stop or a full disk."""
+
+import errno
 
 
 class UserError(ValueError):
@@ -13,3 +15,14 @@ def interrupted(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether `error` or its cause means that the disk is full (tensorstore, used by Orbax, says so only in the text)."""
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(text in str(error) for text in ("No space left on device", "Disk quota exceeded")):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

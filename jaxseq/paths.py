@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from jaxseq.errors import UserError
+from jaxseq.errors import UserError, is_disk_full
 
 GS = "gs://"
 EXTRA = "pip install 'jaxseq[gcs]'"
@@ -91,6 +91,29 @@ def check_bucket(path: Any) -> None:
 def absolute(path: str | os.PathLike) -> Any:
     path = of(path)
     return path if is_remote(path) else path.absolute()
+
+
+def check_folder(path: Path, what: str) -> None:
+    """Raises UserError for a local folder that cannot be made or written. what: as for `make_folder`."""
+    nearest = next((folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder)), path)
+    if not nearest.is_dir():
+        raise UserError(f"{what} is a file or inside a file; choose a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"{what} cannot be written: {nearest} is not writable; choose a folder that you may write")
+
+
+def make_folder(path: Path, what: str) -> None:
+    """Makes a local folder with its parents. what: the field and value to name, such as "--out=runs/x".
+
+    Raises UserError if it cannot be made or written.
+    """
+    check_folder(path, what)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        raise UserError(f"{what} cannot be made ({error.strerror}); choose a folder that you may write") from None
 
 
 def size(path: Any) -> int:

@@ -119,10 +119,7 @@ class Sweep:
         configs = {name: jaxseq.config(given, **self.overrides) for name, given in self.given.items()}
         preset = entries.budgeted(preset, configs.values(), self.overrides)._replace(evaluations=1)
         self.preset, self.path = preset, out / "sweep.json"
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--out={out} cannot be made ({error.strerror}); name another folder") from None
+        paths.make_folder(out, f"--out={out}")
         self.reported = entries.text(self.overrides)
         tuned = self.overrides | {"data.source": "jsonl", "data.path": str(self.training_text()), "data.field": "text"}
         self.configs = {

@@ -6,7 +6,6 @@ With --json, the only output on standard output is `run`'s result as one documen
 
 import argparse
 import contextlib
-import errno
 import importlib.metadata
 import logging
 import os
@@ -17,7 +16,7 @@ import textwrap
 import jaxseq
 from jaxseq import registry
 from jaxseq.cli import _paths, _programs
-from jaxseq.errors import UserError, interrupted
+from jaxseq.errors import UserError, interrupted, is_disk_full
 from jaxseq.plain_files import json_text
 
 STOPPED = 128  # the exit status of a command that a signal stopped is this plus its number, as in shells
@@ -89,16 +88,14 @@ def main(argv: list[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return 1
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        full = f"the disk is full ({error.filename or 'while writing'}); free some space and run it again"
-        print(f"jaxseq: {full}", file=sys.stderr)
-        return 1
     except (Exception, KeyboardInterrupt) as error:
         if interrupted(error):
             print("jaxseq: stopped", file=sys.stderr)
             return INTERRUPTED
+        if is_disk_full(error):
+            where = getattr(error, "filename", None) or "while writing"
+            print(f"jaxseq: the disk is full ({where}); free some space and run it again", file=sys.stderr)
+            return 1
         if not isinstance(error, (RuntimeError, AssertionError)) or _has_device():
             raise
         platforms = os.environ.get("JAX_PLATFORMS", "")
@@ -140,6 +137,7 @@ def entry() -> None:
     _open_streams()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs its files, and tracebacks of errors that it raises anyway
     logger = logging.getLogger("jaxseq")
     logger.addHandler(logging.StreamHandler())  # the message alone
     logger.propagate = False  # libraries put their own handlers on the root logger

@@ -1,7 +1,6 @@
 """Shared setup of `jaxseq compare` and `jaxseq sweep`: the preset, the architectures and the console."""
 
 import argparse
-import logging
 import shlex
 import sys
 from typing import Any
@@ -26,7 +25,6 @@ def begin(args: argparse.Namespace) -> tuple[Any, list[str], dict[str, Any]]:
     from jaxseq import accelerators
 
     accelerators.warn()
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs every file that it writes
     console = Console(stderr=True, width=None if sys.stderr.isatty() else PLAIN_WIDTH)
     names = [name for name in args.architectures.split(",") if name] + args.config
     command = shlex.join(["jaxseq", args.command, *sys.argv[2:]])

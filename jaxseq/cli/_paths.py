@@ -2,8 +2,10 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from jaxseq import paths
+from jaxseq.errors import UserError
 
 RUNS = ("DIR",)  # metavars of the arguments that may be gs://
 LOCAL = ("FILE", "FILE.py", "FOLDER", "OUT", "SRC")  # and of those that may not
@@ -16,6 +18,16 @@ def resolved(path: str, flag: str, remote: bool) -> str:
         return path
     path = paths.local(path, f"{flag}={path}")
     return str(Path(path).expanduser()) if path.startswith("~") else path
+
+
+def new_folder(name: str, argument: str) -> Any:
+    """The path of a folder to write. Raises UserError unless it is empty or missing, and can be written."""
+    path = paths.of(name)
+    if not paths.is_remote(path):
+        paths.check_folder(path, name)
+    if path.exists() and any(path.iterdir()):
+        raise UserError(f"{name} is not empty; choose another {argument}, or remove it")
+    return path
 
 
 def resolve(command: argparse.ArgumentParser, args: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ generation settings of the workdir are copied too.
 import sys
 from pathlib import Path
 
-from jaxseq.errors import UserError
+from jaxseq.cli import _paths
 
 
 def add_arguments(parser):
@@ -20,8 +20,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    if Path(args.out).exists() and any(Path(args.out).iterdir()):
-        raise UserError(f"{args.out} is not empty; choose another OUT, or remove it")
+    _paths.new_folder(args.out, "OUT")
     from jaxseq import convert, train
     from jaxseq.convert import _tokenizer
 

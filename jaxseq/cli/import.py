@@ -12,7 +12,7 @@ ids.
 import sys
 
 from jaxseq import paths
-from jaxseq.errors import UserError
+from jaxseq.cli import _paths
 
 
 def add_arguments(parser):
@@ -27,9 +27,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    target = paths.of(args.workdir)
-    if target.exists() and any(target.iterdir()):
-        raise UserError(f"{target} is not empty; choose another DIR, or remove it")
+    target = _paths.new_folder(args.workdir, "DIR")
     import jax
 
     from jaxseq import convert
@@ -43,7 +41,7 @@ def run(args):
     files = convert.tokenizer(path, source, theirs, args.tokenizer) if read else {}
     name = _tokenizer.check(files, config.model.vocab) if read else None
     if not paths.is_remote(target):
-        target.mkdir(parents=True, exist_ok=True)
+        paths.make_folder(target, str(target))
     for file, text in files.items():
         tokenizer_files.write(target / file, text)
     with config.unlocked():

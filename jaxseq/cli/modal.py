@@ -6,7 +6,7 @@ filters and the logits are printed. The model with the most modes is written to 
 
 import sys
 
-from jaxseq import paths
+from jaxseq.cli import _paths
 from jaxseq.errors import UserError
 
 
@@ -20,12 +20,10 @@ def add_arguments(parser):
 
 
 def run(args):
-    sizes, target = _sizes(args.state), paths.of(args.out)
+    sizes, target = _sizes(args.state), _paths.new_folder(args.out, "--out")
     for name in ("steps", "rows"):
         if getattr(args, name) < (name == "rows"):
             raise UserError(f"--{name}={getattr(args, name)} is too small; give a positive number")
-    if target.exists() and any(target.iterdir()):
-        raise UserError(f"{target} is not empty; choose another --out, or remove it")
     import jax
 
     from jaxseq import data, modal, train

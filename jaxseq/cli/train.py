@@ -84,7 +84,6 @@ def run(args):
     logger.handlers = [RichHandler(console=console, show_time=False, show_level=False, show_path=False)]
     logger.setLevel(logging.INFO)
     logger.propagate = False  # libraries put their own handlers on the root logger
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs tracebacks of exceptions that it raises anyway
 
     received, where = [], EARLY
 

@@ -26,11 +26,10 @@ from jaxseq.compare.store import ResultsFile, fresh
 from jaxseq.compare.verdicts import verdicts
 from jaxseq.compare.words import short_count
 from jaxseq.config import to_dict
-from jaxseq.errors import UserError, interrupted
+from jaxseq.errors import UserError, interrupted, is_disk_full
 from jaxseq.evaluation import evaluate
 from jaxseq.generation import generate
 from jaxseq.train import load, train
-from jaxseq.train.failures import is_disk_full
 from jaxseq.train.metrics import read
 
 MARKOV_ORDERS = (1, 2, 3)
@@ -105,13 +104,10 @@ class Comparison:
         meshed = any(key.startswith("mesh.") for key in self.overrides)
         self.devices = jax.devices() if meshed else jax.local_devices()[:1]
         self.subjects: dict[str, measure.MeasuredModel] = {}
-        try:
-            if paths.is_remote(out):
-                paths.check_bucket(out)
-            else:
-                out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--out={out} cannot be made ({error.strerror}); name another folder") from None
+        if paths.is_remote(out):
+            paths.check_bucket(out)
+        else:
+            paths.make_folder(out, f"--out={out}")
         self.store = ResultsFile(out)
         self.store.open(fresh(self, command))
 

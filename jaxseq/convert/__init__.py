@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxseq import registry, weights
+from jaxseq import paths, registry, weights
 from jaxseq.convert import _fields, _files, _table, _tensors, _tokenizer
 from jaxseq.convert._source import WeightSource
 from jaxseq.convert._source import source as _source_of
@@ -231,7 +231,7 @@ def save_pretrained(path: str | Path, model: nn.Module, params: Any, source: str
     source = _holder(model) if source is None else source
     theirs = describe(source, model)
     folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
+    paths.make_folder(folder, str(folder))
     _files.write(folder, _table.dump(_source(source).entries(theirs), weights.merged(params)))
     write_config(folder / "config.json", theirs)
     return source

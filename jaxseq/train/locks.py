@@ -49,7 +49,7 @@ def claimed(workdir: Path | Any) -> Iterator[Callable[[], None]]:
 @contextlib.contextmanager
 def _claimed(workdir: Path) -> Iterator[None]:
     made = [folder for folder in (workdir / "checkpoints", workdir, *workdir.absolute().parents) if not folder.exists()]
-    _make(workdir)
+    paths.make_folder(workdir, f"--workdir={workdir}")
     lock = _lock(workdir)
     try:
         yield
@@ -60,17 +60,6 @@ def _claimed(workdir: Path) -> Iterator[None]:
         for folder in made:
             with contextlib.suppress(OSError):
                 folder.rmdir()
-
-
-def _make(workdir: Path) -> None:
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"--workdir={workdir} is a file or inside a file; choose a folder") from None
-    except PermissionError:
-        raise UserError(f"--workdir={workdir} cannot be created: no permission; choose a folder that you may write") from None
-    if not os.access(workdir, os.W_OK):
-        raise UserError(f"--workdir={workdir} is not writable; choose a folder that you may write")
 
 
 def _lock(workdir: Path) -> int | None:

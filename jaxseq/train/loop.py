@@ -11,12 +11,12 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxseq.errors import UserError
+from jaxseq.errors import UserError, is_disk_full
 from jaxseq.train import locks, plan, probe, tokenizers, workdirs
 from jaxseq.train import mesh as meshes
 from jaxseq.train.checkpoints import Checkpoints, copied_at_once
 from jaxseq.train.diagnose import diagnose
-from jaxseq.train.failures import BadStepError, NonFiniteError, SpikeError, is_disk_full
+from jaxseq.train.failures import BadStepError, NonFiniteError, SpikeError
 from jaxseq.train.guard import Verdict
 from jaxseq.train.probe import Probe
 from jaxseq.train.profiles import FOLDER, Profiler

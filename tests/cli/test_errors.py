@@ -160,16 +160,30 @@ def test_every_command_refuses_a_damaged_config_of_a_run_and_keeps_all_files(fai
     assert main(["eval", f"--workdir={run}"]) == 0
 
 
-def test_a_full_disk_is_status_1_in_one_line(monkeypatch, capsys, tmp_path):
-    from jaxseq.cli import train as command
+@pytest.mark.parametrize(
+    ("error", "where"),
+    [(OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl"), "metrics.jsonl"),
+     (ValueError("RESOURCE_EXHAUSTED: Error writing local file: No space left on device [os_error_code='28']"), "while writing"),
+     (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "while writing")],
+)  # fmt: skip
+def test_a_full_disk_is_status_1_in_one_line(error, where, monkeypatch, capsys):
+    """Also as an error of Orbax or safetensors, of any command."""
 
     def full(args):
-        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "metrics.jsonl"))
+        raise error
 
-    monkeypatch.setattr(command, "run", full)
-    assert main(["train", "--config=retnet", f"--workdir={tmp_path}"]) == 1
+    monkeypatch.setattr(registry.load("cli", "list"), "run", full)
+    assert main(["list"]) == 1
     err = capsys.readouterr().err
-    assert len(err.splitlines()) == 1 and "disk is full" in err and "metrics.jsonl" in err
+    assert len(err.splitlines()) == 1 and f"the disk is full ({where})" in err
+
+
+def test_a_folder_that_cannot_be_written_is_refused_first(fails, tmp_path):
+    """Before the weights to import or export are looked for."""
+    (tmp_path / "file").write_text("")
+    new = tmp_path / "file" / "new"
+    for command in (["import", "nowhere", new], ["export", "nowhere", new], ["modal", "--workdir=nowhere", f"--out={new}"]):
+        assert "is a file or inside a file; choose a folder" in fails(*command)
 
 
 def test_json_is_one_document(trained, capsys):
