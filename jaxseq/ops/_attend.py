@@ -8,6 +8,7 @@ documents packed into a row, padding, both directions, another sequence, and the
 `attend` also returns lse. With it the results over disjoint sets of keys can be joined (`merge`), and a sink can be added.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -54,28 +55,92 @@ def visible(span: Span, number_BS: jax.Array) -> jax.Array:
 def attend(q_BTHK: jax.Array, keys: Keys, span: Span, score: Score, chunk: int | None = None) -> tuple[jax.Array, jax.Array]:
     """(y [B, T, H, V], lse [B, T, H]), both in the accumulation dtype; a query that sees no key has y = 0 and lse = -inf.
 
-    With `chunk` and T > chunk: blocks of `chunk` queries by blocks of `chunk` keys with an online softmax (Milakov & Gimelshein
-    2018, arXiv:1805.02867), as in FlashAttention (Dao et al. 2022, arXiv:2205.14135, algorithm 1). The backward pass recomputes
-    the scores, so memory is linear in T. Blocks of which no key is visible are skipped.
+    With `chunk` and T > chunk: blocks of `chunk` queries by blocks of `chunk` keys, as in FlashAttention (Dao et al. 2022,
+    arXiv:2205.14135, algorithms 1 and 4): the forward pass is an online softmax (Milakov & Gimelshein 2018, arXiv:1805.02867),
+    the backward pass computes the scores again from lse, so memory is linear in T. Blocks of which no key is visible are skipped.
     """
     time = q_BTHK.shape[1]
     if chunk is None or time <= chunk:
         return _whole(q_BTHK, keys, span, score)
-    acc = _time.accumulation_dtype(q_BTHK, keys.v_BGSV)
+    if score.bias_BHTS is not None or score.drop is not None:
+        raise ValueError("a bias of the scores and dropout of the weights need all scores at once: leave out `chunk`")
     # split_chunks pads its first argument with -1: the number of a key that is visible to no query, the end of an empty span
     k_BSGK, v_BSGV = jnp.swapaxes(keys.k_BGSK, 1, 2), jnp.swapaxes(keys.v_BGSV, 1, 2)
     number_UBC, k_UBCGK, v_UBCGV = _time.split_chunks(chunk, keys.number_BS, k_BSGK, v_BSGV)
     blocks = Keys(jnp.swapaxes(k_UBCGK, 2, 3), jnp.swapaxes(v_UBCGV, 2, 3), number_UBC)
     high_ZBC, low_ZBC, q_ZBCHK = _time.split_chunks(chunk, span.high_BT, span.low_BT, q_BTHK)
-    spans = Span(low_ZBC, high_ZBC)
-    need_ZU, sizes = needed(spans, number_UBC), (keys.v_BGSV.shape[1], keys.v_BGSV.shape[3])
+    y_ZBCHV, lse_ZBCH = _blocks(score, q_ZBCHK, blocks, Span(low_ZBC, high_ZBC))
+    return _time.join_chunks(y_ZBCHV, time), _time.join_chunks(lse_ZBCH, time)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _blocks(score: Score, q_ZBCHK: jax.Array, blocks: Keys, spans: Span) -> tuple[jax.Array, jax.Array]:
+    """`attend` for Z blocks of queries and U blocks of keys: (y_ZBCHV, lse_ZBCH)."""
+    acc = _time.accumulation_dtype(q_ZBCHK, blocks.v_BGSV)
+    need_ZU, sizes = needed(spans, blocks.number_BS), (blocks.v_BGSV.shape[2], blocks.v_BGSV.shape[4])
 
     def block(inputs):
         q_BCHK, span, need_U = inputs
         return over_blocks(q_BCHK, span, score, need_U, blocks, lambda block: block, sizes, acc)
 
-    y, lse = jax.lax.map(jax.checkpoint(block, prevent_cse=False), (q_ZBCHK, spans, need_ZU))
-    return _time.join_chunks(y, time), _time.join_chunks(lse, time)
+    return jax.lax.map(block, (q_ZBCHK, spans, need_ZU))
+
+
+def _blocks_forward(score: Score, q_ZBCHK, blocks: Keys, spans: Span):
+    y_ZBCHV, lse_ZBCH = _blocks(score, q_ZBCHK, blocks, spans)
+    return (y_ZBCHV, lse_ZBCH), (q_ZBCHK, blocks, spans, y_ZBCHV, lse_ZBCH)
+
+
+def _blocks_backward(score: Score, saved, cotangents):
+    """For each block of queries, over all blocks of keys: dq is summed up over them, dk and dv pass from one to the next."""
+    q_ZBCHK, blocks, spans, y_ZBCHV, lse_ZBCH = saved
+    dy_ZBCHV, dlse_ZBCH = cotangents
+    inner_ZBCH = jnp.sum(dy_ZBCHV * y_ZBCHV, axis=-1) - dlse_ZBCH
+
+    def queries(dkv_UBGSK, row):
+        q_BCHK, span, need_U, *rest = row
+
+        def body(dq_BCHK, block):
+            need, keys, dkv_BGSK = block
+
+            def add(dq_BCHK, dkv_BGSK):
+                dq, *dkv = _pair_gradients(q_BCHK, keys, span, score, *rest)
+                return dq_BCHK + dq, tuple(map(jnp.add, dkv_BGSK, dkv))
+
+            return jax.lax.cond(need, add, lambda *both: both, dq_BCHK, dkv_BGSK)
+
+        dq_BCHK, dkv_UBGSK = jax.lax.scan(body, jnp.zeros(q_BCHK.shape, acc), (need_U, blocks, dkv_UBGSK))
+        return dkv_UBGSK, dq_BCHK.astype(q_BCHK.dtype)
+
+    acc = lse_ZBCH.dtype
+    start = tuple(jnp.zeros(x.shape, acc) for x in blocks[:2])
+    rows = q_ZBCHK, spans, needed(spans, blocks.number_BS), dy_ZBCHV, lse_ZBCH, inner_ZBCH
+    dkv_UBGSK, dq_ZBCHK = jax.lax.scan(queries, start, rows)
+    dk_UBGSK, dv_UBGSV = (dx.astype(x.dtype) for dx, x in zip(dkv_UBGSK, blocks[:2], strict=True))
+    return dq_ZBCHK, Keys(dk_UBGSK, dv_UBGSV, None), None
+
+
+_blocks.defvjp(_blocks_forward, _blocks_backward)
+
+
+def _pair_gradients(q_BCHK, keys: Keys, span: Span, score: Score, dy_BCHV, lse_BCH, inner_BCH):
+    """(dq_BCHK, dk_BGSK, dv_BGSV) of a block of queries and one of keys. With p = exp(score - lse):
+
+    dv = p dy,  d score = p (dy . v - inner),  inner = y . dy - dlse
+    """
+    acc, (k_BGSK, v_BGSV, _) = lse_BCH.dtype, keys
+    grouped = lambda x: x.reshape(*x.shape[:2], k_BGSK.shape[1], -1, *x.shape[3:])  # noqa: E731 # [B, C, H, …] -> [B, C, G, R, …]
+    heads_first = lambda x_BCH: jnp.moveaxis(grouped(x_BCH), 1, 3)[..., None]  # noqa: E731
+    q_BCGRK, dy_BCGRV = grouped(q_BCHK), grouped(dy_BCHV).astype(v_BGSV.dtype)
+    scores_BGRCS = _scores(q_BCHK, keys, span, score, acc)
+    p_BGRCS = jnp.exp(scores_BGRCS - heads_first(jnp.where(jnp.isneginf(lse_BCH), 0, lse_BCH)))
+    dv_BGSV = compat.einsum("bgrcs,bcgrv->bgsv", p_BGRCS.astype(v_BGSV.dtype), dy_BCGRV, dtype=acc)
+    ds_BGRCS = p_BGRCS * (compat.einsum("bcgrv,bgsv->bgrcs", dy_BCGRV, v_BGSV, dtype=acc) - heads_first(inner_BCH))
+    if score.cap is not None:
+        ds_BGRCS *= jnp.where(p_BGRCS > 0, 1 - jnp.square(scores_BGRCS / score.cap), 0)
+    ds_BGRCS = (ds_BGRCS * score.scale).astype(q_BCHK.dtype)
+    dq_BCGRK = compat.einsum("bgrcs,bgsk->bcgrk", ds_BGRCS, k_BGSK, dtype=acc)
+    return dq_BCGRK.reshape(q_BCHK.shape), compat.einsum("bgrcs,bcgrk->bgsk", ds_BGRCS, q_BCGRK, dtype=acc), dv_BGSV
 
 
 def needed(spans: Span, number_UBC: jax.Array) -> jax.Array:

@@ -66,8 +66,9 @@ def test_parts_over_disjoint_keys_merge(case, chunk):
     same(_attend.merge(*parts), attend(q, keys, span, Score(0.7)))
 
 
+@pytest.mark.parametrize("cap", (None, 0.5))
 @pytest.mark.parametrize("chunk", CHUNKS)
-def test_gradients_through_y_and_lse(case, chunk):
+def test_gradients_through_y_and_lse(case, chunk, cap):
     """Against finite differences of the loops."""
     q, keys, span = case
     rng = np.random.default_rng(2)
@@ -78,11 +79,11 @@ def test_gradients_through_y_and_lse(case, chunk):
         return jnp.sum(y * u) + jnp.sum(jnp.where(jnp.isneginf(lse), 0, lse) * w)
 
     arguments = q, keys.k_BGSK, keys.v_BGSV
-    grads = jax.grad(lambda *x: loss(*x, score=Score(0.7), chunk=chunk), argnums=(0, 1, 2))(*arguments)
+    grads = jax.grad(lambda *x: loss(*x, score=Score(0.7, cap), chunk=chunk), argnums=(0, 1, 2))(*arguments)
     for i, grad in enumerate(grads):
         direction = rng.normal(size=grad.shape)
         moved = [[x + sign * 1e-6 * direction if j == i else x for j, x in enumerate(arguments)] for sign in (1, -1)]
-        slope = (loss(*moved[0], run=plain) - loss(*moved[1], run=plain)) / 2e-6
+        slope = (loss(*moved[0], run=plain, cap=cap) - loss(*moved[1], run=plain, cap=cap)) / 2e-6
         assert float(jnp.vdot(grad, direction)) == pytest.approx(float(slope), rel=1e-6, abs=1e-7)
 
 
