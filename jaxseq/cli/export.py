@@ -2,8 +2,10 @@
 
   jaxseq export runs/transformer exported --source=hf/llama
 
+  jaxseq export runs/lora adapter --adapter
+
 Compressed weights and adapters (train.lora_rank) are merged into plain weights. The tokenizer, its chat template and the
-generation settings of the workdir are copied too.
+generation settings of the workdir are copied too. --adapter writes the adapters alone, for PEFT and the base model.
 """
 
 import sys
@@ -16,6 +18,7 @@ def add_arguments(parser):
     parser.add_argument("workdir", metavar="DIR", help="a workdir with a checkpoint")
     parser.add_argument("out", metavar="OUT", help="the folder to write")
     parser.add_argument("--source", help="the format, such as hf/llama (default: the only one that can hold the model)")
+    parser.add_argument("--adapter", action="store_true", help="write only the adapters, in the layout of PEFT")
     parser.add_argument("--step", type=int, help="checkpoint to take (default: the latest)")
 
 
@@ -25,8 +28,8 @@ def run(args):
     from jaxseq.convert import _tokenizer
 
     model, params, config = train.load(args.workdir, args.step)
-    source = convert.save_pretrained(args.out, model, params, args.source)
-    if config.model.get("vocab") is not None and not _tokenizer.export(args.out, config, args.workdir):
+    source = (convert.save_adapter if args.adapter else convert.save_pretrained)(args.out, model, params, args.source)
+    if not args.adapter and config.model.get("vocab") is not None and not _tokenizer.export(args.out, config, args.workdir):
         print(f"{args.out} has no tokenizer because {args.workdir} has none", file=sys.stderr)
     for file in Path(args.out).iterdir():
         file.chmod(0o644)

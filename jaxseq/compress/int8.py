@@ -1,4 +1,4 @@
-"""Weights in 8-bit integers, one scale per output: w = scale * code with scale = max|w| / 127 over the inputs."""
+"""Weights in 8-bit integers, one scale per output: w = scale * code with scale = max|w| / 127.5 over the inputs."""
 
 from jaxseq.compress import _quantize
 from jaxseq.compress._work import Work

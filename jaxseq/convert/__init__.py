@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxseq import paths, registry, weights
-from jaxseq.convert import _fields, _files, _table, _tensors, _tokenizer
+from jaxseq.convert import _fields, _files, _peft, _table, _tensors, _tokenizer
 from jaxseq.convert._source import WeightSource
 from jaxseq.convert._source import source as _source_of
 from jaxseq.errors import UserError
@@ -234,6 +234,17 @@ def save_pretrained(path: str | Path, model: nn.Module, params: Any, source: str
     paths.make_folder(folder, str(folder))
     _files.write(folder, _table.dump(_source(source).entries(theirs), weights.merged(params)))
     write_config(folder / "config.json", theirs)
+    return source
+
+
+def save_adapter(path: str | Path, model: nn.Module, params: Any, source: str | None = None) -> str:
+    """Writes the adapters of `params` (train.lora_rank) in the layout of PEFT, for a base model in the source's format; returns
+    the source.
+
+    Raises UserError as `save_pretrained`, and for adapters that this layout cannot hold.
+    """
+    source = _holder(model) if source is None else source
+    _peft.write(Path(path), _source(source).entries(describe(source, model)), params)
     return source
 
 

@@ -30,19 +30,23 @@ class Code(NamedTuple):
     value: Callable[[jax.Array], jax.Array]
 
 
+def _rounded(x: jax.Array, largest: int) -> jax.Array:
+    return jnp.clip(jnp.round(x), -largest - 1, largest)
+
+
 def _nearest(x: jax.Array) -> jax.Array:
     middle = (jnp.asarray(NF4[1:]) + jnp.asarray(NF4[:-1])) / 2
     return jnp.searchsorted(middle, x).astype(jnp.uint8)
 
 
 CODES = {
-    "int8": Code(8, 127, jnp.int8, lambda x: jnp.round(x).astype(jnp.int8), lambda c: c.astype(jnp.float32)),
+    "int8": Code(8, 127.5, jnp.int8, lambda x: _rounded(x, 127).astype(jnp.int8), lambda c: c.astype(jnp.float32)),
     "fp8": Code(
         8, 448, jnp.uint8,
         lambda x: jax.lax.bitcast_convert_type(x.astype(jnp.float8_e4m3fn), jnp.uint8),
         lambda c: jax.lax.bitcast_convert_type(c, jnp.float8_e4m3fn).astype(jnp.float32),
     ),
-    "int4": Code(4, 7, jnp.uint8, lambda x: (jnp.round(x) + 8).astype(jnp.uint8), lambda c: c.astype(jnp.float32) - 8),
+    "int4": Code(4, 7.5, jnp.uint8, lambda x: (_rounded(x, 7) + 8).astype(jnp.uint8), lambda c: c.astype(jnp.float32) - 8),
     "nf4": Code(4, 1, jnp.uint8, _nearest, lambda c: jnp.asarray(NF4, jnp.float32)[c]),
 }  # fmt: skip
 

@@ -40,17 +40,15 @@ def test_two_codes_in_a_byte_come_out_again(axis):
 @pytest.mark.parametrize("kind", weights.CODES)
 @pytest.mark.parametrize("contracts", [(-3,), (-3, -2), (-1,)])
 def test_quantized_numbers_are_the_nearest(kind, contracts):
-    """No number is farther off than half of the largest gap between codes; zeros and the largest numbers are exact."""
+    """No number is farther off than half of the largest gap between codes; zeros are exact."""
     w = jax.random.normal(KEY, (2, 32, 4, 64)).at[0, 0].set(0)
     found = QuantizedWeight.of(w, kind, contracts)
     values = found.dense()
-    gap = {"int8": 1 / 127, "fp8": 1 / 14, "int4": 1 / 7, "nf4": 0.31}[kind]
+    gap = {"int8": 2 / 255, "fp8": 1 / 14, "int4": 2 / 15, "nf4": 0.31}[kind]
     axes = tuple(axis % 4 for axis in contracts)
     largest = jnp.max(jnp.abs(w), axis=axes, keepdims=True)
     assert (jnp.abs(values - w) <= largest * gap / 2 * 1.001).all()
     assert (values[0, 0] == 0).all()
-    again = QuantizedWeight.of(values, kind, contracts)
-    np.testing.assert_allclose(again.dense(), values, rtol=1e-6, atol=1e-7)
 
 
 def test_rows_of_a_quantized_table():
@@ -139,4 +137,5 @@ def test_codes_are_those_of_qwix(kind):
     w = jax.random.normal(KEY, (128, 16))
     how = {"channelwise_axes": (1,), "tiled_axes": {0: 64} if kind == "int4" else {}}
     theirs = qarray.quantize(w, qarray.HowToQuantize(qtype=kind, calibration_method="absmax", **how))
-    np.testing.assert_allclose(QuantizedWeight.of(w, kind, (-2,)).dense(), qarray.dequantize(theirs), rtol=0, atol=0.02)
+    ours, theirs = np.asarray(QuantizedWeight.of(w, kind, (-2,)).dense()), np.asarray(qarray.dequantize(theirs))
+    assert np.mean(np.isclose(ours, theirs, rtol=1e-5)) > 0.999  # a few lie between two codes
