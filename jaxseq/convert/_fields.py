@@ -58,7 +58,8 @@ FIELDS: dict[str, Number | OrAuto | Kind] = {
         "vocab_size", "hidden_size", "intermediate_size", "n_embd", "n_inner", "d_model", "d_kv", "d_ff", "head_dim", "width",
         "hidden", "n_positions", "max_position_embeddings", "type_vocab_size", "image_size", "patch_size", "num_channels",
         "source_vocab", "decoder_embed_dim", "decoder_value_embed_dim", "decoder_ffn_embed_dim", "input_size", "vocab",
-        "dim_ffn", "sliding_window", "inner_mlp_size", "relative_attention_max_distance",
+        "dim_ffn", "sliding_window", "inner_mlp_size", "relative_attention_max_distance", "shared_intermediate_size",
+        "mamba_d_ssm",
     ), SIZE),
     **dict.fromkeys((
         "num_hidden_layers", "n_layer", "num_layers", "num_decoder_layers", "decoder_layers", "encoder_sparse_step",
@@ -66,9 +67,11 @@ FIELDS: dict[str, Number | OrAuto | Kind] = {
     ), LAYERS),
     **dict.fromkeys((
         "num_attention_heads", "num_key_value_heads", "n_head", "num_heads", "decoder_retention_heads", "state_size",
-        "conv_kernel", "expand", "n_groups", "num_local_experts", "num_experts_per_tok", "num_experts",
-        "relative_attention_num_buckets",
+        "conv_kernel", "expand", "n_groups", "num_experts_per_tok", "num_experts", "relative_attention_num_buckets",
+        "mamba_num_heads", "mamba_head_dim", "ssm_state_size", "mamba_n_heads", "mamba_n_groups", "mamba_d_state",
+        "mamba_d_conv", "mamba_expand",
     ), STATE),
+    "num_local_experts": Number(0, 1 << 16),  # 0: the layers are dense
     **dict.fromkeys((
         "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_eps", "mixer_rms_eps", "time_step_min",
         "time_step_max", "time_step_floor",
@@ -93,7 +96,7 @@ FIELDS: dict[str, Number | OrAuto | Kind] = {
 EMPTY = {  # fields that may be null, which means that they are absent
     "n_inner", "head_dim", "num_key_value_heads", "sliding_window", "num_decoder_layers", "rope_parameters", "rope_scaling",
     "id2label", "quantization_config", "architectures", "dense_act_fn", "feed_forward_proj", "attention_bias", "pooler_act",
-    "rope_theta", "intermediate_size",
+    "rope_theta", "intermediate_size", "mamba_d_ssm", "position_embedding_type",
 }  # fmt: skip
 
 

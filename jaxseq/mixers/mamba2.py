@@ -33,6 +33,7 @@ class Mamba2(Mixer):
     """
 
     expand: int = 2  # inner width = expand * width
+    inner: int | None = None  # inner width, if it is no multiple of the width
     heads: int = 4  # the released models have heads of 64 channels
     groups: int = 1  # of B and C
     state_size: int = 128
@@ -45,10 +46,14 @@ class Mamba2(Mixer):
     eps: float = 1e-5
     residuals: int = 1  # residual additions per block; 2 if an MLP follows each Mamba
 
+    @property
+    def inner_size(self) -> int:
+        return self.inner or self.expand * self.width
+
     @nn.nowrap
     def _sizes(self) -> tuple[int, int, int]:
         """Inner width, channels of a head, and channels of B and C together."""
-        inner = self.expand * self.width
+        inner = self.inner_size
         for name, parts, whole in (("heads", self.heads, inner), ("groups", self.groups, self.heads)):
             if whole % parts:
                 raise UserError(f"{parts} {name} do not divide {whole}; change mamba2's {name}, or the width")

@@ -88,6 +88,7 @@ class LM(Network):
     last_norm: bool = True  # a norm after the last block
     head_scale: float = 1.0  # initial standard deviation of the untied head, times sqrt(width)
     head_init: str = "normal"  # or uniform, orthogonal
+    logit_scale: float = 1.0  # of the logits, before they are capped
     logit_cap: float = 0.0  # logits are cap tanh(logits / cap) (Gemma 2); 0: none
     logit_penalty: float = 0.0  # RWKV's L2Wrap: adds logit_penalty / 2 * mean over positions of (largest logit)^2 to the loss
     remat: str = "none"
@@ -169,6 +170,8 @@ class LM(Network):
         acc = _time.accumulation_dtype(x_BTD)
         x_BTD = self.project_out(x_BTD) if self.embedding_width else x_BTD
         logits_BTV = compat.einsum("btd,vd->btv", x_BTD, head_VD, dtype=acc)
+        if self.logit_scale != 1:
+            logits_BTV = self.logit_scale * logits_BTV
         if self.logit_cap:
             logits_BTV = self.logit_cap * jnp.tanh(logits_BTV / self.logit_cap)
         return constrain(logits_BTV, ("batch", "time", "vocab"))

@@ -18,6 +18,7 @@ OPTIONS = {
     "sandwich": {"model.block": "sandwich", "model.logit_cap": 2.0, "model.norm": "rmsnorm_offset"},
     "post_norm": {"model.block": "post_norm", "model.last_norm": False, "model.embedding_width": 8},
     "normed_residual": {"model.block": "normed_residual", "model.normed_residual.alpha": 1.5, "model.normed_residual.beta": 0.5},
+    "scaled": {"model.block": "scaled", "model.scaled.scale": 0.5, "model.logit_scale": 0.25},
     "offset": {"model.positions": "learned", "model.max_positions": 64, "model.position_offset": 2},
 }
 
@@ -42,6 +43,20 @@ def test_logits_are_capped():
     plain = model.clone(logit_cap=0.0).apply({"params": params}, tokens)[0]
     assert np.abs(plain).max() > 2
     assert compare.error(logits, 2 * np.tanh(np.asarray(plain) / 2)) < 1e-6
+
+
+def test_mixers_and_logits_are_multiplied():
+    tokens = np.arange(10, dtype=np.int32)[None]
+    model, plain = build("scaled"), build("scaled").clone(logit_scale=1.0)
+    params = model.init(jax.random.key(0), tokens)["params"]
+    logits = plain.apply({"params": params}, tokens)[0]
+    assert compare.error(model.apply({"params": params}, tokens)[0], 0.25 * logits) < 1e-6
+    halved = {key: {"kernel": 0.5 * value["kernel"]} for key, value in params["blocks_0"]["attention"].items() if key == "o"}
+    blocks = params["blocks_0"] | {"attention": params["blocks_0"]["attention"] | halved}
+    blocks["swiglu"] = blocks["swiglu"] | {"down": {"kernel": 0.5 * blocks["swiglu"]["down"]["kernel"]}}
+    (block,) = plain.blocks
+    ones = plain.clone(blocks=(block.clone(scale=1.0),))
+    assert compare.error(ones.apply({"params": params | {"blocks_0": blocks}}, tokens)[0], logits) < 1e-6
 
 
 def test_a_table_of_positions_holds_as_many_as_it_says():

@@ -1,4 +1,7 @@
-"""Shared by the sources of hybrids: layers of several kinds, each a token and a channel mixer, as segments of a stack."""
+"""Shared by the sources of hybrids: layers of several kinds as segments of a stack.
+
+A layer is a token and a channel mixer in most sources; in all but `norms` it may be another number of mixers.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +13,7 @@ from jaxseq.convert.sources._stacks import PLAIN
 from jaxseq.models import _stack
 from jaxseq.models.lm import LM
 
-Layer = tuple[str, str]  # labels of its token mixer and of its channel mixer
+Layer = tuple[str, ...]  # labels of its mixers: most often one of tokens and one of channels
 
 
 class MixerPlace(NamedTuple):
@@ -49,7 +52,8 @@ def places(layers: Sequence[Layer]) -> Iterator[MixerPlace]:
         labels = tuple(label for layer in block for label in layer)
         stop = first + repeats * len(block)
         for j, (label, path) in enumerate(zip(labels, _stack.paths(labels), strict=True)):
-            yield MixerPlace(label, f"blocks_{i}/{path}", f"blocks_{i}/norm_{path}", range(first + j // 2, stop, len(block)))
+            rows = range(first + j // len(block[0]), stop, len(block))
+            yield MixerPlace(label, f"blocks_{i}/{path}", f"blocks_{i}/norm_{path}", rows)
         first = stop
 
 
@@ -75,28 +79,31 @@ def convolutions(ours: str, theirs: Sequence[str], sizes: Sequence[int], layers:
 
 
 def mixers(
-    model: Any, kinds: dict[str, str | Callable[[Any], str]], block: str = "Residual", **fields: Any
-) -> list[tuple[Any, Any]] | None:  # fmt: skip
-    """(token mixer, channel mixer) of every layer. None unless `model` is a causal LM with blocks of class `block`, whose mixers
-    have classes in `kinds` ({class: label or function of the mixer}), those with one label are equal, segments are those of
-    `segments`, and other fields are as in PLAIN and `fields`. Token mixers have a state, channel mixers have none."""
+    model: Any, kinds: dict[str, str | Callable[[Any], str]], block: str = "Residual", size: int = 2, **fields: Any
+) -> list[tuple[Any, ...]] | None:  # fmt: skip
+    """The `size` mixers of every layer, (token mixer, channel mixer) by default.
+
+    None unless `model` is a causal LM with blocks of class `block`, whose mixers have classes in `kinds` ({class: label or
+    function of the mixer}), those with one label are equal, segments are those of `segments`, and other fields are as in PLAIN
+    and `fields`. Of two mixers the first has a state, the second has none.
+    """
     if not isinstance(model, LM) or any(getattr(model, name) != value for name, value in (PLAIN | fields).items()):
         return None
     found, blocks, alike = [], [], {}
     for repeats, each in zip(model.repeats, model.blocks, strict=True):
         names = [type(mixer).__name__ for mixer in each.mixers]
-        if type(each).__name__ != block or len(names) % 2 or not set(names) <= set(kinds):
+        if type(each).__name__ != block or len(names) % size or not set(names) <= set(kinds):
             return None
         chosen = [(kinds[name], mixer) for name, mixer in zip(names, each.mixers, strict=True)]
         labels = tuple(kind if isinstance(kind, str) else kind(mixer) for kind, mixer in chosen)
         if tuple(mixer.name for mixer in each.mixers) != _stack.paths(labels):
             return None
-        if any((mixer.init_state(1, 1) == ()) != bool(i % 2) for i, mixer in enumerate(each.mixers)):
+        if size == 2 and any((mixer.init_state(1, 1) == ()) != bool(i % 2) for i, mixer in enumerate(each.mixers)):
             return None
         unnamed = [mixer.clone(name=None, number=None) for mixer in each.mixers]
         if any(mixer != alike.setdefault(label, mixer) for label, mixer in zip(labels, unnamed, strict=True)):
             return None
-        blocks.append((repeats, tuple(zip(labels[::2], labels[1::2], strict=True))))
-        found += repeats * list(zip(each.mixers[::2], each.mixers[1::2], strict=True))
+        blocks.append((repeats, tuple(zip(*(labels[i::size] for i in range(size)), strict=True))))
+        found += repeats * list(zip(*(each.mixers[i::size] for i in range(size)), strict=True))
     layers = [layer for repeats, layers in blocks for layer in repeats * layers]
     return found if blocks == segments(layers) else None

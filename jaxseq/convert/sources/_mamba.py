@@ -1,5 +1,6 @@
-"""Shared by all checkpoints of Mamba and Mamba-2: backbone.layers.N.{norm,mixer}."""
+"""Shared by all checkpoints of Mamba and Mamba-2: backbone.layers.N.{norm,mixer}; and by those of their hybrids."""
 
+import math
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
@@ -35,6 +36,34 @@ def steps(theirs: dict) -> dict:
     return {ours: theirs[name] for ours, name in STEPS.items() if name in theirs}
 
 
+def inner(size: int, width: int) -> dict:
+    """The fields of mamba2 for an inner width, which need not be a multiple of the width."""
+    return {"inner": size} if size % width else {"expand": size // width}
+
+
+def hybrid_fields(source: str, theirs: dict) -> dict:
+    """The fields of mamba2 in the configs of Granite 4.0-H and Falcon-H1; theirs: with all `mamba_…` fields."""
+    _fields.wanted(source, theirs, mamba_conv_bias=True, mamba_proj_bias=False)
+    width, heads = theirs["hidden_size"], theirs["mamba_n_heads"]
+    size = theirs.get("mamba_d_ssm") or theirs["mamba_expand"] * width
+    if theirs.get("mamba_d_head") != "auto":
+        _fields.wanted(source, theirs, mamba_d_head=size // heads)
+    low, high = theirs.get("time_step_limit") or (0.0, math.inf)
+    return inner(size, width) | {
+        "heads": heads, "groups": theirs["mamba_n_groups"], "state_size": theirs["mamba_d_state"], "taps": theirs["mamba_d_conv"],
+        "eps": theirs["rms_norm_eps"], "dt_low": float(low), "dt_high": _fields.finite(high),
+    }  # fmt: skip
+
+
+def hybrid_described(mixer) -> dict:
+    """What these configs say of a mamba2."""
+    return {
+        "mamba_n_heads": mixer.heads, "mamba_d_head": mixer.inner_size // mixer.heads, "mamba_n_groups": mixer.groups,
+        "mamba_d_state": mixer.state_size, "mamba_d_conv": mixer.taps,
+        "time_step_limit": [mixer.dt_low, math.inf if mixer.dt_high is None else mixer.dt_high],
+    }  # fmt: skip
+
+
 def described(model, mixer) -> dict:
     """The fields that transformers' configs of both have."""
     return {theirs: getattr(mixer, ours) for ours, theirs in STEPS.items()} | {
@@ -54,24 +83,34 @@ def described(model, mixer) -> dict:
 
 
 def entries(label: str, layers: Sequence[int], embedding: str, tied: bool) -> list[Entry]:
-    """The table without the tensors of the mixers."""
-    table = [same("embedding", embedding), *norm("final_norm", "backbone.norm_f", bias=False)]
-    table += [] if tied else [same("head", "lm_head.weight")]
+    """The table of a model whose only mixer has this label, "mamba" or "mamba2"."""
     ours, names = f"blocks_0/{label}", f"{NAMES}.mixer"
-    table += norm(f"blocks_0/norm_{label}", f"{NAMES}.norm", layers, bias=False)
-    table += [linear(f"{ours}/{kind}/kernel", f"{names}.{kind}_proj.weight", layers) for kind in ("in", "out")]
+    table = outer(embedding, tied) + norm(f"blocks_0/norm_{label}", f"{NAMES}.norm", layers, bias=False)
+    return table + {"mamba": of_mamba, "mamba2": of_mamba2}[label](ours, names, layers)
+
+
+def outer(embedding: str, tied: bool) -> list[Entry]:
+    """Embedding, last norm and head."""
+    table = [same("embedding", embedding), *norm("final_norm", "backbone.norm_f", bias=False)]
+    return table + ([] if tied else [same("head", "lm_head.weight")])
+
+
+def _of_both(ours: str, names: str, layers: Sequence[int]) -> list[Entry]:
+    table = [linear(f"{ours}/{kind}/kernel", f"{names}.{kind}_proj.weight", layers) for kind in ("in", "out")]
     table += [same(f"{ours}/{name}", f"{names}.{name}", layers) for name in ("A_log", "D")]
     table.append(same(f"{ours}/conv_bias", f"{names}.conv1d.bias", layers))
     taps = (lambda w: (w[:, 0, ::-1].T,)), (lambda w: (w[::-1].T[:, None],))  # their taps begin with the oldest input
     return [*table, Entry((f"{ours}/conv_kernel",), (f"{names}.conv1d.weight",), *taps, layers)]
 
 
-def of_mamba(layers: Sequence[int]) -> list[Entry]:
-    ours, names = "blocks_0/mamba", f"{NAMES}.mixer"
+def of_mamba(ours: str, names: str, layers: Sequence[int]) -> list[Entry]:
+    """The mixer at the path `ours`; names: of their module, with "{layer}"."""
     table = [linear(f"{ours}/{kind}/kernel", f"{names}.{kind}_proj.weight", layers) for kind in ("x", "dt")]
-    return [*table, same(f"{ours}/dt_bias", f"{names}.dt_proj.bias", layers)]
+    return [*_of_both(ours, names, layers), *table, same(f"{ours}/dt_bias", f"{names}.dt_proj.bias", layers)]
 
 
-def of_mamba2(layers: Sequence[int]) -> list[Entry]:
-    ours, names = "blocks_0/mamba2", f"{NAMES}.mixer"
-    return [same(f"{ours}/{kind}", f"{names}.{name}", layers) for kind, name in (("dt_bias",) * 2, ("norm_scale", "norm.weight"))]
+def of_mamba2(ours: str, names: str, layers: Sequence[int]) -> list[Entry]:
+    """The mixer at the path `ours`; names: of their module, with "{layer}"."""
+    pairs = {"dt_bias": "dt_bias", "norm_scale": "norm.weight"}
+    table = [same(f"{ours}/{kind}", f"{names}.{name}", layers) for kind, name in pairs.items()]
+    return _of_both(ours, names, layers) + table

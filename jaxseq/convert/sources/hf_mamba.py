@@ -45,4 +45,4 @@ def aliases(theirs: dict) -> dict:
 
 def entries(theirs: dict) -> list[Entry]:
     layers, tied = range(theirs["num_hidden_layers"]), theirs.get("tie_word_embeddings", True)
-    return _mamba.entries("mamba", layers, "backbone.embeddings.weight", tied) + _mamba.of_mamba(layers)
+    return _mamba.entries("mamba", layers, "backbone.embeddings.weight", tied)

@@ -29,7 +29,7 @@ def config(theirs: dict) -> ConfigDict:
 
 def describe(model) -> dict | None:
     mixer = _mamba.mixer(model, "Mamba2")
-    if mixer is None or mixer.eps != model.norm_eps:
+    if mixer is None or mixer.inner or mixer.eps != model.norm_eps:
         return None
     return _mamba.described(model, mixer) | {
         "architectures": ["Mamba2ForCausalLM"],
@@ -47,4 +47,4 @@ def aliases(theirs: dict) -> dict:
 
 def entries(theirs: dict) -> list[Entry]:
     layers, tied = range(theirs["num_hidden_layers"]), theirs.get("tie_word_embeddings", False)
-    return _mamba.entries("mamba2", layers, "backbone.embeddings.weight", tied) + _mamba.of_mamba2(layers)
+    return _mamba.entries("mamba2", layers, "backbone.embeddings.weight", tied)

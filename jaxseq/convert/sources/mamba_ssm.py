@@ -64,7 +64,7 @@ def describe(model) -> dict | None:
             return None
         ssm["dt_rank"] = mixer.dt_rank or -(-model.width // 16)
     else:
-        if mixer.eps != 1e-5:
+        if mixer.eps != 1e-5 or mixer.inner:
             return None
         high = float("inf") if mixer.dt_high is None else mixer.dt_high
         ssm |= {"headdim": mixer.expand * model.width // mixer.heads, "dt_limit": [mixer.dt_low, high]}
@@ -81,5 +81,4 @@ def aliases(theirs: dict) -> dict:
 
 def entries(theirs: dict) -> list[Entry]:
     kind, layers = _kind(theirs), range(theirs["n_layer"])
-    table = _mamba.entries(kind, layers, "backbone.embedding.weight", theirs.get("tie_embeddings", True))
-    return table + {"mamba": _mamba.of_mamba, "mamba2": _mamba.of_mamba2}[kind](layers)
+    return _mamba.entries(kind, layers, "backbone.embedding.weight", theirs.get("tie_embeddings", True))

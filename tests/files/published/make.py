@@ -24,27 +24,96 @@ GPT2 = {"vocab_size": VOCAB, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positio
 NEOX = COMMON | HEADS | {"rotary_pct": 0.5, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2}
 MAMBA = COMMON | ENDS | {"state_size": 4, "num_hidden_layers": 2}
 MAMBA2 = MAMBA | {"num_heads": 4, "head_dim": 8, "n_groups": 2, "chunk_size": 4}
-KIMI = {"num_key_value_heads": 4, "num_hidden_layers": 2, "kv_lora_rank": 8, "qk_nope_head_dim": 4, "qk_rope_head_dim": 2,
-        "v_head_dim": 4, "moe_intermediate_size": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "linear_head_dim": 4,
-        "linear_num_heads": 2, "layer_types": ["linear_attention", "full_attention"],
-        "mlp_layer_types": ["sparse", "sparse"]}  # dense ones get names in files that the authors' files do not have
-QWEN3_NEXT = {"head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 4,
-              "linear_value_head_dim": 3, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8,
-              "shared_expert_intermediate_size": 12, "mlp_only_layers": [1],
-              "layer_types": ["linear_attention", "full_attention"]}
+KIMI = {
+    "num_key_value_heads": 4,
+    "num_hidden_layers": 2,
+    "kv_lora_rank": 8,
+    "qk_nope_head_dim": 4,
+    "qk_rope_head_dim": 2,
+    "v_head_dim": 4,
+    "moe_intermediate_size": 8,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "linear_head_dim": 4,
+    "linear_num_heads": 2,
+    "layer_types": ["linear_attention", "full_attention"],
+    "mlp_layer_types": ["sparse", "sparse"],
+}  # dense ones get names in files that the authors' files do not have
+QWEN3_NEXT = {
+    "head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 4,
+    "linear_value_head_dim": 3,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 8,
+    "shared_expert_intermediate_size": 12,
+    "mlp_only_layers": [1],
+    "layer_types": ["linear_attention", "full_attention"],
+}
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
 YARN = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 32, "beta_fast": 4.0}
-DEEPSEEK = {"num_key_value_heads": 4, "num_hidden_layers": 3, "kv_lora_rank": 8, "q_lora_rank": 12, "qk_nope_head_dim": 4,
-            "qk_rope_head_dim": 8, "v_head_dim": 4, "moe_intermediate_size": 8, "n_routed_experts": 8, "num_experts_per_tok": 2,
-            "n_group": 4, "topk_group": 2, "first_k_dense_replace": 1,
-            "rope_parameters": YARN | {"mscale": 0.8, "mscale_all_dim": 0.8}}
-OLMO_HYBRID = {"num_hidden_layers": 3, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 6,
-               "linear_value_head_dim": 3, "rope_parameters": {"rope_theta": None, "rope_type": "default"},
-               "layer_types": ["linear_attention", "full_attention", "linear_attention"]}
-MINIMAX = {"num_local_experts": 4, "num_experts_per_tok": 2, "num_attention_heads": 1, "num_key_value_heads": 1,
-           "num_hidden_layers": 3, "layer_types": ["full_attention", "linear_attention", "full_attention"],
-           **{f"{kind}_{factor}_factor": value for kind in ("full_attn", "linear_attn", "mlp")
-              for factor, value in (("alpha", 1.5), ("beta", 0.5))}}
+DEEPSEEK = {
+    "num_key_value_heads": 4,
+    "num_hidden_layers": 3,
+    "kv_lora_rank": 8,
+    "q_lora_rank": 12,
+    "qk_nope_head_dim": 4,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 4,
+    "moe_intermediate_size": 8,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "n_group": 4,
+    "topk_group": 2,
+    "first_k_dense_replace": 1,
+    "rope_parameters": YARN | {"mscale": 0.8, "mscale_all_dim": 0.8},
+}
+OLMO_HYBRID = {
+    "num_hidden_layers": 3,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 6,
+    "linear_value_head_dim": 3,
+    "rope_parameters": {"rope_theta": None, "rope_type": "default"},
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+}
+MINIMAX = {
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+    "num_hidden_layers": 3,
+    "layer_types": ["full_attention", "linear_attention", "full_attention"],
+    **{
+        f"{kind}_{factor}_factor": value
+        for kind in ("full_attn", "linear_attn", "mlp")
+        for factor, value in (("alpha", 1.5), ("beta", 0.5))
+    },
+}
+NEMOTRON_H = {
+    "head_dim": 6,
+    "ssm_state_size": 4,
+    "mamba_num_heads": 4,
+    "mamba_head_dim": 10,
+    "n_groups": 2,
+    "chunk_size": 4,
+    "layers_block_type": ["linear_attention", "mlp", "linear_attention", "full_attention", "mlp"],
+}
+GRANITE = {
+    "num_hidden_layers": 3,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "mamba_n_heads": 4,
+    "mamba_n_groups": 2,
+    "mamba_d_state": 4,
+    "mamba_chunk_size": 4,
+    "shared_intermediate_size": 24,
+    "embedding_multiplier": 3.0,
+    "attention_multiplier": 0.3,
+    "residual_multiplier": 0.7,
+    "logits_scaling": 1.5,
+}
 BERT = COMMON | HEADS | {"max_position_embeddings": 32}
 VIT = HEADS | {"hidden_size": 16, "num_hidden_layers": 2, "image_size": 8, "patch_size": 4}
 
@@ -72,6 +141,11 @@ MODELS = {
     "minimax": ("MiniMaxForCausalLM", LLAMA | ENDS | MINIMAX),
     "recurrent_gemma": ("RecurrentGemmaForCausalLM", LLAMA | ENDS | {"num_hidden_layers": 3, "lru_width": 24,
                         "attention_window_size": 5, "num_key_value_heads": 1}),
+    "nemotron_h": ("NemotronHForCausalLM", COMMON | HEADS | ENDS | NEMOTRON_H | {"num_key_value_heads": 2}),
+    "granite_moe_hybrid": ("GraniteMoeHybridForCausalLM", LLAMA | ENDS | GRANITE | {"num_local_experts": 0,
+                           "tie_word_embeddings": True}),
+    "granite_moe_hybrid_experts": ("GraniteMoeHybridForCausalLM", LLAMA | ENDS | GRANITE | {"num_local_experts": 4,
+                                   "intermediate_size": 8, "position_embedding_type": "rope"}),
     "mistral": ("MistralForCausalLM", LLAMA | ENDS | {"sliding_window": 5, "rope_parameters": LINEAR}),
     "qwen2": ("Qwen2ForCausalLM", LLAMA | ENDS | {"tie_word_embeddings": True, "use_sliding_window": True, "sliding_window": 5,
               "max_window_layers": 1}),
