@@ -56,6 +56,7 @@ def sections() -> dict[str, dict]:
             "lora_alpha": 16.0,  # the change is multiplied by lora_alpha / lora_rank
             "lora_magnitude": False,  # also train the norm of each output's weights (DoRA)
             "lora_targets": "",  # comma-separated parts of the paths of the maps to change; empty: all
+            "rounding": "",  # int8, int4, nf4, fp8: train weights that are rounded so, for `jaxseq compress`; empty: none
             "log_every": 10,
             "logger": placeholder(str),  # additional logger: wandb
             "checkpoint_every": 200,

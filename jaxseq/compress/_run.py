@@ -17,7 +17,7 @@ from jaxseq.compress._calibration import Calibration
 from jaxseq.compress._work import Work
 from jaxseq.config import from_dict, to_dict
 from jaxseq.errors import UserError
-from jaxseq.train import checkpoints, load_variables, save_params
+from jaxseq.train import checkpoints, load_variables, save_params, structure
 from jaxseq.weights import Factored, QuantizedWeight, Sparse
 
 NAME = "compress.json"  # in the new workdir: the recipe and the figures
@@ -51,9 +51,9 @@ def compress(
     wanted = steps(recipe)
     model, variables, config = load_variables(workdir, step)
     config = from_dict(to_dict(config), **overrides or {})
-    if config.train.lora_rank:
-        variables = variables | {"params": jax.jit(weights.merged)(variables["params"])}
-        config = from_dict(to_dict(config), **{"model.weights": "", "train.lora_rank": 0})
+    types, params = structure.settled(config, variables["params"])
+    variables = variables | {"params": params}
+    config = from_dict(to_dict(config), **{"model.weights": types, "train.lora_rank": 0, "train.rounding": ""})
     task = registry.load("train.objectives", config.train.objective).task(config)
     task.check(model)
     work = Work(config, variables["params"], Calibration(task, tokens, say), say)

@@ -76,7 +76,7 @@ class Trainer:
 
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
         if variables is None:
-            variables = self.fresh()
+            variables = self.adapted(self.fresh())
         return jax.jit(start, out_shardings=shardings)(variables)
 
     def fresh(self) -> dict:
@@ -86,8 +86,8 @@ class Trainer:
         return jax.jit(make, out_shardings=shardings)()  # outside of `scope`: the two example tokens cannot be sharded
 
     def adapted(self, variables: dict) -> dict:
-        """Variables without adapters with the new adapters of train.lora_rank, if any."""
-        if not self.config.train.lora_rank:
+        """The variables with the types that training adds (train.lora_rank, train.rounding), if any."""
+        if not self.config.train.lora_rank and not self.config.train.rounding:
             return variables
         boxes = structure.boxed(self.config, self.model)["params"]
         key = jax.random.fold_in(self.key, 2)

@@ -1,5 +1,7 @@
-"""The types of a run's weights: those of config.model.weights, and adapters of low rank for fine-tuning (train.lora_rank)."""
+"""The types of a run's weights: those of config.model.weights, and those that only training has: adapters of low rank for
+fine-tuning (train.lora_rank), and weights that are rounded in the forward pass (train.rounding)."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -9,18 +11,22 @@ import jax.numpy as jnp
 
 from jaxseq import weights
 from jaxseq.errors import UserError
-from jaxseq.weights import Adapted
+from jaxseq.weights import Adapted, Rounded, Sparse
 
 
-def boxed(config, model: nn.Module, adapters: bool = True) -> dict:
+def boxed(config, model: nn.Module, training: bool = True) -> dict:
     """`model.boxed()` with the types of weights that `config` gives its parameters.
 
-    adapters: with those of train.lora_rank. Raises UserError for types that do not fit the model.
+    training: also those of training. Raises UserError for types that do not fit the model.
     """
     variables = model.boxed()
     boxes = weights.typed(variables["params"], config.model.weights)
-    if adapters and config.train.lora_rank:
+    if training and config.train.lora_rank and config.train.rounding:
+        raise UserError("train.rounding trains all weights and train.lora_rank only a change of them; set one of the two")
+    if training and config.train.lora_rank:
         boxes = _with_adapters(config.train, variables["params"], boxes)
+    if training and config.train.rounding:
+        boxes = _rounded(config.train.rounding, variables["params"], boxes)
     return variables | {"params": boxes}
 
 
@@ -32,6 +38,29 @@ def check(config) -> None:
         raise UserError("this model was compressed, so it has no random initial values; give its workdir as train.init")
     if config.train.lora_rank:
         raise UserError("train.lora_rank trains a small change of given weights; give their workdir as train.init")
+
+
+def settled(config, params: Any) -> tuple[str, Any]:
+    """(config.model.weights, parameters) of a run without the types of training: adapters are merged into arrays, and so is all
+    else then; weights that were rounded are what they were before."""
+    if config.train.lora_rank:
+        return "", jax.jit(weights.merged)(params)
+    is_rounded = lambda node: isinstance(node, Rounded)  # noqa: E731
+    return config.model.weights, jax.tree.map(lambda node: node.w if is_rounded(node) else node, params, is_leaf=is_rounded)
+
+
+def _rounded(kind: str, plain: Any, boxes: Any) -> Any:
+    """boxes with a Rounded around each matrix that can be quantized so and is not yet."""
+    if kind not in weights.CODES:
+        raise UserError(f"there is no train.rounding={kind}; choose one of: {', '.join(weights.CODES)}")
+    own = {path: box for path, box in weights.leaves(plain).items() if box.contracts and weights.fits(box, kind)}
+    nodes = {path: weights.at(boxes, path) for path in own}
+    new = {
+        path: Rounded(node, kind, own[path].contracts)
+        for path, node in nodes.items()
+        if isinstance(node, Sparse) or not weights.is_weight(node)
+    }
+    return weights.replaced(boxes, new, weights.is_node)
 
 
 def targets(train, boxes: Any) -> dict[str, Any]:
@@ -63,20 +92,25 @@ def _with_adapters(train, plain: Any, boxes: Any) -> Any:
 
 
 def adapt(params: Any, boxes: Any, key: jax.Array) -> Any:
-    """The parameters with new adapters, which change nothing yet: a is uniform in +-1/sqrt(inputs), b zero (PEFT's default).
+    """The parameters with the types that training adds. New adapters change nothing yet: a is uniform in +-1/sqrt(inputs), b zero
+    (PEFT's default).
 
-    boxes: those with adapters, as from `boxed`.
+    boxes: as from `boxed`.
     """
-    nodes = jax.tree_util.tree_leaves_with_path(boxes, is_leaf=lambda node: isinstance(node, Adapted))
+    nodes = jax.tree_util.tree_leaves_with_path(boxes, is_leaf=weights.is_node)
     new = {}
     for number, (keys, node) in enumerate(nodes):
-        if not isinstance(node, Adapted):
-            continue
         path = weights.path_of(keys)
-        base = weights.at(params, path)
-        a, b, leads = node.a.value, node.b.value, node.a.value.ndim - node.inputs - 1
-        bound = math.prod(a.shape[leads:-1]) ** -0.5
-        start = jax.random.uniform(jax.random.fold_in(key, number), a.shape, a.dtype, -bound, bound)
-        magnitude = node.magnitude and weights.norms(weights.dense(base, a.dtype), node.inputs, leads)
-        new[path] = Adapted(base, start, jnp.zeros(b.shape, b.dtype), magnitude, node.inputs, node.scale)
+        if isinstance(node, Rounded):
+            new[path] = dataclasses.replace(node, w=weights.at(params, path))
+        elif isinstance(node, Adapted):
+            new[path] = _new_adapter(weights.at(params, path), node, jax.random.fold_in(key, number))
     return weights.replaced(params, new, weights.is_node)
+
+
+def _new_adapter(base: Any, boxes: Adapted, key: jax.Array) -> Adapted:
+    a, b, leads = boxes.a.value, boxes.b.value, boxes.a.value.ndim - boxes.inputs - 1
+    bound = math.prod(a.shape[leads:-1]) ** -0.5
+    start = jax.random.uniform(key, a.shape, a.dtype, -bound, bound)
+    magnitude = boxes.magnitude and weights.norms(weights.dense(base, a.dtype), boxes.inputs, leads)
+    return Adapted(base, start, jnp.zeros(b.shape, b.dtype), magnitude, boxes.inputs, boxes.scale)

@@ -15,7 +15,7 @@ from jaxseq.errors import UserError
 from jaxseq.train import checkpoints, locks, tokenizers, workdirs
 from jaxseq.train import mesh as meshes
 from jaxseq.train.step import abstract_params
-from jaxseq.train.structure import boxed
+from jaxseq.train.structure import boxed, settled
 
 SHOWN = 8  # names of wrong leaves in a message
 log = logging.getLogger(__name__)
@@ -75,20 +75,22 @@ def _restored(workdir: str | os.PathLike, abstract: dict, step: int, heads: Iter
 
 
 def initial(source: str | os.PathLike, config, model, mesh) -> dict:
-    """The variables of the workdir `source` for a run of `config` that starts from them (train.init), without adapters.
+    """The variables of the workdir `source` for a run of `config` that starts from them (train.init), without the types of
+    training.
 
     Compressed weights and adapters of `source` are merged into arrays unless the config has the same config.model.weights.
     Raises UserError as `restore_variables`, and if the config has types of weights that the source has not.
     """
     saved = workdirs.saved_config(source)
-    if saved is None or saved.model.weights == config.model.weights and not saved.train.lora_rank:
-        own = boxed(config, model, adapters=False)
-        return restore_variables(source, abstract_params(own, mesh), heads=model.optional)
-    if config.model.weights:
-        raise UserError(f"the weights in {source} are not compressed in the same way as this config says; take --config={source}")
-    log.info("the compressed weights or adapters of %s are merged into plain weights", source)
-    found = restore_variables(source, abstract_params(boxed(saved, model), mesh), heads=model.optional)
-    return found | {"params": jax.jit(weights.merged)(found["params"])}
+    own = config if saved is None else saved
+    found = restore_variables(source, abstract_params(boxed(own, model), mesh), heads=model.optional)
+    types, params = settled(own, found["params"])
+    if types != config.model.weights:
+        if config.model.weights:
+            raise UserError(f"the weights in {source} are not compressed as this config says; take --config={source}")
+        log.info("the compressed weights of %s are merged into plain weights", source)
+        params = jax.jit(weights.merged)(params)
+    return found | {"params": params}
 
 
 def _without(tree: dict, names: Iterable[str]) -> dict:

@@ -11,12 +11,12 @@ Only parameters that multiply an activation have other types, those created with
 """
 
 from jaxseq.weights._base import Weight, box_like, contract, dense, is_weight, leading, matrices, norms
-from jaxseq.weights._quantized import CODES, QuantizedWeight, fits, group
+from jaxseq.weights._quantized import CODES, QuantizedWeight, Rounded, fits, group
 from jaxseq.weights._ranks import Adapted, Factored, Sparse, factors
 from jaxseq.weights._rules import TYPES, at, is_node, joined, leaves, merged, parted, path_of, replaced, rules, typed
 
 __all__ = [
-    "CODES", "TYPES", "Adapted", "Factored", "QuantizedWeight", "Sparse", "Weight", "at", "box_like", "contract", "dense",
-    "factors", "fits", "group", "is_node", "is_weight", "joined", "leading", "leaves", "matrices", "merged", "norms", "parted",
-    "path_of", "replaced", "rules", "typed",
+    "CODES", "TYPES", "Adapted", "Factored", "QuantizedWeight", "Rounded", "Sparse", "Weight", "at", "box_like", "contract",
+    "dense", "factors", "fits", "group", "is_node", "is_weight", "joined", "leading", "leaves", "matrices", "merged", "norms",
+    "parted", "path_of", "replaced", "rules", "typed",
 ]  # fmt: skip

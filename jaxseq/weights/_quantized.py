@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseq.errors import UserError
-from jaxseq.weights._base import Weight, box_like, product, weight
+from jaxseq.weights._base import Weight, box_like, dense, product, weight
 
 GROUP = 64  # largest number of inputs that share a scale in four bits (Dettmers et al. 2023, arXiv:2305.14314, §3)
 
@@ -131,3 +131,18 @@ def _unpack(codes: jax.Array, axis: int) -> jax.Array:
     axis = axis % codes.ndim
     shape = (*codes.shape[:axis], 2 * codes.shape[axis], *codes.shape[axis + 1 :])
     return jnp.stack([codes & 15, codes >> 4], axis=axis + 1).reshape(shape)
+
+
+@weight("kind", "contracts")
+class Rounded(Weight):
+    """w, of which training sees the quantized values: w + stop_gradient(quantized(w) - w), the straight-through estimator
+    (Bengio et al. 2013, arXiv:1308.3432, §4)."""
+
+    trained = ("w",)
+    w: Any  # an array or a Weight
+    kind: str
+    contracts: tuple[int, ...]
+
+    def dense(self):
+        w = dense(self.w, jnp.float32) if isinstance(self.w, Weight) else self.w
+        return w + jax.lax.stop_gradient(QuantizedWeight.of(w, self.kind, self.contracts).dense() - w)

@@ -1,4 +1,4 @@
-"""Fine-tuning by a change of low rank (train.lora_rank): LoRA and DoRA."""
+"""Types of weights that only training has: changes of low rank (LoRA and DoRA), and weights rounded in the forward pass."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,8 @@ from helpers.train_tiny import small, write_documents
 
 import jaxseq
 from jaxseq import UserError, weights
-from jaxseq.train import checkpoints, load, save_params, train
+from jaxseq.compress import compress
+from jaxseq.train import checkpoints, load, save_params, structure, train
 
 STACKS = {
     "transformer": "1*(attention swiglu)",
@@ -95,6 +96,8 @@ def test_targets_are_parts_of_paths(documents, tmp_path):
 @pytest.mark.parametrize(
     ("more", "told"),
     [
+        ({"train.rounding": "int8"}, "set one of the two"),
+        ({"train.rounding": "int9", "train.lora_rank": 0}, "there is no train.rounding=int9"),
         ({"train.init": None}, "give their workdir as train.init"),
         ({"train.lora_targets": "mamba"}, "is part of no linear map; choose from: blocks_0/attention/k/kernel"),
     ],
@@ -103,3 +106,20 @@ def test_what_cannot_be_trained_is_told(documents, tmp_path, more, told):
     config = jaxseq.config("transformer", **base("transformer", documents, tmp_path / "base") | more)
     with pytest.raises(UserError, match=told):
         train(config, tmp_path / "run")
+
+
+def test_rounded_weights_are_trained_as_they_are_quantized_afterwards(documents, tmp_path):
+    """With train.rounding the logits of a run are those of its int4 weights; without, they are others. All weights move."""
+    fields = base("transformer", documents, tmp_path / "base") | {"train.lora_rank": 0, "train.rounding": "int4"}
+    train(jaxseq.config("transformer", **fields), tmp_path / "run")
+    model, params, config = load(tmp_path / "run")
+    compress(tmp_path / "run", "int4", tmp_path / "int4", tokens=64)
+    small, codes, made = load(tmp_path / "int4")
+    assert made.train.rounding == "" and any(path.endswith("codes") for path in weights.leaves(codes))
+    tokens = jnp.arange(12)[None]
+    logits = [np.asarray(one.apply({"params": tree}, tokens)[0]) for one, tree in ((model, params), (small, codes))]
+    np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-4)
+    types, plain = structure.settled(config, params)
+    assert types == "" and np.abs(np.asarray(model.apply({"params": plain}, tokens)[0]) - logits[0]).max() > 0.01
+    old = weights.leaves(load(tmp_path / "base")[1])
+    assert all((leaf != old[path]).any() for path, leaf in weights.leaves(plain).items())
