@@ -160,6 +160,12 @@ class Linear(nn.Module):
             self.sow("calibration", "gram", x_NI.T @ x_NI, reduce_fn=jnp.add, init_fn=lambda: 0.0)
 
 
+def recomputed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, whose backward pass stores only its arguments and computes the rest again. For elementwise functions and norms:
+    computing their intermediate results again takes less time and memory than storing and reading them."""
+    return jax.checkpoint(function, prevent_cse=False)  # in a scan over layers nothing can be merged with the forward pass
+
+
 def rms_normalize(x: jax.Array, eps: float) -> jax.Array:
     """x / sqrt(mean(x^2) + eps) over the last axis, in the accumulation dtype (Zhang & Sennrich 2019, arXiv:1910.07467)."""
     y = x.astype(_time.accumulation_dtype(x))
@@ -175,7 +181,7 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         scale_D = param(self, "scale", jax.nn.initializers.ones, x.shape[-1:], ("norm",), decay=False)
-        return (rms_normalize(x, self.eps) * scale_D).astype(self.dtype)
+        return recomputed(lambda x, scale_D: (rms_normalize(x, self.eps) * scale_D).astype(self.dtype))(x, scale_D)
 
 
 class RMSNormOffset(nn.Module):
@@ -187,7 +193,7 @@ class RMSNormOffset(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         scale_D = param(self, "scale", jax.nn.initializers.zeros, x.shape[-1:], ("norm",), decay=False)
-        return (rms_normalize(x, self.eps) * (1 + scale_D)).astype(self.dtype)
+        return recomputed(lambda x, scale_D: (rms_normalize(x, self.eps) * (1 + scale_D)).astype(self.dtype))(x, scale_D)
 
 
 class LayerNorm(nn.Module):
@@ -200,10 +206,14 @@ class LayerNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         scale_D = param(self, "scale", jax.nn.initializers.ones, x.shape[-1:], ("norm",), decay=False)
         bias_D = param(self, "bias", jax.nn.initializers.zeros, x.shape[-1:], ("norm",), decay=False)
-        y = x.astype(_time.accumulation_dtype(x))
-        y -= jnp.mean(y, axis=-1, keepdims=True)
-        y *= jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
-        return (y * scale_D + bias_D).astype(self.dtype)
+
+        def normed(x, scale_D, bias_D):
+            y = x.astype(_time.accumulation_dtype(x))
+            y -= jnp.mean(y, axis=-1, keepdims=True)
+            y *= jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
+            return (y * scale_D + bias_D).astype(self.dtype)
+
+        return recomputed(normed)(x, scale_D, bias_D)
 
 
 class RMSNormOuter(nn.Module):

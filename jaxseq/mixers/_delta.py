@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxseq.errors import UserError
-from jaxseq.layers import Linear, Mixer, fan_in, param, rms_normalize
+from jaxseq.layers import Linear, Mixer, fan_in, param, recomputed, rms_normalize
 from jaxseq.mixers import _init
 from jaxseq.mixers.mamba import dt_bias_init
 from jaxseq.mixers.mamba2 import a_log_init
@@ -80,7 +80,7 @@ class DeltaMixer(Mixer):
         w_WD = param(self, "conv_kernel", fan_in(), (self.taps, u_BTD.shape[-1]), (None, "heads"))
         u_BTD, state = call.op("short_conv")(u_BTD, w_WD=w_WD, state=state)
         cuts = [self.heads * key_size, 2 * self.heads * key_size]
-        parts = jnp.split(nn.silu(u_BTD), cuts, axis=-1)
+        parts = jnp.split(recomputed(nn.silu)(u_BTD), cuts, axis=-1)
         q, k, v = (x.reshape(*x.shape[:2], *shape) for x, shape in zip(parts, shapes.values(), strict=True))
         return (unit(q) * key_size**-0.5).astype(self.dtype), unit(k).astype(self.dtype), v, state
 
@@ -100,6 +100,10 @@ class DeltaMixer(Mixer):
     def out(self, y_BTHV, gate_BTHV):
         scale_V = param(self, "norm_scale", jax.nn.initializers.ones, y_BTHV.shape[-1:], (None,), decay=False)
         acc = _time.accumulation_dtype(y_BTHV)
-        y_BTHV = (rms_normalize(y_BTHV, self.eps) * scale_V * GATES[self.gate](gate_BTHV.astype(acc))).astype(self.dtype)
+
+        def gated(y, gate, scale_V):
+            return (rms_normalize(y, self.eps) * scale_V * GATES[self.gate](gate.astype(acc))).astype(self.dtype)
+
+        y_BTHV = recomputed(gated)(y_BTHV, gate_BTHV, scale_V)
         axes = ("heads", None, "embed")
         return Linear((self.width,), axes, 2, init_fn=_init.outward(self), dtype=self.dtype, name="o")(y_BTHV)

@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from jaxseq import registry
 from jaxseq.errors import UserError
-from jaxseq.layers import Mixer, param
+from jaxseq.layers import Mixer, param, recomputed
 from jaxseq.ops import token_shift
 
 
@@ -85,11 +85,14 @@ def zigzag(width: int):
 
 def group_norm(module, x_BTHV, eps: float, scale=1.0):
     """Layer norm of each head, with a scale and bias for every channel (torch's GroupNorm with H groups): [B, T, H V]."""
-    acc = jnp.promote_types(x_BTHV.dtype, jnp.float32)
-    y = x_BTHV.astype(acc)
-    y -= jnp.mean(y, axis=-1, keepdims=True)
-    y *= jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps)
-    y_BTD = y.reshape(*y.shape[:2], y.shape[2] * y.shape[3])
-    scale_D = vector(module, "ln_x_scale", scale, y_BTD.shape[-1:], ("heads",))
-    bias_D = vector(module, "ln_x_bias", 0.0, y_BTD.shape[-1:], ("heads",))
-    return (y_BTD * scale_D + bias_D).astype(module.dtype)
+    channels = (x_BTHV.shape[2] * x_BTHV.shape[3],)
+
+    def normed(x_BTHV, scale_D, bias_D):
+        y = x_BTHV.astype(jnp.promote_types(x_BTHV.dtype, jnp.float32))
+        y -= jnp.mean(y, axis=-1, keepdims=True)
+        y *= jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps)
+        return (y.reshape(*y.shape[:2], *channels) * scale_D + bias_D).astype(module.dtype)
+
+    scale_D = vector(module, "ln_x_scale", scale, channels, ("heads",))
+    bias_D = vector(module, "ln_x_bias", 0.0, channels, ("heads",))
+    return recomputed(normed)(x_BTHV, scale_D, bias_D)

@@ -3,7 +3,7 @@
 from flax import linen as nn
 
 from jaxseq.call import Mixed
-from jaxseq.layers import Linear, Mixer, Units
+from jaxseq.layers import Linear, Mixer, Units, recomputed
 from jaxseq.mixers import _activations, _init
 
 
@@ -34,7 +34,8 @@ class GeGLU(Mixer):
             bias_init = _init.bias(self, self.width)
             return Linear((hidden,), ("embed", "mlp"), 1, self.bias, init, self.dtype, bias_init, name=name)(x_BTD)
 
-        y_BTF = _activations.find(self.activation)(up("gate")) * up("up")
+        activation = _activations.find(self.activation)
+        y_BTF = recomputed(lambda gate, up: activation(gate) * up)(up("gate"), up("up"))
         init, bias_init = _init.outward(self), _init.bias(self, hidden)
         out = Linear((self.width,), ("mlp", "embed"), 1, self.bias, init, self.dtype, bias_init, name="down")
         return Mixed(out(y_BTF), ())

@@ -1,12 +1,11 @@
 """Gated linear attention's mixer (Yang et al. 2023, arXiv:2312.06635, §4.4)."""
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxseq.call import Mixed
 from jaxseq.errors import UserError
-from jaxseq.layers import Linear, Mixer, param, rms_normalize
+from jaxseq.layers import Linear, Mixer, param, recomputed, rms_normalize
 from jaxseq.mixers import _init
 from jaxseq.ops import _time, gla
 
@@ -55,6 +54,10 @@ class GatedLinearAttention(Mixer):
         op = call.op("gla")
         y_BTHV, state = op(q_BTHK * key_size**-0.5, k_BTHK, v_BTHV, log_w_BTHK, state=state)
         scale_V = param(self, "norm_scale", jax.nn.initializers.ones, (value_size,), (None,), decay=False)
-        y_BTHV = (rms_normalize(y_BTHV, self.eps) * scale_V * jnp.asarray(nn.silu(gate_BTHV), acc)).astype(self.dtype)
+
+        def gated(y, gate, scale_V):
+            return (rms_normalize(y, self.eps) * scale_V * nn.silu(gate).astype(acc)).astype(self.dtype)
+
+        y_BTHV = recomputed(gated)(y_BTHV, gate_BTHV, scale_V)
         out = Linear((self.width,), ("heads", None, "embed"), 2, init_fn=_init.outward(self), dtype=self.dtype, name="o")
         return Mixed(out(y_BTHV), state)

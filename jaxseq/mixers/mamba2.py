@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from jaxseq.call import Mixed
 from jaxseq.errors import UserError
-from jaxseq.layers import Linear, Mixer, param, rms_normalize, uniform
+from jaxseq.layers import Linear, Mixer, param, recomputed, rms_normalize, uniform
 from jaxseq.mixers.mamba import dt_bias_init, fan_in_uniform
 from jaxseq.ops import retention, short_conv
 
@@ -71,12 +71,19 @@ class Mamba2(Mixer):
         bias_D = param(self, "conv_bias", uniform(bound), (width,), ("mlp",), decay=False)
         conv = call.op("short_conv")
         y_BTD, state = conv(x_BTD, w_WD=w_WD, bias_D=bias_D, state=state)
-        return nn.silu(y_BTD), state
+        return recomputed(nn.silu)(y_BTD), state
 
-    def _norm(self, y_BTD):
-        scale_D = param(self, "norm_scale", jax.nn.initializers.ones, y_BTD.shape[-1:], ("mlp",), decay=False)
-        parts = y_BTD.reshape(*y_BTD.shape[:2], self.groups, y_BTD.shape[2] // self.groups)
-        return (rms_normalize(parts, self.eps).reshape(y_BTD.shape) * scale_D).astype(self.dtype)
+    def _gated_norm(self, y_BTHV, x_BTHV, d_H, z_BTD):
+        """rms_norm((y + D x) * silu(z)), the norm over the channels of each group."""
+        scale_D = param(self, "norm_scale", jax.nn.initializers.ones, z_BTD.shape[-1:], ("mlp",), decay=False)
+
+        def gated(y_BTHV, x_BTHV, d_H, z_BTD, scale_D):
+            y_BTHV += (d_H[:, None] * x_BTHV).astype(self.dtype)
+            y_BTD = y_BTHV.reshape(z_BTD.shape) * nn.silu(z_BTD)
+            parts = y_BTD.reshape(*y_BTD.shape[:2], self.groups, y_BTD.shape[2] // self.groups)
+            return (rms_normalize(parts, self.eps).reshape(y_BTD.shape) * scale_D).astype(self.dtype)
+
+        return recomputed(gated)(y_BTHV, x_BTHV, d_H, z_BTD, scale_D)
 
     def _head_param(self, name: str, init):
         return param(self, name, init, (self.heads,), ("heads",), decay=False)
@@ -97,12 +104,10 @@ class Mamba2(Mixer):
         bias_H = self._head_param("dt_bias", dt_bias_init(self.dt_min, self.dt_max, self.dt_floor))
         dt_BTH = jnp.clip(nn.softplus(dt_BTH.astype(bias_H.dtype) + bias_H), self.dt_low, self.dt_high)
         a_log_H, d_H = self._head_param("A_log", a_log_init(1, 16)), self._head_param("D", jax.nn.initializers.ones)
-        v_BTHV = (x_BTHV.astype(dt_BTH.dtype) * dt_BTH[..., None]).astype(self.dtype)
+        v_BTHV = recomputed(lambda x, dt: (x.astype(dt.dtype) * dt[..., None]).astype(self.dtype))(x_BTHV, dt_BTH)
         op = call.op("retention")
         y_BTHV, ssd = op(c_BTGK, b_BTGK, v_BTHV, -jnp.exp(a_log_H) * dt_BTH, state=ssd)
-        y_BTHV += (d_H[:, None] * x_BTHV).astype(self.dtype)
-
-        y_BTD = self._norm(y_BTHV.reshape(z_BTD.shape) * nn.silu(z_BTD))
+        y_BTD = self._gated_norm(y_BTHV, x_BTHV, d_H, z_BTD)
         shrink = (self.residuals * self.layers) ** -0.5
         init = lambda key, shape, dtype: shrink * fan_in_uniform(key, shape, dtype)  # noqa: E731
         out = Linear((self.width,), ("mlp", "embed"), init_fn=init, dtype=self.dtype, name="out")

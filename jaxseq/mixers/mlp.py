@@ -3,7 +3,7 @@
 from flax import linen as nn
 
 from jaxseq.call import Mixed
-from jaxseq.layers import Linear, Mixer, Units
+from jaxseq.layers import Linear, Mixer, Units, recomputed
 from jaxseq.mixers import _activations, _init
 
 
@@ -38,4 +38,4 @@ class MLP(Mixer):
         h_BTF = Linear((self.features,), ("embed", "mlp"), 1, self.bias, init, self.dtype, bias_init, name="up")(x_BTD)
         init, bias_init = _init.outward(self), _init.bias(self, self.features)
         out = Linear((self.width,), ("mlp", "embed"), 1, self.bias, init, self.dtype, bias_init, name="down")
-        return Mixed(out(activation(h_BTF)), ())
+        return Mixed(out(recomputed(activation)(h_BTF)), ())

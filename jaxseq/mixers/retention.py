@@ -6,7 +6,7 @@ from flax import linen as nn
 
 from jaxseq.call import Mixed
 from jaxseq.errors import UserError
-from jaxseq.layers import Linear, Mixer, rms_normalize, rotate, xavier_uniform
+from jaxseq.layers import Linear, Mixer, recomputed, rms_normalize, rotate, xavier_uniform
 from jaxseq.ops import retention
 
 
@@ -91,7 +91,7 @@ class Retention(Mixer):
         y_BTHV, state = op(q_BTHK, k_BTHK, v_BTHV, jnp.broadcast_to(log_a_H, q_BTHK.shape[:3]), state=state)
         if self.torchscale_scaling:
             y_BTHV = self._scaled(y_BTHV, log_a_H, call.pos_BT)
-        gate_BTHV = nn.silu(project(value_size, "g"))
-        y_BTHV = gate_BTHV * rms_normalize(y_BTHV, self.eps).astype(self.dtype)
+        gated = recomputed(lambda gate, y: nn.silu(gate) * rms_normalize(y, self.eps).astype(self.dtype))
+        y_BTHV = gated(project(value_size, "g"), y_BTHV)
         axes, init = ("heads", None, "embed"), xavier_uniform(2**-1.0 * shrink)
         return Mixed(Linear((self.width,), axes, 2, init_fn=init, dtype=self.dtype, name="o")(y_BTHV), state)

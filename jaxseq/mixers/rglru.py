@@ -9,7 +9,7 @@ from jax.nn.initializers import zeros
 
 from jaxseq.call import Mixed
 from jaxseq.errors import UserError
-from jaxseq.layers import Linear, Mixer, fan_in, normal, param
+from jaxseq.layers import Linear, Mixer, fan_in, normal, param, recomputed
 from jaxseq.mixers import _init
 from jaxseq.ops import _time, rglru, short_conv
 
@@ -95,7 +95,7 @@ class RGLRU(Mixer):
         def linear(name):
             return Linear((hidden,), ("embed", "mlp"), bias=True, dtype=self.dtype, name=name)(x_BTD)
 
-        gelu_BTD = nn.gelu(linear("y"), approximate=True)
+        gelu_BTD = recomputed(nn.gelu)(linear("y"))
         w_WD = param(self, "conv_kernel", normal((0.01 / self.taps) ** 0.5), (self.taps, hidden), (None, "mlp"))
         bias_D = param(self, "conv_bias", zeros, (hidden,), ("mlp",), decay=False)
         conv = call.op("short_conv")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxseq.call import Mixed
-from jaxseq.layers import Linear, param, uniform
+from jaxseq.layers import Linear, param, recomputed, uniform
 from jaxseq.mixers import _rwkv
 
 TARGETS = ("w", "k", "v", "r", "g")  # one mixture each; also the order of the stacked low-rank maps
@@ -62,6 +62,6 @@ class RWKV6(_rwkv.HeadMixer):
         log_w_BTHK = -jnp.exp(w_BTD).reshape(k_BTHK.shape)
         y_BTHV, wkv = call.op("wkv6")(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK=u_HK, state=wkv)
         y_BTHV = _rwkv.group_norm(self, y_BTHV, self.eps, _rwkv.layer_scale(call.layer, self.layers))
-        y_BTD = y_BTHV * jax.nn.silu(g_BTHV).reshape(x_BTD.shape)
+        y_BTD = recomputed(lambda y, g: y * jax.nn.silu(g).reshape(y.shape))(y_BTHV, g_BTHV)
         out = Linear((self.width,), ("heads", "embed"), init_fn=_rwkv.zeros, dtype=self.dtype, name="o")
         return Mixed(out(y_BTD), _rwkv.TimeMixState(shift, wkv))

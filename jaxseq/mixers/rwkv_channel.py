@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxseq.call import Mixed
-from jaxseq.layers import Linear, Mixer, Units
+from jaxseq.layers import Linear, Mixer, Units, recomputed
 from jaxseq.mixers import _rwkv
 from jaxseq.ops import token_shift
 
@@ -49,7 +49,7 @@ class RWKVChannel(Mixer):
 
         x_k_BTD = _rwkv.mix(self, "mix_k", share_D, x_BTD, last_BTD, self.of_last)
         k_BTF = linear(x_k_BTD, hidden, ("embed", "mlp"), "k", _rwkv.orthogonal(self.key_gain))
-        y_BTD = linear(jnp.square(nn.relu(k_BTF)), self.width, ("mlp", "embed"), "v")
+        y_BTD = linear(recomputed(lambda k: jnp.square(nn.relu(k)))(k_BTF), self.width, ("mlp", "embed"), "v")
         if not self.gated:
             return Mixed(y_BTD, state)
         x_r_BTD = _rwkv.mix(self, "mix_r", share_D, x_BTD, last_BTD, self.of_last)
