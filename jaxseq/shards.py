@@ -41,6 +41,12 @@ def mesh_axes(axes: Axes, shape: tuple[int, ...]) -> tuple[tuple[str, ...], ...]
     return tuple(map(splits, nn.logical_to_mesh_axes(axes), shape))
 
 
+def parts(axis: str, size: int) -> int:
+    """Number of shards that the current rules split an array axis of this logical name and size into."""
+    (names,) = mesh_axes((axis,), (size,))
+    return math.prod(jax.sharding.get_abstract_mesh().shape[name] for name in names)
+
+
 def _spec(axes: Axes, shape: tuple[int, ...]) -> PartitionSpec:
     return PartitionSpec(*(split or None for split in mesh_axes(axes, shape)))
 

@@ -153,8 +153,13 @@ class LM(Network):
         x_BTD, state = self.hidden(tokens, state, pos, form, train)
         logits_BTV = self.logits(x_BTD)
         if self.logit_penalty:
-            self.sow("losses", "logit_penalty", 0.5 * self.logit_penalty * jnp.mean(jnp.square(jnp.max(logits_BTV, axis=-1))))
+            self.sow("losses", "logit_penalty", self.penalty(logits_BTV))
         return logits_BTV, state
+
+    @nn.nowrap
+    def penalty(self, logits_BTV: jax.Array) -> jax.Array:
+        """RWKV's L2Wrap, see `logit_penalty`."""
+        return 0.5 * self.logit_penalty * jnp.mean(jnp.square(jnp.max(logits_BTV, axis=-1)))
 
     def embed(self, tokens_BT: jax.Array, pos_BT: jax.Array) -> jax.Array:
         """x_BTD before the first block."""

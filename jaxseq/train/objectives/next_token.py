@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxseq import evaluation
+from jaxseq import evaluation, shards
 from jaxseq.evaluation import bits_per_byte
 from jaxseq.evaluation.bits_per_byte import token_nats
 from jaxseq.train.objectives import _task
 
+BLOCK = 1 << 25  # elements of the logits that a device holds at a time: 128 MiB in float32
 DTYPES = {"tokens": jnp.int32, "targets": jnp.int32, "pos": jnp.int32, "weights": jnp.float32}
 
 
@@ -20,21 +21,44 @@ def loss(model, variables, batch, rng, *, form, train) -> tuple[jax.Array, dict[
     batch: tokens, targets, pos int32 [B, T] and weights float32 [B, T]. What the model sows into 'losses' (already
     scaled means over tokens: router losses, logit penalties) is added, times the tokens of this batch.
     """
-    (logits_BTV, _), extra, changed = _task.apply(
-        model, variables, batch["tokens"], pos=batch["pos"], form=form, rng=rng, train=train
+    (x_BTD, _), extra, changed = _task.apply(
+        model, variables, batch["tokens"], pos=batch["pos"], form=form, rng=rng, train=train, method="hidden"
     )
-    weights_BT = batch["weights"]
-    nats_BT, log_z_BT = token_nats(logits_BTV, batch["targets"])
-    right_BT = jnp.argmax(logits_BTV, axis=-1) == batch["targets"]
+    sums, penalty = blocked_sums(model, variables, x_BTD, batch["targets"], batch["weights"])
+    return sums["nats"] + (extra + penalty) * sums["tokens"], sums, changed
+
+
+def blocked_sums(model, variables, x_BTD, targets_BT, weights_BT) -> tuple[dict[str, jax.Array], jax.Array]:
+    """(sums over tokens, the mean penalty of the logits). If all logits have more than `BLOCK` elements on a device, they are
+    computed block by block of tokens, and once more in the backward pass, so that they are never held together."""
+    sums = functools.partial(_sums, model, variables)
+    time, block = x_BTD.shape[1], _block(*x_BTD.shape[:2], model.vocab)
+    if block == time:
+        return sums((x_BTD, targets_BT, weights_BT))
+    blocks = tuple(jnp.moveaxis(x.reshape(x.shape[0], -1, block, *x.shape[2:]), 1, 0) for x in (x_BTD, targets_BT, weights_BT))
+    parts, penalties = jax.lax.map(jax.checkpoint(sums, prevent_cse=False), blocks)
+    return jax.tree.map(lambda part: jnp.sum(part, axis=0), parts), jnp.mean(penalties)
+
+
+def _block(rows: int, time: int, vocab: int) -> int:
+    """The largest divisor of T for which a block's logits have at most `BLOCK` elements on each device."""
+    on_device = rows // shards.parts("batch", rows) * (vocab // shards.parts("vocab", vocab))
+    return max(n for n in range(1, time + 1) if time % n == 0 and (n == 1 or n * on_device <= BLOCK))
+
+
+def _sums(model, variables, inputs) -> tuple[dict[str, jax.Array], jax.Array]:
+    x_BTD, targets_BT, weights_BT = inputs
+    logits_BTV = model.apply(variables, x_BTD, method="logits")
+    nats_BT, log_z_BT = token_nats(logits_BTV, targets_BT)
+    right_BT = jnp.argmax(logits_BTV, axis=-1) == targets_BT
     masked = functools.partial(_task.masked_sum, weights_BT)
-    tokens = jnp.sum(weights_BT)
     sums = {
-        "tokens": tokens,
+        "tokens": jnp.sum(weights_BT),
         "nats": masked(nats_BT),
         "accuracy": masked(right_BT.astype(jnp.float32)),
         "log_z_squared": masked(log_z_BT**2),
     }
-    return sums["nats"] + extra * tokens, sums, changed
+    return sums, model.penalty(logits_BTV) if model.logit_penalty else jnp.zeros((), jnp.float32)
 
 
 def shapes(config) -> dict[str, jax.ShapeDtypeStruct]:
