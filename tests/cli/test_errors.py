@@ -152,6 +152,7 @@ def test_every_command_refuses_a_damaged_config_of_a_run_and_keeps_all_files(fai
         ["train", "--config=retnet", *SMALL, f"--config.train.init={run}", f"--workdir={tmp_path / 'new'}"],
         ["eval", f"--workdir={run}"], ["generate", f"--workdir={run}", "--prompt=a"], ["export", run, tmp_path / "new"],
         ["modal", f"--workdir={run}", f"--out={tmp_path / 'new'}"],
+        ["compress", f"--workdir={run}", "--recipe=int8", f"--out={tmp_path / 'new'}"],
     ]:  # fmt: skip
         line = fails(*command)
         assert str(run / "config.json") in line and str(checkpoint) in line, (command, line)
