@@ -17,6 +17,7 @@ One dimension key for the whole project; arrays carry it as a suffix (`q_BTHK`),
 A digit is an axis of that size (`start_BT1`).
 """
 
+import os
 from typing import Any
 
 from jaxseq.config import config, names
@@ -29,7 +30,7 @@ __all__ = ["UserError", "build", "config", "from_pretrained", "generate", "load"
 __version__ = "0.1.0"
 
 
-def load(workdir, step: int | None = None) -> tuple[Any, Any, Any]:
+def load(workdir: str | os.PathLike, step: int | None = None) -> tuple[Any, Any, Any]:
     """(model, params, tokenizer) of a workdir's checkpoint, the latest by default, as `generate` takes them.
 
     params: of a model with more collections all of them, {"params": …, "batch_stats": …}. tokenizer: None of a model without a

@@ -120,7 +120,10 @@ class Plan:
         return call
 
 
-def plan(form: "str | Mapping[str, str] | Form | Plan", purpose: str = "prefill", platform: str | None = None, seen=None) -> Plan:
+def plan(
+    form: "str | Mapping[str, str] | Form | Plan", purpose: str = "prefill", platform: str | None = None,
+    seen: Callable[[str, str, tuple, dict], None] | None = None,
+) -> Plan:  # fmt: skip
     """The plan of a program that runs in `form`; a Plan is returned as it is. `platform`: default, that of `jax.devices()`."""
     if isinstance(form, Plan):
         return form

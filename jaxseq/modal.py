@@ -42,7 +42,7 @@ class Fit(NamedTuple):
     start_error_D: np.ndarray  # before the refinement
 
 
-def poles(poles_DN2) -> jax.Array:
+def poles(poles_DN2: jax.Array) -> jax.Array:
     """The complex poles for the parameters (a, b)."""
     return jnp.exp(jax.lax.complex(-nn.softplus(poles_DN2[..., 0]), poles_DN2[..., 1]))
 

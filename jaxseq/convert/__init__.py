@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from jaxseq import paths, registry, weights
 from jaxseq.convert import _fields, _files, _peft, _table, _tensors, _tokenizer
@@ -192,7 +193,9 @@ def _completed(source: WeightSource, theirs: dict, tensors: Mapping[str, Any]) -
     return source.complete(theirs, tensors)
 
 
-def from_pretrained(path: str | Path, source: str | None = None, dtype: Any = None, mesh: Mesh | None = None):
+def from_pretrained(
+    path: str | Path, source: str | None = None, dtype: Any = None, mesh: Mesh | None = None
+) -> tuple[nn.Module, Any]:
     """(model, params) from a folder with config.json and safetensors (sharded or not), or from one checkpoint file.
 
     source, dtype, mesh: as in `from_state_dict`; by default the source is detected from the files.
@@ -201,7 +204,9 @@ def from_pretrained(path: str | Path, source: str | None = None, dtype: Any = No
     return from_state_dict(source, theirs, tensors, dtype, mesh)
 
 
-def open_model(path: str | Path, source: str | None = None, dtype: Any = None, mesh: Mesh | None = None):
+def open_model(
+    path: str | Path, source: str | None = None, dtype: Any = None, mesh: Mesh | None = None
+) -> tuple[str, dict, ConfigDict, nn.Module, Any]:
     """(source, their config, our config, model, params) of a whole model: `from_pretrained` with what a workdir needs.
 
     Raises UserError for a source of single layers, which have no config.

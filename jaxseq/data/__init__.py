@@ -6,11 +6,17 @@ for batch in batches(config, text): ...
 """
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from jaxseq.data.corpora import Corpus, Documents, corpus, texts
 from jaxseq.data.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer, WorldTokenizer, tokenizer, whole_characters
+
+if TYPE_CHECKING:  # grain takes a second to import
+    from jaxseq.data.batching import Transform
+    from jaxseq.data.packing import Batches
 
 __all__ = [
     "ByteTokenizer",
@@ -28,7 +34,7 @@ __all__ = [
 ]
 
 
-def rows(documents: Documents, length: int, seed: int, transform=None) -> Iterator[dict[str, np.ndarray]]:
+def rows(documents: Documents, length: int, seed: int, transform: "Transform | None" = None) -> Iterator[dict[str, np.ndarray]]:
     """One epoch of packed rows in the stream's order; see `batches` for `transform`."""
     from jaxseq.data.batching import random_of
     from jaxseq.data.packing import PackedRows
@@ -38,7 +44,9 @@ def rows(documents: Documents, length: int, seed: int, transform=None) -> Iterat
         yield transform(packed[number], random_of(seed, number)) if transform else packed[number]
 
 
-def batches(config, corpus: Corpus, process_index: int = 0, process_count: int = 1, transform=None):
+def batches(
+    config: ConfigDict, corpus: Corpus, process_index: int = 0, process_count: int = 1, transform: "Transform | None" = None
+) -> "Batches":
     """An endless iterator over batches of packed training rows.
 
     Yields dicts of arrays [b, T], b = train.batch / process_count: `tokens`, `targets` and `pos` int32, `weights`
@@ -54,6 +62,6 @@ def batches(config, corpus: Corpus, process_index: int = 0, process_count: int =
     Raises:
         UserError: the batch is not divisible by the number of processes; the training split is empty.
     """
-    from jaxseq.data.packing import Batches  # grain takes a second to import
+    from jaxseq.data.packing import Batches
 
     return Batches(config, corpus, process_index, process_count, transform)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, overload
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from jaxseq.data import files
 from jaxseq.data.readers import Document
@@ -111,7 +112,7 @@ def _validates(count: int, every: int) -> np.ndarray:
     return np.arange(1, count + 1) % every == 0 if every else np.zeros(count, bool)
 
 
-def corpus(config, tokenizer: Tokenizer | None = None) -> Corpus:
+def corpus(config: ConfigDict, tokenizer: Tokenizer | None = None) -> Corpus:
     """Read, tokenise (or take from the cache) and split a corpus.
 
     Args:
@@ -171,7 +172,7 @@ def _weighted(opened: Source, fingerprint: str) -> str:
     return f"{fingerprint}-{weights}"
 
 
-def texts(config, split: str = "train") -> Iterator[Document]:
+def texts(config: ConfigDict, split: str = "train") -> Iterator[Document]:
     """The documents' text for training a tokenizer, with the same splits as `corpus`."""
     opened = source(config)
     if opened.validation:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from jaxseq.data import tokenizer_files
 from jaxseq.data.json_tokenizer import JsonTokenizer
@@ -100,7 +101,7 @@ def whole_characters(tokenizer: Tokenizer, ids: Sequence[int]) -> Sequence[int]:
     return ids
 
 
-def tokenizer(config) -> Tokenizer:
+def tokenizer(config: ConfigDict) -> Tokenizer:
     """The tokenizer that the config's data section names.
 
     Args:

@@ -17,9 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
 
 from jaxseq import forms
+from jaxseq.data.corpora import Corpus
 from jaxseq.errors import UserError
+from jaxseq.models.lm import LM
 from jaxseq.ops._time import PAD
 from jaxseq.shards import beside
 
@@ -57,8 +60,9 @@ def nothing() -> None:
 
 
 def evaluate(
-    model, params, config, corpus, split: str = "validation", *, mesh: Mesh | None = None, between: Between = nothing
-) -> dict[str, Any]:
+    model: LM, params: Any, config: ConfigDict, corpus: Corpus, split: str = "validation", *, mesh: Mesh | None = None,
+    between: Between = nothing,
+) -> dict[str, Any]:  # fmt: skip
     """Scores the first eval.documents documents of a split (0: all of them) and returns JSON-able figures.
 
     Reads config.train.form and these fields of config.eval:

@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,11 @@ import numpy as np
 
 from jaxseq.data.tokenizers import Tokenizer
 from jaxseq.errors import UserError
+from jaxseq.models.encoder import Encoder
 
 
 def embed(
-    model, params, tokenizer: Tokenizer, sentences: Sequence[str], *, length: int | None = None, batch: int = 32
+    model: Encoder, params: Any, tokenizer: Tokenizer, sentences: Sequence[str], *, length: int | None = None, batch: int = 32
 ) -> np.ndarray:  # fmt: skip
     """[sentences, D] float32: the mean of the encoder's output over a sentence's tokens, scaled to length 1.
 

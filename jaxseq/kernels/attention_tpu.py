@@ -51,9 +51,10 @@ class _Plan(NamedTuple):
 
 
 def pallas(
-    q_BTHK, k_BTGK, v_BTGV, *, state=None, pos=None, window=None, scale=None, cap=None, sink_H=None,
-    block_q: int = 512, block_k: int = 512,
-):  # fmt: skip
+    q_BTHK: jax.Array, k_BTGK: jax.Array, v_BTGV: jax.Array, *, state: attention.AttentionState | None = None,
+    pos: jax.Array | None = None, window: int | None = None, scale: float | None = None, cap: float | None = None,
+    sink_H: jax.Array | None = None, block_q: int = 512, block_k: int = 512,
+) -> tuple[jax.Array, attention.AttentionState]:  # fmt: skip
     """Same function as `attention.parallel`, in blocks of `block_q` queries x `block_k` keys (multiples of 128 on a TPU).
 
     Raises UserError if `cap` is set: the kernel has no such term.

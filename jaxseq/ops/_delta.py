@@ -26,6 +26,7 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxseq.ops import _decay, _time
 from jaxseq.ops._example import Example, repeated, stresses
@@ -38,6 +39,9 @@ class DeltaState(NamedTuple):
     """Matrix state S [B, H, K, V] of a delta rule."""
 
     S_BHKV: jax.Array  # in the accumulation dtype
+
+
+Outcome = tuple[jax.Array, DeltaState]  # (y, the next state)
 
 
 class Summary(NamedTuple):
@@ -66,7 +70,7 @@ class Chunk(NamedTuple):
     y_BTHV: jax.Array | None = None  # contribution of additional writes (wkv7) to the outputs
 
 
-def init_state(batch: int, heads: int, key_size: int, value_size: int, dtype=jnp.float32) -> DeltaState:
+def init_state(batch: int, heads: int, key_size: int, value_size: int, dtype: DTypeLike = jnp.float32) -> DeltaState:
     """The empty state, in the accumulation dtype for inputs of `dtype`."""
     return DeltaState(jnp.zeros((batch, heads, key_size, value_size), _time.accumulation_dtype(jnp.zeros((), dtype))))
 
@@ -77,7 +81,7 @@ def _sandwich(X_BHTT, R_BHTT):
 
 
 @jax.custom_jvp
-def unit_triangular_inverse(A_BHTT):
+def unit_triangular_inverse(A_BHTT: jax.Array):
     """(I - A)^-1 of a strictly lower triangular A, by halves: [[P, 0], [-R, Q]]^-1 = [[P^-1, 0], [Q^-1 R P^-1, Q^-1]].
 
     All blocks of one size are inverted at once. With X the inverse of the diagonal blocks and R the blocks that couple pairs of
@@ -101,14 +105,16 @@ def _(primals, tangents):
     return inverse_BHTT, _sandwich(inverse_BHTT, tangents[0])
 
 
-def solve(A_BHTS, v_BTHV, read_BTHK) -> tuple[jax.Array, jax.Array]:
+def solve(A_BHTS: jax.Array, v_BTHV: jax.Array, read_BTHK: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(own, from_state) of z_t = own_t + from_state_t S, the solution of z = A z + v + read S; A is strictly lower triangular."""
     inverse_BHTS = unit_triangular_inverse(A_BHTS)
     own_BTHV, from_state_BTHK = (jnp.einsum("bhts,bshk->bthk", inverse_BHTS, x) for x in (v_BTHV, read_BTHK))
     return own_BTHV, from_state_BTHK
 
 
-def solved(q_BTHK, k_BTHK, v_BTHV, e_BTHK, log_w, pos_BT) -> Chunk:
+def solved(
+    q_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHV: jax.Array, e_BTHK: jax.Array, log_w: jax.Array, pos_BT: jax.Array
+) -> Chunk:
     """Solve a chunk of the rule above. log_w: [B, T, H] or [B, T, H, K]."""
     seg_BT = _time.segments(pos_BT)
     decays = (_decay.head_decays if log_w.ndim == 3 else _decay.decays)(log_w, pos_BT, v_BTHV.dtype)
@@ -129,14 +135,14 @@ def _written(moves: Moves, S_BHKV):
     return moves.own_BTHV + jnp.einsum("bthk,bhkv->bthv", moves.from_state_BTHK, S_BHKV)
 
 
-def after(moves: Moves, S_BHKV) -> jax.Array:
+def after(moves: Moves, S_BHKV: jax.Array) -> jax.Array:
     """The state after the chunk, for the state S before it."""
     added_BHKV = jnp.einsum("bthk,bthv->bhkv", moves.k_BTHK, _written(moves, S_BHKV))
     added_BHKV = added_BHKV if moves.S_BHKV is None else added_BHKV + moves.S_BHKV
     return moves.decay_BHK[..., None] * S_BHKV + added_BHKV
 
 
-def outputs(chunk: Chunk, S_BHKV) -> jax.Array:
+def outputs(chunk: Chunk, S_BHKV: jax.Array) -> jax.Array:
     """y [B, T, H, V] of the chunk, for the state S before it."""
     y_BTHV = jnp.einsum("bhts,bshv->bthv", chunk.scores_BHTS, _written(chunk.moves, S_BHKV))
     y_BTHV += jnp.einsum("bthk,bhkv->bthv", chunk.q_BTHK, S_BHKV)
@@ -176,7 +182,9 @@ def by_summaries(moves: Moves, state: DeltaState) -> tuple[jax.Array, DeltaState
     return front.S_BHKV, state
 
 
-def step(state: DeltaState, q_BHK, k_BHK, v_BHV, e_BHK, log_w) -> tuple[DeltaState, jax.Array]:
+def step(
+    state: DeltaState, q_BHK: jax.Array, k_BHK: jax.Array, v_BHV: jax.Array, e_BHK: jax.Array, log_w: jax.Array
+) -> tuple[DeltaState, jax.Array]:
     """The rule above for one token: (next state, y_t)."""
     S_BHKV = jnp.exp(log_w)[(...,) + (None,) * (4 - log_w.ndim)] * state.S_BHKV
     z_BHV = v_BHV - jnp.einsum("bhk,bhkv->bhv", e_BHK, S_BHKV)
@@ -184,7 +192,7 @@ def step(state: DeltaState, q_BHK, k_BHK, v_BHV, e_BHK, log_w) -> tuple[DeltaSta
     return DeltaState(S_BHKV), jnp.einsum("bhk,bhkv->bhv", q_BHK, S_BHKV)
 
 
-def spread(q_BTGK, k_BTGK, v_BTHV) -> tuple[jax.Array, jax.Array, jax.Array]:
+def spread(q_BTGK: jax.Array, k_BTGK: jax.Array, v_BTHV: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(q, k, v) in the accumulation dtype, with each of the G heads of q and k repeated for H / G heads of v."""
     chex.assert_rank([q_BTGK, v_BTHV], 4)
     chex.assert_equal_shape([q_BTGK, k_BTGK])
@@ -227,13 +235,13 @@ def forms(
     def leave(y_BTHV, pos_BT, xs):
         return _time.select(_time.valid(pos_BT), y_BTHV).astype(xs[0].dtype)
 
-    def recurrent(*xs, state=None, pos=None):
+    def recurrent(*xs: jax.Array, state: DeltaState | None = None, pos: jax.Array | None = None) -> Outcome:
         """One token after another."""
         arrays, pos_BT, state = enter(xs, state, pos)
         y_BTHV, state = _time.scan_time(step, state, arrays, pos_BT)
         return y_BTHV.astype(xs[0].dtype), state
 
-    def parallel(*xs, state=None, pos=None):
+    def parallel(*xs: jax.Array, state: DeltaState | None = None, pos: jax.Array | None = None) -> Outcome:
         """All chunks at once; their states are combined by an associative scan over [K, K] matrices."""
         arrays, pos_BT, state = enter(xs, state, pos)
         if pos_BT.shape[1] == 0:
@@ -241,7 +249,7 @@ def forms(
         y_BTHV, state = run(by_summaries, size, *arrays, state=state, pos=pos_BT)
         return leave(y_BTHV, pos_BT, xs), state
 
-    def chunkwise(*xs, state=None, pos=None, chunk: int = size):
+    def chunkwise(*xs: jax.Array, state: DeltaState | None = None, pos: jax.Array | None = None, chunk: int = size) -> Outcome:
         """Matrix products inside each chunk, SPAN chunks at once; the state is carried between chunks. Memory is linear in T."""
         arrays, pos_BT, state = enter(xs, state, pos)
         if pos_BT.shape[1] == 0:
@@ -256,7 +264,7 @@ def forms(
         y_BTHV, state = _time.scan_chunks(form, state, arrays, pos_BT, span, remat=False)
         return leave(y_BTHV, pos_BT, xs), state
 
-    def summary(*xs, pos=None) -> Summary:
+    def summary(*xs: jax.Array, pos: jax.Array | None = None) -> Summary:
         """The `Summary` of the segment. T >= 1."""
         arrays, pos_BT, _ = enter(xs, None, pos)
         totals = jax.vmap(summarise)(cut(arrays, pos_BT, size).moves)
@@ -265,7 +273,7 @@ def forms(
     return {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}, summary
 
 
-def example(recurrent: Callable, channels: tuple[int, ...], key: jax.Array, batch: int, time: int, dtype) -> Example:
+def example(recurrent: Callable, channels: tuple[int, ...], key: jax.Array, batch: int, time: int, dtype: DTypeLike) -> Example:
     """Example of an op on (q, k, v, log_w, beta), with log_w of shape [B, T, H, *channels]."""
 
     def inputs(key, time):

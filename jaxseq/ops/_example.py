@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 LOG_DECAYS = ("kept", "slow", "fast", "mixed")
 STRESSES = (*LOG_DECAYS, "repeated", "large")
@@ -19,7 +20,7 @@ class Example(NamedTuple):
     state: Any  # after a random prefix; large enough that at least 30 % of the output comes from it
 
 
-def log_decays(key: jax.Array, shape: tuple[int, ...], dtype) -> dict[str, jax.Array]:
+def log_decays(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> dict[str, jax.Array]:
     """Log-decays as found in trained models: kept (0), slow (about -1e-4), fast (about -50), and mixed (these and -1e4)."""
     keys = jax.random.split(key, 3)
     rate = jax.random.uniform(keys[0], shape, dtype, 0.5, 1.5)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import chex
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxseq.ops import _time
 from jaxseq.ops._example import Example, gates, stresses
@@ -50,7 +51,7 @@ def preparation(names: tuple[str, ...], init_state: Callable) -> Callable:
     return prepare
 
 
-def example(recurrent: Callable, count: int, key: jax.Array, batch: int, time: int, dtype) -> Example:
+def example(recurrent: Callable, count: int, key: jax.Array, batch: int, time: int, dtype: DTypeLike) -> Example:
     """Inputs with a memory of about ten tokens: the second gate, which keeps the state, has bias 2."""
     heads, size = 2, 4
 

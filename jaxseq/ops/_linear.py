@@ -11,6 +11,7 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxseq.ops import _time
 
@@ -28,7 +29,7 @@ class Summary(NamedTuple):
     h_BD: jax.Array  # h': the state after the segment, starting from zero
 
 
-def init_state(batch: int, width: int, dtype=jnp.float32) -> LinearState:
+def init_state(batch: int, width: int, dtype: DTypeLike = jnp.float32) -> LinearState:
     """The empty state, in the accumulation dtype for inputs of `dtype`."""
     return LinearState(jnp.zeros((batch, width), _time.accumulation_dtype(jnp.zeros((), dtype))))
 
@@ -68,7 +69,9 @@ def _associative(a_BTD, b_BTD, h_BD, pos_BT):
     return A_BTD * h_BD[:, None] + h_BTD
 
 
-def prepare(affine: Callable, x_BTD, gate_BTD, state, pos):
+def prepare(
+    affine: Callable, x_BTD: jax.Array, gate_BTD: jax.Array, state: LinearState | None, pos: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array, LinearState]:
     """(a_BTD, b_BTD, pos_BT, state) of a call, with inputs set to zero at padding."""
     chex.assert_rank(x_BTD, 3)
     chex.assert_equal_shape([x_BTD, gate_BTD])
@@ -77,7 +80,8 @@ def prepare(affine: Callable, x_BTD, gate_BTD, state, pos):
     acc = _time.accumulation_dtype(x_BTD, gate_BTD)
     state = init_state(x_BTD.shape[0], x_BTD.shape[2], acc) if state is None else state
     chex.assert_shape(state.h_BD, (x_BTD.shape[0], x_BTD.shape[2]))
-    return *affine(*(x.astype(acc) for x in _time.clean(pos_BT, x_BTD, gate_BTD))), pos_BT, state
+    a_BTD, b_BTD = affine(*(x.astype(acc) for x in _time.clean(pos_BT, x_BTD, gate_BTD)))
+    return a_BTD, b_BTD, pos_BT, state
 
 
 def _run(scan: Callable, affine: Callable, x_BTD, gate_BTD, state, pos):
@@ -88,17 +92,23 @@ def _run(scan: Callable, affine: Callable, x_BTD, gate_BTD, state, pos):
     return _time.select(_time.valid(pos_BT), h_BTD).astype(x_BTD.dtype), LinearState(h_BTD[:, -1])
 
 
-def recurrent(affine: Callable, x_BTD, gate_BTD, state, pos):
+def recurrent(
+    affine: Callable, x_BTD: jax.Array, gate_BTD: jax.Array, state: LinearState | None, pos: jax.Array | None
+) -> tuple[jax.Array, LinearState]:
     """One token after another."""
     return _run(_steps, affine, x_BTD, gate_BTD, state, pos)
 
 
-def parallel(affine: Callable, x_BTD, gate_BTD, state, pos):
+def parallel(
+    affine: Callable, x_BTD: jax.Array, gate_BTD: jax.Array, state: LinearState | None, pos: jax.Array | None
+) -> tuple[jax.Array, LinearState]:
     """`jax.lax.associative_scan` over time: log T steps."""
     return _run(_associative, affine, x_BTD, gate_BTD, state, pos)
 
 
-def chunkwise(affine: Callable, x_BTD, gate_BTD, state, pos, chunk: int):
+def chunkwise(
+    affine: Callable, x_BTD: jax.Array, gate_BTD: jax.Array, state: LinearState | None, pos: jax.Array | None, chunk: int
+) -> tuple[jax.Array, LinearState]:
     """An associative scan inside each chunk; the state is carried between chunks."""
     _, _, pos_BT, state = prepare(affine, x_BTD, gate_BTD, state, pos)
     if x_BTD.shape[1] == 0:
@@ -106,7 +116,7 @@ def chunkwise(affine: Callable, x_BTD, gate_BTD, state, pos, chunk: int):
     return _time.scan_chunks(functools.partial(parallel, affine), state, (x_BTD, gate_BTD), pos_BT, chunk)
 
 
-def summary(affine: Callable, x_BTD, gate_BTD, pos) -> Summary:
+def summary(affine: Callable, x_BTD: jax.Array, gate_BTD: jax.Array, pos: jax.Array | None) -> Summary:
     """Product of all a_t, and the state after the segment starting from zero. T >= 1."""
     elements = _elements(*prepare(affine, x_BTD, gate_BTD, None, pos)[:3])
     return jax.tree.map(lambda x: x[:, -1], jax.lax.associative_scan(combine, elements, axis=1))

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxseq.ops import _attend, _time
 from jaxseq.ops._attend import Keys, Score, Span, attend
@@ -35,7 +36,7 @@ class AttentionState(NamedTuple):
 
 
 def init_state(
-    batch: int, context: int, kv_heads: int, key_size: int, value_size: int, dtype=jnp.float32
+    batch: int, context: int, kv_heads: int, key_size: int, value_size: int, dtype: DTypeLike = jnp.float32
 ) -> AttentionState:
     """The empty state with `context` slots, in `dtype`."""
     k_BGSK = jnp.zeros((batch, kv_heads, context, key_size), dtype)
@@ -68,7 +69,7 @@ def _empty(k_BTGK, v_BTGV, size) -> AttentionState:
     return init_state(k_BTGK.shape[0], size, k_BTGK.shape[2], k_BTGK.shape[3], v_BTGV.shape[3], k_BTGK.dtype)
 
 
-def indices(count_B, pos_BT):
+def indices(count_B: jax.Array, pos_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(index of each token in its document [B, T], index [B] of the last document's first token in this call)."""
     seg_BT, rank_BT = _time.segments(pos_BT), jnp.cumsum(_time.valid(pos_BT), axis=1, dtype=jnp.int32) - 1
     start_BT = jax.lax.cummax(jnp.where(pos_BT == _time.START, rank_BT, 0), axis=1)
@@ -76,7 +77,7 @@ def indices(count_B, pos_BT):
     return n_BT, jnp.where(_time.continues(pos_BT), count_B, 0)
 
 
-def next_state(state: AttentionState, k_BTGK, v_BTGV, pos_BT) -> AttentionState:
+def next_state(state: AttentionState, k_BTGK: jax.Array, v_BTGV: jax.Array, pos_BT: jax.Array) -> AttentionState:
     """The ring buffer after these tokens; each slot holds the newest token with that n mod S. T >= 1."""
     time, size = k_BTGK.shape[1], state.k_BGSK.shape[2]
     n_BT, first_B = indices(state.count_B, pos_BT)
@@ -99,7 +100,9 @@ def _slots(count_B, size: int):
     return last_B1 - (last_B1 - jnp.arange(size)) % size if size else jnp.zeros((last_B1.shape[0], 0), jnp.int32)
 
 
-def gather(state: AttentionState | None, k_BTGK, v_BTGV, pos_BT, window) -> tuple[Span, Keys]:
+def gather(
+    state: AttentionState | None, k_BTGK: jax.Array, v_BTGV: jax.Array, pos_BT: jax.Array, window: int | None
+) -> tuple[Span, Keys]:
     """(what each token sees, the keys of the state, if any, and of this call).
 
     The tokens of a row are numbered consecutively from the state's count, without restarting at documents. A token sees the keys
@@ -120,14 +123,18 @@ def gather(state: AttentionState | None, k_BTGK, v_BTGV, pos_BT, window) -> tupl
     return span, Keys(*(jnp.concatenate([a, b], axis) for a, b, axis in zip(old, own, (2, 2, 1), strict=True)))
 
 
-def finish(y_BTHV, lse_BTH, sink_H, pos_BT, dtype):
+def finish(
+    y_BTHV: jax.Array, lse_BTH: jax.Array, sink_H: jax.Array | None, pos_BT: jax.Array, dtype: DTypeLike
+) -> jax.Array:
     """The output: with the sink, zero at padding, in the inputs' dtype."""
     return _time.select(_time.valid(pos_BT), _attend.with_sink(y_BTHV, lse_BTH, sink_H)).astype(dtype)
 
 
 def recurrent(
-    q_BTHK, k_BTGK, v_BTGV, *, state=None, pos=None, window=None, scale=None, cap=None, sink_H=None, chunk: int = 1024
-):
+    q_BTHK: jax.Array, k_BTGK: jax.Array, v_BTGV: jax.Array, *, state: AttentionState | Layered | None = None,
+    pos: jax.Array | None = None, window: int | None = None, scale: float | None = None, cap: float | None = None,
+    sink_H: jax.Array | None = None, chunk: int = 1024,
+) -> tuple[jax.Array, AttentionState | Layered]:  # fmt: skip
     """One token after another: write its key and value into the ring buffer, then attend to the buffer.
 
     For T = 1 the state is updated in place, and only the blocks of `chunk` slots that hold a visible token are read. `state`
@@ -232,14 +239,20 @@ def _all_at_once(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale, cap, sink_H,
     return finish(y_BTHV, lse_BTH, sink_H, pos_BT, q_BTHK.dtype), next_state(before, k_BTGK, v_BTGV, pos_BT)
 
 
-def parallel(q_BTHK, k_BTGK, v_BTGV, *, state=None, pos=None, window=None, scale=None, cap=None, sink_H=None):
+def parallel(
+    q_BTHK: jax.Array, k_BTGK: jax.Array, v_BTGV: jax.Array, *, state: AttentionState | None = None,
+    pos: jax.Array | None = None, window: int | None = None, scale: float | None = None, cap: float | None = None,
+    sink_H: jax.Array | None = None,
+) -> tuple[jax.Array, AttentionState]:  # fmt: skip
     """The whole T x (S + T) score matrix at once."""
     return _all_at_once(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale, cap, sink_H, None)
 
 
 def chunkwise(
-    q_BTHK, k_BTGK, v_BTGV, *, state=None, pos=None, window=None, scale=None, cap=None, sink_H=None, chunk: int = 128
-):
+    q_BTHK: jax.Array, k_BTGK: jax.Array, v_BTGV: jax.Array, *, state: AttentionState | None = None,
+    pos: jax.Array | None = None, window: int | None = None, scale: float | None = None, cap: float | None = None,
+    sink_H: jax.Array | None = None, chunk: int = 128,
+) -> tuple[jax.Array, AttentionState]:  # fmt: skip
     """Blocks of `chunk` queries by blocks of `chunk` keys with an online softmax; the backward pass recomputes the scores."""
     return _all_at_once(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale, cap, sink_H, chunk)
 
@@ -247,7 +260,7 @@ def chunkwise(
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
-def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+def example(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> Example:
     """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     window = 12
 
@@ -262,7 +275,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
     return Example(inputs(key_x, time), {"sink_H": jax.random.normal(key_sink, (4,), acc)}, {"window": window}, state)
 
 
-def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+def stress(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> dict[str, Example]:
     """The log-decays of `stresses` become score differences: none, small, about 50, and a mix of these."""
     base = example(key, batch, time, dtype)
     q_BTHK, *kv = base.xs

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxseq.ops import _lti, _time
 from jaxseq.ops._example import Example, stresses
@@ -35,7 +36,7 @@ class Summary(NamedTuple):
     x_BDM: jax.Array
 
 
-def init_state(batch: int, width: int, size: int, dtype=jnp.float32) -> DiagonalSSMState:
+def init_state(batch: int, width: int, size: int, dtype: DTypeLike = jnp.float32) -> DiagonalSSMState:
     """The empty state; `size` is N, the number of complex state values per channel."""
     return DiagonalSSMState(jnp.zeros((batch, width, 2 * size), _time.accumulation_dtype(jnp.zeros((), dtype))))
 
@@ -58,7 +59,10 @@ def _empty(u_BTD, p_DM, acc) -> DiagonalSSMState:
     return init_state(u_BTD.shape[0], p_DM.shape[0], p_DM.shape[1] // 2, acc)
 
 
-def recurrent(u_BTD, *, p_DM, b_DM, c_DM, d_D, state=None, pos=None):
+def recurrent(
+    u_BTD: jax.Array, *, p_DM: jax.Array, b_DM: jax.Array, c_DM: jax.Array, d_D: jax.Array,
+    state: DiagonalSSMState | None = None, pos: jax.Array | None = None,
+) -> tuple[jax.Array, DiagonalSSMState]:  # fmt: skip
     """One token after another."""
     acc, pos_BT, (p_DM, b_DM, c_DM) = _prepare(u_BTD, p_DM, b_DM, c_DM, d_D, state, pos)
 
@@ -75,7 +79,10 @@ def _finish(y_BTD, u_BTD, d_D, pos_BT, dtype):
     return _time.select(_time.valid(pos_BT), y_BTD + d_D.astype(y_BTD.dtype) * u_BTD).astype(dtype)
 
 
-def parallel(u_BTD, *, p_DM, b_DM, c_DM, d_D, state=None, pos=None):
+def parallel(
+    u_BTD: jax.Array, *, p_DM: jax.Array, b_DM: jax.Array, c_DM: jax.Array, d_D: jax.Array,
+    state: DiagonalSSMState | None = None, pos: jax.Array | None = None,
+) -> tuple[jax.Array, DiagonalSSMState]:  # fmt: skip
     """Convolution of the whole row with the filter h by FFTs; log T steps."""
     acc, pos_BT, (p_DM, b_DM, c_DM) = _prepare(u_BTD, p_DM, b_DM, c_DM, d_D, state, pos)
     if u_BTD.shape[1] == 0:
@@ -86,7 +93,10 @@ def parallel(u_BTD, *, p_DM, b_DM, c_DM, d_D, state=None, pos=None):
     return _finish(y_BTD, clean_BTD, d_D, pos_BT, u_BTD.dtype), DiagonalSSMState(x_BDM)
 
 
-def chunkwise(u_BTD, *, p_DM, b_DM, c_DM, d_D, state=None, pos=None, chunk: int = 64):
+def chunkwise(
+    u_BTD: jax.Array, *, p_DM: jax.Array, b_DM: jax.Array, c_DM: jax.Array, d_D: jax.Array,
+    state: DiagonalSSMState | None = None, pos: jax.Array | None = None, chunk: int = 64,
+) -> tuple[jax.Array, DiagonalSSMState]:  # fmt: skip
     """Convolution inside each chunk; the state is carried between chunks. Memory is linear in T."""
     acc, pos_BT, (p_DM, b_DM, c_DM) = _prepare(u_BTD, p_DM, b_DM, c_DM, d_D, state, pos)
     state = _empty(u_BTD, p_DM, acc) if state is None else state
@@ -100,7 +110,9 @@ def chunkwise(u_BTD, *, p_DM, b_DM, c_DM, d_D, state=None, pos=None, chunk: int 
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
-def summary(u_BTD, *, p_DM, b_DM, c_DM, d_D, pos=None) -> Summary:
+def summary(
+    u_BTD: jax.Array, *, p_DM: jax.Array, b_DM: jax.Array, c_DM: jax.Array, d_D: jax.Array, pos: jax.Array | None = None
+) -> Summary:
     """p^T, and the state after the segment starting from zero. T >= 1."""
     acc, pos_BT, (p_DM, b_DM, _) = _prepare(u_BTD, p_DM, b_DM, c_DM, d_D, None, pos)
     ones_BDM = _empty(u_BTD, p_DM, acc).x_BDM.at[..., : p_DM.shape[1] // 2].set(1)
@@ -119,7 +131,7 @@ def apply(summary: Summary, state: DiagonalSSMState) -> DiagonalSSMState:
     return DiagonalSSMState(complex_times(summary.A_BDM, state.x_BDM) + summary.x_BDM)
 
 
-def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+def example(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> Example:
     """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     width, size = 5, 3
     keys = jax.random.split(key, 7)
@@ -131,7 +143,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
     return Example((jax.random.normal(keys[6], (batch, time, width), dtype),), weights, {}, state)
 
 
-def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+def stress(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> dict[str, Example]:
     """The hard inputs by name, see `jaxseq.ops.stresses`."""
     base = example(key, batch, time, dtype)
     p_DM = base.weights["p_DM"]

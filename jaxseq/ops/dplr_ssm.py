@@ -18,6 +18,7 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxseq.ops import _lti, _time
 from jaxseq.ops._example import Example, stresses
@@ -57,7 +58,7 @@ def discretise(lam_DM: jax.Array, P_DM: jax.Array, dt_D: jax.Array) -> Step:
     return Step(two_DM + lam_DM, D_DM, P_DM, R_DM)
 
 
-def init_state(batch: int, width: int, size: int, dtype=jnp.float32) -> DPLRState:
+def init_state(batch: int, width: int, size: int, dtype: DTypeLike = jnp.float32) -> DPLRState:
     """The empty state; `size` is N, the number of complex state values per channel."""
     return DPLRState(jnp.zeros((batch, width, 2 * size), _time.accumulation_dtype(jnp.zeros((), dtype))))
 
@@ -77,7 +78,10 @@ def _prepare(u_BTD, lam_DM, P_DM, b_DM, c_DM, dt_D, d_D, state, pos):
     return acc, pos_BT, step, 2 * b_DM.astype(acc), 2 * conjugate(c_DM.astype(acc)), state
 
 
-def recurrent(u_BTD, *, lam_DM, P_DM, b_DM, c_DM, dt_D, d_D, state=None, pos=None):
+def recurrent(
+    u_BTD: jax.Array, *, lam_DM: jax.Array, P_DM: jax.Array, b_DM: jax.Array, c_DM: jax.Array, dt_D: jax.Array, d_D: jax.Array,
+    state: DPLRState | None = None, pos: jax.Array | None = None,
+) -> tuple[jax.Array, DPLRState]:  # fmt: skip
     """One token after another; O(N) work per channel."""
     acc, pos_BT, move, b_DM, c_DM, state = _prepare(u_BTD, lam_DM, P_DM, b_DM, c_DM, dt_D, d_D, state, pos)
 
@@ -90,14 +94,14 @@ def recurrent(u_BTD, *, lam_DM, P_DM, b_DM, c_DM, dt_D, d_D, state=None, pos=Non
     return _time.scan_time(step, state, (u_BTD,), pos_BT)
 
 
-def dense(step: Step, b_DM) -> tuple[jax.Array, jax.Array]:
+def dense(step: Step, b_DM: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(A as real matrices [D, M, N] with N = M here, the state [D, M] after an input of 1)."""
     width, size = b_DM.shape
     unit_NDM = jnp.broadcast_to(jnp.eye(size, dtype=b_DM.dtype)[:, None], (size, width, size))
     return jnp.transpose(step(unit_NDM), (1, 2, 0)), step(jnp.zeros_like(b_DM), b_DM)
 
 
-def whole(c_DM, length: int, *, lam_DM, P_DM, dt_D) -> jax.Array:
+def whole(c_DM: jax.Array, length: int, *, lam_DM: jax.Array, P_DM: jax.Array, dt_D: jax.Array) -> jax.Array:
     """c from c (I - A^length), A discrete: the form used by the truncated generating function (§3.2, lemma C.3)."""
     A_DMN, _ = dense(discretise(lam_DM, P_DM, dt_D), jnp.zeros_like(lam_DM))
     rest_DMN = jnp.eye(lam_DM.shape[1], dtype=A_DMN.dtype) - jnp.linalg.matrix_power(A_DMN, length)
@@ -115,7 +119,10 @@ def _run(form, u_BTD, *, lam_DM, P_DM, b_DM, c_DM, dt_D, d_D, state, pos):
     return y_BTD.astype(u_BTD.dtype), DPLRState(x_BDM)
 
 
-def parallel(u_BTD, *, lam_DM, P_DM, b_DM, c_DM, dt_D, d_D, state=None, pos=None):
+def parallel(
+    u_BTD: jax.Array, *, lam_DM: jax.Array, P_DM: jax.Array, b_DM: jax.Array, c_DM: jax.Array, dt_D: jax.Array, d_D: jax.Array,
+    state: DPLRState | None = None, pos: jax.Array | None = None,
+) -> tuple[jax.Array, DPLRState]:  # fmt: skip
     """Convolution of the whole row with the filter by FFTs; log T steps."""
 
     def form(A, b, c, u, x, pos):
@@ -124,7 +131,10 @@ def parallel(u_BTD, *, lam_DM, P_DM, b_DM, c_DM, dt_D, d_D, state=None, pos=None
     return _run(form, u_BTD, lam_DM=lam_DM, P_DM=P_DM, b_DM=b_DM, c_DM=c_DM, dt_D=dt_D, d_D=d_D, state=state, pos=pos)
 
 
-def chunkwise(u_BTD, *, lam_DM, P_DM, b_DM, c_DM, dt_D, d_D, state=None, pos=None, chunk: int = 64):
+def chunkwise(
+    u_BTD: jax.Array, *, lam_DM: jax.Array, P_DM: jax.Array, b_DM: jax.Array, c_DM: jax.Array, dt_D: jax.Array, d_D: jax.Array,
+    state: DPLRState | None = None, pos: jax.Array | None = None, chunk: int = 64,
+) -> tuple[jax.Array, DPLRState]:  # fmt: skip
     """Convolution inside each chunk; the state is carried between chunks. Memory is linear in T."""
 
     def form(A, b, c, u, x, pos):
@@ -136,7 +146,7 @@ def chunkwise(u_BTD, *, lam_DM, P_DM, b_DM, c_DM, dt_D, d_D, state=None, pos=Non
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
-def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+def example(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> Example:
     """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     width, size = 5, 3
     keys = jax.random.split(key, 8)
@@ -149,7 +159,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
     return Example((jax.random.normal(keys[7], (batch, time, width), dtype),), weights, {}, state)
 
 
-def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+def stress(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> dict[str, Example]:
     """The hard inputs by name, see `jaxseq.ops.stresses`."""
     base = example(key, batch, time, dtype)
     lam_DM, dt_D = base.weights["lam_DM"], base.weights["dt_D"]

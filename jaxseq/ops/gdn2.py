@@ -13,6 +13,7 @@ Source: fla.ops.gdn2 of flash-linear-attention 0.6 (its naive operator).
 import chex
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxseq.ops import _delta
 from jaxseq.ops._delta import DeltaState, Summary, apply, combine, init_state
@@ -33,7 +34,7 @@ FORMS, summary = _delta.forms(_prepare)
 recurrent, parallel, chunkwise = FORMS.values()
 
 
-def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+def example(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> Example:
     """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     def inputs(key, time):
         keys = jax.random.split(key, 6)
@@ -47,7 +48,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
     return Example(inputs(key_x, time), {}, {}, recurrent(*inputs(key_prefix, 32))[1])
 
 
-def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+def stress(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> dict[str, Example]:
     """"repeated": all tokens have one key, log_w = 0 and beta = 1; "large": beta = 1.9."""
     base = example(key, batch, time, dtype)
     q, k, v, log_w, b, w = base.xs

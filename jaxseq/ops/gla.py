@@ -13,6 +13,7 @@ import functools
 import chex
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxseq.ops import _time, wkv6
 from jaxseq.ops._example import Example, stresses
@@ -34,22 +35,33 @@ def _run(form, q_BTHK, k_BTHK, v_BTHV, log_w_BTHK, state, pos):
     return (y_BTHV + jnp.sum(q * k, axis=-1, keepdims=True) * v).astype(q_BTHK.dtype), state
 
 
-def recurrent(q_BTHK, k_BTHK, v_BTHV, log_w_BTHK, *, state=None, pos=None):
+def recurrent(
+    q_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHV: jax.Array, log_w_BTHK: jax.Array, *, state: GLAState | None = None,
+    pos: jax.Array | None = None,
+) -> tuple[jax.Array, GLAState]:  # fmt: skip
     """One token after another."""
     return _run(wkv6.recurrent, q_BTHK, k_BTHK, v_BTHV, log_w_BTHK, state, pos)
 
 
-def parallel(q_BTHK, k_BTHK, v_BTHV, log_w_BTHK, *, state=None, pos=None):
+def parallel(
+    q_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHV: jax.Array, log_w_BTHK: jax.Array, *, state: GLAState | None = None,
+    pos: jax.Array | None = None,
+) -> tuple[jax.Array, GLAState]:  # fmt: skip
     """All chunks of 64 tokens at once; their states are combined by an associative scan."""
     return _run(wkv6.parallel, q_BTHK, k_BTHK, v_BTHV, log_w_BTHK, state, pos)
 
 
-def chunkwise(q_BTHK, k_BTHK, v_BTHV, log_w_BTHK, *, state=None, pos=None, chunk: int = 64):
+def chunkwise(
+    q_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHV: jax.Array, log_w_BTHK: jax.Array, *, state: GLAState | None = None,
+    pos: jax.Array | None = None, chunk: int = 64,
+) -> tuple[jax.Array, GLAState]:  # fmt: skip
     """Matrix products inside each chunk; the state is carried between chunks. Memory is linear in T."""
     return _run(functools.partial(wkv6.chunkwise, chunk=chunk), q_BTHK, k_BTHK, v_BTHV, log_w_BTHK, state, pos)
 
 
-def summary(q_BTHK, k_BTHK, v_BTHV, log_w_BTHK, *, pos=None) -> Summary:
+def summary(
+    q_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHV: jax.Array, log_w_BTHK: jax.Array, *, pos: jax.Array | None = None
+) -> Summary:
     """The `Summary` of the segment. T >= 1."""
     return wkv6.summary(q_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK=jnp.zeros(q_BTHK.shape[2:], q_BTHK.dtype), pos=pos)
 
@@ -57,7 +69,7 @@ def summary(q_BTHK, k_BTHK, v_BTHV, log_w_BTHK, *, pos=None) -> Summary:
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
-def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+def example(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> Example:
     """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     def inputs(key, time):
         keys = jax.random.split(key, 4)
@@ -69,7 +81,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
     return Example(inputs(key_x, time), {}, {}, recurrent(*inputs(key_prefix, 32))[1])
 
 
-def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+def stress(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> dict[str, Example]:
     """The hard inputs by name, see `jaxseq.ops.stresses`."""
     base = example(key, batch, time, dtype)
     *qkv, log_w_BTHK = base.xs

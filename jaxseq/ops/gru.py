@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxseq.ops import _gated, _newton, _time
 from jaxseq.ops._example import Example
@@ -27,7 +28,7 @@ class GRUState(NamedTuple):
     h_BHK: jax.Array
 
 
-def init_state(batch: int, heads: int, size: int, dtype=jnp.float32) -> GRUState:
+def init_state(batch: int, heads: int, size: int, dtype: DTypeLike = jnp.float32) -> GRUState:
     """The empty state, in the accumulation dtype for inputs of `dtype`."""
     return GRUState(jnp.zeros((batch, heads, size), _time.accumulation_dtype(jnp.zeros((), dtype))))
 
@@ -79,17 +80,24 @@ def _unpack(s) -> GRUState:
 OP = _newton.Op("gru", RECURRENCE, prepare, _unpack)
 
 
-def recurrent(u_BTHPK, *, w_HKPJ, b_HPK, state=None, pos=None):
+def recurrent(
+    u_BTHPK: jax.Array, *, w_HKPJ: jax.Array, b_HPK: jax.Array, state: GRUState | None = None, pos: jax.Array | None = None
+) -> tuple[jax.Array, GRUState]:
     """One token after another."""
     return _newton.recurrent(OP, u_BTHPK, w_HKPJ=w_HKPJ, b_HPK=b_HPK, state=state, pos=pos)
 
 
-def parallel(u_BTHPK, *, w_HKPJ, b_HPK, state=None, pos=None):
+def parallel(
+    u_BTHPK: jax.Array, *, w_HKPJ: jax.Array, b_HPK: jax.Array, state: GRUState | None = None, pos: jax.Array | None = None
+) -> tuple[jax.Array, GRUState]:
     """Newton's method on the whole sequence."""
     return _newton.parallel(OP, u_BTHPK, w_HKPJ=w_HKPJ, b_HPK=b_HPK, state=state, pos=pos)
 
 
-def chunkwise(u_BTHPK, *, w_HKPJ, b_HPK, state=None, pos=None, chunk: int = 64):
+def chunkwise(
+    u_BTHPK: jax.Array, *, w_HKPJ: jax.Array, b_HPK: jax.Array, state: GRUState | None = None, pos: jax.Array | None = None,
+    chunk: int = 64,
+) -> tuple[jax.Array, GRUState]:  # fmt: skip
     """Newton's method inside each chunk; the state is carried between chunks."""
     return _newton.chunkwise(OP, u_BTHPK, w_HKPJ=w_HKPJ, b_HPK=b_HPK, state=state, pos=pos, chunk=chunk)
 
@@ -97,11 +105,11 @@ def chunkwise(u_BTHPK, *, w_HKPJ, b_HPK, state=None, pos=None, chunk: int = 64):
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
-def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+def example(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> Example:
     """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     return _gated.example(recurrent, len(GATES), key, batch, time, dtype)
 
 
-def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+def stress(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> dict[str, Example]:
     """The hard inputs by name, see `jaxseq.ops.stresses`."""
     return _gated.stress(example(key, batch, time, dtype), key)

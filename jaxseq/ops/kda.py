@@ -11,6 +11,7 @@ everything is computed.
 import chex
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxseq.ops import _delta
 from jaxseq.ops._delta import DeltaState, Summary, apply, combine, init_state
@@ -31,11 +32,11 @@ FORMS, summary = _delta.forms(_prepare)
 recurrent, parallel, chunkwise = FORMS.values()
 
 
-def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+def example(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> Example:
     """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     return _delta.example(recurrent, (4,), key, batch, time, dtype)
 
 
-def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+def stress(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> dict[str, Example]:
     """The hard inputs by name, see `jaxseq.ops.stresses`."""
     return _delta.stress(example(key, batch, time, dtype), key)

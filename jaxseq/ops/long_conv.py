@@ -15,6 +15,7 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxseq.ops import _convolution, _time
 from jaxseq.ops._example import Example, stresses
@@ -26,7 +27,7 @@ class LongConvState(NamedTuple):
     x_BSD: jax.Array  # the last W - 1 inputs, oldest first; zero before the document's start
 
 
-def init_state(batch: int, taps: int, width: int, dtype=jnp.float32) -> LongConvState:
+def init_state(batch: int, taps: int, width: int, dtype: DTypeLike = jnp.float32) -> LongConvState:
     """The empty state: zeros in `dtype`."""
     return LongConvState(jnp.zeros((batch, taps - 1, width), dtype))
 
@@ -43,7 +44,9 @@ def _prepare(x_BTD, w_WD, skip_D, state, pos):
     return jnp.asarray(w_WD, acc).at[0].add(skip_D.astype(acc)), pos_BT
 
 
-def recurrent(x_BTD, *, w_WD, skip_D, state=None, pos=None):
+def recurrent(
+    x_BTD: jax.Array, *, w_WD: jax.Array, skip_D: jax.Array, state: LongConvState | None = None, pos: jax.Array | None = None
+) -> tuple[jax.Array, LongConvState]:
     """One token after another: the register slides by one."""
     w_WD, pos_BT = _prepare(x_BTD, w_WD, skip_D, state, pos)
     state = init_state(x_BTD.shape[0], w_WD.shape[0], w_WD.shape[1], x_BTD.dtype) if state is None else state
@@ -67,7 +70,9 @@ def _register(x_BTD, state, pos_BT, slots: int) -> LongConvState:
     return LongConvState(_time.select(same_BS, jnp.take_along_axis(with_state, there_BS[..., None], axis=1)))
 
 
-def parallel(x_BTD, *, w_WD, skip_D, state=None, pos=None):
+def parallel(
+    x_BTD: jax.Array, *, w_WD: jax.Array, skip_D: jax.Array, state: LongConvState | None = None, pos: jax.Array | None = None
+) -> tuple[jax.Array, LongConvState]:
     """FFTs between parts of the row (see `_convolution`), and one FFT for the contribution of the state."""
     w_WD, pos_BT = _prepare(x_BTD, w_WD, skip_D, state, pos)
     (taps, width), time = w_WD.shape, x_BTD.shape[1]
@@ -82,7 +87,10 @@ def parallel(x_BTD, *, w_WD, skip_D, state=None, pos=None):
     return y_BTD, _register(x_BTD, state, pos_BT, taps - 1)
 
 
-def chunkwise(x_BTD, *, w_WD, skip_D, state=None, pos=None, chunk: int = 1024):
+def chunkwise(
+    x_BTD: jax.Array, *, w_WD: jax.Array, skip_D: jax.Array, state: LongConvState | None = None, pos: jax.Array | None = None,
+    chunk: int = 1024,
+) -> tuple[jax.Array, LongConvState]:  # fmt: skip
     """Overlap-add: each chunk of `chunk` tokens is convolved with itself and with the W - 1 inputs before it.
 
     Work is O(T / C * (W + C) log(W + C)), and W - 1 inputs per chunk are stored for the backward pass: use chunks about as long
@@ -102,7 +110,7 @@ def chunkwise(x_BTD, *, w_WD, skip_D, state=None, pos=None, chunk: int = 1024):
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
-def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+def example(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> Example:
     """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     key_x, key_w, key_skip, key_prefix = jax.random.split(key, 4)
     taps, width = 21, 5
@@ -111,7 +119,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
     return Example((jax.random.normal(key_x, (batch, time, width), dtype),), weights, {}, state)
 
 
-def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+def stress(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> dict[str, Example]:
     """The log-decays of `stresses` are used as logarithms of the taps."""
     base = example(key, batch, time, dtype)
     w_WD = base.weights["w_WD"]

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxseq.ops import _gated, _newton, _time
 from jaxseq.ops._example import Example
@@ -32,7 +33,7 @@ class LSTMState(NamedTuple):
     c_BHK: jax.Array
 
 
-def init_state(batch: int, heads: int, size: int, dtype=jnp.float32) -> LSTMState:
+def init_state(batch: int, heads: int, size: int, dtype: DTypeLike = jnp.float32) -> LSTMState:
     """The empty state, in the accumulation dtype for inputs of `dtype`."""
     zeros_BHK = jnp.zeros((batch, heads, size), _time.accumulation_dtype(jnp.zeros((), dtype)))
     return LSTMState(zeros_BHK, zeros_BHK)
@@ -94,17 +95,24 @@ def _unpack(s) -> LSTMState:
 OP = _newton.Op("lstm", RECURRENCE, prepare, _unpack)
 
 
-def recurrent(u_BTHPK, *, w_HKPJ, b_HPK, state=None, pos=None):
+def recurrent(
+    u_BTHPK: jax.Array, *, w_HKPJ: jax.Array, b_HPK: jax.Array, state: LSTMState | None = None, pos: jax.Array | None = None
+) -> tuple[jax.Array, LSTMState]:
     """One token after another."""
     return _newton.recurrent(OP, u_BTHPK, w_HKPJ=w_HKPJ, b_HPK=b_HPK, state=state, pos=pos)
 
 
-def parallel(u_BTHPK, *, w_HKPJ, b_HPK, state=None, pos=None):
+def parallel(
+    u_BTHPK: jax.Array, *, w_HKPJ: jax.Array, b_HPK: jax.Array, state: LSTMState | None = None, pos: jax.Array | None = None
+) -> tuple[jax.Array, LSTMState]:
     """Newton's method on the whole sequence."""
     return _newton.parallel(OP, u_BTHPK, w_HKPJ=w_HKPJ, b_HPK=b_HPK, state=state, pos=pos)
 
 
-def chunkwise(u_BTHPK, *, w_HKPJ, b_HPK, state=None, pos=None, chunk: int = 64):
+def chunkwise(
+    u_BTHPK: jax.Array, *, w_HKPJ: jax.Array, b_HPK: jax.Array, state: LSTMState | None = None, pos: jax.Array | None = None,
+    chunk: int = 64,
+) -> tuple[jax.Array, LSTMState]:  # fmt: skip
     """Newton's method inside each chunk; the state is carried between chunks."""
     return _newton.chunkwise(OP, u_BTHPK, w_HKPJ=w_HKPJ, b_HPK=b_HPK, state=state, pos=pos, chunk=chunk)
 
@@ -112,11 +120,11 @@ def chunkwise(u_BTHPK, *, w_HKPJ, b_HPK, state=None, pos=None, chunk: int = 64):
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
-def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+def example(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> Example:
     """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     return _gated.example(recurrent, len(GATES), key, batch, time, dtype)
 
 
-def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+def stress(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> dict[str, Example]:
     """The hard inputs by name, see `jaxseq.ops.stresses`."""
     return _gated.stress(example(key, batch, time, dtype), key)

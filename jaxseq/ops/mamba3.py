@@ -17,6 +17,7 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxseq.ops import _decay, _delta, _time
 from jaxseq.ops._example import Example, stresses
@@ -40,7 +41,9 @@ class _Total(NamedTuple):
     S_BHKV: jax.Array
 
 
-def init_state(batch: int, heads: int, groups: int, key_size: int, value_size: int, dtype=jnp.float32) -> Mamba3State:
+def init_state(
+    batch: int, heads: int, groups: int, key_size: int, value_size: int, dtype: DTypeLike = jnp.float32
+) -> Mamba3State:
     """The empty state: S in the accumulation dtype, k and v in `dtype`."""
     acc = _time.accumulation_dtype(jnp.zeros((), dtype))
     k_BGK, v_BHV = jnp.zeros((batch, groups, key_size), dtype), jnp.zeros((batch, heads, value_size), dtype)
@@ -76,7 +79,10 @@ def _enter(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, dt_BTH, m_BTH, theta_BTHP, state, 
     return (q, k, v, *(x.astype(v.dtype) for x in xs[3:])), pos_BT, state
 
 
-def recurrent(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, dt_BTH, m_BTH, theta_BTHP, *, state=None, pos=None):
+def recurrent(
+    q_BTGK: jax.Array, k_BTGK: jax.Array, v_BTHV: jax.Array, log_a_BTH: jax.Array, dt_BTH: jax.Array, m_BTH: jax.Array,
+    theta_BTHP: jax.Array, *, state: Mamba3State | None = None, pos: jax.Array | None = None,
+) -> tuple[jax.Array, Mamba3State]:  # fmt: skip
     """One token after another."""
     xs = (q_BTGK, k_BTGK, v_BTHV, log_a_BTH, dt_BTH, m_BTH, theta_BTHP)
     arrays, pos_BT, state = _enter(*xs, state, pos)
@@ -130,7 +136,10 @@ def _last(x_BT, before, pos_BT):
     return _time.select(_time.valid(pos_BT)[:, 0], found, before)
 
 
-def parallel(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, dt_BTH, m_BTH, theta_BTHP, *, state=None, pos=None):
+def parallel(
+    q_BTGK: jax.Array, k_BTGK: jax.Array, v_BTHV: jax.Array, log_a_BTH: jax.Array, dt_BTH: jax.Array, m_BTH: jax.Array,
+    theta_BTHP: jax.Array, *, state: Mamba3State | None = None, pos: jax.Array | None = None,
+) -> tuple[jax.Array, Mamba3State]:  # fmt: skip
     """All chunks of 64 tokens at once; their states are combined by an associative scan.
 
     Token s adds (m_s dt_s + (1 - m_{s+1}) dt_{s+1}) k_s^T v_s to the state; the second term is added at the next token.
@@ -157,8 +166,9 @@ def parallel(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, dt_BTH, m_BTH, theta_BTHP, *, st
 
 
 def chunkwise(
-    q_BTGK, k_BTGK, v_BTHV, log_a_BTH, dt_BTH, m_BTH, theta_BTHP, *, state=None, pos=None, chunk: int = 4 * CHUNK
-):  # fmt: skip
+    q_BTGK: jax.Array, k_BTGK: jax.Array, v_BTHV: jax.Array, log_a_BTH: jax.Array, dt_BTH: jax.Array, m_BTH: jax.Array,
+    theta_BTHP: jax.Array, *, state: Mamba3State | None = None, pos: jax.Array | None = None, chunk: int = 4 * CHUNK,
+) -> tuple[jax.Array, Mamba3State]:  # fmt: skip
     """A few chunks at once; the state is carried between them. Memory is linear in T."""
     xs = (q_BTGK, k_BTGK, v_BTHV, log_a_BTH, dt_BTH, m_BTH, theta_BTHP)
     _, pos_BT, state = _enter(*xs, state, pos)
@@ -170,7 +180,7 @@ def chunkwise(
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
-def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+def example(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> Example:
     """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     def inputs(key, time):
         keys = jax.random.split(key, 6)
@@ -185,7 +195,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
     return Example(inputs(key_x, time), {}, {}, recurrent(*inputs(key_prefix, 32))[1])
 
 
-def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+def stress(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> dict[str, Example]:
     """The hard inputs by name, see `jaxseq.ops.stresses`."""
     base = example(key, batch, time, dtype)
     q, k, v, log_a_BTH, *rest = base.xs

@@ -11,6 +11,7 @@ State: h_BD in the accumulation dtype, in which everything is computed. A docume
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxseq.ops import _gated, _linear
 from jaxseq.ops._example import Example, gates, stresses
@@ -24,22 +25,28 @@ def _affine(v_BTD, gate_BTD):
     return keep_BTD, add_BTD * v_BTD
 
 
-def recurrent(v_BTD, gate_BTD, *, state=None, pos=None):
+def recurrent(
+    v_BTD: jax.Array, gate_BTD: jax.Array, *, state: LinearState | None = None, pos: jax.Array | None = None
+) -> tuple[jax.Array, LinearState]:
     """One token after another."""
     return _linear.recurrent(_affine, v_BTD, gate_BTD, state, pos)
 
 
-def parallel(v_BTD, gate_BTD, *, state=None, pos=None):
+def parallel(
+    v_BTD: jax.Array, gate_BTD: jax.Array, *, state: LinearState | None = None, pos: jax.Array | None = None
+) -> tuple[jax.Array, LinearState]:
     """An associative scan over time."""
     return _linear.parallel(_affine, v_BTD, gate_BTD, state, pos)
 
 
-def chunkwise(v_BTD, gate_BTD, *, state=None, pos=None, chunk: int = 256):
+def chunkwise(
+    v_BTD: jax.Array, gate_BTD: jax.Array, *, state: LinearState | None = None, pos: jax.Array | None = None, chunk: int = 256
+) -> tuple[jax.Array, LinearState]:
     """An associative scan inside each chunk; the state is carried between chunks."""
     return _linear.chunkwise(_affine, v_BTD, gate_BTD, state, pos, chunk)
 
 
-def summary(v_BTD, gate_BTD, *, pos=None) -> Summary:
+def summary(v_BTD: jax.Array, gate_BTD: jax.Array, *, pos: jax.Array | None = None) -> Summary:
     """Product of the decays, and the state after the segment starting from zero. T >= 1."""
     return _linear.summary(_affine, v_BTD, gate_BTD, pos)
 
@@ -47,7 +54,7 @@ def summary(v_BTD, gate_BTD, *, pos=None) -> Summary:
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
-def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+def example(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> Example:
     """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     def inputs(key, time):
         keys = jax.random.split(key)
@@ -59,7 +66,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
     return Example(inputs(key_x, time), {}, {}, recurrent(v_BTD + 1, gate_BTD)[1])
 
 
-def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+def stress(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> dict[str, Example]:
     """The hard inputs by name, see `jaxseq.ops.stresses`."""
     base = example(key, batch, time, dtype)
     v_BTD, gate_BTD = base.xs

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxseq import compat
 from jaxseq.ops import _decay, _time
@@ -37,7 +38,7 @@ class Summary(NamedTuple):
     S_BHKV: jax.Array  # S': the state after the segment, starting from zero
 
 
-def init_state(batch: int, heads: int, key_size: int, value_size: int, dtype=jnp.float32) -> RetentionState:
+def init_state(batch: int, heads: int, key_size: int, value_size: int, dtype: DTypeLike = jnp.float32) -> RetentionState:
     """The empty state, in the accumulation dtype for inputs of `dtype`."""
     return RetentionState(jnp.zeros((batch, heads, key_size, value_size), _time.accumulation_dtype(jnp.zeros((), dtype))))
 
@@ -70,7 +71,10 @@ def _log_decay(log_a_BTH, pos_BT, acc):
     return _time.select(pos_BT > _time.START, log_a_BTH.astype(acc))
 
 
-def recurrent(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, *, state=None, pos=None):
+def recurrent(
+    q_BTGK: jax.Array, k_BTGK: jax.Array, v_BTHV: jax.Array, log_a_BTH: jax.Array, *, state: RetentionState | None = None,
+    pos: jax.Array | None = None,
+) -> tuple[jax.Array, RetentionState]:  # fmt: skip
     """Eq. 6, one token after another."""
     acc, pos_BT = _prepare(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, state, pos)
 
@@ -114,7 +118,9 @@ def _summary(k_BTGK, v_BTHV, log_a_BTH, pos_BT) -> Summary:
     return Summary(_time.select(_time.continues(pos_BT), jnp.exp(jnp.sum(log_a_BTH, axis=1))), S_BHKV)
 
 
-def summary(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, *, pos=None) -> Summary:
+def summary(
+    q_BTGK: jax.Array, k_BTGK: jax.Array, v_BTHV: jax.Array, log_a_BTH: jax.Array, *, pos: jax.Array | None = None
+) -> Summary:
     """R_i = K^T (V * zeta) of eq. 7, and the decay of the incoming state. T >= 1."""
     acc, pos_BT = _prepare(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, None, pos)
     k_BTGK, v_BTHV, log_a_BTH = _time.clean(pos_BT, k_BTGK, v_BTHV, log_a_BTH)
@@ -131,7 +137,10 @@ def apply(summary: Summary, state: RetentionState) -> RetentionState:
     return RetentionState(summary.A_BH[..., None, None] * state.S_BHKV + summary.S_BHKV)
 
 
-def parallel(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, *, state=None, pos=None):
+def parallel(
+    q_BTGK: jax.Array, k_BTGK: jax.Array, v_BTHV: jax.Array, log_a_BTH: jax.Array, *, state: RetentionState | None = None,
+    pos: jax.Array | None = None,
+) -> tuple[jax.Array, RetentionState]:  # fmt: skip
     """Eq. 5: one T x T masked product; memory and work are quadratic in T."""
     acc, pos_BT = _prepare(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, state, pos)
     if q_BTGK.shape[1] == 0:
@@ -148,7 +157,10 @@ def parallel(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, *, state=None, pos=None):
     return _time.select(_time.valid(pos_BT), y_BTHV).astype(q_BTGK.dtype), state
 
 
-def chunkwise(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, *, state=None, pos=None, chunk: int = 64):
+def chunkwise(
+    q_BTGK: jax.Array, k_BTGK: jax.Array, v_BTHV: jax.Array, log_a_BTH: jax.Array, *, state: RetentionState | None = None,
+    pos: jax.Array | None = None, chunk: int = 64,
+) -> tuple[jax.Array, RetentionState]:  # fmt: skip
     """Eq. 7: all chunks of `chunk` tokens at once; their states are combined by an associative scan. Memory is linear in T."""
     _, pos_BT = _prepare(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, state, pos)
     time = q_BTGK.shape[1]
@@ -172,7 +184,7 @@ def chunkwise(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, *, state=None, pos=None, chunk:
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
-def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+def example(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> Example:
     """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     def inputs(key, time):
         keys = jax.random.split(key, 4)
@@ -186,7 +198,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
     return Example(inputs(key_x, time), {}, {}, state)
 
 
-def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+def stress(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> dict[str, Example]:
     """The hard inputs by name, see `jaxseq.ops.stresses`."""
     base = example(key, batch, time, dtype)
     *qkv, log_a_BTH = base.xs

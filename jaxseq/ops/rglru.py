@@ -10,6 +10,7 @@ State: h [B, D] in the accumulation dtype, in which everything is computed.
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxseq.ops import _linear
 from jaxseq.ops._example import Example, stresses
@@ -22,22 +23,28 @@ def _affine(x_BTD, log_a_BTD):
     return jnp.exp(log_a_BTD), x_BTD
 
 
-def recurrent(x_BTD, log_a_BTD, *, state=None, pos=None):
+def recurrent(
+    x_BTD: jax.Array, log_a_BTD: jax.Array, *, state: LinearState | None = None, pos: jax.Array | None = None
+) -> tuple[jax.Array, LinearState]:
     """One token after another."""
     return _linear.recurrent(_affine, x_BTD, log_a_BTD, state, pos)
 
 
-def parallel(x_BTD, log_a_BTD, *, state=None, pos=None):
+def parallel(
+    x_BTD: jax.Array, log_a_BTD: jax.Array, *, state: LinearState | None = None, pos: jax.Array | None = None
+) -> tuple[jax.Array, LinearState]:
     """An associative scan over time."""
     return _linear.parallel(_affine, x_BTD, log_a_BTD, state, pos)
 
 
-def chunkwise(x_BTD, log_a_BTD, *, state=None, pos=None, chunk: int = 256):
+def chunkwise(
+    x_BTD: jax.Array, log_a_BTD: jax.Array, *, state: LinearState | None = None, pos: jax.Array | None = None, chunk: int = 256
+) -> tuple[jax.Array, LinearState]:
     """An associative scan inside each chunk; the state is carried between chunks."""
     return _linear.chunkwise(_affine, x_BTD, log_a_BTD, state, pos, chunk)
 
 
-def summary(x_BTD, log_a_BTD, *, pos=None) -> Summary:
+def summary(x_BTD: jax.Array, log_a_BTD: jax.Array, *, pos: jax.Array | None = None) -> Summary:
     """Product of the decays, and the state after the segment starting from zero. T >= 1."""
     return _linear.summary(_affine, x_BTD, log_a_BTD, pos)
 
@@ -45,7 +52,7 @@ def summary(x_BTD, log_a_BTD, *, pos=None) -> Summary:
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
-def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+def example(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> Example:
     """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     def inputs(key, time):
         keys = jax.random.split(key)
@@ -56,7 +63,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
     return Example(inputs(key_x, time), {}, {}, recurrent(*inputs(key_prefix, 32))[1])
 
 
-def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+def stress(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> dict[str, Example]:
     """The hard inputs by name, see `jaxseq.ops.stresses`."""
     base = example(key, batch, time, dtype)
     x_BTD, log_a_BTD = base.xs

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxseq.ops import _decay, _time
 from jaxseq.ops._example import Example, stresses
@@ -32,7 +33,7 @@ class Summary(NamedTuple):
     count_B: jax.Array
 
 
-def init_state(batch: int, width: int, dtype=jnp.float32) -> RunningMeanState:
+def init_state(batch: int, width: int, dtype: DTypeLike = jnp.float32) -> RunningMeanState:
     """The empty state, in the accumulation dtype for inputs of `dtype`."""
     acc = _time.accumulation_dtype(jnp.zeros((), dtype))
     return RunningMeanState(jnp.zeros((batch, width), acc), jnp.zeros((batch,), jnp.int32))
@@ -49,7 +50,9 @@ def _prepare(x_BTD, state, pos):
     return acc, pos_BT, state
 
 
-def recurrent(x_BTD, *, state=None, pos=None):
+def recurrent(
+    x_BTD: jax.Array, *, state: RunningMeanState | None = None, pos: jax.Array | None = None
+) -> tuple[jax.Array, RunningMeanState]:
     """One token after another."""
     acc, pos_BT, state = _prepare(x_BTD, state, pos)
 
@@ -80,7 +83,7 @@ def _summary(x_BTD, pos_BT) -> Summary:
     return Summary(_time.continues(pos_BT), jnp.sum(_time.select(last_BT, x_BTD), axis=1), count_B)
 
 
-def summary(x_BTD, *, pos=None) -> Summary:
+def summary(x_BTD: jax.Array, *, pos: jax.Array | None = None) -> Summary:
     """Sum and number of tokens of each row's last document. T >= 1."""
     acc, pos_BT, _ = _prepare(x_BTD, None, pos)
     return _summary(x_BTD.astype(acc), pos_BT)
@@ -99,7 +102,9 @@ def apply(summary: Summary, state: RunningMeanState) -> RunningMeanState:
     return RunningMeanState(sum_BD, summary.count_B + jnp.where(summary.keep_B, state.count_B, 0))
 
 
-def parallel(x_BTD, *, state=None, pos=None):
+def parallel(
+    x_BTD: jax.Array, *, state: RunningMeanState | None = None, pos: jax.Array | None = None
+) -> tuple[jax.Array, RunningMeanState]:
     """All chunks of 64 tokens at once; their states are combined by an associative scan."""
     acc, pos_BT, state = _prepare(x_BTD, state, pos)
     time = x_BTD.shape[1]
@@ -112,7 +117,9 @@ def parallel(x_BTD, *, state=None, pos=None):
     return _time.select(_time.valid(pos_BT), y_BTD).astype(x_BTD.dtype), state
 
 
-def chunkwise(x_BTD, *, state=None, pos=None, chunk: int = 64):
+def chunkwise(
+    x_BTD: jax.Array, *, state: RunningMeanState | None = None, pos: jax.Array | None = None, chunk: int = 64
+) -> tuple[jax.Array, RunningMeanState]:
     """One chunk after another, with a masked product inside each; memory is linear in T."""
     _, pos_BT, state = _prepare(x_BTD, state, pos)
     if x_BTD.shape[1] == 0:
@@ -123,14 +130,14 @@ def chunkwise(x_BTD, *, state=None, pos=None, chunk: int = 64):
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
-def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+def example(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> Example:
     """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     key_x, key_prefix = jax.random.split(key)
     state = recurrent(1 + jax.random.normal(key_prefix, (batch, 32, 5), dtype))[1]
     return Example((jax.random.normal(key_x, (batch, time, 5), dtype),), {}, {}, state)
 
 
-def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+def stress(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> dict[str, Example]:
     """The op has no decay: the log-decays of `stresses` become inputs near 1, near 0, and both."""
     base = example(key, batch, time, dtype)
     return stresses(key, base, base.xs[0].shape, lambda log_BTD: base._replace(xs=(jnp.exp(log_BTD),)))

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxseq.ops import _time
 from jaxseq.ops._example import Example, stresses
@@ -25,7 +26,7 @@ class ShortConvState(NamedTuple):
     x_BWD: jax.Array  # the last W-1 inputs, oldest first; zero before the document's start
 
 
-def init_state(batch: int, taps: int, width: int, dtype=jnp.float32) -> ShortConvState:
+def init_state(batch: int, taps: int, width: int, dtype: DTypeLike = jnp.float32) -> ShortConvState:
     """The empty state: zeros in `dtype`."""
     return ShortConvState(jnp.zeros((batch, taps - 1, width), dtype))
 
@@ -46,7 +47,10 @@ def _prepare(x_BTD, w_WD, bias_D, state, pos):
     return w_WD.astype(acc), bias_D.astype(acc), pos_BT, state
 
 
-def recurrent(x_BTD, *, w_WD, bias_D=None, state=None, pos=None):
+def recurrent(
+    x_BTD: jax.Array, *, w_WD: jax.Array, bias_D: jax.Array | None = None, state: ShortConvState | None = None,
+    pos: jax.Array | None = None,
+) -> tuple[jax.Array, ShortConvState]:  # fmt: skip
     """One token after another: the window slides by one."""
     w_WD, bias_D, pos_BT, state = _prepare(x_BTD, w_WD, bias_D, state, pos)
 
@@ -58,7 +62,10 @@ def recurrent(x_BTD, *, w_WD, bias_D=None, state=None, pos=None):
     return _time.scan_time(step, state, (x_BTD,), pos_BT)
 
 
-def parallel(x_BTD, *, w_WD, bias_D=None, state=None, pos=None):
+def parallel(
+    x_BTD: jax.Array, *, w_WD: jax.Array, bias_D: jax.Array | None = None, state: ShortConvState | None = None,
+    pos: jax.Array | None = None,
+) -> tuple[jax.Array, ShortConvState]:  # fmt: skip
     """W shifted copies of the sequence; taps that reach into another document are masked."""
     w_WD, bias_D, pos_BT, state = _prepare(x_BTD, w_WD, bias_D, state, pos)
     time, past = x_BTD.shape[1], w_WD.shape[0] - 1
@@ -80,7 +87,10 @@ def parallel(x_BTD, *, w_WD, bias_D=None, state=None, pos=None):
     return y_BTD.astype(x_BTD.dtype), ShortConvState(_time.select(same_BW, kept_BWD))
 
 
-def chunkwise(x_BTD, *, w_WD, bias_D=None, state=None, pos=None, chunk: int = 256):
+def chunkwise(
+    x_BTD: jax.Array, *, w_WD: jax.Array, bias_D: jax.Array | None = None, state: ShortConvState | None = None,
+    pos: jax.Array | None = None, chunk: int = 256,
+) -> tuple[jax.Array, ShortConvState]:  # fmt: skip
     """`parallel` on chunks of `chunk` tokens, which bounds the working set; memory is linear in T in every form."""
     _, _, pos_BT, state = _prepare(x_BTD, w_WD, bias_D, state, pos)
     if x_BTD.shape[1] == 0:
@@ -95,7 +105,7 @@ def chunkwise(x_BTD, *, w_WD, bias_D=None, state=None, pos=None, chunk: int = 25
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
-def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+def example(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> Example:
     """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     key_x, key_w, key_b, key_prefix = jax.random.split(key, 4)
     weights = {"w_WD": jax.random.normal(key_w, (4, 5), dtype), "bias_D": 0.1 * jax.random.normal(key_b, (5,), dtype)}
@@ -103,7 +113,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
     return Example((jax.random.normal(key_x, (batch, time, 5), dtype),), weights, {}, state)
 
 
-def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+def stress(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> dict[str, Example]:
     """The log-decays of `stresses` are used as logarithms of the taps."""
     base = example(key, batch, time, dtype)
     w_WD = base.weights["w_WD"]

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxseq.ops import _gated, _newton, _time
 from jaxseq.ops._example import Example, gates, stresses
@@ -28,7 +29,7 @@ class SRUState(NamedTuple):
     c_BD: jax.Array
 
 
-def init_state(batch: int, width: int, dtype=jnp.float32) -> SRUState:
+def init_state(batch: int, width: int, dtype: DTypeLike = jnp.float32) -> SRUState:
     """The empty state, in the accumulation dtype for inputs of `dtype`."""
     return SRUState(jnp.zeros((batch, width), _time.accumulation_dtype(jnp.zeros((), dtype))))
 
@@ -53,7 +54,10 @@ def _bound(first, xs):
 RECURRENCE = _newton.Recurrence(_step, _output, None, _bound)
 
 
-def prepare(u_BTD, f_BTD, r_BTD, x_BTD, *, v_f_D, v_r_D, state=None, pos=None):
+def prepare(
+    u_BTD: jax.Array, f_BTD: jax.Array, r_BTD: jax.Array, x_BTD: jax.Array, *, v_f_D: jax.Array, v_r_D: jax.Array,
+    state: SRUState | None = None, pos: jax.Array | None = None,
+) -> tuple[tuple, tuple, jax.Array, jax.Array]:  # fmt: skip
     """(u, f', r', x), (v_f, v_r), initial state [B, D, 1], pos_BT; in the accumulation dtype, inputs zero at padding."""
     xs = u_BTD, f_BTD, r_BTD, x_BTD
     chex.assert_rank(u_BTD, 3)
@@ -75,17 +79,26 @@ def _unpack(s) -> SRUState:
 OP = _newton.Op("sru", RECURRENCE, prepare, _unpack)
 
 
-def recurrent(u_BTD, f_BTD, r_BTD, x_BTD, *, v_f_D, v_r_D, state=None, pos=None):
+def recurrent(
+    u_BTD: jax.Array, f_BTD: jax.Array, r_BTD: jax.Array, x_BTD: jax.Array, *, v_f_D: jax.Array, v_r_D: jax.Array,
+    state: SRUState | None = None, pos: jax.Array | None = None,
+) -> tuple[jax.Array, SRUState]:  # fmt: skip
     """One token after another."""
     return _newton.recurrent(OP, u_BTD, f_BTD, r_BTD, x_BTD, v_f_D=v_f_D, v_r_D=v_r_D, state=state, pos=pos)
 
 
-def parallel(u_BTD, f_BTD, r_BTD, x_BTD, *, v_f_D, v_r_D, state=None, pos=None):
+def parallel(
+    u_BTD: jax.Array, f_BTD: jax.Array, r_BTD: jax.Array, x_BTD: jax.Array, *, v_f_D: jax.Array, v_r_D: jax.Array,
+    state: SRUState | None = None, pos: jax.Array | None = None,
+) -> tuple[jax.Array, SRUState]:  # fmt: skip
     """Newton's method on the whole sequence."""
     return _newton.parallel(OP, u_BTD, f_BTD, r_BTD, x_BTD, v_f_D=v_f_D, v_r_D=v_r_D, state=state, pos=pos)
 
 
-def chunkwise(u_BTD, f_BTD, r_BTD, x_BTD, *, v_f_D, v_r_D, state=None, pos=None, chunk: int = 64):
+def chunkwise(
+    u_BTD: jax.Array, f_BTD: jax.Array, r_BTD: jax.Array, x_BTD: jax.Array, *, v_f_D: jax.Array, v_r_D: jax.Array,
+    state: SRUState | None = None, pos: jax.Array | None = None, chunk: int = 64,
+) -> tuple[jax.Array, SRUState]:  # fmt: skip
     """Newton's method inside each chunk; the state is carried between chunks."""
     return _newton.chunkwise(OP, u_BTD, f_BTD, r_BTD, x_BTD, v_f_D=v_f_D, v_r_D=v_r_D, state=state, pos=pos, chunk=chunk)
 
@@ -93,7 +106,7 @@ def chunkwise(u_BTD, f_BTD, r_BTD, x_BTD, *, v_f_D, v_r_D, state=None, pos=None,
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
-def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+def example(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> Example:
     """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     def inputs(key, time):
         u, f, r, x = (jax.random.normal(k, (batch, time, 5), dtype) for k in jax.random.split(key, 4))
@@ -107,7 +120,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
     return Example(inputs(keys[2], time), weights, {}, state)
 
 
-def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+def stress(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> dict[str, Example]:
     """The hard inputs by name, see `jaxseq.ops.stresses`."""
     base = example(key, batch, time, dtype)
     u, f, *rest = base.xs

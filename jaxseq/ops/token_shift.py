@@ -10,6 +10,7 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxseq.ops import _time
 from jaxseq.ops._example import Example, stresses
@@ -21,7 +22,7 @@ class TokenShiftState(NamedTuple):
     x_BD: jax.Array  # the last input of the document
 
 
-def init_state(batch: int, width: int, dtype=jnp.float32) -> TokenShiftState:
+def init_state(batch: int, width: int, dtype: DTypeLike = jnp.float32) -> TokenShiftState:
     """The empty state: zeros in `dtype`."""
     return TokenShiftState(jnp.zeros((batch, width), dtype))
 
@@ -36,13 +37,17 @@ def _prepare(x_BTD, state, pos):
     return pos_BT, state
 
 
-def recurrent(x_BTD, *, state=None, pos=None):
+def recurrent(
+    x_BTD: jax.Array, *, state: TokenShiftState | None = None, pos: jax.Array | None = None
+) -> tuple[jax.Array, TokenShiftState]:
     """One token after another: y_t = state, state = x_t."""
     pos_BT, state = _prepare(x_BTD, state, pos)
     return _time.scan_time(lambda state, x_BD: (TokenShiftState(x_BD), state.x_BD), state, (x_BTD,), pos_BT)
 
 
-def parallel(x_BTD, *, state=None, pos=None):
+def parallel(
+    x_BTD: jax.Array, *, state: TokenShiftState | None = None, pos: jax.Array | None = None
+) -> tuple[jax.Array, TokenShiftState]:
     """The whole sequence shifted by one, with the state in front."""
     pos_BT, state = _prepare(x_BTD, state, pos)
     if x_BTD.shape[1] == 0:
@@ -54,7 +59,9 @@ def parallel(x_BTD, *, state=None, pos=None):
     return y_BTD, TokenShiftState(jnp.take_along_axis(with_state, last_B[:, None, None], axis=1)[:, 0])
 
 
-def chunkwise(x_BTD, *, state=None, pos=None, chunk: int = 256):
+def chunkwise(
+    x_BTD: jax.Array, *, state: TokenShiftState | None = None, pos: jax.Array | None = None, chunk: int = 256
+) -> tuple[jax.Array, TokenShiftState]:
     """Chunks of `chunk` tokens. Only for completeness: it has no advantage over `parallel`."""
     pos_BT, state = _prepare(x_BTD, state, pos)
     if x_BTD.shape[1] == 0:
@@ -65,14 +72,14 @@ def chunkwise(x_BTD, *, state=None, pos=None, chunk: int = 256):
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
-def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+def example(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> Example:
     """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     key_x, key_prefix = jax.random.split(key)
     state = recurrent(jax.random.normal(key_prefix, (batch, 3, 5), dtype))[1]
     return Example((jax.random.normal(key_x, (batch, time, 5), dtype),), {}, {}, state)
 
 
-def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+def stress(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> dict[str, Example]:
     """The op has no decay: the log-decays of `stresses` become inputs near 1, near 0, and both."""
     base = example(key, batch, time, dtype)
     return stresses(key, base, base.xs[0].shape, lambda log_BTD: base._replace(xs=(jnp.exp(log_BTD),)))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxseq.ops import _time
 from jaxseq.ops._example import Example, stresses
@@ -43,7 +44,7 @@ class Summary(NamedTuple):
     o_BD: jax.Array
 
 
-def init_state(batch: int, width: int, dtype=jnp.float32) -> WKV4State:
+def init_state(batch: int, width: int, dtype: DTypeLike = jnp.float32) -> WKV4State:
     """The empty state, in the accumulation dtype for inputs of `dtype`."""
     zeros_BD = jnp.zeros((batch, width), _time.accumulation_dtype(jnp.zeros((), dtype)))
     return WKV4State(zeros_BD, zeros_BD, zeros_BD + EMPTY)
@@ -77,7 +78,10 @@ def _read(state: WKV4State, k, v, u):
     return p / q
 
 
-def recurrent(k_BTD, v_BTD, *, w_D, u_D, state=None, pos=None):
+def recurrent(
+    k_BTD: jax.Array, v_BTD: jax.Array, *, w_D: jax.Array, u_D: jax.Array, state: WKV4State | None = None,
+    pos: jax.Array | None = None,
+) -> tuple[jax.Array, WKV4State]:  # fmt: skip
     """One token after another (appendix D)."""
     acc, w_D, u_D, pos_BT, state = _prepare(k_BTD, v_BTD, w_D, u_D, state, pos)
 
@@ -117,14 +121,17 @@ def _scan(k_BTD, v_BTD, w_D, pos_BT, acc) -> Summary:
     return jax.lax.associative_scan(combine, tokens, axis=1)
 
 
-def summary(k_BTD, v_BTD, *, w_D, u_D, pos=None) -> Summary:
+def summary(k_BTD: jax.Array, v_BTD: jax.Array, *, w_D: jax.Array, u_D: jax.Array, pos: jax.Array | None = None) -> Summary:
     """The `Summary` of the segment. T >= 1."""
     acc, w_D, _, pos_BT, _ = _prepare(k_BTD, v_BTD, w_D, u_D, None, pos)
     k_BTD, v_BTD = _time.clean(pos_BT, k_BTD, v_BTD)
     return jax.tree.map(lambda x: x[:, -1], _scan(k_BTD, v_BTD, w_D, pos_BT, acc))
 
 
-def parallel(k_BTD, v_BTD, *, w_D, u_D, state=None, pos=None):
+def parallel(
+    k_BTD: jax.Array, v_BTD: jax.Array, *, w_D: jax.Array, u_D: jax.Array, state: WKV4State | None = None,
+    pos: jax.Array | None = None,
+) -> tuple[jax.Array, WKV4State]:  # fmt: skip
     """An associative scan over time; memory linear in T."""
     acc, w_D, u_D, pos_BT, state = _prepare(k_BTD, v_BTD, w_D, u_D, state, pos)
     if k_BTD.shape[1] == 0:
@@ -142,7 +149,10 @@ def parallel(k_BTD, v_BTD, *, w_D, u_D, state=None, pos=None):
     return y_BTD, jax.tree.map(lambda a: a[:, -1], after)
 
 
-def chunkwise(k_BTD, v_BTD, *, w_D, u_D, state=None, pos=None, chunk: int = 64):
+def chunkwise(
+    k_BTD: jax.Array, v_BTD: jax.Array, *, w_D: jax.Array, u_D: jax.Array, state: WKV4State | None = None,
+    pos: jax.Array | None = None, chunk: int = 64,
+) -> tuple[jax.Array, WKV4State]:  # fmt: skip
     """An associative scan inside each chunk; the state is carried from chunk to chunk."""
     _, _, _, pos_BT, state = _prepare(k_BTD, v_BTD, w_D, u_D, state, pos)
     if k_BTD.shape[1] == 0:
@@ -157,7 +167,7 @@ def chunkwise(k_BTD, v_BTD, *, w_D, u_D, state=None, pos=None, chunk: int = 64):
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
-def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+def example(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> Example:
     """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     def inputs(key, time):
         return tuple(jax.random.normal(k, (batch, time, 5), dtype) for k in jax.random.split(key))
@@ -168,7 +178,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
     return Example(inputs(key_x, time), weights, {}, state)
 
 
-def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+def stress(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> dict[str, Example]:
     """The hard inputs by name, see `jaxseq.ops.stresses`."""
     base = example(key, batch, time, dtype)
     k_BTD, v_BTD = base.xs

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxseq.ops import _decay, _time
 from jaxseq.ops._example import Example, stresses
@@ -30,7 +31,7 @@ class Summary(NamedTuple):
     S_BHKV: jax.Array
 
 
-def init_state(batch: int, heads: int, key_size: int, value_size: int, dtype=jnp.float32) -> WKV6State:
+def init_state(batch: int, heads: int, key_size: int, value_size: int, dtype: DTypeLike = jnp.float32) -> WKV6State:
     """The empty state, in the accumulation dtype for inputs of `dtype`."""
     return WKV6State(jnp.zeros((batch, heads, key_size, value_size), _time.accumulation_dtype(jnp.zeros((), dtype))))
 
@@ -40,7 +41,10 @@ def _prepare(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK, state, pos):
     return _decay.prepare(init_state, v_BTHV, [r_BTHK, log_w_BTHK, k_BTHK], state, pos)
 
 
-def recurrent(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, *, u_HK, state=None, pos=None):
+def recurrent(
+    r_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHV: jax.Array, log_w_BTHK: jax.Array, *, u_HK: jax.Array,
+    state: WKV6State | None = None, pos: jax.Array | None = None,
+) -> tuple[jax.Array, WKV6State]:  # fmt: skip
     """One token after another."""
     acc, pos_BT, state = _prepare(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK, state, pos)
     u_HK = u_HK.astype(acc)
@@ -70,7 +74,10 @@ def _summary(k_BTHK, v_BTHV, decays: _decay.Decays, pos_BT) -> Summary:
     return Summary(A_BHK, jnp.einsum("bthk,bthv->bhkv", k_BTHK * out_BTHK, v_BTHV))
 
 
-def summary(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, *, u_HK, pos=None) -> Summary:
+def summary(
+    r_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHV: jax.Array, log_w_BTHK: jax.Array, *, u_HK: jax.Array,
+    pos: jax.Array | None = None,
+) -> Summary:  # fmt: skip
     """The `Summary` of the segment. T >= 1."""
     acc, pos_BT, _ = _prepare(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK, None, pos)
     k_BTHK, v_BTHV, log_w_BTHK = (x.astype(acc) for x in _time.clean(pos_BT, k_BTHK, v_BTHV, log_w_BTHK))
@@ -87,7 +94,10 @@ def apply(summary: Summary, state: WKV6State) -> WKV6State:
     return WKV6State(summary.A_BHK[..., None] * state.S_BHKV + summary.S_BHKV)
 
 
-def parallel(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, *, u_HK, state=None, pos=None):
+def parallel(
+    r_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHV: jax.Array, log_w_BTHK: jax.Array, *, u_HK: jax.Array,
+    state: WKV6State | None = None, pos: jax.Array | None = None,
+) -> tuple[jax.Array, WKV6State]:  # fmt: skip
     """All chunks of 64 tokens at once; their states are combined by an associative scan."""
     acc, pos_BT, state = _prepare(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK, state, pos)
     time = r_BTHK.shape[1]
@@ -101,7 +111,10 @@ def parallel(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, *, u_HK, state=None, pos=None):
     return _time.select(_time.valid(pos_BT), _time.join_chunks(y, time)).astype(r_BTHK.dtype), state
 
 
-def chunkwise(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, *, u_HK, state=None, pos=None, chunk: int = 64):
+def chunkwise(
+    r_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHV: jax.Array, log_w_BTHK: jax.Array, *, u_HK: jax.Array,
+    state: WKV6State | None = None, pos: jax.Array | None = None, chunk: int = 64,
+) -> tuple[jax.Array, WKV6State]:  # fmt: skip
     """Matrix products inside each chunk; the state is carried between chunks. Memory is linear in T."""
     _, pos_BT, state = _prepare(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK, state, pos)
     if r_BTHK.shape[1] == 0:
@@ -116,7 +129,7 @@ def chunkwise(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, *, u_HK, state=None, pos=None,
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
-def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+def example(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> Example:
     """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     def inputs(key, time):
         keys = jax.random.split(key, 4)
@@ -131,7 +144,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
     return Example(inputs(key_x, time), weights, {}, state)
 
 
-def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+def stress(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> dict[str, Example]:
     """The hard inputs by name, see `jaxseq.ops.stresses`."""
     base = example(key, batch, time, dtype)
     *rkv, log_w_BTHK = base.xs

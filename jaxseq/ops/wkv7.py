@@ -11,6 +11,7 @@ Chunks are computed in the stages of `_delta` with z = a S; the write k^T v is a
 import chex
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxseq.ops import _decay, _delta, _time
 from jaxseq.ops._delta import DeltaState, Summary, apply, combine, init_state
@@ -62,7 +63,7 @@ FORMS, summary = _delta.forms(_prepare, _step, _solved, size=32)
 recurrent, parallel, chunkwise = FORMS.values()
 
 
-def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example:
+def example(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> Example:
     """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     def inputs(key, time):
         keys = jax.random.split(key, 6)
@@ -76,7 +77,7 @@ def example(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> Example
     return Example(inputs(key_x, time), {}, {}, state)
 
 
-def stress(key: jax.Array, batch: int, time: int, dtype=jnp.float32) -> dict[str, Example]:
+def stress(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> dict[str, Example]:
     """"repeated": all tokens have one key, log_w = 0 and beta = 1; "large": beta = 1.9."""
     base = example(key, batch, time, dtype)
     r, log_w, k, v, a, _ = base.xs

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
 
 from jaxseq.errors import UserError, is_disk_full
 from jaxseq.train import locks, plan, probe, tokenizers, workdirs
@@ -33,7 +34,7 @@ def nothing(record: Any) -> None:
 
 
 def train(
-    config,
+    config: ConfigDict,
     workdir: str | os.PathLike,
     *,
     progress: Callable[[dict[str, Any]], None] | None = None,
@@ -73,7 +74,9 @@ def train(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(workdir)) from error
 
 
-def planned(config, workdir: str | os.PathLike, devices: Sequence[meshes.Device] | None = None) -> plan.RunPlan:
+def planned(
+    config: ConfigDict, workdir: str | os.PathLike, devices: Sequence[meshes.Device] | None = None
+) -> plan.RunPlan:
     """The plan of `train`, without writing to `workdir`. Raises what `train` would raise before its first step."""
     run = Run(config, workdir, devices)
     run.open()

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from ml_collections import ConfigDict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxseq
@@ -226,7 +227,7 @@ def _split_rows(array: jax.Array, count: int, mesh: Mesh) -> jax.Array:
     return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, PartitionSpec(None, *spec)))
 
 
-def prepare(config, devices: Sequence[meshes.Device] | None = None, debug: bool = False) -> Trainer:
+def prepare(config: ConfigDict, devices: Sequence[meshes.Device] | None = None, debug: bool = False) -> Trainer:
     """Checks `config` and plans shardings over `devices` (default: all). Reads no data and allocates no weights.
 
     debug: see Trainer.

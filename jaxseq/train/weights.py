@@ -2,11 +2,13 @@
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from flax import linen as nn
+from ml_collections import ConfigDict
 
 import jaxseq
 from jaxseq import paths, weights
@@ -21,7 +23,9 @@ SHOWN = 8  # names of wrong leaves in a message
 log = logging.getLogger(__name__)
 
 
-def save_params(workdir: str | os.PathLike, config, params: Any, step: int = 0, compressed: bool = False) -> None:
+def save_params(
+    workdir: str | os.PathLike, config: ConfigDict, params: Any, step: int = 0, compressed: bool = False
+) -> None:
     """Writes a workdir of weights without optimiser state, such as an imported model, for `load`, evaluation and `train.init`.
 
     params: the parameters, or all collections of a model with more of them, {"params": …, "batch_stats": …}. compressed: see
@@ -120,7 +124,9 @@ def _shapes(variables: dict) -> dict[str, tuple[int, ...]]:
     return {name: tuple(leaf.shape) for name, (_, leaf) in zip(names, leaves, strict=True)}
 
 
-def load(workdir: str | os.PathLike, step: int | None = None, devices=None):
+def load(
+    workdir: str | os.PathLike, step: int | None = None, devices: Sequence[meshes.Device] | None = None
+) -> tuple[nn.Module, Any, ConfigDict]:
     """(model, params, config) of a workdir's checkpoint, the latest by default; see `load_variables`.
 
     params: the parameters, or all collections of a model with more of them, {"params": …, "batch_stats": …}.
@@ -129,7 +135,9 @@ def load(workdir: str | os.PathLike, step: int | None = None, devices=None):
     return model, variables["params"] if variables.keys() == {"params"} else variables, config
 
 
-def load_variables(workdir: str | os.PathLike, step: int | None = None, devices=None):
+def load_variables(
+    workdir: str | os.PathLike, step: int | None = None, devices: Sequence[meshes.Device] | None = None
+) -> tuple[nn.Module, dict[str, Any], ConfigDict]:
     """(model, variables, config) of a workdir's checkpoint. `variables`, {"params": …, "batch_stats": … if any}, is the
     first argument of `model.apply`.
 
