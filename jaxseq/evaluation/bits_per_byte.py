@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from jaxseq import forms
 from jaxseq.data.corpora import Corpus
+from jaxseq.data.streaming import StreamedCorpus
 from jaxseq.errors import UserError
 from jaxseq.models.lm import LM
 from jaxseq.ops._time import PAD
@@ -60,8 +61,8 @@ def nothing() -> None:
 
 
 def evaluate(
-    model: LM, params: Any, config: ConfigDict, corpus: Corpus, split: str = "validation", *, mesh: Mesh | None = None,
-    between: Between = nothing,
+    model: LM, params: Any, config: ConfigDict, corpus: Corpus | StreamedCorpus, split: str = "validation", *,
+    mesh: Mesh | None = None, between: Between = nothing,
 ) -> dict[str, Any]:  # fmt: skip
     """Scores the first eval.documents documents of a split (0: all of them) and returns JSON-able figures.
 

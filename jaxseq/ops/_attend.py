@@ -8,12 +8,12 @@ documents packed into a row, padding, both directions, another sequence, and the
 `attend` also returns lse. With it the results over disjoint sets of keys can be joined (`merge`), and a sink can be added.
 """
 
-import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxseq import compat
 from jaxseq.ops import _time
@@ -66,15 +66,14 @@ def attend(q_BTHK: jax.Array, keys: Keys, span: Span, score: Score, chunk: int |
         raise ValueError("a bias of the scores and dropout of the weights need all scores at once: leave out `chunk`")
     # split_chunks pads its first argument with -1: the number of a key that is visible to no query, the end of an empty span
     k_BSGK, v_BSGV = jnp.swapaxes(keys.k_BGSK, 1, 2), jnp.swapaxes(keys.v_BGSV, 1, 2)
-    number_UBC, k_UBCGK, v_UBCGV = _time.split_chunks(chunk, keys.number_BS, k_BSGK, v_BSGV)
-    blocks = Keys(jnp.swapaxes(k_UBCGK, 2, 3), jnp.swapaxes(v_UBCGV, 2, 3), number_UBC)
+    number_UBC, *kv = _time.split_chunks(chunk, keys.number_BS, k_BSGK, v_BSGV)
+    blocks = Keys(jnp.swapaxes(kv[0], 2, 3), jnp.swapaxes(kv[1], 2, 3), number_UBC)
     high_ZBC, low_ZBC, q_ZBCHK = _time.split_chunks(chunk, span.high_BT, span.low_BT, q_BTHK)
-    y_ZBCHV, lse_ZBCH = _blocks(score, q_ZBCHK, blocks, Span(low_ZBC, high_ZBC))
+    y_ZBCHV, lse_ZBCH = tuple(_blocks(score, q_ZBCHK, blocks, Span(low_ZBC, high_ZBC)))
     return _time.join_chunks(y_ZBCHV, time), _time.join_chunks(lse_ZBCH, time)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _blocks(score: Score, q_ZBCHK: jax.Array, blocks: Keys, spans: Span) -> tuple[jax.Array, jax.Array]:
+def _plain_blocks(score: Score, q_ZBCHK: jax.Array, blocks: Keys, spans: Span) -> tuple[jax.Array, jax.Array]:
     """`attend` for Z blocks of queries and U blocks of keys: (y_ZBCHV, lse_ZBCH)."""
     acc = _time.accumulation_dtype(q_ZBCHK, blocks.v_BGSV)
     need_ZU, sizes = needed(spans, blocks.number_BS), (blocks.v_BGSV.shape[2], blocks.v_BGSV.shape[4])
@@ -87,7 +86,7 @@ def _blocks(score: Score, q_ZBCHK: jax.Array, blocks: Keys, spans: Span) -> tupl
 
 
 def _blocks_forward(score: Score, q_ZBCHK, blocks: Keys, spans: Span):
-    y_ZBCHV, lse_ZBCH = _blocks(score, q_ZBCHK, blocks, spans)
+    y_ZBCHV, lse_ZBCH = _plain_blocks(score, q_ZBCHK, blocks, spans)
     return (y_ZBCHV, lse_ZBCH), (q_ZBCHK, blocks, spans, y_ZBCHV, lse_ZBCH)
 
 
@@ -117,9 +116,11 @@ def _blocks_backward(score: Score, saved, cotangents):
     rows = q_ZBCHK, spans, needed(spans, blocks.number_BS), dy_ZBCHV, lse_ZBCH, inner_ZBCH
     dkv_UBGSK, dq_ZBCHK = jax.lax.scan(queries, start, rows)
     dk_UBGSK, dv_UBGSV = (dx.astype(x.dtype) for dx, x in zip(dkv_UBGSK, blocks[:2], strict=True))
-    return dq_ZBCHK, Keys(dk_UBGSK, dv_UBGSV, None), None
+    none: Any = np.zeros(blocks.number_BS.shape, jax.dtypes.float0)  # JAX's gradient of integers
+    return dq_ZBCHK, Keys(dk_UBGSK, dv_UBGSV, none), None
 
 
+_blocks = jax.custom_vjp(_plain_blocks, nondiff_argnums=(0,))
 _blocks.defvjp(_blocks_forward, _blocks_backward)
 
 

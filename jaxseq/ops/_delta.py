@@ -237,23 +237,23 @@ def forms(
 
     def recurrent(*xs: jax.Array, state: DeltaState | None = None, pos: jax.Array | None = None) -> Outcome:
         """One token after another."""
-        arrays, pos_BT, state = enter(xs, state, pos)
-        y_BTHV, state = _time.scan_time(step, state, arrays, pos_BT)
-        return y_BTHV.astype(xs[0].dtype), state
+        arrays, pos_BT, before = enter(xs, state, pos)
+        y_BTHV, after = _time.scan_time(step, before, arrays, pos_BT)
+        return y_BTHV.astype(xs[0].dtype), after
 
     def parallel(*xs: jax.Array, state: DeltaState | None = None, pos: jax.Array | None = None) -> Outcome:
         """All chunks at once; their states are combined by an associative scan over [K, K] matrices."""
-        arrays, pos_BT, state = enter(xs, state, pos)
+        arrays, pos_BT, before = enter(xs, state, pos)
         if pos_BT.shape[1] == 0:
-            return arrays[2].astype(xs[0].dtype), state
-        y_BTHV, state = run(by_summaries, size, *arrays, state=state, pos=pos_BT)
-        return leave(y_BTHV, pos_BT, xs), state
+            return arrays[2].astype(xs[0].dtype), before
+        y_BTHV, after = run(by_summaries, size, *arrays, state=before, pos=pos_BT)
+        return leave(y_BTHV, pos_BT, xs), after
 
     def chunkwise(*xs: jax.Array, state: DeltaState | None = None, pos: jax.Array | None = None, chunk: int = size) -> Outcome:
         """Matrix products inside each chunk, SPAN chunks at once; the state is carried between chunks. Memory is linear in T."""
-        arrays, pos_BT, state = enter(xs, state, pos)
+        arrays, pos_BT, before = enter(xs, state, pos)
         if pos_BT.shape[1] == 0:
-            return arrays[2].astype(xs[0].dtype), state
+            return arrays[2].astype(xs[0].dtype), before
         chunks = -(-pos_BT.shape[1] // chunk)
         span = chunk * -(-chunks // -(-chunks // SPAN))  # spans of equal length, for little padding
 
@@ -261,8 +261,8 @@ def forms(
             return run(by_scan, chunk, *arrays, state=state, pos=pos)
 
         form = jax.checkpoint(form) if chunks > 1 else form  # also for a single span, because decays are larger than inputs
-        y_BTHV, state = _time.scan_chunks(form, state, arrays, pos_BT, span, remat=False)
-        return leave(y_BTHV, pos_BT, xs), state
+        y_BTHV, after = _time.scan_chunks(form, before, arrays, pos_BT, span, remat=False)
+        return leave(y_BTHV, pos_BT, xs), after
 
     def summary(*xs: jax.Array, pos: jax.Array | None = None) -> Summary:
         """The `Summary` of the segment. T >= 1."""

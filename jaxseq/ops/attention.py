@@ -142,7 +142,7 @@ def recurrent(
     """
     if q_BTHK.shape[1] == 1 and state is not None:
         return _one_token(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale, cap, sink_H, chunk)
-    scale, q_BTHK, k_BTGK, v_BTGV, pos_BT = _prepare(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale)
+    factor, q_BTHK, k_BTGK, v_BTGV, pos_BT = _prepare(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale)
     state = _empty(k_BTGK, v_BTGV, _size(state, window, q_BTHK.shape[1])) if state is None else state
     if q_BTHK.shape[1] == 0:
         return _no_tokens(q_BTHK, v_BTGV), state
@@ -150,7 +150,7 @@ def recurrent(
     def step(state, q_BHK, k_BGK, v_BGV):
         state = _write(state, k_BGK, v_BGV)
         keys = Keys(state.k_BGSK, state.v_BGSV, _slots(state.count_B, state.k_BGSK.shape[2]))
-        y_BTHV, lse_BTH = attend(q_BHK[:, None], keys, _latest(state.count_B, window), Score(scale, cap))
+        y_BTHV, lse_BTH = attend(q_BHK[:, None], keys, _latest(state.count_B, window), Score(factor, cap))
         return state, _attend.with_sink(y_BTHV, lse_BTH, sink_H)[:, 0].astype(q_BHK.dtype)
 
     return _time.scan_time(step, state, (q_BTHK, k_BTGK, v_BTGV), pos_BT)

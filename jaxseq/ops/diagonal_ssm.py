@@ -11,7 +11,7 @@ State: x_BDM in the accumulation dtype, in which everything is computed. Resets 
 document borders are masked out before they are summed (see `_convolution`).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -138,7 +138,7 @@ def example(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float3
     part_DM = jax.random.uniform(keys[0], (width, 2 * size), dtype, 0.55, 0.69)  # |p| < 1 for any pairing
     p_DM = part_DM * jax.random.rademacher(keys[1], part_DM.shape, dtype)
     b_DM, c_DM = (jax.random.normal(k, p_DM.shape, dtype) for k in keys[2:4])
-    weights = {"p_DM": p_DM, "b_DM": b_DM, "c_DM": c_DM, "d_D": jax.random.normal(keys[4], (width,), dtype)}
+    weights: dict[str, Any] = {"p_DM": p_DM, "b_DM": b_DM, "c_DM": c_DM, "d_D": jax.random.normal(keys[4], (width,), dtype)}
     state = recurrent(jax.random.normal(keys[5], (batch, 24, width), dtype), **weights)[1]
     return Example((jax.random.normal(keys[6], (batch, time, width), dtype),), weights, {}, state)
 

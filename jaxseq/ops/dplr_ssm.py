@@ -13,7 +13,7 @@ c (I - A^T) for a given T; here `c` itself is the parameter. No `summary`: it wo
 State: x_BDM in the accumulation dtype, in which everything is computed.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -154,7 +154,8 @@ def example(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float3
     lam_DM = jnp.concatenate([-decay_DN, jax.random.uniform(keys[1], (width, size), dtype, -9, 9)], axis=1)
     P_DM, b_DM, c_DM = (jax.random.normal(k, lam_DM.shape, dtype) for k in keys[2:5])
     dt_D = jax.random.uniform(keys[5], (width,), dtype, 0.05, 0.3)
-    weights = {"lam_DM": lam_DM, "P_DM": 0.5 * P_DM, "b_DM": b_DM, "c_DM": c_DM, "dt_D": dt_D, "d_D": 0.1 * jnp.ones_like(dt_D)}
+    weights: dict[str, Any] = {"lam_DM": lam_DM, "P_DM": 0.5 * P_DM, "b_DM": b_DM, "c_DM": c_DM, "dt_D": dt_D}
+    weights["d_D"] = 0.1 * jnp.ones_like(dt_D)
     state = recurrent(jax.random.normal(keys[6], (batch, 24, width), dtype), **weights)[1]
     return Example((jax.random.normal(keys[7], (batch, time, width), dtype),), weights, {}, state)
 

@@ -85,7 +85,7 @@ def recurrent(
 ) -> tuple[jax.Array, Mamba3State]:  # fmt: skip
     """One token after another."""
     xs = (q_BTGK, k_BTGK, v_BTHV, log_a_BTH, dt_BTH, m_BTH, theta_BTHP)
-    arrays, pos_BT, state = _enter(*xs, state, pos)
+    arrays, pos_BT, before = _enter(*xs, state, pos)
     share = v_BTHV.shape[2] // k_BTGK.shape[2]
 
     def step(state, q, k, v, log_a, dt, m, theta, k_BGK, v_BHV):
@@ -94,8 +94,8 @@ def recurrent(
         S = jnp.exp(log_a)[..., None, None] * S + (m * dt)[..., None, None] * k[..., None] * v[..., None, :]
         return Mamba3State(S, k_BGK, v_BHV), jnp.einsum("bhk,bhkv->bhv", q, S)
 
-    y_BTHV, state = _time.scan_time(step, state, (*arrays, k_BTGK, v_BTHV), pos_BT)
-    return y_BTHV.astype(q_BTGK.dtype), state
+    y_BTHV, after = _time.scan_time(step, before, (*arrays, k_BTGK, v_BTHV), pos_BT)
+    return y_BTHV.astype(q_BTGK.dtype), after
 
 
 def _inside(pos_BT, q, k, own, written, log_a, theta):

@@ -106,15 +106,15 @@ def parallel(
     x_BTD: jax.Array, *, state: RunningMeanState | None = None, pos: jax.Array | None = None
 ) -> tuple[jax.Array, RunningMeanState]:
     """All chunks of 64 tokens at once; their states are combined by an associative scan."""
-    acc, pos_BT, state = _prepare(x_BTD, state, pos)
+    acc, pos_BT, before = _prepare(x_BTD, state, pos)
     time = x_BTD.shape[1]
     if time == 0:
-        return x_BTD, state
+        return x_BTD, before
     (clean_BTD,) = _time.clean(pos_BT, x_BTD.astype(acc))
     pos_ZBC, x_ZBCD = _time.split_chunks(min(64, time), pos_BT, clean_BTD)
-    front, state = _decay.chunk_parallel(jax.vmap(_summary)(x_ZBCD, pos_ZBC), combine, state, apply)
+    front, after = _decay.chunk_parallel(jax.vmap(_summary)(x_ZBCD, pos_ZBC), combine, before, apply)
     y_BTD = _time.join_chunks(jax.vmap(_inside)(x_ZBCD, front, pos_ZBC), time)
-    return _time.select(_time.valid(pos_BT), y_BTD).astype(x_BTD.dtype), state
+    return _time.select(_time.valid(pos_BT), y_BTD).astype(x_BTD.dtype), after
 
 
 def chunkwise(

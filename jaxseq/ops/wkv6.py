@@ -7,7 +7,7 @@ Peng et al. 2024 (arXiv:2404.05892, eq. 16 to 19). log_w <= 0 is constant over t
 State: S_BHKV in the accumulation dtype, in which everything is computed.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -99,16 +99,16 @@ def parallel(
     state: WKV6State | None = None, pos: jax.Array | None = None,
 ) -> tuple[jax.Array, WKV6State]:  # fmt: skip
     """All chunks of 64 tokens at once; their states are combined by an associative scan."""
-    acc, pos_BT, state = _prepare(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK, state, pos)
+    acc, pos_BT, before = _prepare(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK, state, pos)
     time = r_BTHK.shape[1]
     if time == 0:
-        return v_BTHV.astype(r_BTHK.dtype), state
+        return v_BTHV.astype(r_BTHK.dtype), before
     xs = (x.astype(acc) for x in _time.clean(pos_BT, r_BTHK, k_BTHK, v_BTHV, log_w_BTHK))
     pos_ZBC, r, k, v, log_w = _time.split_chunks(min(64, time), pos_BT, *xs)
     decays = jax.vmap(lambda log_w, pos: _decay.decays(log_w, pos, acc))(log_w, pos_ZBC)
-    front, state = _decay.chunk_parallel(jax.vmap(_summary)(k, v, decays, pos_ZBC), combine, state, apply)
+    front, after = _decay.chunk_parallel(jax.vmap(_summary)(k, v, decays, pos_ZBC), combine, before, apply)
     y = jax.vmap(_inside, in_axes=(0, 0, 0, None, 0, 0, 0))(r, k, v, u_HK.astype(acc), decays, front.S_BHKV, pos_ZBC)
-    return _time.select(_time.valid(pos_BT), _time.join_chunks(y, time)).astype(r_BTHK.dtype), state
+    return _time.select(_time.valid(pos_BT), _time.join_chunks(y, time)).astype(r_BTHK.dtype), after
 
 
 def chunkwise(
@@ -116,14 +116,14 @@ def chunkwise(
     state: WKV6State | None = None, pos: jax.Array | None = None, chunk: int = 64,
 ) -> tuple[jax.Array, WKV6State]:  # fmt: skip
     """Matrix products inside each chunk; the state is carried between chunks. Memory is linear in T."""
-    _, pos_BT, state = _prepare(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK, state, pos)
+    _, pos_BT, before = _prepare(r_BTHK, k_BTHK, v_BTHV, log_w_BTHK, u_HK, state, pos)
     if r_BTHK.shape[1] == 0:
-        return v_BTHV.astype(r_BTHK.dtype), state
+        return v_BTHV.astype(r_BTHK.dtype), before
 
     def form(*xs, state, pos):
         return parallel(*xs, u_HK=u_HK, state=state, pos=pos)
 
-    return _time.scan_chunks(form, state, (r_BTHK, k_BTHK, v_BTHV, log_w_BTHK), pos_BT, chunk)
+    return _time.scan_chunks(form, before, (r_BTHK, k_BTHK, v_BTHV, log_w_BTHK), pos_BT, chunk)
 
 
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
@@ -139,7 +139,7 @@ def example(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float3
         return r_BTHK, k_BTHK, v_BTHV, log_w_BTHK
 
     key_x, key_prefix, key_u = jax.random.split(key, 3)
-    weights = {"u_HK": jax.random.normal(key_u, (2, 4), dtype)}
+    weights: dict[str, Any] = {"u_HK": jax.random.normal(key_u, (2, 4), dtype)}
     state = recurrent(*inputs(key_prefix, 32), **weights)[1]
     return Example(inputs(key_x, time), weights, {}, state)
 

@@ -32,10 +32,11 @@ def blocked_sums(model, variables, x_BTD, targets_BT, weights_BT) -> tuple[dict[
     """(sums over tokens, the mean penalty of the logits). If all logits have more than `BLOCK` elements on a device, they are
     computed block by block of tokens, and once more in the backward pass, so that they are never held together."""
     sums = functools.partial(_sums, model, variables)
-    time, block = x_BTD.shape[1], _block(*x_BTD.shape[:2], model.vocab)
+    rows, time, _ = x_BTD.shape
+    block = _block(rows, time, model.vocab)
     if block == time:
         return sums((x_BTD, targets_BT, weights_BT))
-    blocks = tuple(jnp.moveaxis(x.reshape(x.shape[0], -1, block, *x.shape[2:]), 1, 0) for x in (x_BTD, targets_BT, weights_BT))
+    blocks = tuple(jnp.moveaxis(x.reshape(rows, -1, block, *x.shape[2:]), 1, 0) for x in (x_BTD, targets_BT, weights_BT))
     parts, penalties = jax.lax.map(jax.checkpoint(sums, prevent_cse=False), blocks)
     return jax.tree.map(lambda part: jnp.sum(part, axis=0), parts), jnp.mean(penalties)
 
