@@ -155,7 +155,7 @@ def _open_streams() -> None:
     """Opens the standard streams that the caller has closed (`2>&-`), so that no other file gets their numbers."""
     for name, mode in {"stdin": "r", "stdout": "w", "stderr": "w"}.items():
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def _leave(status: int) -> None:

@@ -114,7 +114,8 @@ def example(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float3
     """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     key_x, key_w, key_skip, key_prefix = jax.random.split(key, 4)
     taps, width = 21, 5
-    weights: dict[str, Any] = {"w_WD": jax.random.normal(key_w, (taps, width), dtype), "skip_D": jax.random.normal(key_skip, (width,), dtype)}
+    weights: dict[str, Any] = {"w_WD": jax.random.normal(key_w, (taps, width), dtype)}
+    weights["skip_D"] = jax.random.normal(key_skip, (width,), dtype)
     state = recurrent(jax.random.normal(key_prefix, (batch, taps, width), dtype), **weights)[1]
     return Example((jax.random.normal(key_x, (batch, time, width), dtype),), weights, {}, state)
 

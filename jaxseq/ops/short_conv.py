@@ -108,7 +108,8 @@ FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 def example(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> Example:
     """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     key_x, key_w, key_b, key_prefix = jax.random.split(key, 4)
-    weights: dict[str, Any] = {"w_WD": jax.random.normal(key_w, (4, 5), dtype), "bias_D": 0.1 * jax.random.normal(key_b, (5,), dtype)}
+    weights: dict[str, Any] = {"w_WD": jax.random.normal(key_w, (4, 5), dtype)}
+    weights["bias_D"] = 0.1 * jax.random.normal(key_b, (5,), dtype)
     state = recurrent(jax.random.normal(key_prefix, (batch, 6, 5), dtype), **weights)[1]
     return Example((jax.random.normal(key_x, (batch, time, 5), dtype),), weights, {}, state)
 
