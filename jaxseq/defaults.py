@@ -12,7 +12,8 @@ def sections() -> dict[str, dict]:
             "field": "text",
             "label": "label",  # field that holds the label, for train.objective=classification
             "side": placeholder(int),  # pixels per side to resize images to; empty: the model's size, or none
-            # auto: that of train.init, else byte; byte; or the path of a tokenizers JSON file or an RWKV vocabulary (.txt)
+            # auto: that of train.init or train.distill_teacher, else byte; byte; or the path of a tokenizers JSON file or an RWKV
+            # vocabulary (.txt)
             "tokenizer": "auto",
             "validation_every": 20,
             "stream": False,  # train while the data are read; see jaxseq.data.streaming
@@ -52,6 +53,11 @@ def sections() -> dict[str, dict]:
             "form": "auto",
             "init": placeholder(str),  # a workdir; start from its weights
             "init_allow": "",  # comma-separated model fields that may differ from those of train.init
+            "distill_teacher": placeholder(str),  # a workdir; the teacher of the objective distillation
+            "distill_alpha": 0.5,  # weight of the teacher's distribution; the text itself has 1 - distill_alpha
+            "distill_temperature": 1.0,  # of both distributions
+            "distill_kind": "forward",  # KL divergence: forward (teacher || student) or reverse (student || teacher)
+            "distill_top_k": 0,  # forward: only the teacher's so many most likely tokens, renormalised; 0: all
             "lora_rank": 0,  # fine-tune only a change of this rank of each linear map of train.init; 0: all weights
             "lora_alpha": 16.0,  # the change is multiplied by lora_alpha / lora_rank
             "lora_magnitude": False,  # also train the norm of each output's weights (DoRA)

@@ -66,8 +66,8 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("documents", "tokens", "context", "prefetch"), FROM_ZERO),
     **dict.fromkeys(("data", "fsdp", "sequence", "tensor", "expert"), SIZE),  # of the mesh
     **dict.fromkeys(("beta1", "beta2", "smoothing"), FRACTION),
-    **dict.fromkeys(("decay_fraction", "final_lr"), SHARE),
-    **dict.fromkeys(("lr", "lora_alpha"), POSITIVE),
+    **dict.fromkeys(("decay_fraction", "final_lr", "distill_alpha"), SHARE),
+    **dict.fromkeys(("lr", "lora_alpha", "distill_temperature"), POSITIVE),
     "lora_rank": Range(0, 2**16),
     **dict.fromkeys(("clip", "weight_decay", "skip_norm", "spike"), NOT_NEGATIVE),  # 0: none
     "corruption": Range(0, 1, "()"),

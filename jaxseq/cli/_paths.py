@@ -9,7 +9,7 @@ from jaxseq.errors import UserError
 
 RUNS = ("DIR",)  # metavars of the arguments that may be gs://
 LOCAL = ("FILE", "FILE.py", "FOLDER", "OUT", "SRC")  # and of those that may not
-RUN_FIELDS = ("train.init", "data.tokenizer")  # of a config: a run, and a file that may lie in one
+RUN_FIELDS = ("train.init", "train.distill_teacher", "data.tokenizer")  # of a config: a run, and a file that may lie in one
 
 
 def resolved(path: str, flag: str, remote: bool) -> str:

@@ -20,6 +20,8 @@ from jaxseq.models._network import unscanned
 from jaxseq.train import flops, optimizer, structure
 from jaxseq.train import mesh as meshes
 
+CONSTANTS = frozenset({"teacher"})  # names of collections that no step changes; see `constants` in jaxseq.train.objectives
+
 
 class TrainState(NamedTuple):
     """The state that a step takes and returns. `ok` is False after a bad step, and the rest is then unchanged. Without train.skip
@@ -29,13 +31,18 @@ class TrainState(NamedTuple):
     ok: jax.Array  # [] bool
     params: Any
     optimizer: Any
-    collections: dict  # other mutable collections of the model: {"batch_stats": …}, or none
+    collections: dict  # by name: other mutable collections of the model ("batch_stats"), and CONSTANTS of the objective
     frozen: Any = None  # parameters that are not trained, with None in place of those that are; see `weights.parted`
 
     @property
     def variables(self) -> dict:
-        """What `model.apply` takes."""
+        """What the objective's loss takes."""
         return {"params": weights.joined(self.params, self.frozen), **self.collections}
+
+    @property
+    def changing(self) -> dict:
+        """The collections that steps change, which are those in checkpoints."""
+        return {name: value for name, value in self.collections.items() if name not in CONSTANTS}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,7 +85,12 @@ class Trainer:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
         if variables is None:
             variables = self.adapted(self.fresh())
-        return jax.jit(start, out_shardings=shardings)(variables)
+        return jax.jit(start, out_shardings=shardings)(variables | self.constants())
+
+    def constants(self) -> dict:
+        """The collections that no step changes, read from where the config says; {} if the objective has none."""
+        wanted = {name: value for name, value in self.abstract.collections.items() if name in CONSTANTS}
+        return self.objective.restored(self.config, wanted) if wanted else {}
 
     def fresh(self) -> dict:
         """Random weights, all of them arrays, and initial values of the other collections."""
@@ -191,6 +203,7 @@ class Trainer:
 
     def flops_per_token(self) -> float:
         """Model FLOPs per token: three times the forward pass in the chunkwise form, independent of train.form and model.remat.
+        The forward pass of a teacher counts once, because it has no backward pass.
 
         The backward pass of a matrix product is two products. Recomputation and the extra work of other forms are not counted:
         model FLOPs as in PaLM (Chowdhery et al. 2022, arXiv:2204.02311, appendix B). Masked attention scores are counted.
@@ -202,8 +215,11 @@ class Trainer:
         rows = self.config.train.batch // self.config.train.accumulate
         batch = {name: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype) for name, leaf in self.abstract_batch().items()}
         with self.scope():
-            operations = flops.count(forward, self.abstract.variables, batch)
-        return 3 * operations * self.config.train.accumulate / self.objective.tokens(self.config)
+            whole = trained = flops.count(forward, self.abstract.variables, batch)
+            if self.abstract.collections.keys() & CONSTANTS:
+                own = {"params": self.abstract.variables["params"], **self.abstract.changing}
+                trained = flops.count(forward, own, batch)
+        return (whole + 2 * trained) * self.config.train.accumulate / self.objective.tokens(self.config)
 
     def hardware_flops_per_token(self) -> float:
         """FLOPs per token of the whole step as executed: in train.form, with recomputation and the optimiser's update."""
@@ -252,7 +268,9 @@ def prepare(config: ConfigDict, devices: Sequence[meshes.Device] | None = None, 
         transform_non_params=on_all,
     )
     step, ok = jax.tree.map(on_all, jax.eval_shape(_unstepped))
-    abstract = TrainState(step, ok, params, moments, abstract_params(others, mesh), abstract_params(frozen, mesh))
+    constants = getattr(objective, "constants", lambda config, mesh: {})(config, mesh)
+    collections = abstract_params(others, mesh) | constants
+    abstract = TrainState(step, ok, params, moments, collections, abstract_params(frozen, mesh))
     return Trainer(config, model, mesh, objective, transform, optimizer.schedule(config.train), abstract, debug)
 
 

@@ -11,35 +11,38 @@ from jaxseq.data import tokenizer_files
 from jaxseq.data.tokenizer_files import AUTO, UNKNOWN, locate, same
 from jaxseq.errors import UserError
 
+WORKDIRS = ("init", "distill_teacher")  # fields of train that name the workdir of another run
 log = logging.getLogger(__name__)
 
 
 def settled(config, workdir: str | os.PathLike):
     """`config` with data.tokenizer=auto resolved, and with absolute paths.
 
-    auto: the tokenizer of the run in the workdir, else that of train.init, else byte. Raises UserError for a tokenizer other than
-    that of train.init, because its ids have other meanings.
+    auto: the tokenizer of the run in the workdir, else that of train.init or train.distill_teacher, else byte. Raises UserError
+    for a tokenizer other than theirs, because its ids have other meanings.
     """
     config = config.copy_and_resolve_references()
-    given, source = config.data.tokenizer, config.train.init
-    theirs = of(source) if source else None
+    sources = {field: config.train[field] for field in WORKDIRS if config.train[field]}
+    theirs = {field: name for field, source in sources.items() if (name := of(source)) is not None}
+    given = config.data.tokenizer
     with config.unlocked():
         if given == AUTO:
-            config.data.tokenizer = of(workdir) or theirs or "byte"
-            if config.data.tokenizer == theirs:
-                log.info("using the tokenizer of train.init: %s", theirs)
-        elif theirs not in (None, UNKNOWN) and not same(given, theirs):
-            raise UserError(
-                f"data.tokenizer={given} is not the tokenizer of train.init={source}, {theirs}: its ids have other meanings; "
-                "leave data.tokenizer out"
-            )
+            config.data.tokenizer = given = of(workdir) or next(iter(theirs.values()), "byte")
+            if same_as := [f"train.{field}" for field, name in theirs.items() if name == given]:
+                log.info("using the tokenizer of %s: %s", same_as[0], given)
+        for field, name in theirs.items():
+            if name != UNKNOWN and not same(given, name):
+                raise UserError(
+                    f"data.tokenizer={given} is not the tokenizer of train.{field}={sources[field]}, {name}: its ids have other "
+                    "meanings; leave data.tokenizer out"
+                )
         _absolute(config)
     return config
 
 
 def _absolute(config) -> None:
     """Makes existing paths absolute, so that the workdir can be used from any folder."""
-    for section, field in (("data", "path"), ("train", "init")):
+    for section, field in (("data", "path"), *(("train", field) for field in WORKDIRS)):
         value = config[section][field]
         if isinstance(value, str) and value and not paths.is_remote(value) and Path(value).expanduser().exists():
             config[section][field] = str(Path(value).expanduser().absolute())

@@ -27,6 +27,7 @@ HARMLESS = (
     "train.rewind",
     "train.spike",
     "train.init",
+    "train.distill_teacher",
     "train.form",
     "model.remat",
     "data.prefetch",

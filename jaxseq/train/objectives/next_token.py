@@ -21,22 +21,38 @@ def loss(model, variables, batch, rng, *, form, train) -> tuple[jax.Array, dict[
     batch: tokens, targets, pos int32 [B, T] and weights float32 [B, T]. What the model sows into 'losses' (already
     scaled means over tokens: router losses, logit penalties) is added, times the tokens of this batch.
     """
-    (x_BTD, _), extra, changed = _task.apply(
-        model, variables, batch["tokens"], pos=batch["pos"], form=form, rng=rng, train=train, method="hidden"
-    )
+    x_BTD, extra, changed = hidden(model, variables, batch, rng, form=form, train=train)
     sums, penalty = blocked_sums(model, variables, x_BTD, batch["targets"], batch["weights"])
     return sums["nats"] + (extra + penalty) * sums["tokens"], sums, changed
 
 
+def hidden(model, variables, batch, rng, *, form, train) -> tuple[jax.Array, jax.Array, dict]:
+    """(what the model's head takes [B, T, D], the sum of the sown losses, the changed collections)."""
+    (x_BTD, _), extra, changed = _task.apply(
+        model, variables, batch["tokens"], pos=batch["pos"], form=form, rng=rng, train=train, method="hidden"
+    )
+    return x_BTD, extra, changed
+
+
 def blocked_sums(model, variables, x_BTD, targets_BT, weights_BT) -> tuple[dict[str, jax.Array], jax.Array]:
-    """(sums over tokens, the mean penalty of the logits). If all logits have more than `BLOCK` elements on a device, they are
-    computed block by block of tokens, and once more in the backward pass, so that they are never held together."""
-    sums = functools.partial(_sums, model, variables)
-    rows, time, _ = x_BTD.shape
-    block = _block(rows, time, model.vocab)
+    """(sums over tokens, the mean penalty of the logits); see `in_blocks`."""
+
+    def sums(inputs):
+        x_BTD, targets_BT, weights_BT = inputs
+        return scores(model, model.apply(variables, x_BTD, method="logits"), targets_BT, weights_BT)
+
+    return in_blocks(sums, model.vocab, x_BTD, targets_BT, weights_BT)
+
+
+def in_blocks(sums, vocab: int, *arrays: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
+    """`sums(arrays)`, (sums over tokens, the mean penalty of the logits), of arrays [B, T, …]. If all logits have more than
+    `BLOCK` elements on a device, they are computed block by block of tokens, and once more in the backward pass, so that they
+    are never held together."""
+    rows, time = arrays[0].shape[:2]
+    block = _block(rows, time, vocab)
     if block == time:
-        return sums((x_BTD, targets_BT, weights_BT))
-    blocks = tuple(jnp.moveaxis(x.reshape(rows, -1, block, *x.shape[2:]), 1, 0) for x in (x_BTD, targets_BT, weights_BT))
+        return sums(arrays)
+    blocks = tuple(jnp.moveaxis(x.reshape(rows, -1, block, *x.shape[2:]), 1, 0) for x in arrays)
     parts, penalties = jax.lax.map(jax.checkpoint(sums, prevent_cse=False), blocks)
     return jax.tree.map(lambda part: jnp.sum(part, axis=0), parts), jnp.mean(penalties)
 
@@ -47,9 +63,8 @@ def _block(rows: int, time: int, vocab: int) -> int:
     return max(n for n in range(1, time + 1) if time % n == 0 and (n == 1 or n * on_device <= BLOCK))
 
 
-def _sums(model, variables, inputs) -> tuple[dict[str, jax.Array], jax.Array]:
-    x_BTD, targets_BT, weights_BT = inputs
-    logits_BTV = model.apply(variables, x_BTD, method="logits")
+def scores(model, logits_BTV, targets_BT, weights_BT) -> tuple[dict[str, jax.Array], jax.Array]:
+    """(the sums of `loss`, the mean penalty of the logits)."""
     nats_BT, log_z_BT = token_nats(logits_BTV, targets_BT)
     right_BT = jnp.argmax(logits_BTV, axis=-1) == targets_BT
     masked = functools.partial(_task.masked_sum, weights_BT)

@@ -1,0 +1,151 @@
+"""Distillation: the student learns from a text and from a teacher's distribution of every next token (Hinton et al. 2015,
+arXiv:1503.02531, §2).
+
+With p = softmax(teacher's logits / tau) and q = softmax(student's logits / tau), tau = train.distill_temperature, the loss of a
+token is
+
+    (1 - alpha) nats + alpha tau^2 KL
+
+where nats is that of `next_token` (without temperature), alpha = train.distill_alpha, and KL is sum_v p log(p / q) (forward) or
+sum_v q log(q / p) (reverse: Gu et al. 2023, arXiv:2306.08543, eq. 1, here for each token of the given text rather than for text
+that the student samples). tau^2 keeps the size of the gradient independent of tau. train.distill_top_k = k replaces p by its k
+largest probabilities, renormalised; q stays a distribution over all tokens.
+
+The teacher is any language model of jaxseq with the same vocabulary. Its parameters are sharded as those of a trained model; no
+step changes them, and they are in no checkpoint of the student.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+import jaxseq
+from jaxseq.errors import UserError
+from jaxseq.train import checkpoints, structure, workdirs
+from jaxseq.train.objectives import _task, next_token
+from jaxseq.train.objectives.next_token import shapes, tokens
+from jaxseq.train.step import abstract_params
+from jaxseq.train.weights import restore_variables
+
+__all__ = ["Teacher", "constants", "divergence", "loss", "restored", "shapes", "task", "tokens"]
+
+KINDS = ("forward", "reverse")
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["model", "alpha", "temperature", "kind", "top_k"]
+)
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A trained model and what is learnt from it; a pytree of its parameters."""
+
+    params: Any
+    model: nn.Module
+    alpha: float
+    temperature: float
+    kind: str
+    top_k: int
+
+
+def loss(model, variables, batch, rng, *, form, train) -> tuple[jax.Array, dict[str, jax.Array], dict]:
+    """Sum over tokens of weight * loss as above; the sums of `next_token`, and `distillation`, the sum of weight * KL.
+
+    variables: the student's, and `teacher`, a `Teacher`. Without one, or if its alpha is 0, this is `next_token.loss`.
+    """
+    own = {name: value for name, value in variables.items() if name != "teacher"}
+    teacher = variables.get("teacher")
+    if teacher is None or teacher.alpha == 0:
+        return next_token.loss(model, own, batch, rng, form=form, train=train)
+    theirs = {"params": teacher.params}
+    x_BTD, extra, changed = next_token.hidden(model, own, batch, rng, form=form, train=train)
+    taught_BTD, _, _ = next_token.hidden(teacher.model, theirs, batch, rng, form=form, train=False)
+
+    def sums_of(inputs):
+        x_BTD, taught_BTD, targets_BT, weights_BT = inputs
+        logits_BTV = model.apply(own, x_BTD, method="logits")
+        taught_BTV = teacher.model.apply(theirs, taught_BTD, method="logits")
+        kl_BT = divergence(taught_BTV, logits_BTV, teacher.temperature, teacher.kind, teacher.top_k)
+        sums, penalty = next_token.scores(model, logits_BTV, targets_BT, weights_BT)
+        return sums | {"distillation": _task.masked_sum(weights_BT, kl_BT)}, penalty
+
+    sums, penalty = next_token.in_blocks(sums_of, model.vocab, x_BTD, taught_BTD, batch["targets"], batch["weights"])
+    learnt = (1 - teacher.alpha) * sums["nats"] + teacher.alpha * teacher.temperature**2 * sums["distillation"]
+    return learnt + (extra + penalty) * sums["tokens"], sums, changed
+
+
+def divergence(
+    teacher_BTV: jax.Array, student_BTV: jax.Array, temperature: float = 1.0, kind: str = "forward", top_k: int = 0
+) -> jax.Array:
+    """KL divergence between the distributions of two arrays of logits, in nats: [B, T] float32 or wider.
+
+    kind: "forward", teacher from student, or "reverse". top_k: the teacher's distribution is that of its top_k largest logits;
+    0 for all. It is finite in the forward direction alone.
+    """
+    wide = lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)) / temperature  # noqa: E731
+    p_BTV, q_BTV = wide(teacher_BTV), jax.nn.log_softmax(wide(student_BTV))
+    if top_k:
+        p_BTV, ids_BTV = jax.lax.top_k(p_BTV, top_k)
+        q_BTV = jnp.take_along_axis(q_BTV, ids_BTV, axis=-1)
+    p_BTV = jax.nn.log_softmax(p_BTV)
+    if kind == "reverse":
+        p_BTV, q_BTV = q_BTV, p_BTV
+    return jnp.sum(jnp.exp(p_BTV) * (p_BTV - q_BTV), axis=-1)
+
+
+def constants(config, mesh: Mesh) -> dict[str, Teacher]:
+    """The teacher's shapes, with shardings. Raises UserError if there is none that can teach `config`."""
+    train, taught = config.train, _config_of_teacher(config)
+    model = jaxseq.build(taught)
+    model.check_length(train.length)
+    if train.distill_top_k > model.vocab:
+        raise UserError(f"train.distill_top_k={train.distill_top_k} is larger than the vocabulary, {model.vocab}; lower it")
+    params = abstract_params(structure.boxed(taught, model), mesh)["params"]
+    return {
+        "teacher": Teacher(params, model, train.distill_alpha, train.distill_temperature, train.distill_kind, train.distill_top_k)
+    }
+
+
+def restored(config, constants: dict[str, Teacher]) -> dict[str, Teacher]:
+    """`constants` with the weights of the teacher's newest intact checkpoint."""
+    teacher = constants["teacher"]
+    found = restore_variables(config.train.distill_teacher, {"params": teacher.params})
+    return {"teacher": dataclasses.replace(teacher, params=found["params"])}
+
+
+def _config_of_teacher(config):
+    """The teacher's config. Raises UserError if there is no teacher, or if it has another vocabulary than `config`."""
+    if not (source := config.train.distill_teacher):
+        raise UserError("train.objective=distillation needs a teacher; give its workdir as train.distill_teacher")
+    if (found := workdirs.saved_config(source)) is None:
+        raise UserError(f"train.distill_teacher={source} is not the workdir of a run; give the path where the teacher is now")
+    checkpoints.saved(source)
+    if "stack" not in found.model:
+        raise UserError(f"train.distill_teacher={source} is no language model (model.kind={found.model.kind}); choose another")
+    if config.model.vocab not in (None, found.model.vocab):
+        raise UserError(
+            f"model.vocab={config.model.vocab} is not the teacher's {found.model.vocab} ({source}): their distributions cannot "
+            "be compared; leave model.vocab empty"
+        )
+    return found
+
+
+class Distillation(next_token.NextToken):
+    """An empty model.vocab becomes the teacher's. Evaluation is that of `next_token` and needs no teacher."""
+
+    def __init__(self, config):
+        train, config = config.train, config.copy_and_resolve_references()
+        if train.distill_kind not in KINDS:
+            raise UserError(f"there is no train.distill_kind={train.distill_kind!r}; choose one of: {', '.join(KINDS)}")
+        if train.distill_top_k and train.distill_kind != "forward":
+            raise UserError("train.distill_top_k is for train.distill_kind=forward; the reverse divergence would be infinite")
+        if config.model.get("vocab", 0) is None:
+            config.model.vocab = _config_of_teacher(config).model.vocab
+        super().__init__(config)
+
+
+task = Distillation
