@@ -59,7 +59,9 @@ class _Recorded:
             context.module.sow("intermediates", SOWN, jnp.stack([jnp.all(jnp.isfinite(x)).astype(x.dtype), rms]))
         return result
 
-    def apply(self, variables, *inputs, mutable, **more):
+    def apply(self, variables, *inputs, mutable=None, **more):
+        if mutable is None:  # the head, which may run in blocks of tokens: what it sows could not leave their loop
+            return self.model.apply(variables, *inputs, **more)
         with nn.intercept_methods(self._record):
             outputs, changed = self.model.apply(variables, *inputs, mutable=[*mutable, "intermediates"], **more)
         changed = dict(changed)
