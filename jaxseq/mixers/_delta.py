@@ -80,7 +80,7 @@ class DeltaMixer(Mixer):
         w_WD = param(self, "conv_kernel", fan_in(), (self.taps, u_BTD.shape[-1]), (None, "heads"))
         u_BTD, state = call.op("short_conv")(u_BTD, w_WD=w_WD, state=state)
         cuts = [self.heads * key_size, 2 * self.heads * key_size]
-        parts = jnp.split(recomputed(nn.silu)(u_BTD), cuts, axis=-1)
+        parts = jnp.split(nn.silu(u_BTD), cuts, axis=-1)
         q, k, v = (x.reshape(*x.shape[:2], *shape) for x, shape in zip(parts, shapes.values(), strict=True))
         return (unit(q) * key_size**-0.5).astype(self.dtype), unit(k).astype(self.dtype), v, state
 

@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from jaxseq.call import Mixed
 from jaxseq.errors import UserError
-from jaxseq.layers import Linear, Mixer, RMSNorm, Units, param, recomputed, rms_normalize, uniform
+from jaxseq.layers import Linear, Mixer, RMSNorm, Units, param, rms_normalize, uniform
 from jaxseq.ops import selective_scan, short_conv
 
 
@@ -99,14 +99,14 @@ class Mamba(Mixer):
         bias_D = param(self, "conv_bias", uniform(bound), (inner,), ("mlp",), decay=False)
         conv = call.op("short_conv")
         u_BTD, conv_state = conv(u_BTD, w_WD=w_WD, bias_D=bias_D, state=conv_state)
-        u_BTD = recomputed(nn.silu)(u_BTD)
+        u_BTD = nn.silu(u_BTD)
 
         selected = linear(u_BTD, rank + 2 * self.state_size, ("mlp", None), "x")
         parts = jnp.split(selected, [rank, rank + self.state_size], axis=-1)
         dt_BTR, b_BTN, c_BTN = (self._normed(x, name) for x, name in zip(parts, ("dt", "b", "c"), strict=True))
         dt_bias_D = param(self, "dt_bias", dt_bias_init(self.dt_min, self.dt_max, self.dt_floor), (inner,), ("mlp",), decay=False)
         dt_BTD = linear(dt_BTR, inner, (None, "mlp"), "dt", uniform(rank**-0.5))
-        dt_BTD = recomputed(lambda dt, bias_D: nn.softplus(dt.astype(bias_D.dtype) + bias_D))(dt_BTD, dt_bias_D)
+        dt_BTD = nn.softplus(dt_BTD.astype(dt_bias_D.dtype) + dt_bias_D)
         a_log_DN = param(self, "A_log", a_log_init, (inner, self.state_size), ("mlp", None), decay=False)
         d_D = param(self, "D", jax.nn.initializers.ones, (inner,), ("mlp",), decay=False)
         scan = call.op("selective_scan")
@@ -114,6 +114,5 @@ class Mamba(Mixer):
 
         shrink = (self.residuals * self.layers) ** -0.5
         init = lambda key, shape, dtype: shrink * fan_in_uniform(key, shape, dtype)  # noqa: E731
-        y_BTD = recomputed(lambda y, z: y * nn.silu(z))(y_BTD, z_BTD)
-        y_BTD = linear(y_BTD, self.width, ("mlp", "embed"), "out", init)
+        y_BTD = linear(y_BTD * nn.silu(z_BTD), self.width, ("mlp", "embed"), "out", init)
         return Mixed(y_BTD, MambaState(conv_state, scan_state))

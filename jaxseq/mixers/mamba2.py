@@ -71,7 +71,7 @@ class Mamba2(Mixer):
         bias_D = param(self, "conv_bias", uniform(bound), (width,), ("mlp",), decay=False)
         conv = call.op("short_conv")
         y_BTD, state = conv(x_BTD, w_WD=w_WD, bias_D=bias_D, state=state)
-        return recomputed(nn.silu)(y_BTD), state
+        return nn.silu(y_BTD), state
 
     def _gated_norm(self, y_BTHV, x_BTHV, d_H, z_BTD):
         """rms_norm((y + D x) * silu(z)), the norm over the channels of each group."""
@@ -104,7 +104,7 @@ class Mamba2(Mixer):
         bias_H = self._head_param("dt_bias", dt_bias_init(self.dt_min, self.dt_max, self.dt_floor))
         dt_BTH = jnp.clip(nn.softplus(dt_BTH.astype(bias_H.dtype) + bias_H), self.dt_low, self.dt_high)
         a_log_H, d_H = self._head_param("A_log", a_log_init(1, 16)), self._head_param("D", jax.nn.initializers.ones)
-        v_BTHV = recomputed(lambda x, dt: (x.astype(dt.dtype) * dt[..., None]).astype(self.dtype))(x_BTHV, dt_BTH)
+        v_BTHV = (x_BTHV.astype(dt_BTH.dtype) * dt_BTH[..., None]).astype(self.dtype)
         op = call.op("retention")
         y_BTHV, ssd = op(c_BTGK, b_BTGK, v_BTHV, -jnp.exp(a_log_H) * dt_BTH, state=ssd)
         y_BTD = self._gated_norm(y_BTHV, x_BTHV, d_H, z_BTD)
