@@ -30,8 +30,9 @@ def cast(tree, dtype):
     return jax.tree.map(lambda x: np.asarray(x, dtype) if is_float(x) else np.asarray(x), tree)
 
 
-def error(got, wanted) -> float:
-    """Largest difference relative to the largest wanted value; infinite if only one of them is NaN or infinite somewhere."""
+def error(got, wanted, floor: float = 1e-6) -> float:
+    """Largest difference relative to the largest wanted value, or to `floor` if that is larger; infinite if only one of them is
+    NaN or infinite somewhere."""
     got, wanted = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
     if got.shape != wanted.shape:
         return float("inf")
@@ -39,19 +40,27 @@ def error(got, wanted) -> float:
         return 0.0
     with np.errstate(invalid="ignore"):
         difference = np.where(got == wanted, 0.0, np.abs(got - wanted))
-    finite = np.abs(wanted[np.isfinite(wanted)])
-    scale = max(float(finite.max(initial=0.0)), 1e-6)
-    return float(np.max(np.where(np.isnan(difference), np.inf, difference))) / scale
+    return float(np.max(np.where(np.isnan(difference), np.inf, difference))) / max(_largest(wanted), floor)
 
 
-def worst(got, wanted) -> tuple[float, str]:
-    """(largest `error` over the leaves of two trees, the leaf where it occurs); infinite if their structures differ."""
+def _largest(wanted) -> float:
+    """The largest finite magnitude."""
+    return float(np.abs(wanted[np.isfinite(wanted)]).max(initial=0.0))
+
+
+def worst(got, wanted, share: float = 0.0) -> tuple[float, str]:
+    """(largest `error` over the leaves of two trees, the leaf where it occurs); infinite if their structures differ.
+
+    share: differences are at least relative to this share of the largest value of all leaves. For gradients, one of which may be
+    zero but for rounding, such as that of the keys' bias in softmax attention.
+    """
     got_leaves = jax.tree_util.tree_leaves_with_path(got)
     wanted_leaves, same = jax.tree.leaves(wanted), jax.tree.structure(got) == jax.tree.structure(wanted)
     if not same:
         return float("inf"), f"structure {jax.tree.structure(got)} instead of {jax.tree.structure(wanted)}"
+    floor = max(1e-6, share * max((_largest(np.asarray(x, np.float64)) for x in wanted_leaves), default=0.0))
     errors = [
-        (error(a, b), jax.tree_util.keystr(path) or "value")
+        (error(a, b, floor), jax.tree_util.keystr(path) or "value")
         for (path, a), b in zip(got_leaves, wanted_leaves, strict=True)
     ]
     return max(errors, default=(0.0, "nothing"))
