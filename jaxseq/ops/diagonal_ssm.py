@@ -108,6 +108,7 @@ def chunkwise(
 
 
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
+CUT = "affine"
 
 
 def summary(

@@ -144,6 +144,7 @@ def chunkwise(
 
 
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
+CUT = "affine"
 
 
 def example(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> Example:

@@ -29,6 +29,7 @@ def _prepare(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, beta_BTH):
 
 
 FORMS, summary = _delta.forms(_prepare)
+CUT = "affine"
 recurrent, parallel, chunkwise = FORMS.values()
 
 

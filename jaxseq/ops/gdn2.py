@@ -31,6 +31,7 @@ def _prepare(q_BTGK, k_BTGK, v_BTHV, log_w_BTHK, b_BTHK, w_BTHV):
 
 
 FORMS, summary = _delta.forms(_prepare)
+CUT = "affine"
 recurrent, parallel, chunkwise = FORMS.values()
 
 

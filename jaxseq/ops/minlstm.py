@@ -52,6 +52,7 @@ def summary(v_BTD: jax.Array, gate_BTD: jax.Array, *, pos: jax.Array | None = No
 
 
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
+CUT = "affine"
 
 
 def example(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> Example:

@@ -50,6 +50,7 @@ def summary(x_BTD: jax.Array, log_a_BTD: jax.Array, *, pos: jax.Array | None = N
 
 
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
+CUT = "affine"
 
 
 def example(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> Example:

@@ -103,6 +103,7 @@ def chunkwise(
 
 
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
+CUT = "halo"
 
 
 def example(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> Example:

@@ -104,6 +104,7 @@ def chunkwise(
 
 
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
+CUT = "serial"
 
 
 def example(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> Example:

@@ -60,6 +60,7 @@ def _solved(r, k, v, log_w, a, b, pos_BT) -> _delta.Chunk:
 
 
 FORMS, summary = _delta.forms(_prepare, _step, _solved, size=32)
+CUT = "affine"
 recurrent, parallel, chunkwise = FORMS.values()
 
 
