@@ -62,7 +62,8 @@ def _with_layer(stack: Any, i: jax.Array, own: Any) -> Any:
 class LM(Network):
     """logits, state = model.apply({"params": params}, tokens, state=None, pos=None, form="chunkwise", train=False)
 
-    tokens [B, T] int32 -> logits [B, T, V] in the accumulation dtype, and the LMState after the tokens. pos [B, T]: see
+    tokens [B, T] int32 -> logits [B, T, V] in the accumulation dtype, and the LMState after the tokens. In place of tokens,
+    vectors [B, T, D] can be given, such as those of an image: they replace rows of the embedding table. pos [B, T]: see
     `jaxseq.ops`, but here padding (-1) may be anywhere. Without `pos` the sequence continues at `next_pos_B` of the state, or at
     0. `form`: see `jaxseq.forms`; a name, a choice per mixer label, or a Plan. Outputs at padding are zero.
 
@@ -163,7 +164,7 @@ class LM(Network):
 
     def embed(self, tokens_BT: jax.Array, pos_BT: jax.Array) -> jax.Array:
         """x_BTD before the first block."""
-        x_BTD = lookup(self.embedding_VD, tokens_BT) * self.embedding_scale
+        x_BTD = (tokens_BT if tokens_BT.ndim == 3 else lookup(self.embedding_VD, tokens_BT)) * self.embedding_scale
         x_BTD = self.project_in(x_BTD) if self.embedding_width else x_BTD
         x_BTD = _positions.add(x_BTD, pos_BT + self.position_offset, self.positions, self.position_SD)
         x_BTD = self.first_norm(x_BTD) if self.embedding_norm else x_BTD
@@ -183,13 +184,13 @@ class LM(Network):
 
     def hidden(self, tokens, state=None, pos=None, form="chunkwise", train=False):
         """x_BTD after the final norm (zero under padding), and the next state."""
-        chex.assert_rank(tokens, 2)
+        chex.assert_rank(tokens, {2, 3})
         next_pos_B = jnp.zeros(tokens.shape[:1], jnp.int32) if state is None else state.next_pos_B
         self._check_capacity(state, tokens, pos)
         if pos is None:
             pos_BT = next_pos_B[:, None] + jnp.arange(tokens.shape[1], dtype=jnp.int32)
             return self._run(tokens, state, Call.of(pos_BT, form, train=train))
-        chex.assert_equal_shape([tokens, pos])
+        chex.assert_equal_shape_prefix([tokens, pos], 2)
         order_BT = jnp.argsort(~_time.valid(pos), axis=1, stable=True)  # padding to the end
         x_BTD, state = self._run(_gather(tokens, order_BT), state, Call.of(_gather(pos, order_BT), form, train=train))
         return _gather(x_BTD, jnp.argsort(order_BT, axis=1)), state
@@ -197,7 +198,7 @@ class LM(Network):
     def _run(self, tokens_BT, state, call):
         pos_BT = call.pos_BT
         valid_BT = _time.valid(pos_BT)
-        x_BTD = self.embed(jnp.where(valid_BT, tokens_BT, 0), pos_BT)
+        x_BTD = self.embed(_time.select(valid_BT, tokens_BT), pos_BT)
         after = []
         for n, (repeats, block) in enumerate(zip(self.repeats, self.blocks, strict=True)):
             before = None if state is None else state.segments[n]
@@ -241,7 +242,7 @@ class LM(Network):
         capacity_B = self.remaining_capacity(state)
         if capacity_B is None:
             return
-        pos = np.ones(tokens.shape, np.int32) if pos is None else np.asarray(pos)
+        pos = np.ones(tokens.shape[:2], np.int32) if pos is None else np.asarray(pos)
         starts = (pos == _time.START).any(axis=1)
         need_B = np.where(starts, 0, (pos >= 0).sum(axis=1))
         short = int((need_B - np.asarray(capacity_B)).max(initial=0))
