@@ -81,6 +81,7 @@ def run(args):
     accelerators.warn()
     console = Console(stderr=True)
     logger = logging.getLogger("jaxseq")
+    own = logger.handlers, logger.level, logger.propagate
     logger.handlers = [RichHandler(console=console, show_time=False, show_level=False, show_path=False)]
     logger.setLevel(logging.INFO)
     logger.propagate = False  # libraries put their own handlers on the root logger
@@ -115,6 +116,8 @@ def run(args):
         stopped(console, where, received[0] if received else signal.SIGINT)
     finally:
         signal.signal(signal.SIGTERM, before)
+        logger.handlers, logger.propagate = own[0], own[2]
+        logger.setLevel(own[1])
     if "goodput" in record:
         console.print(goodput.describe(record), highlight=False, soft_wrap=True)
     if "stopped" in record:
