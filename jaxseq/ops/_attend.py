@@ -69,14 +69,16 @@ def attend(q_BTHK: jax.Array, keys: Keys, span: Span, score: Score, chunk: int |
     number_UBC, *kv = _time.split_chunks(chunk, keys.number_BS, k_BSGK, v_BSGV)
     blocks = Keys(jnp.swapaxes(kv[0], 2, 3), jnp.swapaxes(kv[1], 2, 3), number_UBC)
     high_ZBC, low_ZBC, q_ZBCHK = _time.split_chunks(chunk, span.high_BT, span.low_BT, q_BTHK)
-    y_ZBCHV, lse_ZBCH = tuple(_blocks(score, q_ZBCHK, blocks, Span(low_ZBC, high_ZBC)))
+    spans = Span(low_ZBC, high_ZBC)
+    y_ZBCHV, lse_ZBCH = tuple(_blocks(score, q_ZBCHK, blocks, spans, needed(spans, number_UBC)))
     return _time.join_chunks(y_ZBCHV, time), _time.join_chunks(lse_ZBCH, time)
 
 
-def _plain_blocks(score: Score, q_ZBCHK: jax.Array, blocks: Keys, spans: Span) -> tuple[jax.Array, jax.Array]:
-    """`attend` for Z blocks of queries and U blocks of keys: (y_ZBCHV, lse_ZBCH)."""
-    acc = _time.accumulation_dtype(q_ZBCHK, blocks.v_BGSV)
-    need_ZU, sizes = needed(spans, blocks.number_BS), (blocks.v_BGSV.shape[2], blocks.v_BGSV.shape[4])
+def _plain_blocks(
+    score: Score, q_ZBCHK: jax.Array, blocks: Keys, spans: Span, need_ZU: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """`attend` for Z blocks of queries and U blocks of keys: (y_ZBCHV, lse_ZBCH). need_ZU: see `needed`."""
+    acc, sizes = _time.accumulation_dtype(q_ZBCHK, blocks.v_BGSV), (blocks.v_BGSV.shape[2], blocks.v_BGSV.shape[4])
 
     def block(inputs):
         q_BCHK, span, need_U = inputs
@@ -85,14 +87,14 @@ def _plain_blocks(score: Score, q_ZBCHK: jax.Array, blocks: Keys, spans: Span) -
     return jax.lax.map(block, (q_ZBCHK, spans, need_ZU))
 
 
-def _blocks_forward(score: Score, q_ZBCHK, blocks: Keys, spans: Span):
-    y_ZBCHV, lse_ZBCH = _plain_blocks(score, q_ZBCHK, blocks, spans)
-    return (y_ZBCHV, lse_ZBCH), (q_ZBCHK, blocks, spans, y_ZBCHV, lse_ZBCH)
+def _blocks_forward(score: Score, q_ZBCHK, blocks: Keys, spans: Span, need_ZU):
+    y_ZBCHV, lse_ZBCH = _plain_blocks(score, q_ZBCHK, blocks, spans, need_ZU)
+    return (y_ZBCHV, lse_ZBCH), (q_ZBCHK, blocks, spans, need_ZU, y_ZBCHV, lse_ZBCH)
 
 
 def _blocks_backward(score: Score, saved, cotangents):
     """For each block of queries, over all blocks of keys: dq is summed up over them, dk and dv pass from one to the next."""
-    q_ZBCHK, blocks, spans, y_ZBCHV, lse_ZBCH = saved
+    q_ZBCHK, blocks, spans, need_ZU, y_ZBCHV, lse_ZBCH = saved
     dy_ZBCHV, dlse_ZBCH = cotangents
     inner_ZBCH = jnp.sum(dy_ZBCHV * y_ZBCHV, axis=-1) - dlse_ZBCH
 
@@ -113,11 +115,11 @@ def _blocks_backward(score: Score, saved, cotangents):
 
     acc = lse_ZBCH.dtype
     start = tuple(jnp.zeros(x.shape, acc) for x in blocks[:2])
-    rows = q_ZBCHK, spans, needed(spans, blocks.number_BS), dy_ZBCHV, lse_ZBCH, inner_ZBCH
+    rows = q_ZBCHK, spans, need_ZU, dy_ZBCHV, lse_ZBCH, inner_ZBCH
     dkv_UBGSK, dq_ZBCHK = jax.lax.scan(queries, start, rows)
     dk_UBGSK, dv_UBGSV = (dx.astype(x.dtype) for dx, x in zip(dkv_UBGSK, blocks[:2], strict=True))
     none: Any = np.zeros(blocks.number_BS.shape, jax.dtypes.float0)  # JAX's gradient of integers
-    return dq_ZBCHK, Keys(dk_UBGSK, dv_UBGSV, none), None
+    return dq_ZBCHK, Keys(dk_UBGSK, dv_UBGSV, none), None, None
 
 
 _blocks = jax.custom_vjp(_plain_blocks, nondiff_argnums=(0,))
