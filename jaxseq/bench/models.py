@@ -8,8 +8,6 @@ the rate of a large matrix product; for decoding, one read of the weights and of
 """
 
 import dataclasses
-import datetime
-import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +19,7 @@ import jaxseq
 from jaxseq import forms, registry
 from jaxseq.bench import peers as libraries
 from jaxseq.bench import programs, timing
-from jaxseq.bench.ops import machine, processor
+from jaxseq.bench.ops import about, machine
 from jaxseq.bench.timing import OnProgress, silent
 from jaxseq.errors import UserError
 
@@ -79,7 +77,8 @@ def bench(
     if peers and not found:
         needed = " or ".join(" and ".join(registry.load("bench.peers", name).PACKAGES) for name in registry.names("bench.peers"))
         raise UserError(f"no library to compare with is installed; install {needed}, or leave out --peers")
-    result = about(kind, shape, list(found)) | {"records": []}
+    result = {"kind": kind, **about(shape.dtype), "width": shape.width, "records": []}
+    result["versions"] = {"jaxseq": jaxseq.__version__, "jax": result.pop("jax"), "peers": list(found)}
     for length in shape.lengths:
         cases = {}
         for i, name in enumerate(names):
@@ -90,19 +89,6 @@ def bench(
         if finished:
             finished(records)
     return result
-
-
-def about(kind: str, shape: Shape, peers: Sequence[str]) -> dict[str, Any]:
-    device = jax.devices()[0]
-    return {
-        "kind": kind,
-        "platform": jax.default_backend(),
-        "device": processor() if device.platform == "cpu" else device.device_kind,
-        "versions": {"jaxseq": jaxseq.__version__, "jax": importlib.metadata.version("jax"), "peers": list(peers)},
-        "date": datetime.date.today().isoformat(),
-        "dtype": shape.dtype,
-        "width": shape.width,
-    }
 
 
 def case(kind: str, name: str, shape: Shape, length: int, peers: Mapping[str, Any]) -> TimedModel:
@@ -196,10 +182,8 @@ def _against(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
 
 def crossovers(records: Sequence[Mapping[str, Any]]) -> dict[str, int | None]:
     """{architecture: the shortest measured length from which it is faster than the reference at every longer one, or None}."""
-    names = list(dict.fromkeys(r["architecture"] for r in records if "ours_ms" in r))
-    found = {}
-    for name in names:
-        own = {r["length"]: r["of_reference"] for r in records if r["architecture"] == name and "ours_ms" in r}
-        later = [length for length in sorted(own) if all(own[n] < 1 for n in own if n >= length)]
-        found[name] = later[0] if later else None
-    return found
+    found: dict[str, dict[int, float]] = {}
+    for record in records:
+        if "of_reference" in record:
+            found.setdefault(record["architecture"], {})[record["length"]] = record["of_reference"]
+    return {name: timing.crossover(own, dict.fromkeys(own, 1.0)) for name, own in found.items()}

@@ -18,7 +18,6 @@ import os
 import platform
 import re
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -29,6 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseq import forms, kernels, registry
+from jaxseq.bench.programs import bytes_of
+from jaxseq.bench.timing import seconds
 from jaxseq.config import config, names
 from jaxseq.errors import UserError
 from jaxseq.models import build
@@ -129,19 +130,8 @@ def machine(dtype: str) -> Machine:
     x = jnp.ones(1 << 24, jnp.float32)
     copy = jax.jit(lambda x: x + 1)
     copy(x).block_until_ready()
-    return Machine(flops.matmul_peak(dtype), 2 * x.nbytes / min(_seconds(copy, x) for _ in range(5)))
-
-
-def _seconds(function: Callable, *args, repeat: int = 1) -> float:
-    start = time.perf_counter()
-    for _ in range(repeat):
-        out = function(*args)
-    jax.block_until_ready(out)
-    return (time.perf_counter() - start) / repeat
-
-
-def _bytes(tree: Any) -> int:
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+    fastest = min(seconds(functools.partial(_run, copy, x)) for _ in range(5))
+    return Machine(flops.matmul_peak(dtype), 2 * x.nbytes / fastest)
 
 
 def floors(candidates: dict[str, Callable], options: dict, args: Arguments, dtype: str) -> dict[str, float]:
@@ -151,7 +141,7 @@ def floors(candidates: dict[str, Callable], options: dict, args: Arguments, dtyp
     for form in candidates.values():
         for kind, function in functions(form, options).items():
             least[kind] = min(least[kind], flops.count(function, args))
-            moved[kind] = _bytes(jax.eval_shape(function, args)) + _bytes(args) * (1 if kind == "forward" else 2)
+            moved[kind] = bytes_of(jax.eval_shape(function, args)) + bytes_of(args) * (1 if kind == "forward" else 2)
     rates = machine(dtype)
     return {kind: max(least[kind] / rates.operations, moved[kind] / rates.bytes) for kind in least}
 
@@ -182,19 +172,23 @@ def measure(op: str, call: OpCall, length: int, skip: Sequence[str] = (), rounds
     return list(records.values())
 
 
+def _run(program: Callable, args: Any) -> None:
+    jax.block_until_ready(program(args))
+
+
 def _in_turns(compiled: dict[str, dict[str, Callable]], args, rounds: int) -> dict[str, dict[str, float]]:
     """Median seconds of each program, timed in turns (A B C A B C …); clearly slower ones are timed only once."""
     medians: dict[str, dict[str, float]] = {form: {} for form in compiled}
     for kind in ("forward", "training"):
-        programs = {form: kinds[kind] for form, kinds in compiled.items()}
-        for program in programs.values():
-            _seconds(program, args)  # warm-up: the first call allocates memory
-        samples = {form: [_seconds(program, args)] for form, program in programs.items()}
+        calls = {form: functools.partial(_run, kinds[kind], args) for form, kinds in compiled.items()}
+        for call in calls.values():
+            call()  # warm-up: the first call allocates memory
+        samples = {form: [seconds(call)] for form, call in calls.items()}
         best = min((values[0] for values in samples.values()), default=0)
         for _ in range(rounds):
-            for form, program in programs.items():
+            for form, call in calls.items():
                 if (first := samples[form][0]) < BEATEN * best:
-                    samples[form].append(_seconds(program, args, repeat=max(1, math.ceil(SLICE / first))))
+                    samples[form].append(seconds(call, repeat=max(1, math.ceil(SLICE / first))))
         for form, values in samples.items():
             medians[form][kind] = statistics.median(values[1:] or values)
     return medians
@@ -214,7 +208,7 @@ def bench(
     ops, known = list(ops) or list(registry.names("ops")), calls(dtype)
     for op in ops:
         registry.load("ops", op)  # an unknown name is an error before anything is timed
-    result = _about(dtype) | {"shapes": {}, "records": [], "choices": {}}
+    result = about(dtype) | _rates(dtype) | {"shapes": {}, "records": [], "choices": {}}
     for op in ops:
         call = known.get(op) or example_call(op, dtype)
         slow: set[str] = set()
@@ -233,14 +227,21 @@ def bench(
     return result
 
 
-def _about(dtype: str) -> dict:
-    rates, device = machine(dtype), jax.devices()[0]
+def about(dtype: str) -> dict[str, Any]:
+    """Device, version and date of a benchmark."""
+    device = jax.devices()[0]
     return {
         "platform": jax.default_backend(),
-        "device": processor() if device.platform == "cpu" else device.device_kind,
+        "device": _processor() if device.platform == "cpu" else device.device_kind,
         "jax": importlib.metadata.version("jax"),
         "date": datetime.date.today().isoformat(),
         "dtype": dtype,
+    }
+
+
+def _rates(dtype: str) -> dict[str, float]:
+    rates = machine(dtype)
+    return {
         "operations_per_second": rates.operations,
         "bytes_per_second": rates.bytes,
     }
@@ -301,7 +302,7 @@ def _compact(text: str) -> str:
     return re.sub(r"\[[^\[\]{}]*\]", lambda match: " ".join(match[0].split()).replace("[ ", "[").replace(" ]", "]"), text)
 
 
-def processor() -> str:
+def _processor() -> str:
     """Model and number of cores of this machine's CPU."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []

@@ -33,10 +33,8 @@ def step_trainer(config: ConfigDict, rows: int, length: int, devices: Sequence[j
 
 
 def training(trainer: Trainer, params: Any) -> TimedStep:
-    """Whole training steps (gradients and update) on random tokens. Without `params`, from random weights."""
+    """Whole training steps (gradients and update) on random tokens."""
     compiled = trainer.compile()
-    if params is None:
-        params = trainer.fresh()["params"]
     # A step donates its state, so the parameters are copied: other measurements still read them. The copy is made on the host,
     # where it needs no compiled program.
     empty = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), trainer.abstract)

@@ -58,3 +58,13 @@ def ratio(a: Sequence[float], b: Sequence[float]) -> Ratio:
     """Of two calls that were timed in the same rounds."""
     low, middle, high = np.percentile(np.asarray(a) / np.asarray(b), [25, 50, 75])
     return Ratio(float(middle), float((high - low) / middle))
+
+
+def crossover(below: Mapping[int, float], above: Mapping[int, float], margin: float = 1.0) -> int | None:
+    """The first shared length from which `below` · margin < `above` everywhere; None if this fails at the longest length."""
+    first = None
+    for x in sorted(below.keys() & above.keys(), reverse=True):
+        if not below[x] * margin < above[x]:
+            break
+        first = x
+    return first

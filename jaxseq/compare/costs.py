@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from jaxseq.bench.timing import crossover
 from jaxseq.compare.words import REFERENCE, count, duration, finite, sentence, significant, size, times
 
 NOISE = 1.05
@@ -130,16 +131,6 @@ def at_longest(architectures: Mapping[str, Any], metric: Metric, a: str, b: str)
     left, right = (series(architectures[name], metric) for name in (a, b))
     shared = left.keys() & right.keys()
     return (max(shared), left[max(shared)], right[max(shared)]) if shared else None
-
-
-def crossover(below: Series, above: Series, margin: float = 1.0) -> int | None:
-    """The first shared length from which `below` · margin < `above` everywhere; None if this fails at the longest length."""
-    first = None
-    for x in sorted(below.keys() & above.keys(), reverse=True):
-        if not below[x] * margin < above[x]:
-            break
-        first = x
-    return first
 
 
 def exact_crossover(below: Series, above: Series) -> int | None:
