@@ -21,8 +21,7 @@ training data, or those of --config.data.path=PATH.
 
 import sys
 
-from jaxseq import paths
-from jaxseq.cli import _config
+from jaxseq.cli import _config, _paths
 from jaxseq.errors import UserError
 
 SETTABLE = ("data.", "eval.")
@@ -38,13 +37,12 @@ def add_arguments(parser):
 
 
 def run(args):
-    overrides, target = _config.overrides(args), paths.of(args.out)
+    overrides = _config.overrides(args)
     if fixed := [key for key in overrides if not key.startswith(SETTABLE)]:
         raise UserError(f"--config.{fixed[0]} was fixed by the run; compress takes only --config.data.… and --config.eval.…")
     if args.tokens < 1:
         raise UserError(f"--tokens={args.tokens} is too small; give a positive number")
-    if target.exists() and any(target.iterdir()):
-        raise UserError(f"{target} is not empty; choose another --out, or remove it")
+    _paths.new_folder(args.out, "--out")
     from jaxseq import compress
 
     compress.steps(args.recipe)  # before anything is loaded

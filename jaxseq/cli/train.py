@@ -5,9 +5,11 @@ checkpoints/, metrics.jsonl (one object per logged step) and TensorBoard events 
 last checkpoint are lost and run again; SIGTERM and Ctrl-C save first.
 """
 
+import contextlib
 import logging
 import signal
 import sys
+from collections.abc import Iterator
 
 from jaxseq import paths, schemas
 from jaxseq.cli import _config
@@ -71,7 +73,6 @@ def older_defaults(args) -> dict:
 def run(args):
     config = chosen(args)
     from rich.console import Console
-    from rich.logging import RichHandler
 
     from jaxseq import accelerators
     from jaxseq.train import BadStepError, goodput, planned, profiles, train  # imported after the checks: loading takes seconds
@@ -80,12 +81,6 @@ def run(args):
     profile = profiles.steps(args.profile) if args.profile else None
     accelerators.warn()
     console = Console(stderr=True)
-    logger = logging.getLogger("jaxseq")
-    own = logger.handlers, logger.level, logger.propagate
-    logger.handlers = [RichHandler(console=console, show_time=False, show_level=False, show_path=False)]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False  # libraries put their own handlers on the root logger
-
     received, where = [], EARLY
 
     def announce(plan) -> None:
@@ -100,7 +95,7 @@ def run(args):
 
     before = signal.signal(signal.SIGTERM, terminate)
     try:
-        with bounded(lambda: said(where)):
+        with _log_to(console), bounded(lambda: said(where)):
             if args.dry_run:
                 plan = planned(config, args.workdir)
                 announce(plan)
@@ -116,13 +111,28 @@ def run(args):
         stopped(console, where, received[0] if received else signal.SIGINT)
     finally:
         signal.signal(signal.SIGTERM, before)
-        logger.handlers, logger.propagate = own[0], own[2]
-        logger.setLevel(own[1])
     if "goodput" in record:
         console.print(goodput.describe(record), highlight=False, soft_wrap=True)
     if "stopped" in record:
         stopped(console, record["stopped"], record["signal"])
     return record
+
+
+@contextlib.contextmanager
+def _log_to(console) -> Iterator[None]:
+    """What the package logs is printed on the console."""
+    from rich.logging import RichHandler
+
+    logger = logging.getLogger("jaxseq")
+    handlers, level, propagate = logger.handlers, logger.level, logger.propagate
+    logger.handlers = [RichHandler(console=console, show_time=False, show_level=False, show_path=False)]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # libraries put their own handlers on the root logger
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 def stopped(console, where: str, number: int):

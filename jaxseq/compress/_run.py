@@ -68,8 +68,9 @@ def compress(
         say(f"evaluating, {side}")
         figures = task.evaluate(jaxseq.build(own), {"params": params, **others})
         name = "bits_per_byte" if "bits_per_byte" in figures else task.figures[0]
-        result[side] = {"bytes": size(folder, number), name: figures[name], **_costs(own, params), "parameters": count(params)}
-    result |= {"left": {path: reason for path, reason in dict(work.left).items()}}
+        result[side] = {"bytes": size(folder, number), name: figures[name]}
+        result[side] |= {"state_bytes": _state_bytes(own), "parameters": count(params)}
+    result["left"] = dict(work.left)
     _decoding(result, {side: (own, params) for side, (own, params, *_) in sides.items()}, say)
     paths.write(paths.of(out) / NAME, json.dumps(result, indent=1) + "\n")
     return result
@@ -96,10 +97,9 @@ def count(params: Any) -> int:
     return sum(map(of, jax.tree.leaves(params, is_leaf=weights.is_weight)))
 
 
-def _costs(config: Any, params: Any) -> dict[str, Any]:
-    """The state's bytes after train.length tokens; None for a model that is no stream."""
-    streams = config.model.kind == "lm"
-    return {"state_bytes": measure.state_bytes(jaxseq.build(config), config.train.length) if streams else None}
+def _state_bytes(config: Any) -> int | None:
+    """Of one row after train.length tokens; None for a model that is no stream."""
+    return measure.state_bytes(jaxseq.build(config), config.train.length) if config.model.kind == "lm" else None
 
 
 def _decoding(result: dict[str, Any], sides: dict[str, tuple[Any, Any]], say: Callable[[str], None]) -> None:

@@ -52,7 +52,7 @@ def apply(work: Work, kind: str, part: float) -> Work:
 def _removable(work: Work, prefix: str, units: Units) -> Removable:
     inside = lambda tree: {path: leaf for path, leaf in weights.leaves(tree).items() if path.startswith(f"{prefix}/")}  # noqa: E731
     boxes, arrays = inside(work.boxes), inside(work.params)
-    if boxes.keys() != inside(work.model.boxed()["params"]).keys():
+    if boxes.keys() != inside(work.plain).keys():
         raise UserError("heads, channels and layers are removed from plain weights; put these steps first in the recipe")
     return Removable(prefix, units, boxes, arrays)
 

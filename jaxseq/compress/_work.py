@@ -1,6 +1,7 @@
 """What a step of a recipe takes and returns, and what the steps share."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -46,11 +47,16 @@ class Work:
     say: Callable[[str], None]  # shows what is being done
     left: tuple[tuple[str, str], ...] = ()  # (path, why a step left it as it was)
 
-    @property
+    @functools.cached_property
     def model(self) -> nn.Module:
         return jaxseq.build(self.config)
 
-    @property
+    @functools.cached_property
+    def plain(self) -> Any:
+        """The boxes of the dense model's parameters."""
+        return self.model.boxed()["params"]
+
+    @functools.cached_property
     def boxes(self) -> Any:
         """The parameters' boxes, with the types of config.model.weights."""
         return structure.boxed(self.config, self.model)["params"]
@@ -64,7 +70,7 @@ class Work:
 
     def others(self) -> list[str]:
         """Paths of the matrices that no step gives another type: convolutions, decays and the like."""
-        boxes = weights.leaves(self.model.boxed()["params"])
+        boxes = weights.leaves(self.plain)
         return [path for path, box in boxes.items() if not box.contracts and box.value.ndim - weights.leading(box) > 1]
 
     def typed(self, new: dict[str, tuple[str, Any]], left: dict[str, str]) -> "Work":

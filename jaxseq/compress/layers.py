@@ -1,6 +1,6 @@
 """Fewer layers: layers:0.25 removes a quarter of the repeated blocks, one after another that without which the loss is lowest."""
 
-import jax
+import jax.numpy as jnp
 
 from jaxseq import weights
 from jaxseq.compress._work import Work, share
@@ -38,7 +38,6 @@ def without(work: Work, n: int, i: int) -> Work:
     segments = list(_stack.parse(work.config.model.stack))
     segments[n] = segments[n]._replace(repeats=segments[n].repeats - 1)
     text = " + ".join(f"{segment.repeats}*({' '.join(segment.labels)})" for segment in segments)
-    inside = {path for path in weights.leaves(work.params) if path.startswith(f"blocks_{n}/")}
-    drop = lambda x: jax.numpy.delete(x, i, axis=0, assume_unique_indices=True)  # noqa: E731
-    new = {path: drop(x) for path, x in weights.leaves(work.params).items() if path in inside}
+    drop = lambda x: jnp.delete(x, i, axis=0, assume_unique_indices=True)  # noqa: E731
+    new = {path: drop(x) for path, x in weights.leaves(work.params).items() if path.startswith(f"blocks_{n}/")}
     return work.configured({"model.stack": text}).replaced(new, {})

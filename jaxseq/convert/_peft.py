@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxseq import weights
+from jaxseq import paths, weights
 from jaxseq.convert._table import Entry
 from jaxseq.errors import UserError
 from jaxseq.plain_files import json_text
@@ -41,7 +41,7 @@ def write(folder: Path, entries: Sequence[Entry], params: Any) -> None:
         "use_dora": last.magnitude is not None, "target_modules": sorted(modules), "fan_in_fan_out": transposed == {True},
         "inference_mode": True, "base_model_name_or_path": None,
     }  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
+    paths.make_folder(folder, str(folder))
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     (folder / "adapter_config.json").write_text(json_text(config, indent=2) + "\n", encoding="utf-8")
 

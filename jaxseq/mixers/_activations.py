@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseq.errors import UserError
+from jaxseq.layers import recomputed
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
@@ -15,6 +16,11 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
     "silu": jax.nn.silu,
 }
+
+
+def gated(activation: Callable[[jax.Array], jax.Array], gate: jax.Array, up: jax.Array) -> jax.Array:
+    """activation(gate) * up, of which the backward pass stores the arguments only."""
+    return recomputed(lambda gate, up: activation(gate) * up)(gate, up)
 
 
 def find(name: str) -> Callable[[jax.Array], jax.Array]:

@@ -3,7 +3,7 @@
 from flax import linen as nn
 
 from jaxseq.call import Mixed
-from jaxseq.layers import Linear, Mixer, Units, recomputed
+from jaxseq.layers import Linear, Mixer, Units
 from jaxseq.mixers import _activations, _init
 
 
@@ -34,8 +34,7 @@ class GeGLU(Mixer):
             bias_init = _init.bias(self, self.width)
             return Linear((hidden,), ("embed", "mlp"), 1, self.bias, init, self.dtype, bias_init, name=name)(x_BTD)
 
-        activation = _activations.find(self.activation)
-        y_BTF = recomputed(lambda gate, up: activation(gate) * up)(up("gate"), up("up"))
+        y_BTF = _activations.gated(_activations.find(self.activation), up("gate"), up("up"))
         init, bias_init = _init.outward(self), _init.bias(self, hidden)
         out = Linear((self.width,), ("mlp", "embed"), 1, self.bias, init, self.dtype, bias_init, name="down")
         return Mixed(out(y_BTF), ())

@@ -6,8 +6,9 @@ from flax import linen as nn
 
 from jaxseq.call import Mixed
 from jaxseq.errors import UserError
-from jaxseq.layers import Linear, param, recomputed
+from jaxseq.layers import Linear, param
 from jaxseq.mixers import _init
+from jaxseq.mixers._activations import gated
 from jaxseq.mixers.moe import MoE
 from jaxseq.ops import _time
 
@@ -66,7 +67,7 @@ class SharedMoE(MoE):
         def up(name):
             return Linear((hidden,), ("embed", "mlp"), init_fn=_init.paired(self), dtype=self.dtype, name=name)(x_BTD)
 
-        inner = recomputed(lambda gate, up: nn.silu(gate) * up)(up("shared_in"), up("shared_up"))
+        inner = gated(nn.silu, up("shared_in"), up("shared_up"))
         out = Linear((self.width,), ("mlp", "embed"), init_fn=_init.outward(self), dtype=self.dtype, name="shared_down")
         shared_BTD = out(inner)
         if self.shared_gate:

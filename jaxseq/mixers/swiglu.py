@@ -3,8 +3,9 @@
 from flax import linen as nn
 
 from jaxseq.call import Mixed
-from jaxseq.layers import Linear, Mixer, Units, recomputed
+from jaxseq.layers import Linear, Mixer, Units
 from jaxseq.mixers import _init
+from jaxseq.mixers._activations import gated
 
 
 class SwiGLU(Mixer):
@@ -30,7 +31,7 @@ class SwiGLU(Mixer):
         def up(name):
             return Linear((self.features,), ("embed", "mlp"), init_fn=init, dtype=self.dtype, name=name)(x_BTD)
 
-        y_BTF = recomputed(lambda gate, up: nn.silu(gate) * up)(up("gate"), up("up"))
+        y_BTF = gated(nn.silu, up("gate"), up("up"))
         init = _init.outward(self)
         y_BTD = Linear((self.width,), ("mlp", "embed"), init_fn=init, dtype=self.dtype, name="down")(y_BTF)
         return Mixed(y_BTD, ())

@@ -39,6 +39,11 @@ def dense(w: Any, dtype: Any) -> jax.Array:
     return (w.dense() if isinstance(w, Weight) else w).astype(dtype)
 
 
+def whole(part: Any) -> jax.Array:
+    """The array of a part of a weight, in its own dtype, or in float32 if it is a Weight itself."""
+    return dense(part, jnp.float32) if isinstance(part, Weight) else part
+
+
 def product(x: jax.Array, w: jax.Array, inputs: int) -> jax.Array:
     axes = tuple(range(x.ndim - inputs, x.ndim)), tuple(range(inputs))
     return jax.lax.dot_general(x, w.astype(x.dtype), (axes, ((), ())))

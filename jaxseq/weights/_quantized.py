@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseq.errors import UserError
-from jaxseq.weights._base import Weight, box_like, dense, product, weight
+from jaxseq.weights._base import Weight, box_like, product, weight, whole
 
 GROUP = 64  # largest number of inputs that share a scale in four bits (Dettmers et al. 2023, arXiv:2305.14314, §3)
 
@@ -144,5 +144,5 @@ class Rounded(Weight):
     contracts: tuple[int, ...]
 
     def dense(self):
-        w = dense(self.w, jnp.float32) if isinstance(self.w, Weight) else self.w
+        w = whole(self.w)
         return w + jax.lax.stop_gradient(QuantizedWeight.of(w, self.kind, self.contracts).dense() - w)

@@ -3,9 +3,8 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from jaxseq.weights._base import Weight, box_like, contract, dense, leading, norms, weight
+from jaxseq.weights._base import Weight, box_like, contract, dense, leading, norms, weight, whole
 
 
 @weight()
@@ -20,7 +19,7 @@ class Sparse(Weight):
         return cls(box)
 
     def dense(self):
-        w = dense(self.w, jnp.float32) if isinstance(self.w, Weight) else self.w
+        w = whole(self.w)
         return w * (w != 0)
 
 
@@ -39,8 +38,7 @@ class Factored(Weight):
         return cls(a, b, len(box.contracts))
 
     def dense(self):
-        a, b = (dense(part, jnp.float32) if isinstance(part, Weight) else part for part in (self.a, self.b))
-        return _multiplied(a, b, self.inputs)
+        return _multiplied(whole(self.a), whole(self.b), self.inputs)
 
     def contract(self, x, inputs):
         return contract(contract(x, self.a, inputs), self.b)
