@@ -6,6 +6,7 @@ It may be stopped and started again: results are written as they come. A file's 
 covers; when these change they are stale, the ordinary run says so, and the next run of this command begins the file anew.
 """
 
+import ast
 import datetime
 import hashlib
 import json
@@ -14,6 +15,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,13 +31,29 @@ COVERS |= {"convert": (*MODELS, "jaxseq/convert"), "train": (*MODELS, "jaxseq/tr
 
 
 def covered(file: str) -> str:
-    """A hash of the sources that a file of tests covers, of itself, and of what all tests share."""
+    """A hash of the code that a file of tests covers, of itself, and of what all tests share; not of wording and types."""
     places = (*COVERS.get(Path(file).parts[1], ("jaxseq", "configs")), "tests/helpers", "tests/conftest.py", file)
     paths = {path for place in places for path in ((ROOT / place).rglob("*.py") if (ROOT / place).is_dir() else [ROOT / place])}
     digest = hashlib.sha256()
     for path in sorted(paths):
-        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+        digest.update(f"{path.relative_to(ROOT).as_posix()} {outline(ast.parse(path.read_bytes()))}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def outline(node: Any) -> Any:
+    """The syntax tree as nested lists, without docstrings and the types of arguments and results, which change no outcome.
+
+    Empty fields are left out, because `ast.dump` shows them in some versions of Python only."""
+    if isinstance(node, list):
+        return [outline(part) for part in node]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = dict(ast.iter_fields(node))
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
+        fields["body"] = node.body[1:]
+    if isinstance(node, ast.arg | ast.FunctionDef):
+        fields = {name: value for name, value in fields.items() if name not in ("annotation", "returns")}
+    return [type(node).__name__, *([name, outline(value)] for name, value in fields.items() if value is not None and value != [])]
 
 
 def results() -> dict[str, dict]:

@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
         module = registry.load("cli", name)
         text = registry.doc(module)
         summary = " ".join(text.split("\n\n")[0].split()).replace("%", "%%")
-        command = commands.add_parser(name, help=summary, description=text.replace("%", "%%"), formatter_class=_Help)
+        command = commands.add_parser(name, help=summary, description=text, formatter_class=_Help)
         command.add_argument("--json", action="store_true", help="print one JSON document on standard output")
         module.add_arguments(command)
         command.set_defaults(run=module.run, parser=command)

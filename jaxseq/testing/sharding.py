@@ -4,7 +4,7 @@
 
 checks ops and architectures by name and prints the largest error of each. Ops are checked with the batch sharded, with the
 sequence sharded by the partitioner, and, if the op has a `summary`, with the sequence sharded by exchanging summaries. For an
-architecture, loss and gradients of a training step are checked on the meshes data=2 fsdp=2 tensor=2 and sequence=4 data=2.
+architecture, loss and gradients of a training step are checked on every mesh of `meshes`.
 """
 
 import functools
@@ -26,7 +26,15 @@ from jaxseq.testing.check import Check
 from jaxseq.testing.subjects import BATCH, OpSubject, patterns, quick
 
 AXIS = "parts"
-MESHES = {"rows and tensors": {"data": 2, "fsdp": 2, "tensor": 2}, "sequence": {"data": 2, "sequence": 4}}
+MESHES = {
+    "data": {"data": 8},
+    "fsdp": {"fsdp": 8},
+    "tensor": {"data": 2, "tensor": 4},
+    "rows and tensors": {"data": 2, "fsdp": 2, "tensor": 2},
+    "sequence": {"data": 2, "sequence": 4},
+    "fsdp and sequence": {"fsdp": 2, "sequence": 4},
+}
+EXPERTS = {"experts": {"fsdp": 4, "expert": 2}}  # for stacks with a mixture of experts
 ALLOWED = 2e-4  # error of loss and gradients of a model in float32, relative to the largest value of each array
 
 
@@ -79,11 +87,16 @@ def _exchanged(subject: OpSubject, form: str, mesh, xs, weights, state, pos):
     return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=(steps, whole), check_vma=False)(xs, weights, state, pos)
 
 
+def meshes(name: str) -> dict[str, dict[str, int]]:
+    """{mesh: its sizes}, the meshes of eight devices on which an architecture is checked."""
+    return MESHES | (EXPERTS if "moe" in jaxseq.config(name).model.stack else {})
+
+
 def models(name: str) -> dict[str, float]:
     """{mesh: largest error} of a training step's loss and gradients, against one device. Raises LawBroken."""
     from jaxseq.train import prepare
 
-    stack = re.sub(r"\d+\s*\*", "1*", jaxseq.config(name).model.stack)
+    stack = re.sub(r"\d+\s*\*", "2*", jaxseq.config(name).model.stack)
     fields = {"model.stack": stack, "model.width": 32, "model.vocab": 16, "train.batch": 8, "train.length": 32}
     batch = _batch((8, 32))
 
@@ -91,11 +104,11 @@ def models(name: str) -> dict[str, float]:
         trainer = prepare(jaxseq.config(name, **fields, **{f"mesh.{axis}": n for axis, n in sizes.items()}), devices)
         state, shardings = trainer.init(), {key: leaf.sharding for key, leaf in trainer.abstract_batch().items()}
         with trainer.scope():
-            grads, values, _ = jax.jit(trainer.gradients)(state.params, jax.device_put(batch, shardings), state.step)
+            grads, values, _ = jax.jit(trainer.gradients)(state, jax.device_put(batch, shardings))
         return jax.device_get((values["loss"], grads))
 
     wanted, found = step(jax.devices()[:1], {}), {}
-    for mesh, sizes in MESHES.items():
+    for mesh, sizes in meshes(name).items():
         loss, grads = step(None, sizes)
         error, where = max(compare.worst(loss, wanted[0]), compare.worst(grads, wanted[1], share=1e-3))
         if not error <= ALLOWED:

@@ -186,7 +186,7 @@ class Checkpoints:
         step = int(state.step)
         if step in self.manager.all_steps():
             return
-        needed = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.frozen, state.changing, state.optimizer)))
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.frozen, state.collections, state.optimizer)))
         if not paths.is_remote(self.manager.directory) and shutil.disk_usage(self.manager.directory).free < needed:
             # Checked here, because on a full disk each of Orbax's threads prints a traceback.
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.manager.directory))
@@ -196,7 +196,7 @@ class Checkpoints:
                 optimizer=ocp.args.PyTreeSave(state.optimizer),
                 data=ocp.args.JsonSave({"step": step, **data}),
                 config=ocp.args.JsonSave(to_dict(config)),
-                **variable_items(ocp.args.PyTreeSave, state.params, state.changing),
+                **variable_items(ocp.args.PyTreeSave, state.params, state.collections),
             ),
         )
         if self.at_once is not None:
@@ -238,13 +238,13 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     optimizer=ocp.args.StandardRestore(abstract.optimizer),
                     data=ocp.args.JsonRestore(),
-                    **variable_items(ocp.args.StandardRestore, abstract.params, abstract.changing),
+                    **variable_items(ocp.args.StandardRestore, abstract.params, abstract.collections),
                 ),
             )
         frozen = restore_frozen(self.workdir, abstract.frozen)
         count, ok = jax.device_put((jax.numpy.int32(step), jax.numpy.asarray(True)), abstract.step.sharding)
-        collections = items.get("collections", {}) | trainer.constants()
-        state = TrainState(count, ok, items["params"], items["optimizer"], collections, frozen)
+        collections = items.get("collections", {})
+        state = TrainState(count, ok, items["params"], items["optimizer"], collections, frozen, trainer.constants())
         return state, items["data"]
 
 

@@ -23,7 +23,7 @@ def diagnose(trainer: Trainer, state: TrainState, batch: dict[str, jax.Array]) -
             return f"{name} {_some(bad)} was already bad"
     outputs = _bad(probe.outputs(state, batch))
     with trainer.scope():
-        grads, metrics, _ = probe.gradients(state.params, batch, state.step, state.collections, state.frozen)
+        grads, metrics, _ = probe.gradients(state, batch)
     loss = float(np.asarray(metrics["loss"]))
     bad = sorted(_bad(probe.leaves(grads)), key=probe.when, reverse=True)
     if not np.isfinite(loss) or outputs:

@@ -161,7 +161,7 @@ class Probe:
         """{"activation_rms/MODULE/LAYER": …, "gradient_norm/MODULE/LAYER": …} for the modules of every layer; modules
         outside of the stacks have no LAYER."""
         with self.trainer.scope():
-            grads, _, _ = self.gradients(state.params, batch, state.step, state.collections, state.frozen)
+            grads, _, _ = self.gradients(state, batch)
         modules = [place for place in self.outputs(state, batch) if place.path == place.module]
         outputs = {_key("activation_rms", place): place.norm for place in modules}
         squares: dict[str, float] = {}

@@ -20,8 +20,6 @@ from jaxseq.models._network import unscanned
 from jaxseq.train import flops, optimizer, structure
 from jaxseq.train import mesh as meshes
 
-CONSTANTS = frozenset({"teacher"})  # names of collections that no step changes; see `constants` in jaxseq.train.objectives
-
 
 class TrainState(NamedTuple):
     """The state that a step takes and returns. `ok` is False after a bad step, and the rest is then unchanged. Without train.skip
@@ -31,18 +29,14 @@ class TrainState(NamedTuple):
     ok: jax.Array  # [] bool
     params: Any
     optimizer: Any
-    collections: dict  # by name: other mutable collections of the model ("batch_stats"), and CONSTANTS of the objective
-    frozen: Any = None  # parameters that are not trained, with None in place of those that are; see `weights.parted`
+    collections: dict  # by name: other mutable collections of the model ("batch_stats")
+    frozen: Any  # parameters that are not trained, with None in place of those that are; see `weights.parted`
+    constants: dict  # by name: what else the objective reads, such as a teacher; see jaxseq.train.objectives
 
     @property
     def variables(self) -> dict:
         """What the objective's loss takes."""
-        return {"params": weights.joined(self.params, self.frozen), **self.collections}
-
-    @property
-    def changing(self) -> dict:
-        """The collections that steps change, which are those in checkpoints."""
-        return {name: value for name, value in self.collections.items() if name not in CONSTANTS}
+        return {"params": weights.joined(self.params, self.frozen), **self.collections, **self.constants}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,19 +71,19 @@ class Trainer:
     def init(self, variables: dict | None = None) -> TrainState:
         """The state before the first step; each device makes only its shards. variables: used instead of random weights."""
 
-        def start(variables: dict) -> TrainState:
+        def start(variables: dict, constants: dict) -> TrainState:
             params, collections = _parted(variables)
             params, frozen = weights.parted(params)
-            return TrainState(*_unstepped(), params, self.optimizer.init(params), collections, frozen)
+            return TrainState(*_unstepped(), params, self.optimizer.init(params), collections, frozen, constants)
 
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
         if variables is None:
             variables = self.adapted(self.fresh())
-        return jax.jit(start, out_shardings=shardings)(variables | self.constants())
+        return jax.jit(start, out_shardings=shardings)(variables, self.constants())
 
     def constants(self) -> dict:
-        """The collections that no step changes, read from where the config says; {} if the objective has none."""
-        wanted = {name: value for name, value in self.abstract.collections.items() if name in CONSTANTS}
+        """`constants` of the state, read from where the config says."""
+        wanted = self.abstract.constants
         return self.objective.restored(self.config, wanted) if wanted else {}
 
     def fresh(self) -> dict:
@@ -112,43 +106,38 @@ class Trainer:
         """How the ops of the step run, on the platform of the mesh."""
         return forms.plan(self.config.train.form, "train", self.mesh.devices.flat[0].platform)
 
-    def sums(
-        self, params: Any, collections: dict, batch: dict[str, jax.Array], rng: jax.Array, frozen: Any = None
-    ) -> tuple[Any, dict[str, jax.Array], dict]:
+    def sums(self, state: TrainState, batch: dict[str, jax.Array], rng: jax.Array) -> tuple[Any, dict[str, jax.Array], dict]:
         """For one micro-batch: gradient of the total loss; the objective's sums, with `total`; collections."""
 
         def total(params):
-            variables = {"params": weights.joined(params, frozen), **collections}
+            variables = state._replace(params=params).variables
             loss, sums, changed = self.objective.loss(self.model, variables, batch, rng, form=self.plan, train=True)
-            return loss, (sums | {"total": loss}, collections | changed)
+            return loss, (sums | {"total": loss}, state.collections | changed)
 
-        grads, (sums, after) = jax.grad(total, has_aux=True)(params)
+        grads, (sums, after) = jax.grad(total, has_aux=True)(state.params)
         return grads, sums, after
 
-    def gradients(
-        self, params: Any, batch: dict[str, jax.Array], step: jax.Array, collections: dict | None = None,
-        frozen: Any = None,
-    ) -> tuple[Any, dict[str, jax.Array], dict]:
+    def gradients(self, state: TrainState, batch: dict[str, jax.Array]) -> tuple[Any, dict[str, jax.Array], dict]:
         """Over all micro-batches: mean gradient per token, the objective's means, and the collections.
 
         Random numbers depend only on (train.seed, step, micro-batch), so that a resumed run repeats them. Micro-batches update a
         collection one after another: batch norm uses the statistics of each micro-batch.
         """
-        rng = jax.random.fold_in(jax.random.fold_in(self.key, 1), step)
+        rng = jax.random.fold_in(jax.random.fold_in(self.key, 1), state.step)
         count = self.config.train.accumulate
-        collections = collections or {}
         if count == 1:
-            grads, sums, collections = self.sums(params, collections, batch, rng, frozen)
+            grads, sums, collections = self.sums(state, batch, rng)
         else:
-            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32)), params)
+            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32)), state.params)
 
             def body(carry, index_and_batch):
                 (index, micro), (before, collections) = index_and_batch, carry
-                grads, sums, collections = self.sums(params, collections, micro, jax.random.fold_in(rng, index), frozen)
+                now = state._replace(collections=collections)
+                grads, sums, collections = self.sums(now, micro, jax.random.fold_in(rng, index))
                 return (jax.tree.map(jnp.add, before, grads), collections), sums
 
             micro_batches = jax.tree.map(functools.partial(_split_rows, count=count, mesh=self.mesh), batch)
-            carry = zeros, collections
+            carry = zeros, state.collections
             (grads, collections), sums = jax.lax.scan(body, carry, (jnp.arange(count), micro_batches))
             sums = jax.tree.map(lambda parts: parts.sum(0), sums)
         tokens = sums.pop("tokens")
@@ -164,7 +153,7 @@ class Trainer:
         Donated arrays are overwritten in place: besides the state, a step holds one set of gradients. If the gradients are finite
         and the update is not (the learning rate overflows), the moments are already updated, and only the parameters are kept.
         """
-        grads, metrics, collections = self.gradients(state.params, batch, state.step, state.collections, state.frozen)
+        grads, metrics, collections = self.gradients(state, batch)
         grad_norm = optax.tree.norm(grads)
         learning_rate = self.schedule(state.optimizer[-1].count)  # counts updates: a skipped step is none
         ok = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm) & jnp.isfinite(learning_rate)
@@ -180,7 +169,7 @@ class Trainer:
         old = (state.step + passes, state.params, state.collections)
         step, params, collections = jax.tree.map(functools.partial(jnp.where, ok), new, old)
         metrics |= {"grad_norm": grad_norm, "update_norm": update_norm, "learning_rate": learning_rate, "ok": ok}
-        return TrainState(step, ok, params, moments, collections, state.frozen), metrics
+        return TrainState(step, ok, params, moments, collections, state.frozen, state.constants), metrics
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """The objective's batch over all processes, with shardings."""
@@ -216,9 +205,8 @@ class Trainer:
         batch = {name: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype) for name, leaf in self.abstract_batch().items()}
         with self.scope():
             whole = trained = flops.count(forward, self.abstract.variables, batch)
-            if self.abstract.collections.keys() & CONSTANTS:
-                own = {"params": self.abstract.variables["params"], **self.abstract.changing}
-                trained = flops.count(forward, own, batch)
+            if self.abstract.constants:
+                trained = flops.count(forward, self.abstract._replace(constants={}).variables, batch)
         return (whole + 2 * trained) * self.config.train.accumulate / self.objective.tokens(self.config)
 
     def hardware_flops_per_token(self) -> float:
@@ -269,8 +257,8 @@ def prepare(config: ConfigDict, devices: Sequence[meshes.Device] | None = None, 
     )
     step, ok = jax.tree.map(on_all, jax.eval_shape(_unstepped))
     constants = getattr(objective, "constants", lambda config, mesh: {})(config, mesh)
-    collections = abstract_params(others, mesh) | constants
-    abstract = TrainState(step, ok, params, moments, collections, abstract_params(frozen, mesh))
+    collections, frozen = abstract_params(others, mesh), abstract_params(frozen, mesh)
+    abstract = TrainState(step, ok, params, moments, collections, frozen, constants)
     return Trainer(config, model, mesh, objective, transform, optimizer.schedule(config.train), abstract, debug)
 
 

@@ -185,8 +185,8 @@ for config, devices in ((one, jax.devices()[:1]), (spread, jax.devices())):
     trainer = prepare(config, devices)
     with trainer.scope():
         state = trainer.init(results[0][1] if results else None)
-        print("shard_map" in str(jax.make_jaxpr(trainer.gradients)(state.params, batch, 0)))
-        gradients = jax.jit(trainer.gradients)(state.params, put_batch(batch, trainer.mesh, 8), 0)
+        print("shard_map" in str(jax.make_jaxpr(trainer.gradients)(state, batch)))
+        gradients = jax.jit(trainer.gradients)(state, put_batch(batch, trainer.mesh, 8))
     results.append(jax.device_get((gradients, state.variables)))
 up = trainer.abstract.params["blocks_0"]["moe"]["up"]
 print(local_bytes(up) / (up.size * up.dtype.itemsize))

@@ -29,7 +29,7 @@ def expected(name: str) -> set[str]:
     """The ways in which it is split."""
     op = registry.load("ops", name) if name in registry.names("ops") else None
     ways = {"rows", "sequence"} | ({"summaries"} if hasattr(op, "summary") else set()) if op else set()
-    return ways | (set(sharding.MESHES) if name in jaxseq.names() else set())
+    return ways | (set(sharding.meshes(name)) if name in jaxseq.names() else set())
 
 
 def test_one_of_each_kind():

@@ -83,8 +83,8 @@ def test_the_loss_is_the_weighted_sum_and_the_teacher_has_no_backward_pass(docum
     state, values = trainer.compile()(trainer.init(), batch)
     assert values["distillation"] > 0.1
     np.testing.assert_allclose(values["loss"], 0.75 * values["nats"] + 0.25 * 4 * values["distillation"], rtol=1e-5)
-    kept = state.collections["teacher"].params
-    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), kept, before)) and state.changing == {}
+    kept = state.constants["teacher"].params
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), kept, before)) and state.collections == {}
     alone = prepare(student(documents, None, **{"train.objective": "next_token", "model.vocab": 257}), jax.devices()[:1])
     theirs = prepare(jaxseq.config("retnet", **small(documents) | TEACHER | {"model.vocab": 257}), jax.devices()[:1])
     wanted = alone.flops_per_token() + theirs.flops_per_token() / 3

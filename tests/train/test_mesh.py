@@ -1,16 +1,14 @@
 """Meshes and sharding: rules on their own, then training on eight devices against training on one."""
 
 import json
-import re
 
 import jax
 import numpy as np
 import pytest
-from helpers.train_tiny import finish, launch, small, tiny, write_documents
+from helpers.train_tiny import finish, launch, tiny, write_documents
 from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
-import jaxseq
 from jaxseq.errors import UserError
 from jaxseq.train import mesh as meshes
 from jaxseq.train import train
@@ -154,21 +152,3 @@ def test_rows_over_two_axes_are_not_gathered_to_look_up_an_embedding(tmp_path):
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err[-3000:]
     assert "Involuntary full rematerialization" not in err
-
-
-ALL = MESHES | {"data": {"data": 8}, "tensor": {"tensor": 4, "data": 2}, "sequence": {"sequence": 4, "fsdp": 2}}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", jaxseq.names())
-def test_every_architecture_trains_on_every_mesh_as_on_one_device(name, tmp_path):
-    stack = re.sub(r"\d+\s*\*", "2*", jaxseq.config(name).model.stack)
-    own = {"model.stack": stack, "model.width": 32, "model.vocab": 257, "train.steps": 2, "train.lr": 1e-3}
-    config = jaxseq.config(name, **small(write_documents(tmp_path / "documents")) | own)
-    meshes_of = ALL | ({"expert": {"expert": 2, "fsdp": 4}} if "moe" in stack else {})
-    process, losses = launch(config, tmp_path, devices=8, code=ON_EIGHT, meshes=meshes_of), []
-    train(config, tmp_path / "one", progress=lambda record: losses.append(record["loss"]), devices=jax.devices()[:1])
-    found = {report["mesh"]: report["losses"] for report in map(json.loads, finish(process, 1200).splitlines())}
-    assert len(losses) == 2 and set(found) == set(meshes_of)
-    for mesh, theirs in found.items():
-        np.testing.assert_allclose(theirs, losses, rtol=2e-4, err_msg=mesh)

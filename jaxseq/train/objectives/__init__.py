@@ -10,6 +10,6 @@ An objective is a module of functions; the loop asks it for everything that depe
 - `tokens(config) -> int`: the number of tokens of a batch, for speed and FLOPs per token.
 - `constants(config, mesh) -> {name: tree of ShapeDtypeStructs}` and `restored(config, constants) -> {name: the same of arrays}`,
   only where `loss` reads more than the model's own variables: entries that it also finds in `variables`, such as a teacher. No
-  step changes them, and no checkpoint holds them. Their names are in `jaxseq.train.step.CONSTANTS`.
+  step changes them, and no checkpoint holds them.
 - `task(config) -> Task`: opens the data; see `jaxseq.train.objectives._task`.
 """
