@@ -102,14 +102,16 @@ def _models(args, lengths: list[int]):
 
 def models_table(what: str, records: list[dict]):
     """The records of one length as a rich table."""
+    from rich import box
     from rich.table import Table
 
     first = records[0]
     per = {"train": f"a training step of {first.get('rows')} rows", "prefill": "reading a prompt", "decode": "decoding a token"}
-    grid = Table(title=f"{per[what]}, {first['length']:,} tokens", title_justify="left")
-    peers, named = any("peer_ms" in r or "no_peer" in r for r in records), first["architecture"]
-    grid.add_column("architecture", no_wrap=True)
-    for name in ("params", "ours ms", "x floor", f"x {named}", *(("peer ms", "ratio", "spread", "") if peers else ())):
+    title = f"{per[what]}, {first['length']:,} tokens (x first: relative to {first['architecture']})"
+    grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    peers = any("peer_ms" in r or "no_peer" in r for r in records)
+    grid.add_column("", no_wrap=True)
+    for name in ("size", "ours ms", "x floor", "x first", *(("peer ms", "ratio", "spread", "") if peers else ())):
         grid.add_column(name, justify="right")
     for record in records:
         if "failed" in record:
