@@ -120,6 +120,10 @@ class Attention(Mixer):
         """Queries and keys before their rotation."""
         return q_BTHK, k_BTGK
 
+    def _attend(self, q_BTHK, k_BTGK, v_BTGV, state, call, limits):
+        """(the heads' output, the next state); limits: options of the op."""
+        return call.op("attention")(q_BTHK, k_BTGK, v_BTGV, state=state, **limits)
+
     def _gated(self, y_BTHK, project):
         """The heads' output before its projection; `project(heads, axis, name)` maps the layer's input to heads."""
         return y_BTHK
@@ -142,11 +146,10 @@ class Attention(Mixer):
         scale = size**-0.5 if self.scale is None else self.scale
         if self.alibi:
             q_BTHK, k_BTGK = add_alibi(q_BTHK, k_BTGK, call.pos_BT, scale)
-        op = call.op("attention")
         zeros = nn.initializers.zeros
         sink_H = param(self, "sink", zeros, (self.heads,), ("heads",), decay=False) if self.sink else None
         limits = {"window": self.window, "scale": scale, "cap": self.cap, "sink_H": sink_H}
-        y_BTHK, state = op(q_BTHK, k_BTGK, v_BTGV, state=state, **limits)
+        y_BTHK, state = self._attend(q_BTHK, k_BTGK, v_BTGV, state, call, limits)
         y_BTHK = self._gated(y_BTHK, project)
         bias = self.bias if self.output_bias is None else self.output_bias
         init, bias_init = _init.outward(self), _init.bias(self, self.heads * size)

@@ -13,6 +13,7 @@ ORACLES = {  # name: (source, second names of tied tensors)
     "phi3": ("hf/phi3", ()),
     "gemma": ("hf/gemma", ("lm_head.weight",)),
     "olmo2": ("hf/olmo2", ()),
+    "diffllama": ("hf/diffllama", ()),
     "opt": ("hf/opt", ("lm_head.weight",)),
     "opt_post": ("hf/opt", ("lm_head.weight",)),
 }

@@ -11,7 +11,7 @@ transformers = pytest.importorskip("transformers")
 
 NAMES = (
     "llama", "gpt2", "gpt_neox", "mixtral", "mamba", "mamba2", "falcon_mamba", "bert", "vit", "mistral", "qwen2", "qwen3", "phi3",
-    "gemma", "gemma2", "olmo2", "opt", "lfm2", "qwen3_next", "deepseek_v3", "olmo_hybrid", "minimax", "gpt_oss",
+    "gemma", "gemma2", "olmo2", "diffllama", "opt", "lfm2", "qwen3_next", "deepseek_v3", "olmo_hybrid", "minimax", "gpt_oss",
     "recurrent_gemma",
 )  # fmt: skip
 OTHERS = {"llama3_rope": "hf/llama", "opt_post": "hf/opt"}

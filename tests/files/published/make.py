@@ -157,6 +157,7 @@ MODELS = {
     "gpt_oss": ("GptOssForCausalLM", LLAMA | ENDS | {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2,
                 "sliding_window": 5, "swiglu_limit": 0.5, "rope_parameters": YARN | {"truncate": False}}),
     "olmo2": ("Olmo2ForCausalLM", LLAMA | ENDS),
+    "diffllama": ("DiffLlamaForCausalLM", LLAMA | ENDS | {"attention_bias": True}),
     "opt_350m": ("OPTForCausalLM", COMMON | ENDS | {"num_attention_heads": 4, "ffn_dim": 24, "max_position_embeddings": 32,
                  "word_embed_proj_dim": 8, "do_layer_norm_before": False}),
     "bert": ("BertModel", BERT),
