@@ -4,7 +4,7 @@ One dimension key for the whole project; arrays carry it as a suffix (`q_BTHK`),
 
     B batch
     T time (of queries)                S time of keys, slots of a state
-    C tokens of a chunk                Z chunks; U chunks, where Z are those that see them
+    C tokens of a chunk                Z chunks, of queries if U are chunks of keys
     H heads                            G key/value heads; R query heads a key head, rank of a low-rank map
     K key size                         V value size (of a model: vocabulary, classes)
     D width, channels                  F hidden width, frequencies
@@ -33,8 +33,8 @@ __version__ = "0.1.0"
 def load(workdir: str | os.PathLike, step: int | None = None) -> tuple[Any, Any, Any]:
     """(model, params, tokenizer) of a workdir's checkpoint, the latest by default, as `generate` takes them.
 
-    params: of a model with more collections all of them, {"params": …, "batch_stats": …}. tokenizer: None of a model without a
-    vocabulary. Raises UserError when there is no such workdir or checkpoint.
+    params: all collections, {"params": …, "batch_stats": …}, if the model has several. tokenizer: None for a model without a
+    vocabulary. Raises UserError if there is no such workdir or checkpoint.
     """
     from jaxseq import data, train  # loading them takes seconds
 

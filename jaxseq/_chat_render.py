@@ -1,7 +1,7 @@
-"""Renders one chat template: a program of its own, for a template is a program and comes with weights from anywhere.
+"""Renders one chat template in a separate process, because a template is a program and comes with downloaded weights.
 
-It says "ready", reads {"template", "variables"} as JSON from standard input and writes {"text"} or {"error"} to standard output.
-Before it reads, it gives up what a template has no use for: time, memory, files, processes. `jaxseq.chat` starts it.
+It prints "ready", reads {"template", "variables"} as JSON from stdin and writes {"text"} or {"error"} to stdout.
+Before it reads, it limits its own time, memory, files and processes. `jaxseq.chat` starts it.
 """
 
 import datetime
@@ -14,11 +14,11 @@ from jinja2 import nodes
 from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-SECONDS, BYTES = 2, 256 << 20  # of the processor; of memory in all
+SECONDS, BYTES = 2, 256 << 20  # of processor time; of memory
 
 
 class Generation(Extension):
-    """{% generation %} … {% endgeneration %} marks what the model writes, for training; as text it is what stands inside."""
+    """{% generation %} … {% endgeneration %} marks what the model writes, for training; it is rendered as its content."""
 
     tags = {"generation"}
 
@@ -51,7 +51,7 @@ def environment():
 
 
 def limit():
-    """Where the system has such limits. The clock ends this process; it begins now, after Python's own start."""
+    """Sets the limits that the system has. The timer ends this process; it starts now, after Python's own start-up."""
     try:
         import resource
     except ImportError:
@@ -67,13 +67,13 @@ def limit():
 
 def main():
     made = environment()
-    made.from_string("{{ '' | tojson }}").render()  # what is loaded late, is loaded now
+    made.from_string("{{ '' | tojson }}").render()  # jinja2's late imports, before the limits
     print("ready", flush=True)
     limit()
     given = json.load(sys.stdin)
     try:
         text = made.from_string(given["template"]).render(**given["variables"])
-        text.encode()  # half of a surrogate pair is no text
+        text.encode()  # fails for half of a surrogate pair
         answer = {"text": text}
     except MemoryError:
         answer = {"error": f"it takes more than {BYTES >> 20} MB"}

@@ -1,4 +1,4 @@
-"""What a mixer is called with besides its input and state, and what it returns."""
+"""The arguments of a mixer besides its input and state, and its result."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,17 +13,17 @@ from jaxseq import forms
 
 @struct.dataclass
 class Call:
-    """One call of a network: all that is the same for all of its layers, except for `label` and `layer`.
+    """The arguments of one call of a network. They are the same for all its layers, except for `label` and `layer`.
 
-    A pytree: arrays are children, the rest is static. A mixer never changes it.
+    A pytree: arrays are children, the rest is static. Mixers only read it.
     """
 
     pos_BT: jax.Array  # int32: position in the document; padding (-1) only at the end of a row
     plan: forms.Plan = struct.field(pytree_node=False)
     train: bool = struct.field(pytree_node=False, default=False)
-    label: str | None = struct.field(pytree_node=False, default=None)  # of the mixer in the stack: selects its form
-    layer: Any = 0  # index of the block, traced in a scan over layers. Only initialisers read it
-    streams: dict[str, jax.Array] = struct.field(default_factory=dict)  # values [B, T, D] that earlier segments wrote, by name
+    label: str | None = struct.field(pytree_node=False, default=None)  # the mixer's name in the stack: selects its form
+    layer: Any = 0  # index of the block, traced in a scan over layers; read only by initialisers
+    streams: dict[str, jax.Array] = struct.field(default_factory=dict)  # values [B, T, D] from earlier layers, by name
 
     @classmethod
     def of(cls, pos_BT: jax.Array, form: Any = "recurrent", *, train: bool = False, **fields: Any) -> "Call":

@@ -1,4 +1,4 @@
-"""What the supported versions of JAX (0.7.2 to 0.12) name or compile differently, in one place."""
+"""Differences between the supported versions of JAX (0.7.2 to 0.12)."""
 
 import jax
 import jax.numpy as jnp

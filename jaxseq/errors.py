@@ -1,4 +1,4 @@
-"""What the user got wrong, said in one line; and whether an error is a stop or a full disk."""
+"""The error for bad input; and whether an exception was caused by Ctrl-C or by a full disk."""
 
 import errno
 

@@ -4,8 +4,8 @@ A `form` is a name ("recurrent", "parallel", "chunkwise", "pallas", "auto") or a
 other labels: the mapping `{"attention": "pallas", "*": "chunkwise"}`, or the same as text, "attention=pallas,*=chunkwise".
 "auto" uses the fastest form in `ops/_auto.json`, which `jaxseq bench --write` measures for a platform.
 
-A `Plan` is a form together with what else decides how an op runs. A program makes it once, by `plan`; nothing else looks up the
-forms of an op.
+A `Plan` holds the form, the platform and the purpose of a program. A program makes it once, by `plan`; all its ops are looked up
+through it.
 """
 
 import dataclasses
@@ -52,15 +52,15 @@ def of_label(form: Form, label: str | None) -> str:
 
 @functools.cache
 def table() -> dict:
-    """{platform: {op: {"PURPOSE DTYPE": [[largest T, form], …]}}}; the last row also holds for larger T."""
+    """{"choices": {platform: {op: {"PURPOSE DTYPE": [[largest T, form], …]}}}, "measured": …}; the last row: also larger T."""
     return json.loads(resources.files("jaxseq.ops").joinpath("_auto.json").read_text(encoding="utf-8"))
 
 
 @functools.cache
 def automatic(op: str, time: int, platform: str, purpose: str = "train", dtype: str = "float32") -> str:
-    """The fastest measured form of this op. One token is always "recurrent".
+    """The fastest measured form of this op. For T = 1 it is always "recurrent".
 
-    If this dtype was not measured, float32's figures are used; if nothing was measured, "chunkwise". Each choice is logged once.
+    A dtype that was not measured uses float32's figures; an op that was not measured is "chunkwise". Each choice is logged once.
     """
     if time == 1:
         return "recurrent"
@@ -68,7 +68,7 @@ def automatic(op: str, time: int, platform: str, purpose: str = "train", dtype: 
     purpose = "train" if purpose == "train" else "prefill"
     rows = measured.get(f"{purpose} {dtype}") or measured.get(f"{purpose} float32")
     if not rows:
-        _log.info("auto: %s is not measured on %s: chunkwise", op, platform)
+        _log.info("auto: %s was not measured on %s and runs in its chunkwise form", op, platform)
         return "chunkwise"
     form = next((form for limit, form in rows if time <= limit), rows[-1][1])
     _log.info("auto: %s at T=%d (%s, %s) on %s runs in its %s form", op, time, purpose, dtype, platform, form)
@@ -102,9 +102,9 @@ class Plan:
     seen: Callable[[str, str, tuple, dict], None] | None = None
 
     def op(self, name: str, label: str | None = None) -> Callable[..., tuple[Any, Any]]:
-        """Op `name` for the mixer with this label: called with the op's own arguments, returns (y, state).
+        """Op `name` in the form of the mixer with this label: a function of the op's own arguments that returns (y, state).
 
-        What it runs is in the scope "op:NAME:FORM", which profiles and `jax.make_jaxpr` show.
+        It runs in the named scope "op:NAME:FORM", which profiles and `jax.make_jaxpr` show.
         """
         form = of_label(self.form, label)
 
@@ -124,7 +124,10 @@ def plan(
     form: "str | Mapping[str, str] | Form | Plan", purpose: str = "prefill", platform: str | None = None,
     seen: Callable[[str, str, tuple, dict], None] | None = None,
 ) -> Plan:  # fmt: skip
-    """The plan of a program that runs in `form`; a Plan is returned as it is. `platform`: default, that of `jax.devices()`."""
+    """The plan of a program that runs in `form`; a Plan is returned unchanged. platform: default `jax.default_backend()`.
+
+    Raises UserError for an unknown purpose.
+    """
     if isinstance(form, Plan):
         return form
     if purpose not in PURPOSES:

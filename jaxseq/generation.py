@@ -135,7 +135,7 @@ def generate(
     """Generate token ids for each prompt: a list of new ids per prompt, without the prompt.
 
     Args:
-        prompts: token ids, of any lengths, at least one each. A document begins with the tokenizer's boundary.
+        prompts: token ids, of any lengths, at least one each. A document begins with the id `tokenizer.boundary`.
         max_tokens: maximum number of new tokens per row.
         temperature: 0 selects the token with the largest logit (the lowest id in a tie); otherwise logits are divided by it.
         top_k, top_p: applied after the temperature, in this order; see `jaxseq.sampling.keep_top`. 0 and 1 disable them.
@@ -143,7 +143,7 @@ def generate(
             ids when it is generated alone.
         stop: ids, and strings (these need `tokenizer`). The output ends before the first one that appears. A token in which a
             stop string begins is kept whole; the text of `stream` is cut exactly.
-        tokenizer: its `ends` also end a row: the boundary, and the end ids of a generation_config.json next to it.
+        tokenizer: its `ends` also end a row: `boundary`, and the end ids of a generation_config.json next to it.
         form: form of the prefill; a name or one name per mixer label. New tokens always use the recurrent form.
         rows: rows of a compiled batch; more prompts run in several batches. Default: the number of prompts, at most 4. Rounding
             may differ between values of `rows`.

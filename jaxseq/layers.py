@@ -2,7 +2,7 @@
 
 Every parameter is created by `param`, which records its metadata: the logical name of each axis (mapped to mesh axes in
 train/mesh.py), whether weight decay applies, its learning-rate multiplier, and which of its axes are contracted with an
-activation, if any. Only parameters with such axes may be of another type than an array, see `weights`.
+activation, if any. Only parameters with contracted axes may be something other than an array, see `weights`.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ def param(
     """Create a parameter of `module` in float32 (float64 if the module computes in float64). `axes` names each axis of `shape`.
 
     contracts: axes that are contracted with an activation, counted from the end. Such a parameter may be a `weights.Weight`, so
-    it is used by `weights.contract`, `weights.dense` or `lookup` only.
+    use it only through `weights.contract`, `weights.dense` or `lookup`.
 
     Raises ValueError if `axes` and `shape` differ in length.
     """
@@ -161,8 +161,8 @@ class Linear(nn.Module):
 
 
 def recomputed(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, whose backward pass stores only its arguments and computes the rest again. For elementwise functions and norms:
-    computing their intermediate results again takes less time and memory than storing and reading them."""
+    """`function` with rematerialisation: the backward pass stores only its arguments. For elementwise functions and norms, where
+    recomputing takes less time and memory than storing and reading intermediate results."""
     return jax.checkpoint(function, prevent_cse=False)  # in a scan over layers nothing can be merged with the forward pass
 
 
@@ -257,8 +257,8 @@ def rotate(x_BTHK: jax.Array, pos_BT: jax.Array, frequency_F: jax.Array, interle
 class Units(NamedTuple):
     """Parts of a mixer that can be removed without changing the others.
 
-    axes: names of the parameters' axes that consist of them. In "heads" axes the numbers of a unit are consecutive; in "mlp" axes
-    every `count`-th number belongs to the same unit. fields: the mixer's fields with n units instead of `count`.
+    axes: names of the parameters' axes over these units. In "heads" axes the elements of a unit are consecutive; in "mlp" axes
+    every `count`-th element belongs to the same unit. fields: the mixer's fields with n units instead of `count`.
     """
 
     count: int
@@ -276,7 +276,7 @@ class Mixer(nn.Module):
     layers: int = 1  # blocks in the whole network, for depth-scaled initialisation
     additions: int | None = None  # residual additions in the whole network; default: two per block
     dtype: Any = jnp.float32  # of the computation; parameters and states are at least float32
-    # of a class with `numbered`: (n, m, count), this is number n + m * layer of the network's `count` mixers with a state
+    # (n, m, count) if the class is `numbered`: this is mixer number n + m * layer of the `count` mixers with a state
     number: tuple[int, int, int] | None = None
 
     preserve_adopted_names: ClassVar[bool] = True  # the parameter path is the label in the stack
@@ -308,7 +308,7 @@ class Mixer(nn.Module):
 
     @nn.nowrap
     def units(self, kind: str) -> "Units | str":
-        """The "heads" or "channels" of this mixer; a sentence why none can be removed if so."""
+        """The units of `kind`, "heads" or "channels", of this mixer; or a sentence that says why none can be removed."""
         return f"{type(self).__name__} has no {kind} that can be removed one by one"
 
     def __call__(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
@@ -318,5 +318,5 @@ class Mixer(nn.Module):
         return mixed._replace(y_BTD=_time.select(_time.valid(call.pos_BT), mixed.y_BTD))
 
     def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
-        """What a subclass defines; x_BTD is zero at padding."""
+        """The output, the next state, and values for later layers, defined by each subclass. x_BTD is zero at padding."""
         raise NotImplementedError

@@ -29,7 +29,7 @@ from jaxseq.mixers.hyena import Hyena
 from jaxseq.models import _stack
 from jaxseq.ops import _lti
 
-COLUMNS = 256  # most columns of the Hankel matrix: enough taps to determine the poles
+COLUMNS = 256  # of the Hankel matrix: enough taps to determine the poles
 SLOWEST = 1e-4  # minimum decay per token of an initial pole; slower poles have tiny gradients
 
 

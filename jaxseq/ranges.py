@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from jaxseq.errors import UserError
 
-LARGEST = 2**24  # largest size in a model; more is a typing error and would run out of memory
+LARGEST = 2**24  # largest size in a model; a larger value is probably a typo
 COUNT = 2**40  # largest number of steps, tokens, documents
 
 
@@ -48,7 +48,7 @@ RANGES: dict[str, Range] = {
     "rope_context": SIZE,
     **dict.fromkeys(("window", "max_positions", "l_max", "buckets", "max_distance", "residuals", "share", "terms"), SIZE),
     **dict.fromkeys(("dt_rank", "mix_rank", "decay_rank", "value_rank", "rate_rank", "gate_rank", "features"), SIZE),
-    # numbers of networks
+    # other fields of networks
     **dict.fromkeys(("norm_eps", "eps", "selected_eps", "theta", "dt_min", "dt_max", "dt_high", "power"), POSITIVE),
     **dict.fromkeys(("capacity_factor", "expert_capacity_factor", "fast", "slow", "target", "sine", "embedding_scale"), POSITIVE),
     **dict.fromkeys(("rope_factor", "rope_slow", "rope_fast"), POSITIVE),

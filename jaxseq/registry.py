@@ -1,4 +1,4 @@
-"""Names are file names: an op, a mixer, a block or an objective is found by the file it lives in.
+"""Names are file names: an op, a mixer, a block or an objective is found by its file name.
 
 Adding one adds a file; nothing is registered anywhere. Files that begin with "_" are helpers and have no name.
 """
@@ -23,14 +23,14 @@ def names(package: str) -> tuple[str, ...]:
 
 
 def load(package: str, name: str) -> ModuleType:
-    """The module jaxseq.PACKAGE.NAME. Raises UserError that lists the names there are."""
+    """The module jaxseq.PACKAGE.NAME. Raises UserError with the list of names for an unknown one."""
     if name not in names(package):
         raise UserError(f"there is no {name!r} in {package}; choose one of: {', '.join(names(package))}")
     return importlib.import_module(f"jaxseq.{package}.{name}")
 
 
 def doc(module: ModuleType) -> str:
-    """The module's docstring; from its source under `python -OO`, which drops it."""
+    """The module's docstring; read from the source under `python -OO`, which drops it."""
     if module.__doc__:
         return module.__doc__.strip()
     return (ast.get_docstring(ast.parse(inspect.getsource(module)), clean=False) or "").strip()

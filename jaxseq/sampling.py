@@ -1,4 +1,4 @@
-"""How the next token is chosen: temperature, then top-k, then top-p on what is left, renormalised."""
+"""Sampling of the next token: temperature, then top-k, then top-p on the renormalised rest."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 class Sampling(NamedTuple):
-    """How a token is chosen; arrays, so that other values do not compile again."""
+    """Settings of sampling; arrays, so that other values need no new compilation."""
 
     temperature: jax.Array  # > 0
     top_k: jax.Array  # int32; 0: all
@@ -17,10 +17,10 @@ class Sampling(NamedTuple):
 
 
 def keep_top(logits_BV: jax.Array, top_k: jax.Array | int = 0, top_p: jax.Array | float = 1.0) -> jax.Array:
-    """logits_BV, -inf outside the top_k largest and, of those, outside the nucleus.
+    """logits_BV with -inf outside the top_k largest and, among these, outside the nucleus.
 
     The nucleus is the smallest set of the likeliest tokens whose probability, renormalised after top-k, reaches top_p
-    (Holtzman et al. 2020, arXiv:1904.09751, §3.1). Of equal logits the lower id is the likelier. 0 and 1 keep all.
+    (Holtzman et al. 2020, arXiv:1904.09751, §3.1). Of equal logits, the lower id counts as likelier. 0 and 1 keep all.
     """
     return jax.lax.cond((jnp.asarray(top_k) > 0) | (jnp.asarray(top_p) < 1), _keep_top, lambda x, *_: x, logits_BV, top_k, top_p)
 
@@ -37,7 +37,7 @@ def _keep_top(logits_BV: jax.Array, top_k: jax.Array | int, top_p: jax.Array | f
 
 
 def sample(logits_BV: jax.Array, keys_B: jax.Array, sampling: Sampling) -> jax.Array:
-    """One id [B] int32 a row, by the Gumbel-max trick: row i uses nothing but its logits and its key."""
+    """One id [B] int32 per row, by the Gumbel-max trick: row i depends only on its logits and its key."""
     logits_BV = (logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)) / sampling.temperature
     logits_BV = keep_top(logits_BV, sampling.top_k, sampling.top_p)
     noise_BV = jax.vmap(lambda key: jax.random.gumbel(key, logits_BV.shape[1:], logits_BV.dtype))(keys_B)

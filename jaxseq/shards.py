@@ -1,4 +1,4 @@
-"""Run a function on each device's shard where the partitioner would gather whole arrays, or cannot split the function at all."""
+"""Run a function on each device's shards where XLA's partitioner would gather whole arrays or cannot split the function."""
 
 import inspect
 import math
@@ -16,10 +16,9 @@ LETTERS = {"B": "batch", "H": "heads", "G": "kv_heads"}
 
 
 def beside(params: Any, arrays: Any) -> Any:
-    """`arrays` (a tree) on all devices of `params`, if these are placed on a mesh.
+    """`arrays` (a tree) replicated on the mesh of `params`; unchanged if `params` are on no mesh.
 
-    Results of programs with such parameters are placed there. A first state that is not is another type of argument, for which
-    jit compiles the program once more.
+    A program with such parameters returns its state on the mesh. If the first state were elsewhere, jit would compile it twice.
     """
     sharding = getattr(jax.tree.leaves(params)[0], "sharding", None)
     if not isinstance(sharding, NamedSharding):
@@ -72,7 +71,7 @@ def by_letters(form: Callable) -> Callable:
 
     XLA cannot partition a Pallas call. The axes are read from the names of the parameters (q_BTHK) and of the fields of the state
     (k_BGSK): B, H and G are split as the mesh's rules say, all other axes are whole on each device. If one of H and G cannot be
-    split, neither is: otherwise a query head would meet the keys of another group. Without a mesh `form` runs as it is.
+    split, neither is: otherwise a query head would be on another device than its keys. Without a mesh `form` is called directly.
     """
     names = [name for name, p in inspect.signature(form).parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
 

@@ -1,9 +1,9 @@
-"""Times whole models: a training step, reading a prompt, decoding a token.
+"""Times whole models: a training step, prefill, decoding a token.
 
-Models have the width and about the number of parameters given, random weights, and the built-in config's other settings. With
+Models have the given width, random weights, and the built-in config's other settings. With
 peers, the same weights run in other libraries, and the logits of both are compared first.
 
-Lower bounds ("floor") that may not be reachable: for training and reading, the model's FLOPs (see `Trainer.flops_per_token`) at
+Lower bounds ("floor") that may not be reachable: for training and prefill, the model's FLOPs (see `Trainer.flops_per_token`) at
 the rate of a large matrix product; for decoding, one read of the weights and of the state.
 """
 
@@ -92,7 +92,7 @@ def bench(
 
 
 def case(kind: str, name: str, shape: Shape, length: int, peers: Mapping[str, Any]) -> TimedModel:
-    """Compiles one architecture, and opens it in the first peer that has it. A failure is recorded as the reason."""
+    """Compiles one architecture, and opens it in the first peer that has it. If either fails, the record has the reason."""
     config = model_config(name, shape, length + shape.steps)
     model = jaxseq.build(config)
     params = jax.jit(model.init)(jax.random.key(0), *model.example())["params"]

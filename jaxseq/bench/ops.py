@@ -1,6 +1,6 @@
 """Times the forms of every op, forward and in training, and compares them with each other and with the machine's limits.
 
-Arguments have the shapes that the laptop-size architectures pass to an op (recorded while a model is traced) and values drawn
+Arguments have the shapes that the laptop-size architectures pass to an op (recorded while a model is traced) and values sampled
 from the op's `example`. Every length has the same total number of tokens, like training batches. The forms of one op and
 length are timed in turns, so that other load on the machine slows all of them alike; figures are medians.
 
@@ -91,7 +91,7 @@ def example_call(op: str, dtype: str) -> OpCall:
 
 
 def arguments(op: str, call: OpCall, batch: int, length: int) -> Arguments:
-    """Arrays of the call's shapes with entries drawn from the op's `example`, or normal ones if `example` lacks the argument."""
+    """Arrays of the call's shapes, with entries sampled from the op's `example`, or from N(0, 1) if it lacks the argument."""
     example = registry.load("ops", op).example
     known_xs, known_weights = jax.jit(lambda key: example(key, 4, 32, jnp.float32)[:2])(jax.random.key(0))
     random = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The calls that are timed: a training step, decoding, and reading a prompt. Each is compiled and has run once before."""
+"""The calls that are timed: a training step, prefill and decoding. Each is compiled and has run once."""
 
 import functools
 import math
@@ -18,7 +18,7 @@ from jaxseq.train.step import Trainer
 
 
 class TimedStep(NamedTuple):
-    """A training step: `call` runs it, `bytes` are those that the compiler plans for it."""
+    """A training step: `call` runs it, `bytes` is the memory that the compiler plans for it."""
 
     call: Callable[[], None]
     bytes: int
@@ -89,8 +89,8 @@ def full_state(model: Any, context: int, steps: int) -> Any:
 
 
 def decoding(model: Any, params: Any, context: int, steps: int) -> Callable[[], None]:
-    """Greedy decoding of `steps` tokens of one row at a context of `context` tokens. Later calls go on from the last state, in
-    which a count may pass `context`: the ring buffer then wraps, at the same cost."""
+    """Greedy decoding of `steps` tokens of one row at a context of `context` tokens. Later calls continue from the
+    last state. If its count exceeds `context`, the ring buffer wraps, at the same cost."""
     carry = full_state(model, context, steps), jnp.zeros((1,), jnp.int32)
     capacity_B = model.remaining_capacity(carry[0])
     if capacity_B is not None and int(capacity_B[0]) < steps:
@@ -111,7 +111,7 @@ def _prefill(model: Any, form: forms.Form, params: Any, tokens_BT: jax.Array) ->
 
 
 def reading(model: Any, params: Any, form: forms.Form, length: int) -> Callable[[], None]:
-    """Reading a prompt of `length` tokens: to the logits of the next token and the final state."""
+    """Prefill of a prompt of `length` tokens: the logits of the next token and the final state."""
     tokens_BT = np.random.default_rng(0).integers(0, 256, (1, length)).astype(np.int32)
     tokens = jnp.asarray(tokens_BT % model.vocab)
     jax.block_until_ready(_prefill(model, form, params, tokens))
@@ -119,7 +119,7 @@ def reading(model: Any, params: Any, form: forms.Form, length: int) -> Callable[
 
 
 def reads(*trees: Any) -> Callable[[], None]:
-    """Reads all bytes of the arrays once: the least that decoding a token must do."""
+    """Reads all arrays once: a lower bound for decoding a token."""
     read = jax.jit(lambda leaves: [jnp.sum(leaf) for leaf in leaves])
     leaves = jax.tree.leaves(trees)
     jax.block_until_ready(read(leaves))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 FASTEST = 0.05  # minimum seconds of one timing: short calls are repeated to reach it
-SPREAD = 0.10  # a ratio with a larger spread ranks nothing
+SPREAD = 0.10  # a ratio with a larger spread gives no ranking
 
 Calls = Mapping[str, Callable[[], Any]]
 OnProgress = Callable[[float, str], None]  # (fraction that is done, current activity)
@@ -50,12 +50,12 @@ class Ratio(NamedTuple):
 
     @property
     def ranks(self) -> bool:
-        """Whether the spread is small enough to call one of the two the faster."""
+        """Whether the spread is small enough to call one of the two faster."""
         return self.spread <= SPREAD
 
 
 def ratio(a: Sequence[float], b: Sequence[float]) -> Ratio:
-    """Of two calls that were timed in the same rounds."""
+    """The ratio of two calls that were timed in the same rounds."""
     low, middle, high = np.percentile(np.asarray(a) / np.asarray(b), [25, 50, 75])
     return Ratio(float(middle), float((high - low) / middle))
 

@@ -14,14 +14,14 @@ from jaxseq.errors import UserError
 
 
 class Calibration:
-    """The first rows of the training data of a task. tokens: about how many of them are read."""
+    """The first rows of the training data of a task, about `tokens` tokens."""
 
     def __init__(self, task: Any, tokens: int, say: Callable[[str], None]):
         self.task, self.tokens, self.say = task, tokens, say
 
     @functools.cached_property
     def rows(self) -> list[dict[str, np.ndarray]]:
-        """Batches of the training data. Raises UserError if there are fewer tokens than asked for."""
+        """Batches of the training data. Raises UserError if there are fewer than `tokens` tokens."""
         train = self.task.config.train
         found = self.task.sizes()["train"]["tokens"]
         if found is not None and found < self.tokens:

@@ -1,4 +1,4 @@
-"""What the pruning steps share: patterns of zeros."""
+"""Shared by the pruning steps: patterns of zeros, and the loop over matrices."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,7 +13,7 @@ Solve = Callable[[np.ndarray, np.ndarray | None], np.ndarray]  # (matrix [I, O],
 
 
 class Pattern(NamedTuple):
-    """Which numbers become zero: a share of all, or all but `keep` of each `block` consecutive inputs of an output."""
+    """Which weights become zero: a share of all, or all but `keep` of each `block` consecutive inputs of an output."""
 
     share: float
     keep: int = 0
@@ -26,7 +26,7 @@ class Pattern(NamedTuple):
             return cls(share(text, step))
         parts = text.split(":")
         if len(parts) != 2 or not all(part.isdecimal() for part in parts) or not 0 < int(parts[0]) < int(parts[1]) <= 64:
-            raise UserError(f"{step}:{text} is no pattern N:M, N of each M numbers are kept; write it like {step}:2:4")
+            raise UserError(f"{step}:{text} is not a pattern N:M, which keeps N of each M weights; write it like {step}:2:4")
         keep, block = map(int, parts)
         return cls(1 - keep / block, keep, block)
 
@@ -47,12 +47,12 @@ class Pattern(NamedTuple):
 
 
 def _ranks(x: np.ndarray, axis: int) -> np.ndarray:
-    """The place of each number in ascending order along an axis; of equal numbers the first comes first."""
+    """The rank of each element in ascending order along an axis; equal elements keep their order."""
     return np.argsort(np.argsort(x, axis, kind="stable"), axis, kind="stable")
 
 
 def apply(work: Work, pattern: Pattern, solve: Solve, calibrated: bool) -> Work:
-    """The model with each matrix of its blocks pruned by `solve`. Embeddings and heads keep all numbers, as in the papers."""
+    """The model with each matrix of its blocks pruned by `solve`. Embeddings and heads are not pruned, as in the papers."""
     grams = work.calibration.grams(work.config, work.params) if calibrated else {}
     new, left, again = {}, {path: "it multiplies no activation" for path in work.others()}, {}
     for kernel in work.kernels():

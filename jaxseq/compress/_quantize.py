@@ -1,4 +1,4 @@
-"""What the quantizing steps share."""
+"""Shared by the quantization steps."""
 
 from jaxseq import weights
 from jaxseq.compress._work import Work, none

@@ -1,4 +1,4 @@
-"""A recipe applied to the weights of a workdir, with the figures before and after."""
+"""Applies a recipe to the weights of a workdir and measures the model before and after."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ from jaxseq.train import checkpoints, load_variables, save_params, structure
 from jaxseq.weights import Factored, QuantizedWeight, Sparse
 
 NAME = "compress.json"  # in the new workdir: the recipe and the figures
-DECODED, ROUNDS = 32, 3  # tokens per timed call of decoding, and calls
+DECODED, ROUNDS = 32, 3  # tokens per timed call of decoding; timed calls
 log = logging.getLogger(__name__)
 
 
@@ -43,8 +43,8 @@ def compress(
 ) -> dict[str, Any]:  # fmt: skip
     """Writes the weights of `workdir`, compressed by `recipe`, to the workdir `out`; returns what the command prints as JSON.
 
-    step: of the checkpoint, default the latest. tokens: of the training data on which steps are calibrated. overrides: config
-    fields data.… and eval.…. say: gets a line on what is being done.
+    step: of the checkpoint, default the latest. tokens: of training data, for calibration. overrides: config fields data.… and
+    eval.…. say: called with a line about the progress.
 
     Raises UserError for a recipe that cannot be applied; nothing is written then.
     """
@@ -85,7 +85,7 @@ def size(workdir: str | os.PathLike, step: int | None) -> int:
 
 
 def count(params: Any) -> int:
-    """The numbers that a model has: those that are fixed to zero, and the scales of quantized ones, are not counted."""
+    """Number of parameters, without fixed zeros and without the scales of quantized weights."""
 
     def of(node: Any) -> int:
         if isinstance(node, QuantizedWeight):
@@ -98,7 +98,7 @@ def count(params: Any) -> int:
 
 
 def _state_bytes(config: Any) -> int | None:
-    """Of one row after train.length tokens; None for a model that is no stream."""
+    """Of one row after train.length tokens; None for a model that is not a causal language model."""
     return measure.state_bytes(jaxseq.build(config), config.train.length) if config.model.kind == "lm" else None
 
 

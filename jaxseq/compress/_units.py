@@ -1,4 +1,4 @@
-"""What the steps share that remove heads or channels."""
+"""Shared by the steps that remove heads or channels."""
 
 import math
 from typing import Any, NamedTuple
@@ -23,10 +23,10 @@ class Removable(NamedTuple):
 
 
 def apply(work: Work, kind: str, part: float) -> Work:
-    """The model without this part of the heads or channels of each mixer: in each layer those that add the least to its output.
+    """Removes a fraction of the heads or channels of each mixer: in each layer, those that contribute least to the output.
 
-    What a unit u adds is |X_u W_u|^2 = tr(W_u^T X_u^T X_u W_u), with its inputs X_u to the last map on calibration data and that
-    map's weights W_u.
+    The contribution of a unit u is |X_u W_u|^2 = tr(W_u^T X_u^T X_u W_u), where X_u are its inputs to the output projection on
+    calibration data and W_u are that projection's weights.
     """
     if "stack" not in work.config.model:
         raise UserError(f"{kind} are removed from causal language models only, not from a {work.config.model.kind}")
@@ -64,7 +64,7 @@ def members(units: Units, axis: str, size: int) -> np.ndarray:
 
 
 def scores(part: Removable, grams: dict[str, np.ndarray]) -> np.ndarray:
-    """[layers, count]: what each unit adds to the mixer's output."""
+    """[layers, count]: the contribution of each unit to the mixer's output."""
     for path, box in part.boxes.items():
         inputs = box.names[: len(box.contracts) + 1][1:]
         if not box.contracts or box.names[-1] != "embed" or not set(inputs) & set(part.units.axes):
@@ -80,7 +80,7 @@ def scores(part: Removable, grams: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _cut(part: Removable, kept: np.ndarray) -> dict[str, Any]:
-    """The arrays with these units [layers, kept] only, in their old order."""
+    """The arrays with only these units [layers, kept], in their original order."""
     found = {}
     for path, box in part.boxes.items():
         array = np.asarray(part.arrays[path])

@@ -1,4 +1,4 @@
-"""What a step of a recipe takes and returns, and what the steps share."""
+"""The argument and result of a recipe's steps, and helpers that they share."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ from jaxseq.weights import Sparse
 
 
 class Kernel(NamedTuple):
-    """A parameter that multiplies an activation and is an array, maybe a part of a Weight."""
+    """An array that multiplies an activation: a parameter, or a field of a Weight."""
 
     path: str
     box: Parameter
@@ -39,13 +39,13 @@ class Kernel(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """A model on its way through the steps of a recipe."""
+    """A model between two steps of a recipe."""
 
     config: Any
     params: Any  # with the types of config.model.weights
     calibration: Calibration
-    say: Callable[[str], None]  # shows what is being done
-    left: tuple[tuple[str, str], ...] = ()  # (path, why a step left it as it was)
+    say: Callable[[str], None]  # called with a line about the progress
+    left: tuple[tuple[str, str], ...] = ()  # (path, why a step did not change it)
 
     @functools.cached_property
     def model(self) -> nn.Module:
@@ -62,14 +62,14 @@ class Work:
         return structure.boxed(self.config, self.model)["params"]
 
     def kernels(self) -> Iterator[Kernel]:
-        """All parameters that a step may give another type."""
+        """All arrays that a step may replace by a Weight."""
         arrays = weights.leaves(self.params)
         for path, box in weights.leaves(self.boxes).items():
             if box.contracts and np.issubdtype(box.value.dtype, np.floating):
                 yield Kernel(path, box, arrays[path])
 
     def others(self) -> list[str]:
-        """Paths of the matrices that no step gives another type: convolutions, decays and the like."""
+        """Paths of the matrices that no step changes: convolutions, decays and the like."""
         boxes = weights.leaves(self.plain)
         return [path for path, box in boxes.items() if not box.contracts and box.value.ndim - weights.leading(box) > 1]
 
@@ -91,18 +91,18 @@ class Work:
         return dataclasses.replace(self, params=params, left=self.left + tuple(left.items()))
 
     def configured(self, values: dict[str, Any]) -> "Work":
-        """With other fields of the config."""
+        """With these fields of the config changed."""
         return dataclasses.replace(self, config=from_dict(to_dict(self.config), **values))
 
     def is_sparse(self, kernel: Kernel) -> bool:
-        """Whether a kernel is the part of a Sparse, whose zeros are fixed."""
+        """Whether a kernel is the field of a Sparse, with fixed zeros."""
         owner = kernel.path.rpartition("/")[0]
         nodes = jax.tree_util.tree_leaves_with_path(self.params, is_leaf=lambda node: isinstance(node, Sparse))
         return any(isinstance(node, Sparse) and weights.path_of(keys) == owner for keys, node in nodes)
 
 
 def share(text: str, step: str) -> float:
-    """The number of "0.5". Raises UserError unless it is between 0 and 1."""
+    """The number in `text`, such as "0.5". Raises UserError unless it is between 0 and 1."""
     try:
         value = float(text)
     except ValueError:

@@ -1,6 +1,6 @@
-"""Fewer hidden channels in each MLP and each Mamba: channels:0.25 removes a quarter of them.
+"""Fewer hidden channels in each MLP, RWKV channel mix and Mamba: channels:0.25 removes a quarter of them.
 
-In each layer those go that add the least to the output on calibration data.
+In each layer, those that contribute least to the output on calibration data are removed.
 """
 
 from jaxseq.compress import _units

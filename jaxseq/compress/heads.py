@@ -1,6 +1,7 @@
-"""Fewer heads in each attention: heads:0.25 removes a quarter of them, with their queries if several share keys and values.
+"""Fewer heads in each attention: heads:0.25 removes a quarter of them.
 
-In each layer those go that add the least to the output on calibration data.
+In each layer, those that contribute least to the output on calibration data are removed. A key/value head is removed with all its
+query heads.
 """
 
 from jaxseq.compress import _units

@@ -1,4 +1,4 @@
-"""Fewer layers: layers:0.25 removes a quarter of the repeated blocks, one after another that without which the loss is lowest."""
+"""Fewer layers: layers:0.25 removes a quarter of the repeated blocks, one at a time: the one whose removal costs least."""
 
 import jax.numpy as jnp
 

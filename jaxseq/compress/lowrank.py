@@ -1,7 +1,8 @@
-"""Each matrix of the blocks as a product of two, with this share of its numbers: lowrank:0.5.
+"""Replaces each matrix of the blocks by a product of two with this fraction of its parameters: lowrank:0.5.
 
 W [I, O] becomes A B of rank R = share * I O / (I + O), the product with the smallest error of the outputs X W on calibration data
-(as SVD-LLM, Wang et al. 2024, arXiv:2403.07378, §3): with X^T X = R^T R and R W = U S V^T, A = R^-1 U sqrt(S), B = sqrt(S) V^T.
+(as SVD-LLM, Wang et al. 2024, arXiv:2403.07378, §3): with X^T X = C^T C and the R largest singular values in C W ≈ U S V^T,
+A = C^-1 U sqrt(S) and B = sqrt(S) V^T.
 """
 
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ SMALLEST = 1e-6  # smallest eigenvalue of X^T X, as a fraction of the largest: s
 
 
 def apply(work: Work, argument: str) -> Work:
-    """The model with all matrices factored that become smaller by it. Embeddings and heads are kept."""
+    """The model with its matrices factored. Embeddings, heads and matrices too small for rank 1 are not changed."""
     wanted = share(argument, "lowrank")
     grams = work.calibration.grams(work.config, work.params)
     new, left = {}, {path: "it multiplies no activation" for path in work.others()}

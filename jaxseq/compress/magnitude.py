@@ -1,4 +1,4 @@
-"""Zeros in place of the smallest weights of each matrix (Han et al. 2015, arXiv:1506.02626): magnitude:0.5, or magnitude:2:4."""
+"""Sets the smallest weights of each matrix to zero (Han et al. 2015, arXiv:1506.02626): magnitude:0.5, or magnitude:2:4."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from jaxseq.compress._work import Work
 
 
 def apply(work: Work, argument: str) -> Work:
-    """A share of each matrix of the blocks zero, or N:M, N of each M consecutive inputs of an output kept."""
+    """Prunes a share of each matrix of the blocks, or with N:M keeps N of each M consecutive inputs of an output."""
     pattern = _prune.Pattern.of(argument, "magnitude")
 
     def solve(w_IO, gram_II):

@@ -1,8 +1,8 @@
-"""Zeros where |w_ij| |x_i| is smallest among the inputs i of an output j (Wanda, Sun et al. 2023, arXiv:2306.11695, eq. 1):
-wanda:0.5, or wanda:2:4.
+"""Sets w_ij to zero where |w_ij| |x_i| is smallest among the inputs i of an output j (Wanda,
+Sun et al. 2023, arXiv:2306.11695, eq. 1): wanda:0.5, or wanda:2:4.
 
-|x_i| is the norm of input i over calibration data. Departure: all layers are observed in one pass of the dense model, not one
-after another in the pruned one.
+|x_i| is the norm of input i over calibration data. Departure: the inputs of all layers come from one pass of the dense model, not
+layer by layer from the pruned model.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from jaxseq.compress._work import Work
 
 
 def apply(work: Work, argument: str) -> Work:
-    """A share of each output's weights in the blocks zero, or N:M."""
+    """Prunes a share of each output's weights in the blocks, or with N:M keeps N of each M consecutive inputs."""
     pattern = _prune.Pattern.of(argument, "wanda")
 
     def solve(w_IO, gram_II):

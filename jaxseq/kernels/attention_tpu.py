@@ -1,6 +1,6 @@
 """Flash attention for TPU: the form `pallas` of `jaxseq.ops.attention`, forward and backward, tested by the same laws.
 
-Compiles for v5e and is tested in the simulator on CPU; not yet timed on a TPU; opt-in.
+It compiles for v5e and is tested in Pallas's interpret mode on the CPU. It has not been timed on a TPU, so it is opt-in.
 
 For query t and its visible keys s, with L the log-sum-exp of the scores (FlashAttention-2, Dao 2023, arXiv:2307.08691,
 algorithms 1 and 2):
@@ -113,7 +113,7 @@ def _ranges(plan, span_B2T, number_B1S):
     def ends(need_BZU):
         last = need_BZU.shape[2] - 1
         some_BZ = jnp.any(need_BZU, axis=2)
-        first_BZ = jnp.where(some_BZ, jnp.argmax(need_BZU, axis=2), 1)  # none needed: 1 … 0 is empty, 0 can be fetched
+        first_BZ = jnp.where(some_BZ, jnp.argmax(need_BZU, axis=2), 1)  # none needed: 1 to 0 is empty, and block 0 exists
         last_BZ = jnp.where(some_BZ, last - jnp.argmax(need_BZU[:, :, ::-1], axis=2), 0)
         return first_BZ.astype(jnp.int32).ravel(), last_BZ.astype(jnp.int32).ravel()
 

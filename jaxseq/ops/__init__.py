@@ -3,14 +3,14 @@
 A file defines `FORMS = {"recurrent": …, "parallel": …, "chunkwise": …}` and `example(key, batch, time, dtype) -> Example`. A form
 is `form(*xs, state=None, pos=None, **weights, **options) -> (y, state)`. xs and y are arrays [B, T, ...] and T may be 0.
 `state=None` is the empty state. `pos` marks document starts and padding, see `time`. An op that has no parallel or chunkwise
-form leaves it out of FORMS. `CUT` says what passes from one part of a sequence to the next when the sequence is cut:
+form leaves it out of FORMS. `CUT` says what is passed between the segments of a split sequence:
 
-    affine    a state after a part is an affine function of the state before it, so parts can be computed at once and joined; most
-              such ops have `summary`, `combine` and `apply`
-    halo      the last few tokens
-    overlap   the last tokens, as many as the filter is long, whose outputs overlap those of the next part
+    affine    the state after a segment is an affine function of the state before it, so all segments can be computed at once and
+              then combined; most such ops have `summary`, `combine` and `apply`
+    halo      the last few inputs
+    overlap   the last W - 1 inputs, for a filter of W taps
     ring      the last keys and values, or all of them
-    serial    a state that needs the part before it to be finished
+    serial    the state; each segment has to wait for the one before it
 
 `jaxseq new NAME` writes a complete op to start from.
 

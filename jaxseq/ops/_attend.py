@@ -3,7 +3,7 @@
     y_t = sum_s exp(score_ts - lse_t) v_s,   lse_t = log sum_s exp(score_ts),   over the keys with low_t <= number_s <= high_t
 
 Every key has a number and every query an interval of numbers. Two integers per query and one per key express causality, a window,
-documents packed into a row, padding, both directions, another sequence, and the slots of a ring buffer in any order.
+packed documents, padding, bidirectional attention, cross-attention, and the slots of a ring buffer in any order.
 
 `attend` also returns lse. With it the results over disjoint sets of keys can be joined (`merge`), and a sink can be added.
 """
@@ -57,7 +57,7 @@ def attend(q_BTHK: jax.Array, keys: Keys, span: Span, score: Score, chunk: int |
 
     With `chunk` and T > chunk: blocks of `chunk` queries by blocks of `chunk` keys, as in FlashAttention (Dao et al. 2022,
     arXiv:2205.14135, algorithms 1 and 4): the forward pass is an online softmax (Milakov & Gimelshein 2018, arXiv:1805.02867),
-    the backward pass computes the scores again from lse, so memory is linear in T. Blocks of which no key is visible are skipped.
+    the backward pass recomputes the scores from lse, so memory is linear in T. Blocks without a visible key are skipped.
     """
     time = q_BTHK.shape[1]
     if chunk is None or time <= chunk:
@@ -93,7 +93,7 @@ def _blocks_forward(score: Score, q_ZBCHK, blocks: Keys, spans: Span, need_ZU):
 
 
 def _blocks_backward(score: Score, saved, cotangents):
-    """For each block of queries, over all blocks of keys: dq is summed up over them, dk and dv pass from one to the next."""
+    """A scan over blocks of queries, in it one over blocks of keys: the inner scan sums dq, the outer one carries dk and dv."""
     q_ZBCHK, blocks, spans, need_ZU, y_ZBCHV, lse_ZBCH = saved
     dy_ZBCHV, dlse_ZBCH = cotangents
     inner_ZBCH = jnp.sum(dy_ZBCHV * y_ZBCHV, axis=-1) - dlse_ZBCH
@@ -147,9 +147,10 @@ def _pair_gradients(q_BCHK, keys: Keys, span: Span, score: Score, dy_BCHV, lse_B
 
 
 def needed(spans: Span, number_UBC: jax.Array) -> jax.Array:
-    """[Z, U] bool: whether a query of block z (spans [Z, B, C]) may see a key of block u, judged by the ends of both.
+    """[Z, U] bool: whether a query of block z (spans [Z, B, C]) may see a key of block u. Only the least and the largest number
+    of each block are compared.
 
-    All blocks are judged at once, so that a batch over several devices needs one reduction and not one per pair of blocks.
+    This is computed for all blocks at once: a batch over several devices then needs one reduction, not one per pair of blocks.
     """
     rows_first = (jnp.moveaxis(x, 1, 0) for x in (spans.low_BT, spans.high_BT, number_UBC))
     return jnp.any(needed_by_row(*rows_first), axis=0)

@@ -7,7 +7,7 @@ earlier output is rounded. Divide and conquer avoids both problems. A row is spl
 a part can contribute to a later part, and only to tokens of the same document, so masking before and after the FFT is exact.
 Each part is split in the same way:
 
-    y = direct products inside blocks of BLOCK tokens + sum over L = BLOCK, RADIX BLOCK, …: parts of L tokens -> later parts
+    y = direct products inside blocks of BLOCK tokens + parts of L tokens to later parts, for L = BLOCK, RADIX BLOCK, …
 
 This takes log T steps. The FFT of a part is used for all later parts, and contributions are summed before the inverse FFT. No
 later token enters the FFT of an earlier output, so causality does not depend on rounding.

@@ -1,4 +1,4 @@
-"""The delta rule and its variants: each token first reads the state with its key and writes the difference to its value.
+"""The delta rule and its variants: each token writes the difference between its value and what its key reads from the state.
 
     z_t = v_t - e_t D_t S_{t-1}          the value, minus what the key e_t reads from the decayed state
     S_t = D_t S_{t-1} + k_t^T z_t        S [K, V] per head
@@ -12,7 +12,7 @@ A chunk is computed in stages, one function each, so that a kernel can be checke
 
     decay sums        `_decay.decays`, `_decay.head_decays`
     products of keys  `_decay.products`: the contribution of each write to each later read
-    solve             `solve`: (I - A)^-1 by halves; then z_t = own_t + from_state_t S for the state S before the chunk
+    solve             `solve`: (I - A)^-1 by recursive halving; then z_t = own_t + from_state_t S for the state S before the chunk
     state pass        `after` for one chunk, or `summary` and `combine` for many
     output            `outputs`
 
@@ -82,7 +82,7 @@ def _sandwich(X_BHTT, R_BHTT):
 
 @jax.custom_jvp
 def unit_triangular_inverse(A_BHTT: jax.Array):
-    """(I - A)^-1 of a strictly lower triangular A, by halves: [[P, 0], [-R, Q]]^-1 = [[P^-1, 0], [Q^-1 R P^-1, Q^-1]].
+    """(I - A)^-1 for strictly lower triangular A, by recursive halving: [[P, 0], [-R, Q]]^-1 = [[P^-1, 0], [Q^-1 R P^-1, Q^-1]].
 
     All blocks of one size are inverted at once. With X the inverse of the diagonal blocks and R the blocks that couple pairs of
     them, the next X is X + X R X: log2 T steps of two matrix products. The product (I + A)(I + A^2)(I + A^4) ... costs the same,
@@ -289,7 +289,7 @@ def example(recurrent: Callable, channels: tuple[int, ...], key: jax.Array, batc
 
 
 def stress(base: Example, key: jax.Array) -> dict[str, Example]:
-    """"repeated": all tokens have one key, log_w = 0 and beta = 1; "large": beta = 1.9."""
+    """All tokens have one key. beta = 0.9; "repeated": log_w = 0 and beta = 1; "large": log_w = -0.05 and beta = 1.9."""
     q, k, v, log_w, beta = base.xs
     (one,) = repeated(k)
 

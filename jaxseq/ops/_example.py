@@ -21,7 +21,7 @@ class Example(NamedTuple):
 
 
 def log_decays(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> dict[str, jax.Array]:
-    """Log-decays as found in trained models: kept (0), slow (about -1e-4), fast (about -50), and mixed (these and -1e4)."""
+    """Log-decays as found in trained models: kept (0), slow (about -1e-4), fast (about -50), and mixed (from 0 to -1e4)."""
     keys = jax.random.split(key, 3)
     rate = jax.random.uniform(keys[0], shape, dtype, 0.5, 1.5)
     mixed = jax.random.choice(keys[2], jnp.asarray([0, -1e-3, -1e-3, -1, -50, -1e4], dtype), shape)

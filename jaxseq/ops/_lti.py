@@ -3,9 +3,9 @@
     x_t = A x_{t-1} + b u_t          y_t = c . x_t          x in R^M for each channel of D
 
 Only products of powers of A with vectors are needed. Baby steps c A^j, j < C, and giant steps A^{iC} b give the filter
-c A^{iC+j} b of any length as one product over M. S4's Cauchy kernel would need c (I - A^T) instead of c, and S4D's Vandermonde
-matrix T x M exponentials. The same powers give the output and the next state for an incoming state. The op defines the product
-with A (`Algebra`): complex numbers for a diagonal A, a matrix product otherwise.
+c A^{iC+j} b of any length as one product over M. S4's Cauchy kernel would need c (I - A^T) for a given length T, and S4D's
+Vandermonde matrix T x M exponentials. The same powers give the contribution of the incoming state to the outputs and to the next
+state. An `Algebra` defines the product with A: complex numbers for a diagonal A, a matrix product otherwise.
 """
 
 from collections.abc import Callable

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 
 START = 0
 PAD = -1
-AT_MOST = "at_most_"  # begins the name of the scope of a bounded loop
+AT_MOST = "at_most_"  # prefix of the named scope of a bounded loop
 
 
 def accumulation_dtype(*arrays: jax.Array) -> jnp.dtype:
@@ -131,7 +131,7 @@ def scan_chunks(
 def while_at_most(most: int, condition: Callable, body: Callable, start: Any) -> tuple[Any, jax.Array]:
     """(carry, number of steps): applies `body` to the carry while `condition(carry)` is true, at most `most` times.
 
-    The name of the scope tells the law of loops (`jaxseq.testing.loops`) that the loop is bounded.
+    The law of loops (`jaxseq.testing.loops`) recognises a bounded loop by its named scope.
     """
     with jax.named_scope(f"{AT_MOST}{most}"):
         return jax.lax.while_loop(

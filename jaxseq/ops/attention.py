@@ -5,13 +5,13 @@
 Vaswani et al. 2017 (arXiv:1706.03762, eq. 1). Grouped queries (Ainslie et al. 2023, arXiv:2305.13245): H query heads share G
 key/value heads. The chunkwise form is an online softmax over blocks, see `_attend`; its memory is linear in T.
 
-Options: `window`, the number of visible tokens with the query's own; `scale`, default 1 / sqrt(K); `cap`, scores become
-cap tanh(score / cap) (Gemma 2, arXiv:2408.00118, §2); `sink_H`, the score of one more key per head with value 0 (gpt-oss).
+Options: `window`, the number of visible tokens including the query's own; `scale`, default 1 / sqrt(K); `cap`: scores become
+cap tanh(score / cap) (Gemma 2, arXiv:2408.00118, §2); `sink_H`: the score of one more key per head, with value 0 (gpt-oss).
 
 State: the last S keys and values of the document. Token n of the document (from 0 at START, padding not counted) is stored in
 slot n mod S; empty slots are zero. S is the `context` given to `init_state`, or the window. Without a window, tokens beyond S
-would overwrite keys that are still attended to; `LM.__call__` raises an error then. `state=None` without a window returns a
-state of S = T slots. Scores and sums are in the accumulation dtype.
+would overwrite keys that are still attended to; outside jit `LM.__call__` then raises UserError. `state=None` without a window
+returns a state of S = T slots. Scores and sums are in the accumulation dtype.
 """
 
 from typing import NamedTuple
@@ -103,7 +103,7 @@ def _slots(count_B, size: int):
 def gather(
     state: AttentionState | None, k_BTGK: jax.Array, v_BTGV: jax.Array, pos_BT: jax.Array, window: int | None
 ) -> tuple[Span, Keys]:
-    """(what each token sees, the keys of the state, if any, and of this call).
+    """(Span of each token, Keys of the state, if any, and of this call).
 
     The tokens of a row are numbered consecutively from the state's count, without restarting at documents. A token sees the keys
     from its document's first token, or from the first one in its window, to itself.
@@ -161,7 +161,7 @@ def _no_tokens(q_BTHK, v_BTGV):
 
 
 def _latest(count_B, window) -> Span:
-    """What the last of `count_B` tokens sees: its document, or the last `window` tokens of it."""
+    """The Span of the last of `count_B` tokens: its document, or the last `window` tokens of it."""
     high_B1 = count_B[:, None] - 1
     return Span(jnp.zeros_like(high_B1) if window is None else jnp.maximum(high_B1 - window + 1, 0), high_B1)
 
@@ -204,8 +204,8 @@ def _one_token(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale, cap, sink_H, c
 
 
 def _in_blocks(q_BTHK, stack: AttentionState, layer, number_BS, span: Span, score: Score, chunk: int):
-    """`attend` to one layer of the stack, `chunk` slots at a time. The last block is aligned to the end of the buffer; slots
-    that an earlier block has read are visible to no query in it."""
+    """`attend` to one layer of the stack, `chunk` slots at a time. The last block is aligned to the end of the buffer; it masks
+    the slots that an earlier block has read."""
     size = number_BS.shape[1]
     index_U = jnp.arange(-(-size // chunk), dtype=jnp.int32)
     first_U = jnp.minimum(index_U * chunk, size - chunk)

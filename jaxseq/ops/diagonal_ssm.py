@@ -1,11 +1,11 @@
 """A time-invariant state space model with a diagonal matrix: S4D, H3, and filters in modal form.
 
     x_t = p * x_{t-1} + b u_t               p, b, c in C^N for each channel
-    y_t = Re sum_n c_n x_{t,n} + d u_t      that is, a filter h_t = Re sum_n c_n p_n^t b_n and a skip connection
+    y_t = Re sum_n c_n x_{t,n} + d u_t      a filter h_t = Re sum_n c_n p_n^t b_n and a skip connection
 
-Gu et al. 2022 (arXiv:2206.11893, eq. 2 and 3). The mixer discretises. Each conjugate pair is one n, and c includes the factor 2
-in front of Re. Massaroli et al. 2023 (arXiv:2310.18780, eq. 3.1 and 3.2): p are the poles, c the residues, b = 1. A complex array
-is stored as M = 2N real numbers: real parts, then imaginary parts. |p| <= 1 is required, or long rows overflow.
+Gu et al. 2022 (arXiv:2206.11893, eq. 2 and 3). The mixer discretises the parameters. Each conjugate pair is one n, and c includes
+the factor 2 in front of Re. Massaroli et al. 2023 (arXiv:2310.18780, eq. 3.1 and 3.2): p are the poles, c the residues, b = 1. A
+complex array is stored as M = 2N real numbers: real parts, then imaginary parts. |p| <= 1 is required, or long rows overflow.
 
 State: x_BDM in the accumulation dtype, in which everything is computed. Resets are exact in all forms: contributions across
 document borders are masked out before they are summed (see `_convolution`).

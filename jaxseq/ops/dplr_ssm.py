@@ -3,7 +3,7 @@
     x'(t) = A x(t) + b u(t),   y(t) = 2 Re c x(t) + d u(t),   A = diag(lam) - P P*          (arXiv:2111.00396, §3, eq. 1 and 6)
     x_t = (2/dt - A)^-1 ((2/dt + A) x_{t-1} + 2 b u_t),   y_t = 2 Re c x_t + d u_t          (eq. 3)
 
-for each channel. x in C^N holds one of each of N conjugate pairs, and P* x is the sum over both: the real number
+for each channel. x in C^N holds one value of each of N conjugate pairs; P* x sums over both and is the real number
 2 Re sum conj(P) x. The inverse is diagonal plus rank one (§C.1, Woodbury), so a step costs O(N). The parallel and chunkwise forms
 need the full matrix: x is then 2N real numbers (real parts, imaginary parts) and A a real 2N x 2N matrix, built by 2N steps.
 
@@ -41,7 +41,7 @@ class Step(NamedTuple):
 
     def __call__(self, x: jax.Array, force: jax.Array | float = 0.0) -> jax.Array:
         """x [..., D, M]; `force` is 2 b u."""
-        inner = lambda z: 2 * jnp.sum(self.P_DM * z, axis=-1, keepdims=True)  # P* z of both halves  # noqa: E731
+        inner = lambda z: 2 * jnp.sum(self.P_DM * z, axis=-1, keepdims=True)  # P* z over both of each pair  # noqa: E731
         z = complex_times(self.D_DM, complex_times(self.E_DM, x) - self.P_DM * inner(x) + force)
         return z - self.R_DM * inner(z)
 

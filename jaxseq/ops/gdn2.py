@@ -50,7 +50,7 @@ def example(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float3
 
 
 def stress(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float32) -> dict[str, Example]:
-    """"repeated": all tokens have one key, log_w = 0 and beta = 1; "large": beta = 1.9."""
+    """All tokens have one key. b = 0.9; "repeated": log_w = 0 and b = 1; "large": log_w = -0.05 and b = 1.9."""
     base = example(key, batch, time, dtype)
     q, k, v, log_w, b, w = base.xs
     (one,) = repeated(k)

@@ -91,7 +91,7 @@ def chunkwise(
     x_BTD: jax.Array, *, w_WD: jax.Array, skip_D: jax.Array, state: LongConvState | None = None, pos: jax.Array | None = None,
     chunk: int = 1024,
 ) -> tuple[jax.Array, LongConvState]:  # fmt: skip
-    """Overlap-add: each chunk of `chunk` tokens is convolved with itself and with the W - 1 inputs before it.
+    """Each chunk of `chunk` tokens, with the W - 1 inputs before it, is convolved with the filter.
 
     Work is O(T / C * (W + C) log(W + C)), and W - 1 inputs per chunk are stored for the backward pass: use chunks about as long
     as the filter. If T <= chunk this is `parallel`.

@@ -86,7 +86,7 @@ def check_laws(thing: Any) -> dict[str, dict[str, float]]:
 
     - the name of an op or of an architecture of this package: "retention", "retnet" ("gru" names both; both are checked);
     - an op: a module, or any object with `FORMS = {"recurrent": …, "parallel": …, "chunkwise": …}` and
-      `example(key, batch, time, dtype) -> jaxseq.ops._example.Example`; a form is called as
+      `example(key, batch, time, dtype) -> jaxseq.ops.Example`; a form is called as
       `form(*xs, state=None, pos=None, **weights, **options) -> (y, state)`; optional: `summary`, `combine`, `apply`,
       `canonical`, `stress(key, batch, time, dtype) -> {case: Example}` (hard inputs; by default some are made from the example).
       The option `chunk` of a form is set to a small number, except for hard inputs;

@@ -51,8 +51,8 @@ def _largest(wanted) -> float:
 def worst(got, wanted, share: float = 0.0) -> tuple[float, str]:
     """(largest `error` over the leaves of two trees, the leaf where it occurs); infinite if their structures differ.
 
-    share: differences are at least relative to this share of the largest value of all leaves. For gradients, one of which may be
-    zero but for rounding, such as that of the keys' bias in softmax attention.
+    share: the denominator is at least this share of the largest value of all leaves. For gradients, some of which are zero up to
+    rounding, such as that of the keys' bias in softmax attention.
     """
     got_leaves = jax.tree_util.tree_leaves_with_path(got)
     wanted_leaves, same = jax.tree.leaves(wanted), jax.tree.structure(got) == jax.tree.structure(wanted)

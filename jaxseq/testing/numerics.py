@@ -94,7 +94,7 @@ def dtype(subject: Subject) -> float:
 
 
 def _up_to_other_choices(check: Check, subject: Subject, low, arguments, exact, results: dict, pos) -> dict:
-    """`results` with each row replaced by `exact` from the first token on whose choice differs from float64, and its state too.
+    """`results`, with `exact` in each row from the first token whose choice differs from float64, and in its final state.
 
     Fails if fewer than half of the tokens remain.
     """

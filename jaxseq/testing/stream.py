@@ -43,7 +43,7 @@ def split(subject: Subject) -> float:
 
 
 def unit(subject: Subject) -> float:
-    """T = 0 gives no outputs and returns the state bit for bit; state=None gives the empty state, as a padded row does."""
+    """T = 0 gives an empty output, with the usual shape and dtype, and returns the state bit for bit."""
     check, case = Check(subject, "unit"), subject.case(np.float64)
     for form in subject.forms:
         like = run(subject, "recurrent", case.part(0, 1), case.state, positions(subject, 1))[0]
@@ -55,7 +55,7 @@ def unit(subject: Subject) -> float:
 
 
 def none(subject: Subject) -> float:
-    """state=None equals the empty state, as at a document start; pos=None means no document start and no padding."""
+    """state=None equals the empty state, which a padded row returns; pos=None means no document start and no padding."""
     check, case, pos = Check(subject, "none"), subject.case(np.float64), positions(subject, PIECE)
     xs = case.part(0, PIECE)
     document = np.broadcast_to(np.arange(PIECE, dtype=np.int32), pos.shape)

@@ -1,4 +1,4 @@
-"""The law of hard inputs: on inputs as from real data and trained weights, no form is much less accurate than the recurrent one.
+"""The law of hard inputs, as of real data and trained weights: no form is much less accurate than the recurrent one.
 
 An op's `stress(key, batch, time, dtype)` returns the cases by name (`jaxseq.ops._example.STRESSES`): decays of exactly 1, near 1,
 near e^-50 and a mix of these, one token repeated over all blocks, and inputs or weights far from their initial values.
@@ -40,7 +40,7 @@ def cases(op, time: int, dtype, batch: int = BATCH) -> dict[str, Example]:
 
 
 def positions(time: int, batch: int) -> np.ndarray:
-    """pos [batch, time]: all rows continue a document; in all but the first, a document begins after some blocks."""
+    """pos [batch, time]: all rows continue a document; in all but the first, another document begins after T // 3 tokens."""
     pos_BT = np.tile(np.arange(1, time + 1, dtype=np.int32), (batch, 1))
     pos_BT[1:, time // 3 :] = np.arange(time - time // 3)
     return pos_BT
@@ -91,8 +91,7 @@ def measure(subject: OpSubject, case: Example, gradients: bool = True) -> dict[s
 
 
 def _without_refused(found, exact):
-    """`found` with the exact values in rows that a solver has refused: it did not converge and says so by NaN in the whole row of
-    y and of the state."""
+    """`found` with the exact values in rows for which a solver did not converge: there, y and the state are NaN."""
     (y, state), slopes = found
     refused_B = np.all(np.isnan(y), axis=tuple(range(1, y.ndim)))
     instead = lambda x, own: np.where(refused_B.reshape(-1, *[1] * (x.ndim - 1)) & np.isnan(x), own, x)  # noqa: E731

@@ -124,7 +124,7 @@ def hold(subject: ModelSubject, case: str, time: int, dtype: str = "float32", ba
             errors = {form: _errors(_run(subject, form, dtype, tokens, params, gradients), exact) for form in subject.forms}
             if all(errors.values()):
                 return _judged(Check(subject, "stress"), errors, case, time, dtype)
-    raise compare.LawBroken(f"{subject.name}: with none of {SEEDS} seeds do the routers choose in {dtype} as in float64 ({case})")
+    raise compare.LawBroken(f"{subject.name}: routers choose differently in {dtype} and float64 for all {SEEDS} seeds ({case})")
 
 
 def _judged(check: Check, errors: dict, case: str, time: int, dtype: str) -> float:

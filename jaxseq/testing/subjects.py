@@ -107,7 +107,7 @@ class Subject:
         return jax.tree.map(replace, state, other)
 
     def case(self, dtype) -> Case:
-        """The arguments, drawn once in float64; for another dtype the same numbers, rounded to the dtypes of `make`."""
+        """The arguments, sampled once in float64; for another dtype the same numbers, rounded to the dtypes of `make`."""
         name = np.dtype(dtype).name
         if name in self._cases:
             return self._cases[name]
@@ -202,7 +202,7 @@ class OpSubject(Subject):
         self.options: dict[str, Any] = {}
 
     def variant(self, op) -> "OpSubject":
-        """Another op on the arguments of this one, in its recurrent form only; nothing is drawn or compiled twice."""
+        """Another op with the arguments of this one. Only its recurrent form is used, or both forms of an op with two."""
         other = OpSubject(op, self.defaults, tuple(f for f in op.FORMS if f == "recurrent" or len(op.FORMS) == 2))
         if op.example is self.op.example:
             other._cases, other.options = self._cases, self.options

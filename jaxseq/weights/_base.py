@@ -1,4 +1,4 @@
-"""The base class of weights, and the products that ask a weight to multiply itself."""
+"""The base class of weights, and products with arrays or weights."""
 
 import dataclasses
 import math
@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-LEADING = ("layers", "expert")  # axes that count matrices
+LEADING = ("layers", "expert")  # leading axes, along which matrices are stacked
 
 
 class Weight:
-    """Base of what stands for an array. A subclass is a pytree dataclass that defines `dense`."""
+    """Base class of pytrees that stand for an array. A subclass is a dataclass that defines `dense`."""
 
     trained: ClassVar[tuple[str, ...]] = ()  # fields that training changes
-    static: ClassVar[tuple[str, ...]] = ()  # fields that are no arrays, set by the decorator `weight`
+    static: ClassVar[tuple[str, ...]] = ()  # fields that are not arrays, set by the decorator `weight`
 
     def dense(self) -> jax.Array:
         """The array that this stands for."""
@@ -40,7 +40,7 @@ def dense(w: Any, dtype: Any) -> jax.Array:
 
 
 def whole(part: Any) -> jax.Array:
-    """The array of a part of a weight, in its own dtype, or in float32 if it is a Weight itself."""
+    """A field of a weight as an array: in its own dtype, or in float32 if it is a Weight itself."""
     return dense(part, jnp.float32) if isinstance(part, Weight) else part
 
 
@@ -67,7 +67,7 @@ def box_like(box: Any, shape: Any, names: tuple, dtype: Any = None, contracts: t
 
 
 def leading(box: Any) -> int:
-    """Number of axes of a parameter that count matrices."""
+    """Number of leading axes of a parameter, along which matrices are stacked."""
     return next((i for i, name in enumerate(box.names) if name not in LEADING), len(box.names))
 
 
@@ -76,7 +76,7 @@ def is_weight(node: Any) -> bool:
 
 
 def norms(w: jax.Array, inputs: int, leads: int) -> jax.Array:
-    """The norm of each output's inputs; the contracted axes keep the size 1. A tiny number in place of zero."""
+    """The norm of each output's weights, with contracted axes of size 1. A norm of zero is replaced by a tiny number."""
     axes = tuple(range(leads, leads + inputs))
     return jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(w), axis=axes, keepdims=True), jnp.finfo(w.dtype).tiny))
 

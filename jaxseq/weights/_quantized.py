@@ -54,16 +54,16 @@ CODES = {
 @weight("kind", "axis")
 class QuantizedWeight(Weight):
     """w = scale * value(codes): symmetric, so zeros stay zeros. 8 bits: one scale per output. 4 bits: one per group of at most
-    GROUP inputs along `axis`, the last contracted one, and two codes in a byte along that axis, the first in the low half."""
+    GROUP inputs along `axis`, the last contracted axis, with two codes per byte along it, the first in the low bits."""
 
     codes: jax.Array
-    scale: jax.Array  # float32; its axes are those of w, each of size 1, or of the number of groups, where it is shared
+    scale: jax.Array  # float32, with the axes of w; an axis along which it is shared has size 1 or the number of groups
     kind: str
     axis: int  # counted from the end
 
     @classmethod
     def of(cls, w: jax.Array, kind: str, contracts: tuple[int, ...]) -> "QuantizedWeight":
-        """The array quantized. contracts: its contracted axes, counted from the end. Zeros have the scale 1."""
+        """Quantizes w. contracts: its contracted axes, counted from the end. Where all weights are zero, the scale is 1."""
         code, axis = CODES[kind], max(contracts)
         shape = _scale_shape(w.shape, kind, contracts)
         tiles = [part for size, count in zip(w.shape, shape, strict=True) for part in (count, size // count)]
@@ -74,10 +74,10 @@ class QuantizedWeight(Weight):
 
     @classmethod
     def boxes(cls, box: Any, argument: str, kind: str) -> "QuantizedWeight":
-        """The structure for a parameter: its parts in boxes, as in `model.boxed()`."""
+        """The boxes of a quantized parameter's fields, as in `model.boxed()`. Raises UserError if `fits` is false."""
         axis, shape = max(box.contracts), list(box.value.shape)
         if not fits(box, kind):
-            raise UserError(f"{kind} packs two numbers into a byte, but a matrix has {shape[axis]} inputs; leave it out")
+            raise UserError(f"{kind} packs two weights into a byte, but a matrix has {shape[axis]} inputs; leave it out")
         scale = _scale_shape(tuple(shape), kind, box.contracts)
         shape[axis] //= 2 if CODES[kind].bits == 4 else 1
         names = tuple(n if size > 1 else None for n, size in zip(box.names, scale, strict=True))
@@ -106,7 +106,7 @@ def _scale_shape(shape: tuple[int, ...], kind: str, contracts: tuple[int, ...]) 
 
 
 def fits(box: Any, kind: str) -> bool:
-    """Whether a parameter can be quantized so: 4 bits need an even number of inputs."""
+    """Whether a parameter can have this kind: 4 bits need an even number of inputs."""
     return CODES[kind].bits == 8 or group(box.value.shape[max(box.contracts)]) > 0
 
 
@@ -116,7 +116,7 @@ def group(size: int) -> int:
 
 
 def _spread(scale: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """The scale of each number of an array of this shape."""
+    """The scale of each element of an array of this shape."""
     for axis, (count, size) in enumerate(zip(scale.shape, shape, strict=True)):
         scale = jnp.repeat(scale, size // count, axis) if 1 < count < size else scale
     return scale
@@ -135,7 +135,7 @@ def _unpack(codes: jax.Array, axis: int) -> jax.Array:
 
 @weight("kind", "contracts")
 class Rounded(Weight):
-    """w, of which training sees the quantized values: w + stop_gradient(quantized(w) - w), the straight-through estimator
+    """w, quantized in the forward pass: w + stop_gradient(quantized(w) - w), the straight-through estimator
     (Bengio et al. 2013, arXiv:1308.3432, §4)."""
 
     trained = ("w",)

@@ -1,4 +1,4 @@
-"""Weights with fixed zeros, of low rank, and with a trained change of low rank."""
+"""Sparse weights, low-rank weights, and weights with a low-rank adapter."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from jaxseq.weights._base import Weight, box_like, contract, dense, leading, nor
 
 @weight()
 class Sparse(Weight):
-    """w, whose zeros are fixed: they have no gradient, so no optimiser here changes them."""
+    """w with fixed zeros: they have no gradient, so the optimisers here do not change them."""
 
     trained = ("w",)
     w: Any  # an array or a Weight
@@ -64,9 +64,9 @@ def factors(box: Any, rank: int) -> tuple[Any, Any]:
 
 @weight("inputs", "scale")
 class Adapted(Weight):
-    """A frozen weight with a trained change of low rank: w = base + scale a b (LoRA, Hu et al. 2021, arXiv:2106.09685, §4.1).
+    """A frozen weight plus a trained low-rank matrix: w = base + scale a b (LoRA, Hu et al. 2021, arXiv:2106.09685, §4.1).
 
-    With a magnitude m: w = m (base + scale a b) / |base + scale a b|, the norms over the inputs of each output and without a
+    With a magnitude m: w = m (base + scale a b) / |base + scale a b|, |…| the norm over the inputs of each output without a
     gradient (DoRA, Liu et al. 2024, arXiv:2402.09353, eq. 5 and 11). The fixed zeros of a Sparse base stay zero.
     """
 

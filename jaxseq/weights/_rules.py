@@ -1,4 +1,4 @@
-"""Which parameter has which type of weight, and which parts of it are trained."""
+"""Assigns types of weights to parameters, and separates trained from frozen leaves."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ _RULE = re.compile(r"\s*([a-z0-9]+)(?::(\d{1,6}))?\s*=\s*([^=;]+?)\s*")
 
 
 def rules(text: str) -> list[tuple[str, str, list[str]]]:
-    """(type, argument, paths) of each rule. Raises UserError for anything else."""
+    """(type, argument, paths) of each rule. Raises UserError for text that is not a list of rules."""
     found = []
     for part in text.split(";") if text.strip() else ():
         match = _RULE.fullmatch(part)
@@ -52,7 +52,7 @@ def replaced(tree: Any, new: Mapping[str, Any], is_leaf: Callable[[Any], bool] |
 
 
 def typed(boxes: Any, text: str) -> Any:
-    """The boxes of a dense model's parameters with the types that `text`, config.model.weights, gives them.
+    """The boxes of a dense model's parameters, with the types that `text` (config.model.weights) assigns.
 
     Raises UserError for a rule that does not fit the model.
     """
@@ -67,7 +67,7 @@ def typed(boxes: Any, text: str) -> Any:
 
 
 def is_node(node: Any) -> bool:
-    """Whether a node stands for a whole parameter."""
+    """Whether a node of the tree is a whole parameter: a Weight or a box."""
     return is_weight(node) or _is_box(node)
 
 
@@ -77,12 +77,12 @@ def at(tree: Any, path: str) -> Any:
 
 
 def merged(tree: Any) -> Any:
-    """The tree with the array that each Weight stands for."""
+    """The tree with each Weight replaced by its dense array."""
     return jax.tree.map(lambda node: node.dense() if is_weight(node) else node, tree, is_leaf=is_weight)
 
 
 def _trained(tree: Any) -> Any:
-    """A tree of bools: which leaves training changes. With adapters in the tree, only these."""
+    """A tree of bools: whether a leaf is trained. If the tree has adapters, only these are trained."""
     nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, Adapted))
     adapted = any(isinstance(node, Adapted) for node in nodes)
 
@@ -101,7 +101,7 @@ def _trained(tree: Any) -> Any:
 
 
 def parted(tree: Any) -> tuple[Any, Any]:
-    """(what training changes, what it does not), each with None for the leaves of the other; (tree, None) if all is trained."""
+    """(trained leaves, frozen leaves), each a tree with None for the others; (tree, None) if all are trained."""
     keep = _trained(tree)
     if all(jax.tree.leaves(keep)):
         return tree, None
@@ -110,7 +110,7 @@ def parted(tree: Any) -> tuple[Any, Any]:
 
 
 def joined(trained: Any, frozen: Any) -> Any:
-    """The tree of which these are the parts."""
+    """Inverse of `parted`."""
     if frozen is None:
         return trained
     return jax.tree.map(lambda a, b: b if a is None else a, trained, frozen, is_leaf=lambda node: node is None)

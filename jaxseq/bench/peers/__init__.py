@@ -4,8 +4,8 @@
     open(model, params)            the peer's model with our weights; raises UserError if the library has no such model
     .logits(tokens_BT)             numpy [B, T, V], to check that both compute the same
     .training(rows, length)        a call that runs one training step on random tokens: gradients, clipping, AdamW
-    .reading(length)               a call that reads a prompt to the logits of the next token
-    .generating(length, steps)     a call that reads a prompt of `length` tokens and decodes `steps` tokens greedily
+    .reading(length)               a call that prefills a prompt and computes the logits of the next token
+    .generating(length, steps)     a call that prefills `length` tokens and decodes `steps` tokens greedily
 """
 
 import importlib.metadata
