@@ -4,7 +4,7 @@ One dimension key for the whole project; arrays carry it as a suffix (`q_BTHK`),
 
     B batch
     T time (of queries)                S time of keys, slots of a state
-    C tokens of a chunk                Z chunks, of queries if U are chunks of keys
+    C tokens of a chunk                Z chunks, or chunks of queries; U chunks of keys
     H heads                            G key/value heads; R query heads a key head, rank of a low-rank map
     K key size                         V value size (of a model: vocabulary, classes)
     D width, channels                  F hidden width, frequencies
