@@ -76,7 +76,10 @@ FIELDS: dict[str, Number | OrAuto | Kind] = {
         "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_eps", "mixer_rms_eps", "time_step_min",
         "time_step_max", "time_step_floor",
     ), EPS),
-    **dict.fromkeys(("rope_theta", "rotary_emb_base"), POSITIVE),
+    **dict.fromkeys((
+        "rope_theta", "rotary_emb_base", "embedding_multiplier", "lm_head_multiplier", "key_multiplier",
+        "attention_in_multiplier", "attention_out_multiplier", "ssm_in_multiplier", "ssm_out_multiplier",
+    ), POSITIVE),
     **dict.fromkeys((
         "rotary_pct", "router_aux_loss_coef", "router_z_loss_coef", "router_jitter_noise", "hidden_dropout_prob",
         "dropout_rate", "drop_path_rate",
@@ -85,18 +88,20 @@ FIELDS: dict[str, Number | OrAuto | Kind] = {
         "tie_word_embeddings", "attention_bias", "mlp_bias", "qkv_bias", "use_bias", "use_conv_bias", "use_parallel_residual",
         "scale_attn_weights", "scale_attn_by_inverse_layer_idx", "add_cross_attention", "is_decoder", "router_bias",
         "scale_decoder_outputs", "add_pooling_layer", "share_decoder_input_output_embed", "no_scale_embedding", "bidirectional",
+        "mamba_rms_norm", "mamba_norm_before_gate",
     ), FLAG),
     **dict.fromkeys((
         "hidden_act", "activation_function", "feed_forward_proj", "dense_act_fn", "activation_fn", "position_embedding_type",
         "pooler_act",
     ), TEXT),
     **dict.fromkeys(("rope_parameters", "rope_scaling", "quantization_config", "id2label", "ssm_cfg"), MAP),
-    **dict.fromkeys(("architectures", "time_step_limit", "attn_layer_idxs"), LIST),
+    **dict.fromkeys(("architectures", "time_step_limit", "attn_layer_idxs", "mlp_multipliers", "ssm_multipliers"), LIST),
 }  # fmt: skip
 EMPTY = {  # fields that may be null, which means that they are absent
     "n_inner", "head_dim", "num_key_value_heads", "sliding_window", "num_decoder_layers", "rope_parameters", "rope_scaling",
     "id2label", "quantization_config", "architectures", "dense_act_fn", "feed_forward_proj", "attention_bias", "pooler_act",
-    "rope_theta", "intermediate_size", "mamba_d_ssm", "position_embedding_type",
+    "rope_theta", "intermediate_size", "mamba_d_ssm", "position_embedding_type", "mlp_multipliers",
+    "ssm_multipliers",
 }  # fmt: skip
 
 

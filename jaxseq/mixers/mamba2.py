@@ -23,6 +23,12 @@ def a_log_init(low: float, high: float):
     return lambda key, shape, dtype: jnp.log(jax.random.uniform(key, shape, dtype, low, high))
 
 
+def gated(y_BTHV: jax.Array, x_BTHV: jax.Array, d_H: jax.Array, z_BTD: jax.Array) -> jax.Array:
+    """(y + D x) * silu(z) [B, T, D], in the dtype of z."""
+    y_BTHV += (d_H[:, None] * x_BTHV).astype(z_BTD.dtype)
+    return y_BTHV.reshape(z_BTD.shape) * nn.silu(z_BTD)
+
+
 class Mamba2(Mixer):
     """y = rms_norm((ssd(x, dt, B, C) + D x) * silu(z)) W_out, (z, x, B, C, dt) = u W_in, with silu(conv(.)) on x, B and C.
 
@@ -73,17 +79,20 @@ class Mamba2(Mixer):
         y_BTD, state = conv(x_BTD, w_WD=w_WD, bias_D=bias_D, state=state)
         return nn.silu(y_BTD), state
 
+    def _projected(self, all_BTD):
+        """z, x, B, C and dt, one after another, before their use."""
+        return all_BTD
+
     def _gated_norm(self, y_BTHV, x_BTHV, d_H, z_BTD):
         """rms_norm((y + D x) * silu(z)), the norm over the channels of each group."""
         scale_D = param(self, "norm_scale", jax.nn.initializers.ones, z_BTD.shape[-1:], ("mlp",), decay=False)
 
-        def gated(y_BTHV, x_BTHV, d_H, z_BTD, scale_D):
-            y_BTHV += (d_H[:, None] * x_BTHV).astype(self.dtype)
-            y_BTD = y_BTHV.reshape(z_BTD.shape) * nn.silu(z_BTD)
+        def normed(y_BTHV, x_BTHV, d_H, z_BTD, scale_D):
+            y_BTD = gated(y_BTHV, x_BTHV, d_H, z_BTD)
             parts = y_BTD.reshape(*y_BTD.shape[:2], self.groups, y_BTD.shape[2] // self.groups)
             return (rms_normalize(parts, self.eps).reshape(y_BTD.shape) * scale_D).astype(self.dtype)
 
-        return recomputed(gated)(y_BTHV, x_BTHV, d_H, z_BTD, scale_D)
+        return recomputed(normed)(y_BTHV, x_BTHV, d_H, z_BTD, scale_D)
 
     def _head_param(self, name: str, init):
         return param(self, name, init, (self.heads,), ("heads",), decay=False)
@@ -94,7 +103,7 @@ class Mamba2(Mixer):
         conv, ssd = (None, None) if state is None else state
         features = 2 * inner + selected + self.heads
         all_BTD = Linear((features,), ("embed", "mlp"), init_fn=fan_in_uniform, dtype=self.dtype, name="in")(x_BTD)
-        z_BTD, u_BTD, dt_BTH = jnp.split(all_BTD, [inner, 2 * inner + selected], axis=-1)
+        z_BTD, u_BTD, dt_BTH = jnp.split(self._projected(all_BTD), [inner, 2 * inner + selected], axis=-1)
         u_BTD, conv = self._conv(u_BTD, conv, call)
         x_BTHV = u_BTD[..., :inner].reshape(*u_BTD.shape[:2], self.heads, size)
         b_BTGK, c_BTGK = (

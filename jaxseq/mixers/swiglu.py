@@ -24,6 +24,10 @@ class SwiGLU(Mixer):
     def units(self, kind):
         return Units(self.features, ("mlp",), lambda n: {"hidden": n}) if kind == "channels" else super().units(kind)
 
+    @nn.nowrap
+    def _activation(self, gate_BTF):
+        return nn.silu(gate_BTF)
+
     @nn.compact
     def mix(self, x_BTD, state, call):
         init = _init.paired(self)
@@ -31,7 +35,7 @@ class SwiGLU(Mixer):
         def up(name):
             return Linear((self.features,), ("embed", "mlp"), init_fn=init, dtype=self.dtype, name=name)(x_BTD)
 
-        y_BTF = gated(nn.silu, up("gate"), up("up"))
+        y_BTF = gated(self._activation, up("gate"), up("up"))
         init = _init.outward(self)
         y_BTD = Linear((self.width,), ("mlp", "embed"), init_fn=init, dtype=self.dtype, name="down")(y_BTF)
         return Mixed(y_BTD, ())

@@ -6,6 +6,8 @@ import pytest
 
 import jaxseq
 from jaxseq import testing
+from jaxseq.blocks.parallel import Parallel
+from jaxseq.blocks.residual import Residual
 from jaxseq.errors import UserError
 from jaxseq.layers import RMSNormOffset
 from jaxseq.mixers import _rotary
@@ -19,13 +21,14 @@ OPTIONS = {
     "post_norm": {"model.block": "post_norm", "model.last_norm": False, "model.embedding_width": 8},
     "normed_residual": {"model.block": "normed_residual", "model.normed_residual.alpha": 1.5, "model.normed_residual.beta": 0.5},
     "scaled": {"model.block": "scaled", "model.scaled.scale": 0.5, "model.logit_scale": 0.25},
+    "semi_parallel": {"model.block": "semi_parallel", "model.stack": "2*(attention retention swiglu)"},
     "offset": {"model.positions": "learned", "model.max_positions": 64, "model.position_offset": 2},
 }
 
 
 def build(name):
     small = {"model.width": 16, "model.vocab": 11, "model.stack": "2*(attention swiglu)", "model.attention.heads": 2}
-    return jaxseq.build(jaxseq.config("llama", **small, **OPTIONS[name]))
+    return jaxseq.build(jaxseq.config("llama", **small | OPTIONS[name]))
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -57,6 +60,20 @@ def test_mixers_and_logits_are_multiplied():
     (block,) = plain.blocks
     ones = plain.clone(blocks=(block.clone(scale=1.0),))
     assert compare.error(ones.apply({"params": params | {"blocks_0": blocks}}, tokens)[0], logits) < 1e-6
+
+
+def test_semi_parallel_is_parallel_then_residual():
+    tokens = np.arange(10, dtype=np.int32)[None]
+    model = build("semi_parallel").clone(repeats=(1,))
+    params = jax.jit(model.init)(jax.random.key(0), tokens)["params"]
+    (block,), own = model.blocks, params["blocks_0"]
+    assert set(own) == {"norm_attention", "attention", "retention", "norm_swiglu", "swiglu"}
+    attention, retention, swiglu = block.mixers
+    apart = Parallel(mixers=(attention, retention), shared_norm=True), Residual(mixers=(swiglu,))
+    last = {key: own[key] for key in ("norm_swiglu", "swiglu")}
+    two = params | {"blocks_0": {key: own[key] for key in own.keys() - last.keys()}, "blocks_1": last}
+    logits = jax.jit(model.clone(repeats=(1, 1), blocks=apart).apply)({"params": two}, tokens)[0]
+    assert compare.error(jax.jit(model.apply)({"params": params}, tokens)[0], logits) < 1e-6
 
 
 def test_a_table_of_positions_holds_as_many_as_it_says():

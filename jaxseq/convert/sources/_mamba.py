@@ -109,8 +109,8 @@ def of_mamba(ours: str, names: str, layers: Sequence[int]) -> list[Entry]:
     return [*_of_both(ours, names, layers), *table, same(f"{ours}/dt_bias", f"{names}.dt_proj.bias", layers)]
 
 
-def of_mamba2(ours: str, names: str, layers: Sequence[int]) -> list[Entry]:
-    """The mixer at the path `ours`; names: of their module, with "{layer}"."""
-    pairs = {"dt_bias": "dt_bias", "norm_scale": "norm.weight"}
+def of_mamba2(ours: str, names: str, layers: Sequence[int], normed: bool = True) -> list[Entry]:
+    """The mixer at the path `ours`; names: of their module, with "{layer}"; normed: whether its output has a norm."""
+    pairs = {"dt_bias": "dt_bias"} | ({"norm_scale": "norm.weight"} if normed else {})
     table = [same(f"{ours}/{kind}", f"{names}.{name}", layers) for kind, name in pairs.items()]
     return _of_both(ours, names, layers) + table

@@ -114,6 +114,24 @@ GRANITE = {
     "residual_multiplier": 0.7,
     "logits_scaling": 1.5,
 }
+FALCON_H1 = {
+    "mamba_d_ssm": 24,
+    "mamba_n_heads": 4,
+    "mamba_n_groups": 2,
+    "mamba_d_state": 4,
+    "mamba_chunk_size": 4,
+    "mamba_norm_before_gate": False,
+    "embedding_multiplier": 3.0,
+    "lm_head_multiplier": 0.6,
+    "key_multiplier": 0.7,
+    "attention_in_multiplier": 1.2,
+    "attention_out_multiplier": 0.8,
+    "ssm_in_multiplier": 1.1,
+    "ssm_out_multiplier": 0.9,
+    "mlp_multipliers": [1.3, 0.7],
+    "ssm_multipliers": [1.2, 0.9, 0.8, 1.1, 0.7],
+    "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"},
+}
 BERT = COMMON | HEADS | {"max_position_embeddings": 32}
 VIT = HEADS | {"hidden_size": 16, "num_hidden_layers": 2, "image_size": 8, "patch_size": 4}
 
@@ -146,6 +164,8 @@ MODELS = {
                            "tie_word_embeddings": True}),
     "granite_moe_hybrid_experts": ("GraniteMoeHybridForCausalLM", LLAMA | ENDS | GRANITE | {"num_local_experts": 4,
                                    "intermediate_size": 8, "position_embedding_type": "rope"}),
+    "falcon_h1": ("FalconH1ForCausalLM", LLAMA | ENDS | FALCON_H1),
+    "falcon_h1_normed": ("FalconH1ForCausalLM", LLAMA | ENDS | FALCON_H1 | {"mamba_rms_norm": True}),
     "mistral": ("MistralForCausalLM", LLAMA | ENDS | {"sliding_window": 5, "rope_parameters": LINEAR}),
     "qwen2": ("Qwen2ForCausalLM", LLAMA | ENDS | {"tie_word_embeddings": True, "use_sliding_window": True, "sliding_window": 5,
               "max_window_layers": 1}),
