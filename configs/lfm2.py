@@ -12,21 +12,23 @@ from jaxseq.config import base, pick
 from jaxseq.configs._rates import swept
 
 CONV, ATTENTION = "lfm_conv swiglu", "normed_attention swiglu"
-# Attention in layers 2, 5, 8, 10, 12 and 14 of 16
-RELEASED = f"3*({CONV} {CONV} {ATTENTION}) + 3*({CONV} {ATTENTION}) + ({CONV})"
+ONE, TWO, THREE = (f"{n * f'{CONV} '}{ATTENTION}" for n in (1, 2, 3))
+LAPTOP = f"2*({TWO})"
+RELEASED = f"3*({TWO}) + 3*({ONE}) + ({CONV})"  # attention in layers 2, 5, 8, 10, 12 and 14 of 16
+DEEP = f"2*({TWO}) + 4*({THREE}) + 2*({TWO}) + 2*({CONV})"  # in layers 2, 5, 9, 13, 17, 21, 24 and 27 of 30
 
-# name: width, heads, kv_heads, hidden; the released models
+# name: stack, width, heads, kv_heads, hidden; the released models
 SIZES = {
-    "350m": (1024, 16, 8, 4608),
-    "700m": (1536, 24, 8, 6912),
-    "1.2b": (2048, 32, 8, 8192),
+    "350m": (RELEASED, 1024, 16, 8, 4608),
+    "700m": (RELEASED, 1536, 24, 8, 6912),
+    "1.2b": (RELEASED, 2048, 32, 8, 8192),
+    "2.6b": (DEEP, 2048, 32, 8, 10752),
 }
 
 
 def get_config(size: str = "") -> ConfigDict:
     config = base()
-    width, heads, kv_heads, hidden = pick(SIZES, size, (128, 4, 2, None))
-    config.model.stack = RELEASED if size else f"2*({CONV} {CONV} {ATTENTION})"
+    config.model.stack, width, heads, kv_heads, hidden = pick(SIZES, size, (LAPTOP, 128, 4, 2, None))
     config.model.width = width
     values = {"initial": "llama", "init_std": 0.02 if size else None}
     config.model.lfm_conv = dict(values)

@@ -78,5 +78,32 @@ def test_our_laptop_size_goes_out():
     assert theirs["layer_types"] == ["conv", "conv", "full_attention"] * 2 and theirs["num_hidden_layers"] == 6
     published = jaxseq.build(jaxseq.config("lfm2:350m"))
     assert convert.describe("hf/lfm2", published)["full_attn_idxs"] == [2, 5, 8, 10, 12, 14]
+    deep = convert.describe("hf/lfm2", jaxseq.build(jaxseq.config("lfm2:2.6b")))
+    assert deep["full_attn_idxs"] == [2, 5, 9, 13, 17, 21, 24, 27] and deep["num_hidden_layers"] == 30
     other = jaxseq.build(jaxseq.config("lfm2", **{"model.width": 32, "model.vocab": 11, "model.normed_attention.gated": True}))
     assert convert._source("hf/lfm2").describe(other) is None
+
+
+GRANITE = {"embedding_multiplier": 12.0, "position_embedding_type": None, "tie_word_embeddings": True, "vocab_size": 100352}
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "attention", "layers", "fields"),
+    [
+        ("granite_hybrid:350m", "granite_moe_hybrid", (10, 13, 17, 27), 32, GRANITE | {"mamba_d_head": 32, "logits_scaling": 3.0,
+         "attention_multiplier": 0.015625, "residual_multiplier": 0.246}),
+        ("granite_hybrid:1b", "granite_moe_hybrid", (5, 15, 25, 35), 40, GRANITE | {"mamba_d_head": 64, "logits_scaling": 6.0,
+         "attention_multiplier": 0.0078125}),
+        ("granite_hybrid:3b", "granite_moe_hybrid", (5, 15, 25, 35), 40, GRANITE | {"mamba_d_head": 64, "logits_scaling": 8.0,
+         "attention_multiplier": 0.015625}),
+        ("granite_hybrid:7b-a1b", "granite_moe_hybrid", (5, 15, 25, 35), 40, GRANITE | {"num_local_experts": 64}),
+        ("granite_hybrid:32b-a9b", "granite_moe_hybrid", (5, 15, 25, 35), 40, GRANITE | {"num_local_experts": 72}),
+        ("qwen3_next:80b-a3b", "qwen3_next", range(3, 48, 4), 48, {"mlp_only_layers": [], "num_experts": 512, "rope_theta": 1e7}),
+        ("kimi_linear:48b-a3b", "kimi_linear", (3, 7, 11, 15, 19, 23, 26), 27, {"num_experts": 256, "moe_renormalize": True,
+         "mlp_layer_types": ["dense", *26 * ["sparse"]]}),
+    ],
+)  # fmt: skip
+def test_released_sizes_go_out_as_their_configs(name, source, attention, layers, fields):
+    theirs = convert.describe(f"hf/{source}", jaxseq.build(jaxseq.config(name)))
+    assert theirs["layer_types"] == ["full_attention" if i in attention else "linear_attention" for i in range(layers)]
+    assert {key: theirs[key] for key in fields} == fields
