@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 if hasattr(jax, "enable_x64"):
     enable_x64 = jax.enable_x64
@@ -11,7 +12,7 @@ else:  # before 0.8
 __all__ = ["einsum", "enable_x64"]
 
 
-def einsum(subscripts: str, *arrays: jax.Array, dtype) -> jax.Array:
+def einsum(subscripts: str, *arrays: jax.Array, dtype: DTypeLike) -> jax.Array:
     """`jnp.einsum` with sums and result in `dtype`, which is at least as precise as the arrays' dtypes.
 
     XLA of JAX 0.7 cannot multiply bfloat16 matrices to a float32 result on processors that have bfloat16 instructions ("DotThunk:

@@ -1,10 +1,12 @@
 """Base of the blocks whose mixers come one after another, each with a residual connection."""
 
+from typing import Any
+
 import jax
 from flax import linen as nn
 
 from jaxseq.blocks._block import Block
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.layers import constrain
 
 
@@ -20,7 +22,7 @@ class Serial(Block):
         raise NotImplementedError
 
     @nn.compact
-    def __call__(self, x_BTD, state, call):
+    def __call__(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         states, streams = [], {}
         for mixer, old in zip(self.mixers, state or (None,) * len(self.mixers), strict=True):
             h_BTD = self.before(x_BTD, mixer.name).astype(self.dtype)

@@ -1,10 +1,12 @@
 """Augmented shortcuts: parallel nonlinear paths past the attention (Wang et al. 2023, PanGu-pi, arXiv:2312.17276, §4.2)."""
 
+from typing import Any
+
 import jax
 from flax import linen as nn
 
 from jaxseq.blocks._block import Block
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.layers import Linear, constrain, fan_in
 from jaxseq.mixers import _init
 
@@ -22,7 +24,7 @@ class Augmented(Block):
     reduction: int = 32
 
     @nn.compact
-    def __call__(self, x_BTD, state, call):
+    def __call__(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         after, streams = [], {}
         for mixer, before in zip(self.mixers, state or (None,) * len(self.mixers), strict=True):
             h_BTD = self.normed(x_BTD, mixer.name)

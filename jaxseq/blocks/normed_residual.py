@@ -1,5 +1,7 @@
 """Residual connections around norm and mixer of a normed stream: DeepNorm as in MiniMax-01 (arXiv:2501.08313, §2.1)."""
 
+import jax
+
 from jaxseq.blocks._serial import Serial
 
 
@@ -13,8 +15,8 @@ class NormedResidual(Serial):
     alpha: float = 1.0
     beta: float = 1.0
 
-    def before(self, x_BTD, name):
+    def before(self, x_BTD: jax.Array, name: str) -> jax.Array:
         return self.normed(x_BTD, name)
 
-    def after(self, x_BTD, h_BTD, y_BTD, name):
+    def after(self, x_BTD: jax.Array, h_BTD: jax.Array, y_BTD: jax.Array, name: str) -> jax.Array:
         return self.alpha * h_BTD.astype(x_BTD.dtype) + self.beta * y_BTD

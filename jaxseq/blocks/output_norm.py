@@ -2,6 +2,8 @@
 
 import re
 
+import jax
+
 from jaxseq.blocks._serial import Serial
 
 
@@ -17,8 +19,8 @@ class OutputNorm(Serial):
         """Whether the mixer with this name, a label or one with the suffix _1, _2 …, is in `pre`."""
         return {name, re.sub(r"_\d+$", "", name)} & set(self.pre.split()) != set()
 
-    def before(self, x_BTD, name):
+    def before(self, x_BTD: jax.Array, name: str) -> jax.Array:
         return self.normed(x_BTD, name) if self._pre(name) else x_BTD
 
-    def after(self, x_BTD, h_BTD, y_BTD, name):
+    def after(self, x_BTD: jax.Array, h_BTD: jax.Array, y_BTD: jax.Array, name: str) -> jax.Array:
         return x_BTD + (y_BTD if self._pre(name) else self.normed(y_BTD, name).astype(x_BTD.dtype))

@@ -1,9 +1,12 @@
 """Attention and feed-forward in parallel on the residual stream (Wang & Komatsuzaki 2021, GPT-J; arXiv:2204.06745, §2.1)."""
 
+from typing import Any
+
+import jax
 from flax import linen as nn
 
 from jaxseq.blocks._block import Block
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.layers import constrain
 
 
@@ -13,7 +16,7 @@ class Parallel(Block):
     shared_norm: bool = False  # use the norm of the first mixer for all
 
     @nn.compact
-    def __call__(self, x_BTD, state, call):
+    def __call__(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         after, streams, total_BTD, h_BTD = [], {}, x_BTD, None
         for mixer, before in zip(self.mixers, state or (None,) * len(self.mixers), strict=True):
             if h_BTD is None or not self.shared_norm:

@@ -1,5 +1,7 @@
 """Pre-norm residual block whose mixers are multiplied by a constant, as in Granite (arXiv:2405.04324) and Granite 4.0-H."""
 
+import jax
+
 from jaxseq.blocks._serial import Serial
 
 
@@ -8,8 +10,8 @@ class Scaled(Serial):
 
     scale: float = 1.0
 
-    def before(self, x_BTD, name):
+    def before(self, x_BTD: jax.Array, name: str) -> jax.Array:
         return self.normed(x_BTD, name)
 
-    def after(self, x_BTD, h_BTD, y_BTD, name):
+    def after(self, x_BTD: jax.Array, h_BTD: jax.Array, y_BTD: jax.Array, name: str) -> jax.Array:
         return x_BTD + self.scale * y_BTD

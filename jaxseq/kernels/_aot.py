@@ -2,13 +2,14 @@
 
 import os
 import warnings
+from collections.abc import Callable
 
 import jax
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
 
-def compile_for_tpu(function, *arguments: jax.ShapeDtypeStruct, topology: str = "v5e:2x4") -> jax.stages.Compiled:
+def compile_for_tpu(function: Callable, *arguments: jax.ShapeDtypeStruct, topology: str = "v5e:2x4") -> jax.stages.Compiled:
     """`function` compiled for all chips of the topology, with axis 0 of all arguments and results sharded over them.
 
     `arguments` have global shapes; `function` gets the shard of one chip (jax.shard_map), as Pallas calls require. In the result,

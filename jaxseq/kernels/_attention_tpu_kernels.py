@@ -4,9 +4,13 @@
 lanes; those needed as columns are transposed once per outer block. `stats` holds L and D, `span` holds low and high.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
+
+Ref = Any  # a block of an array in memory, read and written by Ref[...]; JAX has no public type for it
 
 
 def _outer_block():
@@ -28,7 +32,10 @@ def _scores(rows, columns, low, high, number, scale, acc):
     return jnp.where((low <= number) & (number <= high), _dot(rows, columns, acc, (1, 1)) * scale, -jnp.inf)
 
 
-def forward(first, last, span_2I, number_1J, q_IK, k_JK, v_JV, y_IV, lse_1I, span_I2, top_I1, sum_I1, acc_IV, *, scale):
+def forward(
+    first: Ref, last: Ref, span_2I: Ref, number_1J: Ref, q_IK: Ref, k_JK: Ref, v_JV: Ref, y_IV: Ref, lse_1I: Ref,
+    span_I2: Ref, top_I1: Ref, sum_I1: Ref, acc_IV: Ref, *, scale: float,
+) -> None:  # fmt: skip
     """y and L of a block of queries: the softmax runs online over the blocks of keys."""
     block, step = _outer_block(), pl.program_id(3)
     acc = acc_IV.dtype
@@ -58,7 +65,10 @@ def forward(first, last, span_2I, number_1J, q_IK, k_JK, v_JV, y_IV, lse_1I, spa
         lse_1I[...] = (jnp.where(seen, top_I1[...], 0) + jnp.log(total)).T
 
 
-def dq(first, last, span_2I, number_1J, q_IK, k_JK, v_JV, dy_IV, stats_2I, dq_IK, span_I2, stats_I2, acc_IK, *, scale):
+def dq(
+    first: Ref, last: Ref, span_2I: Ref, number_1J: Ref, q_IK: Ref, k_JK: Ref, v_JV: Ref, dy_IV: Ref, stats_2I: Ref,
+    dq_IK: Ref, span_I2: Ref, stats_I2: Ref, acc_IK: Ref, *, scale: float,
+) -> None:  # fmt: skip
     """dq of a block of queries, summed over the blocks of keys."""
     block, step = _outer_block(), pl.program_id(3)
     acc = acc_IK.dtype
@@ -81,7 +91,10 @@ def dq(first, last, span_2I, number_1J, q_IK, k_JK, v_JV, dy_IV, stats_2I, dq_IK
         dq_IK[...] = (acc_IK[...] * scale).astype(dq_IK.dtype)
 
 
-def dkv(first, last, span_2I, number_1J, q_IK, k_JK, v_JV, dy_IV, stats_2I, dk_JK, dv_JV, number_J1, acc_JK, acc_JV, *, scale):
+def dkv(
+    first: Ref, last: Ref, span_2I: Ref, number_1J: Ref, q_IK: Ref, k_JK: Ref, v_JV: Ref, dy_IV: Ref, stats_2I: Ref,
+    dk_JK: Ref, dv_JV: Ref, number_J1: Ref, acc_JK: Ref, acc_JV: Ref, *, scale: float,
+) -> None:  # fmt: skip
     """dk and dv of a block of keys, summed over the query heads of its group and their blocks of queries."""
     block, head, step = _outer_block(), pl.program_id(3), pl.program_id(4)
     acc = acc_JK.dtype

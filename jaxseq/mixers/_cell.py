@@ -2,10 +2,11 @@
 
 from typing import ClassVar
 
+import jax
 from flax import linen as nn
 
 from jaxseq.errors import UserError
-from jaxseq.layers import Linear, Mixer, fan_in, normal, param
+from jaxseq.layers import Initializer, Linear, Mixer, fan_in, normal, param
 from jaxseq.mixers import _init
 
 
@@ -35,17 +36,17 @@ class Cell(Mixer):
             raise UserError(f"hidden size {hidden} is not a multiple of {self.heads} heads; change one of them")
         return hidden // self.heads
 
-    def inputs(self, x_BTD, gates: int, bias: bool):
+    def inputs(self, x_BTD: jax.Array, gates: int, bias: bool) -> jax.Array:
         """u = x W_x (+ b) [B, T, H, gates, K]."""
         features, axes = (self.heads, gates, self._size()), ("embed", "heads", None, None)
         return Linear(features, axes, bias=bias, dtype=self.dtype, name="in")(x_BTD)
 
-    def recurrent_weights(self, gates: int, bias_init):
+    def recurrent_weights(self, gates: int, bias_init: Initializer) -> tuple[jax.Array, jax.Array]:
         size = self._size()
         shape, axes = (self.heads, size, gates, size), ("heads", None, None, None)
         w_HKPJ = param(self, "recurrent", normal(size**-0.5), shape, axes)
         return w_HKPJ, param(self, "bias", bias_init, (self.heads, gates, size), axes[1:], decay=False)
 
-    def output(self, h_BTHK):
+    def output(self, h_BTHK: jax.Array) -> jax.Array:
         axes, init = ("heads", None, "embed"), fan_in(_init.additions(self) ** -0.5)
         return Linear((self.width,), axes, 2, init_fn=init, dtype=self.dtype, name="o")(h_BTHK)

@@ -1,11 +1,12 @@
 """Base of the delta-rule mixers: short convolutions, unit-length keys, decays from a step size, a gated norm."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxseq.call import Call
 from jaxseq.errors import UserError
 from jaxseq.layers import Linear, Mixer, fan_in, param, recomputed, rms_normalize
 from jaxseq.mixers import _init
@@ -58,20 +59,22 @@ class DeltaMixer(Mixer):
         return value_heads, key_size, self.value_size or key_size
 
     @nn.nowrap
-    def init_state(self, batch, context):
+    def init_state(self, batch: int, context: int | None) -> DeltaMixerState:
         value_heads, key_size, value_size = self.sizes()
         conv = short_conv.init_state(batch, self.taps, 2 * self.heads * key_size + value_heads * value_size, self.dtype)
         return DeltaMixerState(conv, _delta.init_state(batch, value_heads, key_size, value_size, self.dtype))
 
-    def project(self, x_BTD, shape: tuple[int, ...], name: str, axes=("heads", None)):
+    def project(
+        self, x_BTD: jax.Array, shape: tuple[int, ...], name: str, axes: tuple[str | None, ...] = ("heads", None)
+    ) -> jax.Array:
         init = _init.inward(self)
         return Linear(shape, ("embed", *axes[: len(shape)]), init_fn=init, dtype=self.dtype, name=name)(x_BTD)
 
-    def low_rank(self, x_BTD, rank: int, shape: tuple[int, int], name: str):
+    def low_rank(self, x_BTD: jax.Array, rank: int, shape: tuple[int, int], name: str) -> jax.Array:
         inner = self.project(x_BTD, (rank,), f"{name}_a", axes=(None,))
         return Linear(shape, (None, "heads", None), init_fn=_init.inward(self), dtype=self.dtype, name=f"{name}_b")(inner)
 
-    def convolved(self, x_BTD, state, call):
+    def convolved(self, x_BTD: jax.Array, state: Any, call: Call) -> tuple[jax.Array, jax.Array, jax.Array, Any]:
         """(q, k, v, state of the convolution): q and k have unit length, then q is divided by sqrt(K)."""
         value_heads, key_size, value_size = self.sizes()
         shapes = {"q": (self.heads, key_size), "k": (self.heads, key_size), "v": (value_heads, value_size)}
@@ -84,12 +87,12 @@ class DeltaMixer(Mixer):
         q, k, v = (x.reshape(*x.shape[:2], *shape) for x, shape in zip(parts, shapes.values(), strict=True))
         return (unit(q) * key_size**-0.5).astype(self.dtype), unit(k).astype(self.dtype), v, state
 
-    def rate(self, x_BTD):
+    def rate(self, x_BTD: jax.Array) -> jax.Array:
         """beta [B, T, H] in the accumulation dtype."""
         rate_BTH = jax.nn.sigmoid(self.project(x_BTD, (self.sizes()[0],), "beta").astype(_time.accumulation_dtype(x_BTD)))
         return 2 * rate_BTH if self.negative else rate_BTH
 
-    def log_decay(self, step, low: float, high: float):
+    def log_decay(self, step: jax.Array, low: float, high: float) -> jax.Array:
         """-A softplus(step + bias), one A per head, stored as its logarithm. Initial: A ~ U(low, high), steps log-uniform."""
         a_log_H = param(self, "A_log", a_log_init(low, high), step.shape[2:3], ("heads",), decay=False)
         bias_init = dt_bias_init(self.dt_min, self.dt_max, self.dt_floor)
@@ -97,7 +100,7 @@ class DeltaMixer(Mixer):
         bias = param(self, "dt_bias", bias_init, step.shape[2:], axes, decay=False)
         return -jnp.exp(a_log_H).reshape(-1, *[1] * (step.ndim - 3)) * nn.softplus(step.astype(bias.dtype) + bias)
 
-    def out(self, y_BTHV, gate_BTHV):
+    def out(self, y_BTHV: jax.Array, gate_BTHV: jax.Array) -> jax.Array:
         scale_V = param(self, "norm_scale", jax.nn.initializers.ones, y_BTHV.shape[-1:], (None,), decay=False)
         acc = _time.accumulation_dtype(y_BTHV)
 

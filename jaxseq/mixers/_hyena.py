@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.errors import UserError
 from jaxseq.layers import Initializer, Linear, Mixer, normal, param, uniform
 from jaxseq.mixers import _init
@@ -54,16 +54,16 @@ class GatedConvolutions(Mixer):
         """Arguments of `convolve`, one item per long convolution; only inside a compact method."""
         raise NotImplementedError
 
-    def convolve(self, item, x_BTD, state, call) -> tuple[jax.Array, Any]:
+    def convolve(self, item: Any, x_BTD: jax.Array, state: Any, call: Call) -> tuple[jax.Array, Any]:
         raise NotImplementedError
 
     @nn.nowrap
-    def init_state(self, batch, context):
+    def init_state(self, batch: int, context: int | None) -> HyenaState:
         short = short_conv.init_state(batch, self.taps, (self.order + 1) * self.width, self.dtype)
         return HyenaState(short, tuple(self.long_state(batch) for _ in range(self.convolutions())))
 
     @nn.compact
-    def mix(self, x_BTD, state, call):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         count, width, heads = self.order + 1, self.width, self.heads
         short, long = (None, (None,) * self.convolutions()) if state is None else state
         shape, axes = (heads, count, width // heads), ("embed", None, None, "mlp")

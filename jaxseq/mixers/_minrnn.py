@@ -1,12 +1,12 @@
 """Base of minLSTM and minGRU: convolution, values, recurrence and output (Feng et al. 2024, arXiv:2410.01201)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.layers import Linear, Mixer, fan_in, param, uniform
 from jaxseq.mixers import _init
 from jaxseq.ops import minlstm, short_conv
@@ -17,7 +17,7 @@ class MinState(NamedTuple):
     scan: minlstm.LinearState
 
 
-def positive(x):
+def positive(x: jax.Array) -> jax.Array:
     """g of appendix B: x + 1/2 for x >= 0, else sigmoid(x); continuous, but its slope jumps from 1/4 to 1 at zero."""
     return jnp.where(x >= 0, x + 0.5, jax.nn.sigmoid(x))
 
@@ -35,22 +35,22 @@ class MinRNN(Mixer):
     forget_bias: float = 1.0
 
     @nn.nowrap
-    def init_state(self, batch, context):
+    def init_state(self, batch: int, context: int | None) -> MinState:
         conv = short_conv.init_state(batch, self.taps, self.width, self.dtype) if self.taps else ()
         return MinState(conv, minlstm.init_state(batch, self.expand * self.width, self.dtype))
 
-    def gate(self, u_BTD):
+    def gate(self, u_BTD: jax.Array) -> jax.Array:
         raise NotImplementedError
 
-    def linear(self, u_BTD, name: str):
+    def linear(self, u_BTD: jax.Array, name: str) -> jax.Array:
         return Linear((self.expand * self.width,), ("embed", "mlp"), dtype=self.dtype, name=name)(u_BTD)
 
-    def bias(self, name: str, value: float):
+    def bias(self, name: str, value: float) -> jax.Array:
         shape, init = (self.expand * self.width,), jax.nn.initializers.constant(value)
         return param(self, name, init, shape, ("mlp",), decay=False)
 
     @nn.compact
-    def mix(self, x_BTD, state, call):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         conv_state, scan = (None, None) if state is None else state
         if self.taps:
             w_WD = param(self, "conv_kernel", uniform(self.taps**-0.5), (self.taps, self.width), (None, "embed"))

@@ -5,10 +5,11 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import ArrayLike, DTypeLike
 
 from jaxseq import registry
 from jaxseq.errors import UserError
-from jaxseq.layers import Mixer, param, recomputed
+from jaxseq.layers import Initializer, Mixer, param, recomputed
 from jaxseq.ops import token_shift
 
 
@@ -33,22 +34,22 @@ class HeadMixer(Mixer):
         return self.width // self.heads
 
     @nn.nowrap
-    def init_state(self, batch, context):
+    def init_state(self, batch: int, context: int | None) -> TimeMixState:
         shift, op = token_shift.init_state(batch, self.width, self.dtype), registry.load("ops", self.op)
         return TimeMixState(shift, op.init_state(batch, self.heads, self.size(), self.size(), self.dtype))
 
 
-def depth(layer, layers: int):
+def depth(layer: Any, layers: int) -> tuple[Any, Any]:
     """(layer / (layers - 1), 1 - layer / layers): the two depth ratios of the released initialisation; (0, 1) for one layer."""
     return layer / max(layers - 1, 1), 1 - layer / layers
 
 
-def ramp(width: int, dtype=jnp.float32):
+def ramp(width: int, dtype: DTypeLike = jnp.float32) -> jax.Array:
     """i / D for each channel i, [D]."""
     return jnp.arange(width, dtype=dtype) / width
 
 
-def constant(value):
+def constant(value: ArrayLike) -> Initializer:
     """An initialiser that ignores its key."""
     return lambda key, shape, dtype: jnp.broadcast_to(value, shape).astype(dtype)
 
@@ -56,34 +57,38 @@ def constant(value):
 orthogonal, zeros = jax.nn.initializers.orthogonal, jax.nn.initializers.zeros
 
 
-def vector(module, name: str, value, shape, axes, lr: float = 1.0):
+def vector(
+    module: nn.Module, name: str, value: ArrayLike, shape: tuple[int, ...], axes: tuple[str | None, ...], lr: float = 1.0
+) -> jax.Array:
     """A parameter that starts at `value` and has no weight decay."""
     return param(module, name, constant(value), shape, axes, decay=False, lr=lr)
 
 
-def mix(module, name: str, share, x_BTD, last_BTD, of_last: bool = False):
+def mix(
+    module: nn.Module, name: str, share: jax.Array, x_BTD: jax.Array, last_BTD: jax.Array, of_last: bool = False
+) -> jax.Array:
     """m x_t + (1 - m) x_{t-1} with a trained m, initially `share`; with `of_last` the parameter is 1 - m."""
     mu_D = vector(module, name, 1 - share if of_last else share, x_BTD.shape[-1:], ("embed",)).astype(x_BTD.dtype)
     return x_BTD + mu_D * (last_BTD - x_BTD) if of_last else last_BTD + mu_D * (x_BTD - last_BTD)
 
 
-def layer_scale(layer, layers: int):
+def layer_scale(layer: Any, layers: int) -> Any:
     """((1 + layer) / layers)^0.7: initial scale of the norm of each head, from RWKV-5 on."""
     return ((1 + layer) / layers) ** 0.7
 
 
-def decay_speed(width: int, low: float, span: float, ratio):
+def decay_speed(width: int, low: float, span: float, ratio: ArrayLike) -> jax.Array:
     """low + span (n / (D - 1))^(0.7 + 1.3 ratio) for channel n: memories from long to short."""
     n_D = jnp.arange(width) / max(width - 1, 1)
     return low + span * n_D ** (0.7 + 1.3 * ratio)
 
 
-def zigzag(width: int):
+def zigzag(width: int) -> jax.Array:
     """(n + 1) mod 3 - 1 for channel n, which cycles through 0, 1, -1."""
     return (jnp.arange(width) + 1) % 3 - 1.0
 
 
-def group_norm(module, x_BTHV, eps: float, scale=1.0):
+def group_norm(module: nn.Module, x_BTHV: jax.Array, eps: float, scale: ArrayLike = 1.0) -> jax.Array:
     """Layer norm of each head, with a scale and bias for every channel (torch's GroupNorm with H groups): [B, T, H V]."""
     channels = (x_BTHV.shape[2] * x_BTHV.shape[3],)
 

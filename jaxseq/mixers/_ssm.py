@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from jaxseq.errors import UserError
 from jaxseq.layers import Initializer, Linear, Mixer, param, scaled_uniform, uniform
@@ -56,7 +57,7 @@ def constant(value: np.ndarray) -> Initializer:
     return lambda key, shape, dtype: jnp.broadcast_to(jnp.asarray(value, dtype), shape)
 
 
-def complex_normal(key, shape, dtype):
+def complex_normal(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
     """Complex normal with variance 1, [..., 2]."""
     return math.sqrt(0.5) * jax.random.normal(key, shape, dtype)
 

@@ -1,13 +1,13 @@
 """Softmax attention with rotary or linear positions, grouped queries and an optional sliding window."""
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.errors import UserError
 from jaxseq.layers import Linear, Mixer, Units, param, rotate
 from jaxseq.mixers import _init, _rotary
@@ -96,7 +96,7 @@ class Attention(Mixer):
         return _rotary.frequencies(self, turned)
 
     @nn.nowrap
-    def init_state(self, batch, context):
+    def init_state(self, batch: int, context: int | None) -> attention.AttentionState:
         kv_heads, size = self._sizes()
         slots = self.window or context
         if slots is None:
@@ -105,11 +105,11 @@ class Attention(Mixer):
         return attention.init_state(batch, slots, kv_heads, key_size, size, self.dtype)
 
     @nn.nowrap
-    def remaining_capacity(self, state):
+    def remaining_capacity(self, state: attention.AttentionState) -> jax.Array | None:
         return None if self.window else state.k_BGSK.shape[-2] - state.count_B
 
     @nn.nowrap
-    def units(self, kind):
+    def units(self, kind: str) -> Units | str:
         if kind != "heads" or self.alibi:
             return "the slopes of alibi depend on the number of heads" if kind == "heads" else super().units(kind)
         kv_heads, size = self._sizes()
@@ -129,7 +129,7 @@ class Attention(Mixer):
         return y_BTHK
 
     @nn.compact
-    def mix(self, x_BTD, state, call):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         kv_heads, size = self._sizes()
         init, bias_init = _init.inward(self), _init.bias(self, self.width)
 

@@ -1,8 +1,11 @@
 """Gated DeltaNet's mixer (Yang et al. 2024, arXiv:2412.06464, §3.3), as flash-linear-attention and Qwen3-Next build it."""
 
+from typing import Any
+
+import jax
 from flax import linen as nn
 
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.mixers._delta import DeltaMixer, DeltaMixerState
 
 
@@ -15,7 +18,7 @@ class GatedDeltaNet(DeltaMixer):
     """
 
     @nn.compact
-    def mix(self, x_BTD, state, call):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         conv, delta = (None, None) if state is None else state
         value_heads, _, value_size = self.sizes()
         q, k, v, conv = self.convolved(x_BTD, conv, call)

@@ -1,8 +1,11 @@
 """The gated feed-forward with GELU (Shazeer 2020, arXiv:2002.05202, eq. 5 and 6), as in Gemma and Griffin."""
 
+from typing import Any
+
+import jax
 from flax import linen as nn
 
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.layers import Linear, Mixer, Units
 from jaxseq.mixers import _activations, _init
 
@@ -23,11 +26,11 @@ class GeGLU(Mixer):
         return self.hidden or self.factor * self.width
 
     @nn.nowrap
-    def units(self, kind):
+    def units(self, kind: str) -> Units | str:
         return Units(self.features, ("mlp",), lambda n: {"hidden": n}) if kind == "channels" else super().units(kind)
 
     @nn.compact
-    def mix(self, x_BTD, state, call):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         hidden, init = self.features, _init.paired(self)
 
         def up(name):

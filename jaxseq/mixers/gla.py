@@ -1,9 +1,11 @@
 """Gated linear attention's mixer (Yang et al. 2023, arXiv:2312.06635, §4.4)."""
 
+from typing import Any
+
 import jax
 from flax import linen as nn
 
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.errors import UserError
 from jaxseq.layers import Linear, Mixer, param, recomputed, rms_normalize
 from jaxseq.mixers import _init
@@ -34,11 +36,11 @@ class GatedLinearAttention(Mixer):
         return keys // self.heads, values // self.heads
 
     @nn.nowrap
-    def init_state(self, batch, context):
+    def init_state(self, batch: int, context: int | None) -> gla.GLAState:
         return gla.init_state(batch, self.heads, *self._sizes(), self.dtype)
 
     @nn.compact
-    def mix(self, x_BTD, state, call):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         key_size, value_size = self._sizes()
         acc, init = _time.accumulation_dtype(x_BTD), _init.inward(self)
 

@@ -1,12 +1,12 @@
 """H3: a shift SSM and a diagonal SSM between multiplicative gates (Fu et al. 2022, arXiv:2212.14052, §3.1)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.errors import UserError
 from jaxseq.layers import Linear, Mixer, param, uniform
 from jaxseq.mixers import _init, _ssm
@@ -42,7 +42,7 @@ class H3(Mixer):
         return self.width // self.head_size
 
     @nn.nowrap
-    def init_state(self, batch, context):
+    def init_state(self, batch: int, context: int | None) -> H3State:
         modes = _ssm.check(self.state_size, self.frequencies, self.discretisation)
         products = self._heads() * self.head_size**2
         shift = long_conv.init_state(batch, self.state_size, self.width, self.dtype)
@@ -59,7 +59,7 @@ class H3(Mixer):
         return {"w_WD": w_WD, "skip_D": param(self, "shift_D", jax.nn.initializers.normal(1.0), (self.width,), ("embed",), False)}
 
     @nn.compact
-    def mix(self, x_BTD, state, call):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         heads, size = self._heads(), self.head_size
         shift, diagonal = (None, None) if state is None else state
 

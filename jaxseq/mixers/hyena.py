@@ -1,10 +1,12 @@
 """Hyena: gated long convolutions with filters that are an MLP of the position (Poli et al. 2023, arXiv:2302.10866)."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxseq.call import Call
 from jaxseq.mixers import _hyena
 from jaxseq.ops import long_conv
 
@@ -33,11 +35,11 @@ class Hyena(_hyena.GatedConvolutions):
     filter_std: float | None = None  # of the MLP's initial kernels; default: torch's for linear layers
 
     @nn.nowrap
-    def long_state(self, batch):
+    def long_state(self, batch: int) -> long_conv.LongConvState:
         return long_conv.init_state(batch, self.l_max, self.width, self.dtype)
 
     @nn.nowrap
-    def filter_module(self, **kwargs) -> _hyena.Filter:
+    def filter_module(self, **kwargs: Any) -> _hyena.Filter:
         """The module with the parameters `filter`; it returns all taps [O, W, D]."""
         return _hyena.Filter(
             self.convolutions(), self.width, self.l_max, self.features, self.hidden, self.inner, self.sine, self.fast,
@@ -45,9 +47,11 @@ class Hyena(_hyena.GatedConvolutions):
             jnp.promote_types(self.dtype, jnp.float32), **kwargs,
         )  # fmt: skip
 
-    def filters(self):
+    def filters(self) -> list[tuple[jax.Array, jax.Array]]:
         return list(zip(self.filter_module(name="filter")(), self.skip(), strict=True))
 
-    def convolve(self, item, x_BTD, state, call):
+    def convolve(
+        self, item: tuple[jax.Array, jax.Array], x_BTD: jax.Array, state: Any, call: Call
+    ) -> tuple[jax.Array, long_conv.LongConvState]:
         w_WD, skip_D = item
         return call.op("long_conv")(x_BTD, w_WD=w_WD, skip_D=skip_D, state=state)

@@ -3,10 +3,13 @@
 Massaroli et al. 2023, "Laughing Hyena Distillery" (arXiv:2310.18780, §3).
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxseq.call import Call
 from jaxseq.errors import UserError
 from jaxseq.layers import param
 from jaxseq.mixers import _hyena
@@ -28,7 +31,7 @@ class HyenaModal(_hyena.GatedConvolutions):
     filter_lr: float = 1.0  # learning-rate multiplier of poles and residues
 
     @nn.nowrap
-    def long_state(self, batch):
+    def long_state(self, batch: int) -> diagonal_ssm.DiagonalSSMState:
         return diagonal_ssm.init_state(batch, self.width, self.state_size, self.dtype)
 
     @nn.nowrap
@@ -45,7 +48,7 @@ class HyenaModal(_hyena.GatedConvolutions):
         std_N = jnp.sqrt(-jnp.expm1(-2 * self._decays()) / self.state_size)
         return (std_N[:, None] * jax.random.normal(key, shape, dtype)).astype(dtype)
 
-    def filters(self):
+    def filters(self) -> list[tuple[jax.Array, jax.Array, jax.Array]]:
         if self.width % self.share:
             raise UserError(f"width {self.width} is not a multiple of share={self.share}; change one of them")
         shape = (self.convolutions(), self.width // self.share, self.state_size, 2)
@@ -58,7 +61,9 @@ class HyenaModal(_hyena.GatedConvolutions):
         p_ODM, c_ODM = (jnp.repeat(packed(x), self.share, axis=1) for x in (poles, residues))
         return list(zip(p_ODM, c_ODM, self.skip(), strict=True))
 
-    def convolve(self, item, x_BTD, state, call):
+    def convolve(
+        self, item: tuple[jax.Array, jax.Array, jax.Array], x_BTD: jax.Array, state: Any, call: Call
+    ) -> tuple[jax.Array, diagonal_ssm.DiagonalSSMState]:
         p_DM, c_DM, d_D = item
         b_DM = jnp.zeros_like(p_DM).at[:, : self.state_size].set(1)
         op = call.op("diagonal_ssm")

@@ -1,8 +1,11 @@
 """Kimi Delta Attention's mixer (Kimi Team 2025, arXiv:2510.26692, §4)."""
 
+from typing import Any
+
+import jax
 from flax import linen as nn
 
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.mixers._delta import DeltaMixer, DeltaMixerState
 
 
@@ -19,7 +22,7 @@ class KimiDeltaAttention(DeltaMixer):
     rank: int | None = None  # of the two low-rank maps; default: the key size
 
     @nn.compact
-    def mix(self, x_BTD, state, call):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         conv, delta = (None, None) if state is None else state
         value_heads, key_size, value_size = self.sizes()
         rank = self.rank or key_size

@@ -1,8 +1,11 @@
 """The gated short convolution of LFM2 (Liquid AI 2025, "LFM2 Technical Report", arXiv:2511.23404, §2)."""
 
+from typing import Any
+
+import jax
 from flax import linen as nn
 
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.layers import Linear, Mixer, fan_in, param
 from jaxseq.mixers import _init
 from jaxseq.ops import short_conv
@@ -17,11 +20,11 @@ class LFMConv(Mixer):
     init_std: float | None = None  # for gpt2 and llama; default: 1 / sqrt(inputs)
 
     @nn.nowrap
-    def init_state(self, batch, context):
+    def init_state(self, batch: int, context: int | None) -> short_conv.ShortConvState:
         return short_conv.init_state(batch, self.taps, self.width, self.dtype)
 
     @nn.compact
-    def mix(self, x_BTD, state, call):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         init, zeros = _init.inward(self), nn.initializers.zeros
         inner = Linear((3, self.width), ("embed", None, "mlp"), 1, self.bias, init, self.dtype, name="in")(x_BTD)
         b_BTD, c_BTD, h_BTD = (inner[:, :, i] for i in range(3))

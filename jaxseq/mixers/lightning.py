@@ -3,13 +3,13 @@
 Gates, norm and layer-dependent decays follow MiniMax-01 (MiniMax 2025, arXiv:2501.08313, §2.2).
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.errors import UserError
 from jaxseq.layers import Linear, Mixer, RMSNorm
 from jaxseq.mixers import _init
@@ -39,11 +39,11 @@ class LightningAttention(Mixer):
         return self.head_size or self.width // self.heads
 
     @nn.nowrap
-    def init_state(self, batch, context):
+    def init_state(self, batch: int, context: int | None) -> retention.RetentionState:
         return retention.init_state(batch, self.heads, self._size(), self._size(), self.dtype)
 
     @nn.compact
-    def mix(self, x_BTD, state, call):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         def project(name):
             axes, init = ("embed", "heads", None), _init.inward(self)
             return Linear((self.heads, self._size()), axes, init_fn=init, dtype=self.dtype, name=name)(x_BTD)

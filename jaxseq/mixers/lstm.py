@@ -1,9 +1,12 @@
 """Long short-term memory with an output projection (Hochreiter & Schmidhuber 1997; see `jaxseq.ops.lstm`)."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.mixers._cell import Cell
 from jaxseq.ops import lstm
 
@@ -14,11 +17,11 @@ class LSTM(Cell):
     forget_bias: float = 1.0
 
     @nn.nowrap
-    def init_state(self, batch, context):
+    def init_state(self, batch: int, context: int | None) -> lstm.LSTMState:
         return lstm.init_state(batch, self.heads, self._size(), self.dtype)
 
     @nn.compact
-    def mix(self, x_BTD, state, call):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         def bias(key, shape, dtype):
             return jnp.zeros(shape, dtype).at[:, lstm.GATES.index("f")].set(self.forget_bias)
 

@@ -1,15 +1,16 @@
 """The Mamba block (Gu & Dao 2023, arXiv:2312.00752, §3.4 and the released code's initialisation)."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.errors import UserError
-from jaxseq.layers import Linear, Mixer, RMSNorm, Units, param, rms_normalize, uniform
+from jaxseq.layers import Initializer, Linear, Mixer, RMSNorm, Units, param, rms_normalize, uniform
 from jaxseq.ops import selective_scan, short_conv
 
 
@@ -18,7 +19,7 @@ class MambaState(NamedTuple):
     scan: selective_scan.SelectiveScanState
 
 
-def dt_bias_init(low: float, high: float, floor: float):
+def dt_bias_init(low: float, high: float, floor: float) -> Initializer:
     """softplus^-1(dt) with dt log-uniform in [low, high] and at least `floor`."""
 
     def init(key, shape, dtype):
@@ -29,12 +30,12 @@ def dt_bias_init(low: float, high: float, floor: float):
     return init
 
 
-def a_log_init(key, shape, dtype):
+def a_log_init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
     """log(1 .. N) in every channel: the real part of S4D's initialisation."""
     return jnp.broadcast_to(jnp.log(jnp.arange(1, shape[1] + 1, dtype=dtype)), shape)
 
 
-def fan_in_uniform(key, shape, dtype):
+def fan_in_uniform(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
     """U(-1/sqrt(inputs), 1/sqrt(inputs)): torch's default for linear layers, as in the released code."""
     return uniform(shape[0] ** -0.5)(key, shape, dtype)
 
@@ -67,11 +68,11 @@ class Mamba(Mixer):
         return self.inner or self.expand * self.width
 
     @nn.nowrap
-    def units(self, kind):
+    def units(self, kind: str) -> Units | str:
         return Units(self.features, ("mlp",), lambda n: {"inner": n}) if kind == "channels" else super().units(kind)
 
     @nn.nowrap
-    def init_state(self, batch, context):
+    def init_state(self, batch: int, context: int | None) -> MambaState:
         inner = self.features
         conv = short_conv.init_state(batch, self.taps, inner, self.dtype)
         return MambaState(conv, selective_scan.init_state(batch, inner, self.state_size, self.dtype))
@@ -86,7 +87,7 @@ class Mamba(Mixer):
         raise UserError(f"there is no selected_norm {self.selected_norm!r}; choose one of: none, plain, scaled")
 
     @nn.compact
-    def mix(self, x_BTD, state, call):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         inner, rank = self.features, self.dt_rank or -(-self.width // 16)
         conv_state, scan_state = (None, None) if state is None else state
 

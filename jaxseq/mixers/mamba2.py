@@ -1,14 +1,14 @@
 """The Mamba-2 block: state space duality with one decay per head (Dao & Gu 2024, arXiv:2405.21060, §7, and the released code)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.errors import UserError
-from jaxseq.layers import Linear, Mixer, param, recomputed, rms_normalize, uniform
+from jaxseq.layers import Initializer, Linear, Mixer, param, recomputed, rms_normalize, uniform
 from jaxseq.mixers.mamba import dt_bias_init, fan_in_uniform
 from jaxseq.ops import retention, short_conv
 
@@ -18,7 +18,7 @@ class Mamba2State(NamedTuple):
     ssd: retention.RetentionState  # one [state_size, head size] matrix per head
 
 
-def a_log_init(low: float, high: float):
+def a_log_init(low: float, high: float) -> Initializer:
     """Logarithm of values from U(low, high)."""
     return lambda key, shape, dtype: jnp.log(jax.random.uniform(key, shape, dtype, low, high))
 
@@ -66,7 +66,7 @@ class Mamba2(Mixer):
         return inner, inner // self.heads, 2 * self.groups * self.state_size
 
     @nn.nowrap
-    def init_state(self, batch, context):
+    def init_state(self, batch: int, context: int | None) -> Mamba2State:
         inner, size, selected = self._sizes()
         conv = short_conv.init_state(batch, self.taps, inner + selected, self.dtype)
         return Mamba2State(conv, retention.init_state(batch, self.heads, self.state_size, size, self.dtype))
@@ -98,7 +98,7 @@ class Mamba2(Mixer):
         return param(self, name, init, (self.heads,), ("heads",), decay=False)
 
     @nn.compact
-    def mix(self, x_BTD, state, call):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         inner, size, selected = self._sizes()
         conv, ssd = (None, None) if state is None else state
         features = 2 * inner + selected + self.heads

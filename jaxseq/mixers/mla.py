@@ -1,13 +1,13 @@
 """Multi-head latent attention: keys and values of all heads from one latent vector (DeepSeek-AI 2024, arXiv:2405.04434, §2.1)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxseq import weights
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.errors import UserError
 from jaxseq.layers import Linear, Mixer, RMSNorm, on_matrix, param, rotate
 from jaxseq.mixers import _init, _rotary
@@ -51,7 +51,7 @@ class LatentAttention(Mixer):
     init_std: float | None = None  # for gpt2 and llama; default: 1 / sqrt(inputs)
 
     @nn.nowrap
-    def init_state(self, batch, context):
+    def init_state(self, batch: int, context: int | None) -> MLAState:
         if context is None:
             raise UserError("full attention stores every token: pass their maximum number, init_state(batch, context=N)")
         if self.rotary_size % 2:
@@ -60,7 +60,7 @@ class LatentAttention(Mixer):
         return MLAState(latent, jnp.zeros((batch,), jnp.int32))
 
     @nn.nowrap
-    def remaining_capacity(self, state):
+    def remaining_capacity(self, state: MLAState) -> jax.Array | None:
         return state.latent_BSK.shape[-2] - state.count_B
 
     def _up(self, name: str, size: int):
@@ -69,7 +69,7 @@ class LatentAttention(Mixer):
         return weights.dense(param(self, name, on_matrix(_init.inward(self), 1), shape, axes, contracts=(-3,)), self.dtype)
 
     @nn.compact
-    def mix(self, x_BTD, state, call):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         rank, value_size = self.kv_rank, self.value_size or self.head_size
         init, size = _init.inward(self), self.head_size + self.rotary_size
         queries = x_BTD

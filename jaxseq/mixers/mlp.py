@@ -1,8 +1,11 @@
 """The feed-forward of the original Transformer (Vaswani et al. 2017, eq. 2), by default with GELU."""
 
+from typing import Any
+
+import jax
 from flax import linen as nn
 
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.layers import Linear, Mixer, Units, recomputed
 from jaxseq.mixers import _activations, _init
 
@@ -28,11 +31,11 @@ class MLP(Mixer):
         return self.hidden or self.factor * self.width
 
     @nn.nowrap
-    def units(self, kind):
+    def units(self, kind: str) -> Units | str:
         return Units(self.features, ("mlp",), lambda n: {"hidden": n}) if kind == "channels" else super().units(kind)
 
     @nn.compact
-    def mix(self, x_BTD, state, call):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         activation, init = _activations.find(self.activation), _init.inward(self)
         bias_init = _init.bias(self, self.width)
         h_BTF = Linear((self.features,), ("embed", "mlp"), 1, self.bias, init, self.dtype, bias_init, name="up")(x_BTD)

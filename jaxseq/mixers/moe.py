@@ -7,12 +7,13 @@ The default is Mixtral (Jiang et al. 2024, arXiv:2401.04088, §2.1): top 2, weig
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.errors import UserError
 from jaxseq.layers import Linear, Mixer, constrain, param
 from jaxseq.mixers import _activations, _init
@@ -121,7 +122,7 @@ class MoE(Mixer):
             self.sow("losses", "router_z", self.z_loss * mean(jnp.square(log_z_BT)))
 
     @nn.compact
-    def mix(self, x_BTD, state, call):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         weights, inner = self._weights(), self._inner()
         expert_BTA, weight_BTA = self._route(x_BTD, call)
         if call.train and self.capacity_factor is not None:
@@ -137,7 +138,10 @@ class MoE(Mixer):
         return Mixed(on_mesh(function, axes, tokens)(x_BTD, expert_BTA, weight_BTA, weights), ())
 
 
-def dropless(x_BTD, expert_BTA, weight_BTA, weights, *, inner, experts=(), hidden=()):
+def dropless(
+    x_BTD: jax.Array, expert_BTA: jax.Array, weight_BTA: jax.Array, weights: tuple[Weights, ...], *,
+    inner: Callable[..., jax.Array], experts: tuple[str, ...] = (), hidden: tuple[str, ...] = (),
+) -> jax.Array:  # fmt: skip
     """Sort rows by expert, do one grouped product per kernel, restore the order. `weights` may be shards over experts and F.
 
     experts, hidden: mesh axes over which the experts and F are sharded, and the results summed. Each device applies its experts
@@ -168,7 +172,10 @@ def dropless(x_BTD, expert_BTA, weight_BTA, weights, *, inner, experts=(), hidde
     return (jax.lax.psum(y_BTD, experts + hidden) if experts + hidden else y_BTD).astype(x_BTD.dtype)
 
 
-def capacity(x_BTD, expert_BTA, weight_BTA, weights, valid_BT, *, inner, places: int):
+def capacity(
+    x_BTD: jax.Array, expert_BTA: jax.Array, weight_BTA: jax.Array, weights: tuple[Weights, ...], valid_BT: jax.Array,
+    *, inner: Callable[..., jax.Array], places: int,
+) -> jax.Array:  # fmt: skip
     """In each row an expert processes the first `places` tokens that choose it and contributes zero to the others."""
     batch, time, choices = expert_BTA.shape
     experts, size = weights[0][0].shape[0], x_BTD.shape[2]

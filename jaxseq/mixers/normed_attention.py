@@ -3,7 +3,7 @@
 import jax
 
 from jaxseq.errors import UserError
-from jaxseq.layers import NORMS
+from jaxseq.layers import NORMS, Units
 from jaxseq.mixers.attention import Attention
 
 
@@ -21,7 +21,7 @@ class NormedAttention(Attention):
     eps: float = 1e-6  # of the norms
     initial: str = "llama"
 
-    def units(self, kind):
+    def units(self, kind: str) -> Units | str:
         return "the joint norm depends on all heads" if kind == "heads" and self.joint else super().units(kind)
 
     def _normed(self, q_BTHK, k_BTGK):

@@ -1,12 +1,14 @@
 """Multi-scale retention with its gate (RetNet, Sun et al. 2023, arXiv:2307.08621, §2.2)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.errors import UserError
-from jaxseq.layers import Linear, Mixer, recomputed, rms_normalize, rotate, xavier_uniform
+from jaxseq.layers import Linear, Mixer, Units, recomputed, rms_normalize, rotate, xavier_uniform
 from jaxseq.ops import retention
 
 
@@ -55,12 +57,12 @@ class Retention(Mixer):
         return self.width // self.heads, self.value_size or self.value_factor * self.width // self.heads
 
     @nn.nowrap
-    def init_state(self, batch, context):
+    def init_state(self, batch: int, context: int | None) -> retention.RetentionState:
         key_size, value_size = self._sizes()
         return retention.init_state(batch, self.heads, key_size, value_size + self.torchscale_scaling, self.dtype)
 
     @nn.nowrap
-    def units(self, kind):
+    def units(self, kind: str) -> Units | str:
         return "the decays of retention depend on the number of heads" if kind == "heads" else super().units(kind)
 
     def _scaled(self, y_BTHV, log_a_H, pos_BT):
@@ -72,7 +74,7 @@ class Retention(Mixer):
         return y[..., :-1] / jax.lax.stop_gradient(jnp.maximum(jnp.abs(y[..., -1:]), 1))
 
     @nn.compact
-    def mix(self, x_BTD, state, call):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         key_size, value_size = self._sizes()
         shrink = (8 * self.layers) ** -0.25 if self.deepnet else 1.0
 

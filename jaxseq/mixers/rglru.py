@@ -1,15 +1,15 @@
 """Griffin's recurrent block with the real-gated linear recurrent unit (De et al. 2024, arXiv:2402.19427, §2.3 and §2.4)."""
 
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn.initializers import zeros
 
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.errors import UserError
-from jaxseq.layers import Linear, Mixer, fan_in, normal, param, recomputed
+from jaxseq.layers import Initializer, Linear, Mixer, fan_in, normal, param, recomputed
 from jaxseq.mixers import _init
 from jaxseq.ops import _time, rglru, short_conv
 
@@ -22,7 +22,7 @@ class RGLRUState(NamedTuple):
 
 
 @jax.custom_jvp
-def bounded_sqrt(x):
+def bounded_sqrt(x: jax.Array) -> jax.Array:
     """sqrt(x), with its derivative 1 / (2 sqrt(x)) clipped to STEEPEST, as in the released code."""
     return jnp.sqrt(x)
 
@@ -33,7 +33,7 @@ def _(primals, tangents):
     return jnp.sqrt(x), dx * jax.lax.rsqrt(jnp.maximum(4 * x, STEEPEST**-2))
 
 
-def ring(low: float, high: float):
+def ring(low: float, high: float) -> Initializer:
     """Lambda such that e^{-softplus(Lambda)} is the radius of a uniform point in the ring between two radii."""
 
     def init(key, shape, dtype):
@@ -75,7 +75,7 @@ class RGLRU(Mixer):
         return hidden
 
     @nn.nowrap
-    def init_state(self, batch, context):
+    def init_state(self, batch: int, context: int | None) -> RGLRUState:
         conv = short_conv.init_state(batch, self.taps, self._hidden(), self.dtype)
         return RGLRUState(conv, rglru.init_state(batch, self._hidden(), self.dtype))
 
@@ -88,7 +88,7 @@ class RGLRU(Mixer):
         return jax.nn.sigmoid(gate_BTHV).reshape(*u_BTHK.shape[:2], heads * size)
 
     @nn.compact
-    def mix(self, x_BTD, state, call):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         hidden = self._hidden()
         conv_state, scan = (None, None) if state is None else state
 

@@ -1,10 +1,12 @@
 """The time mixing of RWKV-4 (Peng et al. 2023, arXiv:2305.13048, §3.1, eq. 11 to 16)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.layers import Linear, Mixer
 from jaxseq.mixers import _rwkv
 from jaxseq.ops import token_shift, wkv4
@@ -18,12 +20,12 @@ class RWKV4(Mixer):
     """
 
     @nn.nowrap
-    def init_state(self, batch, context):
+    def init_state(self, batch: int, context: int | None) -> _rwkv.TimeMixState:
         shift = token_shift.init_state(batch, self.width, self.dtype)
         return _rwkv.TimeMixState(shift, wkv4.init_state(batch, self.width, self.dtype))
 
     @nn.compact
-    def mix(self, x_BTD, state, call):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         shift, wkv = (None, None) if state is None else state
         done, left = _rwkv.depth(call.layer, self.layers)
         ramp_D = _rwkv.ramp(self.width)

@@ -1,10 +1,12 @@
 """The time mixing of RWKV-5.2, "Eagle" (Peng et al. 2024, arXiv:2404.05892, §4.1)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.layers import Linear
 from jaxseq.mixers import _rwkv
 
@@ -17,7 +19,7 @@ class RWKV5(_rwkv.HeadMixer):
     """
 
     @nn.compact
-    def mix(self, x_BTD, state, call):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         heads, size = self.heads, self.size()
         shift, wkv = (None, None) if state is None else state
         done, left = _rwkv.depth(call.layer, self.layers)

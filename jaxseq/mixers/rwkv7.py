@@ -1,13 +1,13 @@
 """The time mixing of RWKV-7, "Goose" (Peng et al. 2025, arXiv:2503.14456, §4)."""
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.layers import Linear, param
 from jaxseq.mixers import _rwkv
 
@@ -51,7 +51,7 @@ class RWKV7(_rwkv.HeadMixer):
         return _rwkv.vector(self, name, value, (self.width,), ("heads",), lr=lr)
 
     @nn.compact
-    def mix(self, x_BTD, state, call):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         heads, size = self.heads, self.size()
         shift, wkv = (None, None) if state is None else state
         done, left = _rwkv.depth(call.layer, self.layers)

@@ -1,10 +1,12 @@
 """The channel mixing of RWKV (Peng et al. 2023, arXiv:2305.13048, eq. 21 to 23)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.layers import Linear, Mixer, Units, recomputed
 from jaxseq.mixers import _rwkv
 from jaxseq.ops import token_shift
@@ -29,15 +31,15 @@ class RWKVChannel(Mixer):
         return self.hidden or 4 * self.width
 
     @nn.nowrap
-    def units(self, kind):
+    def units(self, kind: str) -> Units | str:
         return Units(self.features, ("mlp",), lambda n: {"hidden": n}) if kind == "channels" else super().units(kind)
 
     @nn.nowrap
-    def init_state(self, batch, context):
+    def init_state(self, batch: int, context: int | None) -> token_shift.TokenShiftState:
         return token_shift.init_state(batch, self.width, self.dtype)
 
     @nn.compact
-    def mix(self, x_BTD, state, call):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         hidden = self.features
         _, left = _rwkv.depth(call.layer, self.layers)
         power = self.mix_power or (1 if self.gated else 4)

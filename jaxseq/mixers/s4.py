@@ -1,11 +1,13 @@
 """S4: a state space model with a diagonal plus rank-one matrix, initially HiPPO (Gu et al. 2021, arXiv:2111.00396)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.layers import Mixer, param
 from jaxseq.mixers import _ssm
 from jaxseq.ops import dplr_ssm
@@ -25,11 +27,11 @@ class S4(Mixer):
     kernel_length: int | None = None  # the parameter is C (I - A^kernel_length); default: the parameter is C
 
     @nn.nowrap
-    def init_state(self, batch, context):
+    def init_state(self, batch: int, context: int | None) -> dplr_ssm.DPLRState:
         return dplr_ssm.init_state(batch, self.width, _ssm.check(self.state_size, "legs", "bilinear"), self.dtype)
 
     @nn.compact
-    def mix(self, x_BTD, state, call):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         modes, width, lr = _ssm.check(self.state_size, "legs", "bilinear"), self.width, self.kernel_lr
         lam, p, b = _ssm.hippo(self.state_size)
 

@@ -1,8 +1,11 @@
 """S4D: a state space model with a diagonal matrix in every channel (Gu et al. 2022, arXiv:2206.11893)."""
 
+from typing import Any
+
+import jax
 from flax import linen as nn
 
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.layers import Mixer
 from jaxseq.mixers import _ssm
 from jaxseq.ops import diagonal_ssm
@@ -24,12 +27,12 @@ class S4D(Mixer):
     kernel_lr: float = 1.0  # learning-rate multiplier of A, B and the steps
 
     @nn.nowrap
-    def init_state(self, batch, context):
+    def init_state(self, batch: int, context: int | None) -> diagonal_ssm.DiagonalSSMState:
         modes = _ssm.check(self.state_size, self.frequencies, self.discretisation)
         return diagonal_ssm.init_state(batch, self.width, modes, self.dtype)
 
     @nn.compact
-    def mix(self, x_BTD, state, call):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         weights = _ssm.diagonal(
             self, self.width, self.state_size, self.frequencies, self.discretisation,
             (self.dt_min, self.dt_max), self.kernel_lr, self.input_map,

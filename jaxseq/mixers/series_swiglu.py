@@ -1,15 +1,18 @@
 """The gated feed-forward with a series of activations (Wang et al. 2023, PanGu-pi, arXiv:2312.17276, §4.1)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.layers import Linear, Mixer, param
 from jaxseq.mixers import _init
 
 
-def spread_init(key, shape, dtype):
+def spread_init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
     """Equally spaced values from -1 to 1 over the terms; 0 for a single term."""
     terms = shape[0]
     step = jnp.linspace(-1, 1, terms, dtype=dtype) if terms > 1 else jnp.zeros((1,), dtype)
@@ -37,7 +40,7 @@ class SeriesSwiGLU(Mixer):
         return self.hidden or _init.gated_hidden(self.width)
 
     @nn.compact
-    def mix(self, x_BTD, state, call):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         init, shape = _init.paired(self), (self.terms, self.features)
 
         def up(name):

@@ -1,10 +1,12 @@
 """Routed experts and a shared expert (Dai et al. 2024, arXiv:2401.06066, §3.2): DeepSeek-V3, Kimi Linear, Qwen3-Next."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.errors import UserError
 from jaxseq.layers import Linear, param
 from jaxseq.mixers import _init
@@ -60,7 +62,7 @@ class SharedMoE(MoE):
         return expert_BTR, self.scale * weight_BTR
 
     @nn.compact
-    def mix(self, x_BTD, state, call):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         y_BTD = super().mix(x_BTD, state, call).y_BTD
         hidden = self.shared_hidden or self.features
 

@@ -1,11 +1,12 @@
 """Simple recurrent unit (Lei et al. 2018, arXiv:1709.02755, §3; see `jaxseq.ops.sru`)."""
 
 import math
+from typing import Any
 
 import jax
 from flax import linen as nn
 
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.layers import Linear, Mixer, param, uniform
 from jaxseq.ops import sru
 
@@ -20,11 +21,11 @@ class SRU(Mixer):
     highway_bias: float = -2.0
 
     @nn.nowrap
-    def init_state(self, batch, context):
+    def init_state(self, batch: int, context: int | None) -> sru.SRUState:
         return sru.init_state(batch, self.width, self.dtype)
 
     @nn.compact
-    def mix(self, x_BTD, state, call):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         init = uniform((3 / self.width) ** 0.5)
 
         def linear(name):

@@ -1,8 +1,11 @@
 """The gated feed-forward of the Llama family (Shazeer 2020, arXiv:2002.05202, eq. 6)."""
 
+from typing import Any
+
+import jax
 from flax import linen as nn
 
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.layers import Linear, Mixer, Units
 from jaxseq.mixers import _init
 from jaxseq.mixers._activations import gated
@@ -21,7 +24,7 @@ class SwiGLU(Mixer):
         return self.hidden or _init.gated_hidden(self.width)
 
     @nn.nowrap
-    def units(self, kind):
+    def units(self, kind: str) -> Units | str:
         return Units(self.features, ("mlp",), lambda n: {"hidden": n}) if kind == "channels" else super().units(kind)
 
     @nn.nowrap
@@ -29,7 +32,7 @@ class SwiGLU(Mixer):
         return nn.silu(gate_BTF)
 
     @nn.compact
-    def mix(self, x_BTD, state, call):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         init = _init.paired(self)
 
         def up(name):

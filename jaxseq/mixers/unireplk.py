@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.layers import Linear, Mixer, fan_in, normal, param
 from jaxseq.mixers import _init, _reparam
 from jaxseq.ops import _time, running_mean, short_conv
@@ -45,7 +45,7 @@ class UniRepLK(Mixer):
     merged: bool = False
 
     @nn.nowrap
-    def init_state(self, batch, context):
+    def init_state(self, batch: int, context: int | None) -> UniRepLKState:
         return UniRepLKState(
             short_conv.init_state(batch, self.kernel, self.width, self.dtype),
             running_mean.init_state(batch, self.width, self.dtype),
@@ -70,7 +70,7 @@ class UniRepLK(Mixer):
         return w_WD
 
     @nn.compact
-    def mix(self, x_BTD, state, call):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         width, hidden = self.width, self.factor * self.width
         conv_state, pool, response = (None, None, None) if state is None else state
         zeros, mean = nn.initializers.zeros, call.op("running_mean")

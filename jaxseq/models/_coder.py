@@ -1,6 +1,7 @@
 """The layers of an encoder-decoder: pre-norm, no biases, one relative position bias per stack, experts in some layers."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -66,7 +67,7 @@ class CoderLayer(nn.Module):
     decoder: bool
     sparse: bool
 
-    def setup(self):
+    def setup(self) -> None:
         s = self.shape
         norm = functools.partial(RMSNorm, s.norm_eps, s.dtype)
         # scores are not scaled by 1 / sqrt(K); the initial values of the queries include that factor
@@ -112,10 +113,13 @@ class Unit(nn.Module):
     shape: Dimensions
     decoder: bool
 
-    def setup(self):
+    def setup(self) -> None:
         self.layer = [CoderLayer(self.shape, self.decoder, self.shape.sparse(i)) for i in range(self.shape.period)]
 
-    def __call__(self, x_BTD, sources, kept, look, train):
+    def __call__(
+        self, x_BTD: jax.Array, sources: Sequence[KeysValues | jax.Array | None], kept: Sequence[KeysValues | None],
+        look: Look, train: bool,
+    ) -> tuple[jax.Array, tuple]:  # fmt: skip
         """sources, kept: one entry per layer."""
         after = []
         for layer, source, own in zip(self.layer, sources, kept, strict=True):
@@ -135,7 +139,7 @@ class Stack(nn.Module):
     layers: int
     decoder: bool
 
-    def setup(self):
+    def setup(self) -> None:
         s = self.shape
         std = s.width**-0.5
         self.relative = _relative.RelativeBias(s.heads, s.buckets, s.max_distance, not self.decoder, std)
@@ -147,7 +151,9 @@ class Stack(nn.Module):
     def units(self) -> int:
         return self.layers // self.shape.period
 
-    def __call__(self, x_BTD, look: Look, source=None, state=None, train: bool = False):
+    def __call__(
+        self, x_BTD: jax.Array, look: Look, source: jax.Array | None = None, state: tuple | None = None, train: bool = False
+    ) -> tuple[jax.Array, tuple]:
         """(y_BTD, kept). source: [B, S, D], for a decoder without state. state: (keys and values of the source, kept), with
         leaves [units, B, …]."""
         x_BTD = self.drop(x_BTD, deterministic=not train)
@@ -160,7 +166,7 @@ class Stack(nn.Module):
         x_BTD, kept = scan(self.blocks, self.units, x_BTD, state, call, self.shape.remat)
         return self.drop(self.final_norm(x_BTD), deterministic=not train), kept
 
-    def keys_values(self, source_BSD: jax.Array):
+    def keys_values(self, source_BSD: jax.Array) -> tuple[KeysValues, ...]:
         """Keys and values of the source for all layers: one pair per layer of a unit, with leaves [units, B, S, H, K]."""
         call = lambda unit, carry, _: (carry, unit.keys_values(source_BSD))  # noqa: E731
         return scan(self.blocks, self.units, jnp.zeros(()), None, call)[1]

@@ -71,7 +71,7 @@ class Network(nn.Module):
             self.check_length(int(np.max(np.asarray(pos_BT))) + 1)  # np, because jnp would trace it inside jit
 
     @nn.nowrap
-    def init(self, rngs, *inputs, **kwargs) -> dict:
+    def init(self, rngs: Any, *inputs: Any, **kwargs: Any) -> dict:
         """{collection: tree of plain arrays}; see `boxed` for the metadata. Default inputs: those of `example`."""
         return nn.meta.unbox(super().init(rngs, *(inputs or self.example()), mutable=self.collections, **kwargs))
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from jaxseq.layers import Initializer, constrain, param
 
@@ -25,7 +26,7 @@ def add(x_BTD: jax.Array, pos_BT: jax.Array, kind: str, table_SD: jax.Array | No
     return x_BTD + sinusoids(pos_BT, x_BTD.shape[-1], x_BTD.dtype) if kind == "sinusoidal" else x_BTD
 
 
-def sinusoids(pos_BT: jax.Array, width: int, dtype) -> jax.Array:
+def sinusoids(pos_BT: jax.Array, width: int, dtype: DTypeLike) -> jax.Array:
     """[B, T, D]: sin(pos / 10000^(2i/D)) and cos(…), interleaved (Vaswani et al. 2017, arXiv:1706.03762, §3.5)."""
     angle_BTF = pos_BT[..., None] * 10000.0 ** (-jnp.arange(0, width, 2, dtype) / width)
     return jnp.stack([jnp.sin(angle_BTF), jnp.cos(angle_BTF)], axis=-1).reshape(*pos_BT.shape, -1)[..., :width].astype(dtype)

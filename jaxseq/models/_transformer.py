@@ -51,7 +51,7 @@ class MultiHeadAttention(nn.Module):
     dropout: float = 0.0  # of the attention weights
     dtype: Any = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
         shape, axes = (self.heads, self.head_size), ("embed", "heads", None)
         self.q = Linear(shape, axes, bias=self.bias, init_fn=self.query_init_fn or self.init_fn, dtype=self.dtype)
         self.k = Linear(shape, axes, bias=self.bias, init_fn=self.init_fn, dtype=self.dtype)
@@ -63,7 +63,10 @@ class MultiHeadAttention(nn.Module):
         """(k_BSHK, v_BSHK) of a sequence."""
         return self.k(x_BSD), self.v(x_BSD)
 
-    def __call__(self, x_BTD, k_BSHK, v_BSHK, sight: Sight | None = None, bias_BHTS=None, train: bool = False) -> jax.Array:
+    def __call__(
+        self, x_BTD: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, sight: Sight | None = None,
+        bias_BHTS: jax.Array | None = None, train: bool = False,
+    ) -> jax.Array:  # fmt: skip
         """y_BTD. sight: default, every query sees all keys. A query that sees no key gives zeros before W_O."""
         if sight is None:
             sight = same_document(*(jnp.ones(x.shape[:2], jnp.int32) for x in (x_BTD, k_BSHK)))

@@ -1,5 +1,6 @@
 """Layers of UniRepLKNet for images (Ding et al. 2023, arXiv:2311.15599). In shape suffixes Y and X are rows and columns."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,9 +15,12 @@ INIT = normal(0.02)  # of convolutions and linear maps; the paper truncates at 1
 NORM_EPS = 1e-5  # of batch norms
 PLAIN = (3, 5)  # kernel sizes without parallel branches
 SAME = "SAME"
+Padding = str | Sequence[tuple[int, int]]
 
 
-def convolve(x_BYXI, kernel_WWID, stride=1, padding=SAME, dilation=1, groups=1) -> jax.Array:
+def convolve(
+    x_BYXI: jax.Array, kernel_WWID: jax.Array, stride: int = 1, padding: Padding = SAME, dilation: int = 1, groups: int = 1
+) -> jax.Array:
     """2-D convolution over rows and columns."""
     return jax.lax.conv_general_dilated(
         x_BYXI, kernel_WWID.astype(x_BYXI.dtype), (stride, stride), padding, rhs_dilation=(dilation, dilation),
@@ -24,7 +28,7 @@ def convolve(x_BYXI, kernel_WWID, stride=1, padding=SAME, dilation=1, groups=1) 
     )  # fmt: skip
 
 
-def depthwise(x_BYXD, kernel_WWD, padding=SAME, dilation=1) -> jax.Array:
+def depthwise(x_BYXD: jax.Array, kernel_WWD: jax.Array, padding: Padding = SAME, dilation: int = 1) -> jax.Array:
     """2-D depthwise convolution: one kernel per channel."""
     return convolve(x_BYXD, kernel_WWD[:, :, None], 1, padding, dilation, kernel_WWD.shape[2])
 
@@ -84,7 +88,7 @@ class LargeKernel(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x_BYXD: jax.Array, train: bool = False, padding=SAME) -> jax.Array:
+    def __call__(self, x_BYXD: jax.Array, train: bool = False, padding: Padding = SAME) -> jax.Array:
         width = x_BYXD.shape[-1]
 
         def conv(name, taps, dilation=1):
@@ -118,7 +122,7 @@ class UniRepLKNetBlock(nn.Module):
     momentum: float = 0.1
     dtype: Any = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
         width, hidden, dtype = self.width, 4 * self.width, self.dtype
         zeros, vector = nn.initializers.zeros, dict(axes=("mlp",), decay=False)
         self.conv = LargeKernel(self.kernel, self.merged, self.momentum, dtype)
@@ -133,19 +137,19 @@ class UniRepLKNetBlock(nn.Module):
             init = nn.initializers.constant(self.layer_scale)
             self.gamma_D = param(self, "layer_scale", init, (width,), ("embed",), decay=False)
 
-    def spatial(self, x_BYXD, train: bool = False, padding=SAME):
+    def spatial(self, x_BYXD: jax.Array, train: bool = False, padding: Padding = SAME) -> jax.Array:
         """BN(conv(x)), the only part that needs neighbouring positions; with padding "VALID" the result is kernel - 1 smaller."""
         h_BYXD = self.conv(x_BYXD, train, padding)
         return h_BYXD if self.merged else self.norm(h_BYXD, train)
 
-    def gate(self, mean_BD):
+    def gate(self, mean_BD: jax.Array) -> jax.Array:
         """Squeeze-and-excitation: the factor of each channel, from the mean over all positions."""
         return jax.nn.sigmoid(self.excite(nn.relu(self.squeeze(mean_BD))))
 
-    def expand(self, h_BYXD, gate_BD):
+    def expand(self, h_BYXD: jax.Array, gate_BD: jax.Array) -> jax.Array:
         return nn.gelu(self.up(h_BYXD * gate_BD[:, None, None]), approximate=False)
 
-    def contract(self, h_BYXF, square_BF, train: bool = False):
+    def contract(self, h_BYXF: jax.Array, square_BF: jax.Array, train: bool = False) -> jax.Array:
         """The output of the branch; `square_BF`: squares of the result of `expand`, summed over all positions."""
         h_BYXF = _reparam.respond(h_BYXF, square_BF[:, None, None], self.grn_gamma_F)
         if self.merged:
@@ -153,7 +157,7 @@ class UniRepLKNetBlock(nn.Module):
         h_BYXF += self.grn_beta_F.astype(self.dtype)
         return self.down_norm(self.down(h_BYXF), train) * self.gamma_D.astype(self.dtype)
 
-    def __call__(self, x_BYXD, rate: jax.Array | None = None, train: bool = False):
+    def __call__(self, x_BYXD: jax.Array, rate: jax.Array | None = None, train: bool = False) -> jax.Array:
         """`rate`: probability of dropping the branch; None: never."""
         acc = _time.accumulation_dtype(x_BYXD)
         h_BYXD = self.spatial(x_BYXD, train)
@@ -171,7 +175,7 @@ class Reduce(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x_BYXI: jax.Array, padding=((1, 1), (1, 1))) -> jax.Array:
+    def __call__(self, x_BYXI: jax.Array, padding: Padding = ((1, 1), (1, 1))) -> jax.Array:
         shape = (3, 3, x_BYXI.shape[-1], self.width)
         kernel_WWID = param(self, "kernel", INIT, shape, (None, None, None, "embed"))
         bias_D = param(self, "bias", nn.initializers.zeros, (self.width,), ("embed",), decay=False)

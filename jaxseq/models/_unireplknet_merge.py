@@ -50,7 +50,7 @@ def merge_block(params: Mapping[str, Any], stats: Mapping[str, Any], kernel: int
     return same | {"conv": conv, "down": down}
 
 
-def merge(model, variables: dict) -> tuple[Any, dict]:
+def merge(model: Any, variables: dict) -> tuple[Any, dict]:
     """(merged `UniRepLKNet`, {"params": …}): one kernel per block and no batch norm, the same function in evaluation."""
     if model.merged:
         return model, variables

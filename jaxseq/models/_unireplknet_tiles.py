@@ -20,7 +20,7 @@ from jaxseq.models._unireplknet_merge import merge
 from jaxseq.ops import _time
 
 
-def tiled(model, variables: dict, images: Any, tile: int = 512, features: bool = False):
+def tiled(model: Any, variables: dict, images: Any, tile: int = 512, features: bool = False) -> Any:
     """`model.apply(variables, images)` with at most `tile` x `tile` positions of a feature map on the device at a time.
 
     images [B, rows, columns, channels], on the host. Returns logits [B, classes], or with `features=True` the feature maps of all

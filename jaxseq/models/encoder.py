@@ -69,7 +69,7 @@ class Encoder(Network):
         """Example inputs for `init`."""
         return (jnp.zeros((1, 2), jnp.int32),)
 
-    def setup(self):
+    def setup(self) -> None:
         std = normal(self.init_std)
         self.embedding_VD = param(self, "embedding", std, (self.vocab, self.width), ("vocab", "embed"), contracts=(-1,))
         self.position_SD = _positions.table(self, self.positions, self.max_positions, self.width, std)
@@ -90,7 +90,10 @@ class Encoder(Network):
         if self.classes:
             self.classifier = linear((self.classes,), ("embed", None))
 
-    def __call__(self, tokens, pos=None, types=None, train: bool = False, at=None) -> EncoderOutput:
+    def __call__(
+        self, tokens: jax.Array, pos: jax.Array | None = None, types: jax.Array | None = None, train: bool = False,
+        at: jax.Array | None = None,
+    ) -> EncoderOutput:  # fmt: skip
         chex.assert_rank(tokens, 2)
         self.check_positions(tokens, pos)
         if pos is None:
@@ -112,7 +115,7 @@ class Encoder(Network):
         classes_BN = classes_BN if classes_BN is None else classes_BN.astype(_time.accumulation_dtype(x_BTD))
         return EncoderOutput(x_BTD, logits_BMV, pooled_BD, classes_BN)
 
-    def embed(self, tokens_BT, pos_BT, types_BT, train) -> jax.Array:
+    def embed(self, tokens_BT: jax.Array, pos_BT: jax.Array | None, types_BT: jax.Array | None, train: bool) -> jax.Array:
         x_BTD = _positions.add(lookup(self.embedding_VD, tokens_BT), pos_BT, self.positions, self.position_SD)
         if self.types:
             x_BTD += constrain(self.type_ND, (None, None))[jnp.zeros_like(tokens_BT) if types_BT is None else types_BT]

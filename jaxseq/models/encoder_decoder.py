@@ -73,7 +73,7 @@ class EncoderDecoder(Network):
         """Example inputs for `init`."""
         return jnp.zeros((1, 2), jnp.int32), jnp.zeros((1, 2), jnp.int32)
 
-    def setup(self):
+    def setup(self) -> None:
         table, axes = (self.vocab, self.shape.width), ("vocab", "embed")
         self.embedding_VD = param(self, "embedding", normal(1.0), table, axes, contracts=(-1,))
         if not self.tied:
@@ -81,7 +81,10 @@ class EncoderDecoder(Network):
         self.encoder = Stack(self.shape, self.encoder_layers, False)
         self.decoder = Stack(self.shape, self.decoder_layers, True)
 
-    def __call__(self, source, tokens, source_pos=None, pos=None, train: bool = False) -> jax.Array:
+    def __call__(
+        self, source: jax.Array, tokens: jax.Array, source_pos: jax.Array | None = None, pos: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array:  # fmt: skip
         chex.assert_rank([source, tokens], 2)
         source_pos, pos = _positions(source, source_pos), _positions(tokens, pos)
         source_segment_BS, segment_BT = _transformer.segments(source_pos), _transformer.segments(pos)
@@ -93,7 +96,7 @@ class EncoderDecoder(Network):
         x_BTD, _ = self.decoder(self._embed(tokens, segment_BT), look, source_BSD, train=train)
         return self._logits(x_BTD, segment_BT)
 
-    def encode(self, source, source_pos=None, train: bool = False) -> jax.Array:
+    def encode(self, source: jax.Array, source_pos: jax.Array | None = None, train: bool = False) -> jax.Array:
         source_pos = _positions(source, source_pos)
         segment_BS = _transformer.segments(source_pos)
         sight = _transformer.same_document(segment_BS, segment_BS)
@@ -101,7 +104,7 @@ class EncoderDecoder(Network):
         x_BSD, _ = self.encoder(self._embed(source, segment_BS), look, train=train)
         return _time.select(segment_BS > 0, x_BSD)
 
-    def start(self, source, source_pos=None, *, context: int) -> DecoderState:
+    def start(self, source: jax.Array, source_pos: jax.Array | None = None, *, context: int) -> DecoderState:
         """The state before the first token, with slots for `context` tokens."""
         source_pos, batch = _positions(source, source_pos), source.shape[0]
         pairs = self.decoder.keys_values(self.encode(source, source_pos))
@@ -111,7 +114,7 @@ class EncoderDecoder(Network):
         segments = _transformer.segments(source_pos)
         return DecoderState(pairs, segments, jax.tree.map(empty, pairs), *kept_S, *(number((batch,)) for _ in range(3)))
 
-    def decode(self, tokens, state: DecoderState, pos=None) -> tuple[jax.Array, DecoderState]:
+    def decode(self, tokens: jax.Array, state: DecoderState, pos: jax.Array | None = None) -> tuple[jax.Array, DecoderState]:
         """(logits [B, T, V], state after the tokens). Outside jit, raises UserError if the state has too few slots."""
         if pos is None:
             pos = state.next_pos_B[:, None] + jnp.arange(tokens.shape[1], dtype=jnp.int32)

@@ -133,7 +133,7 @@ class LM(Network):
             capacities.append(self.max_positions - state.next_pos_B)
         return jnp.min(jnp.stack(capacities), axis=0) if capacities else None
 
-    def setup(self):
+    def setup(self) -> None:
         shape, axes = (self.vocab, self.embedding_width or self.width), ("vocab", "embed")
         init = of_std(self.embedding_init, self.embedding_std)
         self.embedding_VD = param(self, "embedding", init, shape, axes, contracts=(-1,))
@@ -150,7 +150,10 @@ class LM(Network):
         if self.last_norm:
             self.final_norm = NORMS[self.norm](self.norm_eps, self.dtype)
 
-    def __call__(self, tokens, state=None, pos=None, form="chunkwise", train=False):
+    def __call__(
+        self, tokens: jax.Array, state: LMState | None = None, pos: jax.Array | None = None, form: Any = "chunkwise",
+        train: bool = False,
+    ) -> tuple[jax.Array, LMState]:  # fmt: skip
         x_BTD, state = self.hidden(tokens, state, pos, form, train)
         logits_BTV = self.logits(x_BTD)
         if self.logit_penalty:
@@ -182,7 +185,10 @@ class LM(Network):
             logits_BTV = self.logit_cap * jnp.tanh(logits_BTV / self.logit_cap)
         return constrain(logits_BTV, ("batch", "time", "vocab"))
 
-    def hidden(self, tokens, state=None, pos=None, form="chunkwise", train=False):
+    def hidden(
+        self, tokens: jax.Array, state: LMState | None = None, pos: jax.Array | None = None, form: Any = "chunkwise",
+        train: bool = False,
+    ) -> tuple[jax.Array, LMState]:  # fmt: skip
         """x_BTD after the final norm (zero under padding), and the next state."""
         chex.assert_rank(tokens, {2, 3})
         next_pos_B = jnp.zeros(tokens.shape[:1], jnp.int32) if state is None else state.next_pos_B

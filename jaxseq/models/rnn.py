@@ -17,6 +17,7 @@ from jaxseq.models._network import DTYPES, Network, check, fields
 from jaxseq.ops import _time, gru, lstm, sru
 
 CELLS = {"lstm": lstm, "gru": gru, "sru": sru}
+GatedState = lstm.LSTMState | gru.GRUState
 
 
 class GatedLayer(nn.Module):
@@ -32,11 +33,11 @@ class GatedLayer(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.nowrap
-    def init_state(self, batch: int):
+    def init_state(self, batch: int) -> GatedState:
         return CELLS[self.cell].init_state(batch, 1, self.hidden, self.dtype)
 
     @nn.compact
-    def __call__(self, x_BTD, state, pos_BT, form):
+    def __call__(self, x_BTD: jax.Array, state: GatedState | None, pos_BT: jax.Array, form: Any) -> tuple[jax.Array, GatedState]:
         op, init = CELLS[self.cell], uniform(self.hidden**-0.5)
         gates, inner = len(op.GATES), (self.hidden, len(op.GATES), self.hidden)
         u_BTPK = Linear(inner[1:], ("embed", None, "mlp"), init_fn=init, dtype=self.dtype, name="in")(x_BTD)
@@ -65,11 +66,13 @@ class SRULayer(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.nowrap
-    def init_state(self, batch: int):
+    def init_state(self, batch: int) -> sru.SRUState:
         return sru.init_state(batch, self.hidden, self.dtype)
 
     @nn.compact
-    def __call__(self, x_BTD, state, pos_BT, form):
+    def __call__(
+        self, x_BTD: jax.Array, state: sru.SRUState | None, pos_BT: jax.Array, form: Any
+    ) -> tuple[jax.Array, sru.SRUState]:
         parts = 3 if x_BTD.shape[2] == self.hidden else 4
         init, gate = uniform((3 / x_BTD.shape[2]) ** 0.5), uniform(1.5**0.5)
         u_BTPD = Linear((parts, self.hidden), ("embed", None, "mlp"), init_fn=init, dtype=self.dtype, name="in")(x_BTD)
@@ -144,7 +147,9 @@ class RNN(Network):
         return ((one,) * len(self.directions),) * self.layers
 
     @nn.compact
-    def __call__(self, x, state=None, pos=None, form="recurrent", train: bool = False):
+    def __call__(
+        self, x: jax.Array, state: tuple | None = None, pos: jax.Array | None = None, form: Any = "recurrent", train: bool = False
+    ) -> tuple[jax.Array, tuple]:
         chex.assert_shape(x, (None, None, self.inputs))
         pos_BT = _time.positions(pos, x)
         chex.assert_shape(pos_BT, x.shape[:2])

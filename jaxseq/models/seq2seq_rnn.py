@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from jaxseq.layers import Linear, normal, param
 from jaxseq.models._network import DTYPES, Network, check, fields
-from jaxseq.models.rnn import CELLS, GatedLayer
+from jaxseq.models.rnn import CELLS, GatedLayer, GatedState
 from jaxseq.ops import _time
 
 
@@ -37,10 +37,10 @@ class Seq2SeqRNN(Network):
         return tokens_BT, None, None, tokens_BT
 
     @nn.nowrap
-    def init_state(self, batch: int, context: int | None = None):
+    def init_state(self, batch: int, context: int | None = None) -> GatedState:
         return CELLS[self.cell].init_state(batch, 1, self.hidden, self.dtype)
 
-    def setup(self):
+    def setup(self) -> None:
         std = normal(self.width**-0.5)
         self.source_embedding_VD = param(self, "source_embedding", std, (self.source_vocab, self.width), ("vocab", "embed"))
         self.embedding_VD = param(self, "embedding", std, (self.vocab, self.width), ("vocab", "embed"))
@@ -50,13 +50,17 @@ class Seq2SeqRNN(Network):
     def _look_up(self, table_VD, tokens_BT, pos_BT):
         return table_VD[jnp.where(_time.valid(pos_BT), tokens_BT, 0)].astype(self.dtype)
 
-    def encode(self, source, pos=None, form="recurrent"):
+    def encode(self, source: jax.Array, pos: jax.Array | None = None, form: Any = "recurrent") -> GatedState:
         """The state of the encoder after the source."""
         chex.assert_rank(source, 2)
         pos_BT = _time.positions(pos, source)
         return self.encoder(self._look_up(self.source_embedding_VD, source, pos_BT), None, pos_BT, form)[1]
 
-    def __call__(self, tokens, state=None, pos=None, source=None, source_pos=None, form="recurrent", train: bool = False):
+    def __call__(
+        self, tokens: jax.Array, state: GatedState | None = None, pos: jax.Array | None = None,
+        source: jax.Array | None = None, source_pos: jax.Array | None = None, form: Any = "recurrent",
+        train: bool = False,
+    ) -> tuple[jax.Array, GatedState]:  # fmt: skip
         chex.assert_rank(tokens, 2)
         if source is not None:
             state = self.encode(source, source_pos, form)
@@ -67,7 +71,9 @@ class Seq2SeqRNN(Network):
 
 
 @functools.partial(jax.jit, static_argnames=("model", "start", "stop", "steps"))
-def greedy(model: Seq2SeqRNN, params, source, start: int, stop: int, steps: int, source_pos=None):
+def greedy(
+    model: Seq2SeqRNN, params: Any, source: jax.Array, start: int, stop: int, steps: int, source_pos: jax.Array | None = None
+) -> jax.Array:
     """Greedy decoding: tokens [B, steps], each the likeliest next token. From the first `stop` on, all tokens are `stop`."""
 
     def step(carry, _):

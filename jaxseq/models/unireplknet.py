@@ -6,6 +6,7 @@ Its causal counterpart for sequences is the mixer `unireplk`.
 import re
 from typing import Any, ClassVar, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -69,7 +70,7 @@ class Group(nn.Module):
     fields: tuple[tuple[str, Any], ...]  # of every block
 
     @nn.compact
-    def __call__(self, x_BYXD, rates, train):
+    def __call__(self, x_BYXD: jax.Array, rates: jax.Array | None, train: bool) -> jax.Array:
         for i, kernel in enumerate(self.kernels):
             rate = None if rates is None else rates[i]
             x_BYXD = parts.UniRepLKNetBlock(kernel=kernel, **dict(self.fields), name=f"block_{i}")(x_BYXD, rate, train)
@@ -111,7 +112,7 @@ class UniRepLKNet(Network):
         own = dict(width=stage.width, merged=self.merged, layer_scale=self.layer_scale)
         return tuple((own | dict(momentum=self.momentum, dtype=self.dtype)).items())
 
-    def setup(self):
+    def setup(self) -> None:
         widths = [stage.width for stage in self.stages]
         self.stem = parts.Reduce(widths[0] // 2, True, self.dtype)
         self.reduce = [parts.Reduce(width, dtype=self.dtype) for width in widths]
@@ -119,7 +120,7 @@ class UniRepLKNet(Network):
         self.norm = LayerNorm(HEAD_EPS, self.dtype)
         self.head = Linear((self.classes,), ("embed", "vocab"), 1, True, parts.INIT, self.dtype)
 
-    def __call__(self, images, train: bool = False, features: bool = False):
+    def __call__(self, images: jax.Array, train: bool = False, features: bool = False) -> jax.Array | tuple[jax.Array, ...]:
         call = lambda group, x_BYXD, rates: (group(x_BYXD, rates, train), None)  # noqa: E731
         x_BYXD, maps, done = self.stem(images), [], 0
         rates = np.linspace(0, self.drop_path, sum(stage.depth for stage in self.stages), dtype=np.float32)
@@ -132,7 +133,7 @@ class UniRepLKNet(Network):
             return tuple(maps)
         return self.classify(jnp.mean(x_BYXD, axis=(1, 2), dtype=_time.accumulation_dtype(x_BYXD)))
 
-    def classify(self, mean_BD):
+    def classify(self, mean_BD: jax.Array) -> jax.Array:
         """Logits from the mean over positions of the last feature map."""
         return self.head(self.norm(mean_BD)).astype(mean_BD.dtype)
 

@@ -63,7 +63,7 @@ class ViT(Network):
         """Example inputs for `init`."""
         return (jnp.zeros((1, self.size, self.size, self.channels), self.dtype),)
 
-    def setup(self):
+    def setup(self) -> None:
         length, axes = 1 + (self.size // self.patch) ** 2, (None, None, None, "embed")
         self.patches = Linear((self.width,), axes, 3, bias=True, dtype=self.dtype)
         self.class_D = param(self, "class", jax.nn.initializers.zeros, (self.width,), ("embed",), decay=False)
@@ -78,7 +78,7 @@ class ViT(Network):
             zeros = jax.nn.initializers.zeros  # as in the paper's code: all classes are equally likely
             self.classifier = Linear((self.classes,), ("embed", "vocab"), bias=True, init_fn=zeros, dtype=self.dtype)
 
-    def __call__(self, images, train: bool = False) -> ViTOutput:
+    def __call__(self, images: jax.Array, train: bool = False) -> ViTOutput:
         chex.assert_rank(images, 4)
         if images.shape[1:] != (self.size, self.size, self.channels):
             given, wanted = ("x".join(map(str, s)) for s in (images.shape[1:], (self.size, self.size, self.channels)))

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from jaxseq import compat
 from jaxseq.ops import _time
@@ -164,7 +165,10 @@ def needed_by_row(low_BZC: jax.Array, high_BZC: jax.Array, number_BUC: jax.Array
     return (newest_BU[:, None] >= low_BZ[:, :, None]) & (oldest_BU[:, None] <= high_BZ[:, :, None])
 
 
-def over_blocks(q_BCHK, span: Span, score: Score, need_U, blocks, keys_of: Callable, sizes: tuple[int, int], acc):
+def over_blocks(
+    q_BCHK: jax.Array, span: Span, score: Score, need_U: jax.Array, blocks: Any, keys_of: Callable,
+    sizes: tuple[int, int], acc: DTypeLike,
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
     """`attend` over blocks of keys, one after another; scores are held for one block at a time.
 
     blocks: scanned; keys_of(block) -> Keys. need_U: a block is skipped where it is False. sizes: (G, V).

@@ -11,18 +11,21 @@ scheme in two levels).
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxseq.ops import _time
 
 BLOCK = 16
 
 
-def prepare(init_state: Callable, v_BTHV, like_r, state, pos):
+def prepare(
+    init_state: Callable, v_BTHV: jax.Array, like_r: tuple[jax.Array, ...], state: Any, pos: jax.Array | None
+) -> tuple[Any, jax.Array, Any]:
     """(accumulation dtype, pos_BT, state) of a call; like_r: the arrays of shape [B, T, H, K], r first, then log_w."""
     r_BTHK = like_r[0]
     chex.assert_rank([r_BTHK, v_BTHV], 4)
@@ -85,7 +88,7 @@ class Decays(NamedTuple):
     then_BSHK: tuple[jax.Array, ...]  # after s up to the start of the block, for every s before it
 
 
-def decays(log_w_BTHK, pos_BT, acc) -> Decays:
+def decays(log_w_BTHK: jax.Array, pos_BT: jax.Array, acc: DTypeLike) -> Decays:
     """The decays of a chunk, in dtype `acc`. Padding and document starts have decay 1; resets are applied by masks."""
     log_w_BTHK = _time.select(pos_BT > _time.START, log_w_BTHK.astype(acc))
     blocks = [log_w_BTHK[:, start : start + BLOCK] for start in range(0, log_w_BTHK.shape[1], BLOCK)]
@@ -115,7 +118,7 @@ class HeadDecays(NamedTuple):
     between_BHTS: jax.Array  # after s up to and including t; 0 where s > t
 
 
-def head_decays(log_w_BTH, pos_BT, acc) -> HeadDecays:
+def head_decays(log_w_BTH: jax.Array, pos_BT: jax.Array, acc: DTypeLike) -> HeadDecays:
     """`decays` for one log-decay per head."""
     log_w_BTH = _time.select(pos_BT > _time.START, log_w_BTH.astype(acc))
     sums_BHTS = jax.vmap(jax.vmap(between))(jnp.moveaxis(log_w_BTH, 1, 2))
@@ -126,7 +129,7 @@ def head_decays(log_w_BTH, pos_BT, acc) -> HeadDecays:
     )
 
 
-def products(x_BTHK, y_BTHK, decays: Decays | HeadDecays, mask_BTS):
+def products(x_BTHK: jax.Array, y_BTHK: jax.Array, decays: Decays | HeadDecays, mask_BTS: jax.Array) -> jax.Array:
     """[B, H, T, S]: sum_K x_t y_s decay(s < i <= t) where the mask is true, else 0; the mask must be false for s > t."""
     if isinstance(decays, HeadDecays):
         return jnp.where(mask_BTS[:, None], jnp.einsum("bthk,bshk->bhts", x_BTHK, y_BTHK) * decays.between_BHTS, 0)
@@ -141,20 +144,20 @@ def products(x_BTHK, y_BTHK, decays: Decays | HeadDecays, mask_BTS):
     return jnp.where(mask_BTS[:, None], jnp.concatenate(rows, axis=2), 0)
 
 
-def products_before(x_BTHK, y_BTHK, decays: Decays, mask_BTS):
+def products_before(x_BTHK: jax.Array, y_BTHK: jax.Array, decays: Decays, mask_BTS: jax.Array) -> jax.Array:
     """`products` with decay(s < i < t); the mask must be false for s >= t."""
     next_BTHK, next_BTS = (jnp.concatenate([z[:, 1:], jnp.zeros_like(z[:, :1])], axis=1) for z in (x_BTHK, mask_BTS))
     scores_BHTS = products(next_BTHK, y_BTHK, decays, next_BTS)
     return jnp.concatenate([jnp.zeros_like(scores_BHTS[:, :, :1]), scores_BHTS[:, :, :-1]], axis=2)
 
 
-def before(seg_BT):
+def before(seg_BT: jax.Array) -> jax.Array:
     """[B, T, S] bool: s is an earlier token of t's document."""
     time = seg_BT.shape[1]
     return (seg_BT[:, :, None] == seg_BT[:, None]) & jnp.tril(jnp.ones((time, time), bool), -1)
 
 
-def chunk_parallel(totals, combine, state, apply):
+def chunk_parallel(totals: Any, combine: Callable, state: Any, apply: Callable) -> tuple[Any, Any]:
     """(state before each chunk [Z, ...], final state), from the summaries of the chunks by an associative scan."""
     prefix = jax.lax.associative_scan(combine, totals)
     after = jax.vmap(lambda total: apply(total, state))(prefix)

@@ -81,7 +81,7 @@ def _sandwich(X_BHTT, R_BHTT):
 
 
 @jax.custom_jvp
-def unit_triangular_inverse(A_BHTT: jax.Array):
+def unit_triangular_inverse(A_BHTT: jax.Array) -> jax.Array:
     """(I - A)^-1 for strictly lower triangular A, by recursive halving: [[P, 0], [-R, Q]]^-1 = [[P^-1, 0], [Q^-1 R P^-1, Q^-1]].
 
     All blocks of one size are inverted at once. With X the inverse of the diagonal blocks and R the blocks that couple pairs of

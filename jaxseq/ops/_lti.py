@@ -45,7 +45,7 @@ DENSE = Algebra(
 )
 
 
-def powers(algebra: Algebra, A, x: jax.Array, count: int) -> tuple[jax.Array, Any]:
+def powers(algebra: Algebra, A: Any, x: jax.Array, count: int) -> tuple[jax.Array, Any]:
     """(x, A x, …, A^{count-1} x stacked along a new first axis, A^n with n the least power of two >= count); log(count) steps."""
     rows, reach = x[None], 1
     while reach < count:
@@ -53,7 +53,7 @@ def powers(algebra: Algebra, A, x: jax.Array, count: int) -> tuple[jax.Array, An
     return rows[:count], A
 
 
-def advance(algebra: Algebra, A, x_BDM: jax.Array, steps_B: jax.Array, most: int) -> jax.Array:
+def advance(algebra: Algebra, A: Any, x_BDM: jax.Array, steps_B: jax.Array, most: int) -> jax.Array:
     """A^steps x [B, D, M], with the exponent steps_B of each row <= most."""
     for i in range(most.bit_length()):
         x_BDM = jnp.where(_time.expand((steps_B >> i) & 1 == 1, x_BDM), algebra.times(A, x_BDM), x_BDM)
@@ -70,7 +70,7 @@ def _backwards(u_BTD, pos_BT):
     return _time.select(index_BT >= 0, taken_BTD)
 
 
-def total(algebra: Algebra, A, b_DM, u_BTD, pos_BT) -> jax.Array:
+def total(algebra: Algebra, A: Any, b_DM: jax.Array, u_BTD: jax.Array, pos_BT: jax.Array) -> jax.Array:
     """The state [B, D, M] after the inputs, starting from the zero state. T >= 1."""
     time = u_BTD.shape[1]
     baby = 1 << ((time - 1).bit_length() + 1) // 2
@@ -84,7 +84,7 @@ def total(algebra: Algebra, A, b_DM, u_BTD, pos_BT) -> jax.Array:
     return x_ZBDM[0]
 
 
-def after(algebra: Algebra, A, b_DM, u_BTD, x_BDM, pos_BT) -> jax.Array:
+def after(algebra: Algebra, A: Any, b_DM: jax.Array, u_BTD: jax.Array, x_BDM: jax.Array | None, pos_BT: jax.Array) -> jax.Array:
     """The state [B, D, M] after the inputs, starting from x_BDM (None: zero)."""
     new_BDM = total(algebra, A, b_DM, u_BTD, pos_BT)
     if x_BDM is None:
@@ -95,7 +95,9 @@ def after(algebra: Algebra, A, b_DM, u_BTD, x_BDM, pos_BT) -> jax.Array:
     return _time.select(_time.continues(pos_BT), old_BDM) + new_BDM
 
 
-def parallel(algebra: Algebra, A, b_DM, c_DM, u_BTD, x_BDM, pos_BT):
+def parallel(
+    algebra: Algebra, A: Any, b_DM: jax.Array, c_DM: jax.Array, u_BTD: jax.Array, x_BDM: jax.Array | None, pos_BT: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """(y_BTD, next x_BDM): convolution with the filter, plus the contribution of the state. u is zero at padding; T >= 1."""
     time, seg_BT = u_BTD.shape[1], _time.segments(pos_BT)
     baby = 1 << ((time - 1).bit_length() + 1) // 2
@@ -112,7 +114,10 @@ def parallel(algebra: Algebra, A, b_DM, c_DM, u_BTD, x_BDM, pos_BT):
     return y_BTD, after(algebra, A, b_DM, u_BTD, x_BDM, pos_BT)
 
 
-def chunkwise(algebra: Algebra, A, b_DM, c_DM, u_BTD, x_BDM, pos_BT, chunk: int):
+def chunkwise(
+    algebra: Algebra, A: Any, b_DM: jax.Array, c_DM: jax.Array, u_BTD: jax.Array, x_BDM: jax.Array | None,
+    pos_BT: jax.Array, chunk: int,
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
     """(y_BTD, next x_BDM): products with tables shared by all chunks; the state is carried between chunks. T >= 1."""
     chunk = min(chunk, u_BTD.shape[1])
     read_CDM, _ = powers(algebra, algebra.transpose(A), c_DM, chunk + 1)

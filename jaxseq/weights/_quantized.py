@@ -83,18 +83,18 @@ class QuantizedWeight(Weight):
         names = tuple(n if size > 1 else None for n, size in zip(box.names, scale, strict=True))
         return cls(box_like(box, shape, box.names, CODES[kind].dtype), box_like(box, scale, names), kind, axis)
 
-    def dense(self):
+    def dense(self) -> jax.Array:
         code = CODES[self.kind]
         values = code.value(_unpack(self.codes, self.axis) if code.bits == 4 else self.codes)
         return values * _spread(self.scale, values.shape)
 
-    def contract(self, x, inputs):
+    def contract(self, x: jax.Array, inputs: int) -> jax.Array:
         if CODES[self.kind].bits == 4:
             return super().contract(x, inputs)
         y = product(x, CODES[self.kind].value(self.codes), inputs)
         return y * self.scale.reshape(self.scale.shape[inputs:]).astype(y.dtype)
 
-    def rows(self, ids):
+    def rows(self, ids: jax.Array) -> jax.Array:
         return dataclasses.replace(self, codes=self.codes[ids], scale=self.scale[ids]).dense()
 
 
@@ -143,6 +143,6 @@ class Rounded(Weight):
     kind: str
     contracts: tuple[int, ...]
 
-    def dense(self):
+    def dense(self) -> jax.Array:
         w = whole(self.w)
         return w + jax.lax.stop_gradient(QuantizedWeight.of(w, self.kind, self.contracts).dense() - w)

@@ -18,7 +18,7 @@ class Sparse(Weight):
     def boxes(cls, box: Any, argument: str) -> "Sparse":
         return cls(box)
 
-    def dense(self):
+    def dense(self) -> jax.Array:
         w = whole(self.w)
         return w * (w != 0)
 
@@ -37,10 +37,10 @@ class Factored(Weight):
         a, b = factors(box, int(argument))
         return cls(a, b, len(box.contracts))
 
-    def dense(self):
+    def dense(self) -> jax.Array:
         return _multiplied(whole(self.a), whole(self.b), self.inputs)
 
-    def contract(self, x, inputs):
+    def contract(self, x: jax.Array, inputs: int) -> jax.Array:
         return contract(contract(x, self.a, inputs), self.b)
 
 
@@ -78,7 +78,7 @@ class Adapted(Weight):
     inputs: int
     scale: float
 
-    def dense(self):
+    def dense(self) -> jax.Array:
         base = dense(self.base, self.a.dtype)
         w = base + self.scale * _multiplied(self.a, self.b, self.inputs)
         w = w * (base != 0) if isinstance(self.base, Sparse) else w
@@ -86,7 +86,7 @@ class Adapted(Weight):
             return w
         return w * (self.magnitude / jax.lax.stop_gradient(norms(w, self.inputs, self.a.ndim - self.inputs - 1)))
 
-    def contract(self, x, inputs):
+    def contract(self, x: jax.Array, inputs: int) -> jax.Array:
         if self.magnitude is not None or isinstance(self.base, Sparse):
             return super().contract(x, inputs)
         change = contract(contract(x, self.a, inputs), self.b)
