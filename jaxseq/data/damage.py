@@ -5,6 +5,7 @@ that is always an error.
 """
 
 import threading
+from collections.abc import Hashable
 
 from jaxseq.errors import UserError
 
@@ -21,7 +22,7 @@ class Damage:
         """Starts a new pass over the source."""
         self.found = {}
 
-    def skip(self, error: UserError, key=None) -> None:
+    def skip(self, error: UserError, key: Hashable | None = None) -> None:
         """Skips a record, or raises its error if too many were skipped.
 
         key: identifies the record, so that it is counted once; None: its error message, which names its place.

@@ -23,6 +23,7 @@ from typing import NamedTuple, overload
 
 import grain
 import numpy as np
+from ml_collections import ConfigDict
 
 from jaxseq.data import files, folders
 from jaxseq.data.corpora import _validates
@@ -133,7 +134,7 @@ def _numbered(labels: Sequence) -> tuple[np.ndarray, tuple[str, ...]]:
     return np.asarray([number[label] for label in labels], np.int32), tuple(map(str, classes))
 
 
-def text(config, row: Callable[[str], Row]) -> Labelled:
+def text(config: ConfigDict, row: Callable[[str], Row]) -> Labelled:
     """Labelled lines; `row` turns a text into an example."""
     root = files.existing(config.path or "")
     labels, texts, counts, paths, damage = [], [], {}, [], Damage(config.skip_records)
@@ -182,7 +183,7 @@ def _labelled_text(place: str, record: dict, field: str, label: str) -> tuple[st
     return record[field], record[label]
 
 
-def images(config, side: int | None) -> Labelled:
+def images(config: ConfigDict, side: int | None) -> Labelled:
     """Images [side, side, channels] float32 in [-1, 1]. side: that the model wants, if it wants one."""
     path = files.existing(config.path or "")
     if not path.is_dir():

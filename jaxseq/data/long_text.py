@@ -6,16 +6,20 @@ spaces, that are longer than CONTEXT.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxseq.data.bpe import pieces
 
+if TYPE_CHECKING:  # imported where a tokenizer is opened
+    import tokenizers
+
 WHOLE = 1 << 18  # characters of a text that is encoded at once
 CONTEXT = 1 << 10  # characters before and after a part
 
 
-def encode(model, text: str) -> np.ndarray:
+def encode(model: "tokenizers.Tokenizer", text: str) -> np.ndarray:
     """The ids [T] uint32 of a text under a `tokenizers.Tokenizer`, without special tokens."""
     found, start = [], 0
     for piece in pieces(text, WHOLE):
@@ -36,7 +40,7 @@ def _low(text: str, start: int) -> int:
     return at if at >= 0 else start - CONTEXT
 
 
-def encode_batch(model, texts: Sequence[str]) -> list[Sequence[int]]:
+def encode_batch(model: "tokenizers.Tokenizer", texts: Sequence[str]) -> list[Sequence[int]]:
     """As `encode`, for several texts; texts that are not long are encoded on all cores."""
     encoded = iter(model.encode_batch_fast([text for text in texts if len(text) <= WHOLE], add_special_tokens=False))
     return [next(encoded).ids if len(text) <= WHOLE else encode(model, text) for text in texts]

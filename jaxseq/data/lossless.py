@@ -6,12 +6,14 @@ and cannot be compared with those of a lossless one.
 
 from collections.abc import Sequence
 
+from jaxseq.data.tokenizers import Tokenizer
+
 DOCUMENTS = 16  # checked per batch of documents, evenly spaced
 CHARACTERS = 2000  # checked per document
 SHOWN = 16  # characters shown of a difference
 
 
-def difference(tokenizer, texts: Sequence[str]) -> str | None:
+def difference(tokenizer: Tokenizer, texts: Sequence[str]) -> str | None:
     """Describes the first difference between a sample of `texts` and its decoded tokens; None if there is none.
 
     A leading space does not count: tokenizers of the SentencePiece kind add and remove it.

@@ -30,7 +30,7 @@ def split_of(path: PurePath) -> str | None:
     return min(folders, key=list(KEYWORDS).index) if folders else _named(path.name)
 
 
-def grouped(root, paths: Iterable[PurePath]) -> dict[str, list[PurePath]]:
+def grouped(root: str | PurePath, paths: Iterable[PurePath]) -> dict[str, list[PurePath]]:
     """{"train", "validation", "test", "unnamed"}: the paths, relative to `root`, of each split.
 
     A file without a split word is training data, unless other files are named "train"; then it goes to "unnamed" and is left

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from jaxseq.data import damage, files
 from jaxseq.data.batching import STATE_VERSION, Transform, random_of
@@ -85,7 +86,7 @@ class StreamedCorpus(NamedTuple):
     documents = Corpus.documents
 
 
-def stream(config, tokens: int, tokenizer: Tokenizer) -> StreamedCorpus:
+def stream(config: ConfigDict, tokens: int, tokenizer: Tokenizer) -> StreamedCorpus:
     """Opens a source for streaming and reads its validation documents.
 
     Args:

@@ -23,7 +23,7 @@ from jaxseq import forms
 from jaxseq.data.corpora import Corpus
 from jaxseq.data.streaming import StreamedCorpus
 from jaxseq.errors import UserError
-from jaxseq.models.lm import LM
+from jaxseq.models.lm import LM, LMState
 from jaxseq.ops._time import PAD
 from jaxseq.shards import beside
 
@@ -114,7 +114,7 @@ def evaluate(
     }
 
 
-def check(model, config, longest: int = 0) -> None:
+def check(model: LM, config: ConfigDict, longest: int = 0) -> None:
     """Raises UserError for settings out of range, and for a model that cannot read `longest` tokens with these settings."""
     settings = config.eval
     for name in ("batch", "length"):
@@ -137,7 +137,7 @@ def groups(documents: list[EncodedDocument], batch: int) -> Iterator[list[int]]:
     return (order[start : start + batch] for start in range(0, len(order), batch))
 
 
-def restart(model, config) -> int | None:
+def restart(model: LM, config: ConfigDict) -> int | None:
     """The number of tokens, a multiple of eval.length, after which the state is reset; None: never."""
     settings = config.eval
     if not settings.carry_state:
@@ -162,7 +162,10 @@ def pieces(rows: list[EncodedDocument], length: int, restart: int | None) -> Ite
 
 
 @functools.partial(jax.jit, static_argnames=("model", "form", "carry_state", "mesh"), donate_argnames="state")
-def score_piece(model, form, carry_state: bool, mesh: Mesh | None, params, state, tokens_BT, targets_BT, pos_BT):
+def score_piece(
+    model: LM, form: Any, carry_state: bool, mesh: Mesh | None, params: Any, state: LMState | None,
+    tokens_BT: jax.Array, targets_BT: jax.Array, pos_BT: jax.Array,
+) -> tuple[jax.Array, LMState | None]:  # fmt: skip
     """(nats [B, T], zero at padding; the state after the piece, or None if it is not carried)."""
     logits_BTV, state = model.apply({"params": params}, tokens_BT, state=state, pos=pos_BT, form=form)
     nats_BT, _ = token_nats(logits_BTV, targets_BT)

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
 
 from jaxseq import paths
 from jaxseq.config import to_dict
@@ -57,7 +58,7 @@ def saved(workdir: str | os.PathLike) -> list[int]:
 
 
 def manager(
-    workdir: str | os.PathLike, arrays: Callable[[], Any] = ocp.StandardCheckpointHandler, **options
+    workdir: str | os.PathLike, arrays: Callable[[], Any] = ocp.StandardCheckpointHandler, **options: Any
 ) -> ocp.CheckpointManager:
     """Orbax's manager of a workdir's checkpoints. arrays: makes the handler of an item of arrays."""
     handlers: dict[str, Any] = {name: arrays() for name in ("params", "optimizer", "collections")}
@@ -67,7 +68,7 @@ def manager(
 
 
 def writer(
-    workdir: str | os.PathLike, at_once: int | None = None, compressed: bool = False, **options
+    workdir: str | os.PathLike, at_once: int | None = None, compressed: bool = False, **options: Any
 ) -> ocp.CheckpointManager:  # fmt: skip
     """A manager that writes checkpoints and their digests. at_once: the most bytes of arrays to hold until written. compressed:
     for weights with many zeros; others hardly compress, and the copies would stay in memory until written."""
@@ -178,7 +179,7 @@ class Checkpoints:
             return True
         return False
 
-    def save(self, state: TrainState, data: dict[str, Any], config) -> None:
+    def save(self, state: TrainState, data: dict[str, Any], config: ConfigDict) -> None:
         """Writes `state`, the result of a good step, or starts to (see `at_once`), once the previous write is done.
 
         data: JSON data that a resumed run needs besides the state.
@@ -248,7 +249,7 @@ class Checkpoints:
         return state, items["data"]
 
 
-def variable_items(make, params: Any, collections: dict) -> dict[str, Any]:
+def variable_items(make: Callable[[Any], Any], params: Any, collections: dict) -> dict[str, Any]:
     """Orbax's arguments for the items of a model's variables; no item for collections if there are none."""
     return {"params": make(params)} | ({"collections": make(collections)} if collections else {})
 

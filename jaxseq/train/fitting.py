@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 import jaxseq
 from jaxseq.config import finish, to_dict
@@ -26,7 +27,7 @@ FREE = (
 log = logging.getLogger(__name__)
 
 
-def check(source: str | os.PathLike, config) -> None:
+def check(source: str | os.PathLike, config: ConfigDict) -> None:
     """Raises UserError naming each field of `config.model` that makes the weights of the workdir `source` compute something
     else than in their own run, unless train.init_allow names it. Different shapes are reported when the weights are restored."""
     saved = saved_config(source)
@@ -46,7 +47,7 @@ def check(source: str | os.PathLike, config) -> None:
         )
 
 
-def differences(old, new) -> dict[str, tuple[Any, Any]]:
+def differences(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any]]:
     """{field: (value of `old`, value of `new`)} for the fields of `model` that change the computation; empty if the shapes of
     the parameters differ."""
     before, after = flat(to_dict(old)), flat(to_dict(new))
@@ -85,7 +86,7 @@ def _shapes(config) -> Any:
     return jax.tree.map(lambda leaf: leaf.shape, abstract(jaxseq.build(config)))
 
 
-def computed(config, length: int) -> str | None:
+def computed(config: ConfigDict, length: int) -> str | None:
     """The computation of a config's model as text; None if it cannot take `length` tokens, or if the config is invalid."""
     try:
         model = jaxseq.build(config)

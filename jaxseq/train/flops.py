@@ -9,6 +9,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +89,7 @@ REDUCING = frozenset(
 )
 
 
-def count(function: Callable, *args, **kwargs) -> int:
+def count(function: Callable, *args: Any, **kwargs: Any) -> int:
     """Operations of one call `function(*args)`; arguments may be ShapeDtypeStructs."""
     return count_jaxpr(jax.make_jaxpr(function)(*args, **kwargs))
 

@@ -5,12 +5,14 @@ Whether a parameter has weight decay, and which multiple of the learning rate, i
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.typing import ArrayLike
+from ml_collections import ConfigDict
 
 from jaxseq import layers
 from jaxseq.errors import UserError
@@ -25,7 +27,7 @@ DECAYS: dict[str, Callable[[jax.Array, jax.Array, float], jax.Array]] = {
 }
 
 
-def check(train) -> None:
+def check(train: ConfigDict) -> None:
     """Raises UserError for invalid optimiser settings in `config.train`."""
     if train.schedule not in DECAYS:
         raise UserError(f"train.schedule={train.schedule!r} is not a schedule; choose one of {', '.join(DECAYS)}")
@@ -55,12 +57,12 @@ def check(train) -> None:
             raise UserError(f"train.{name}={train[name]} is negative; give 0 or more")
 
 
-def decay_steps(train) -> int:
+def decay_steps(train: ConfigDict) -> int:
     """The length of the schedule in steps; the learning rate is constant after it."""
     return train.steps if train.get("decay_steps") is None else train.decay_steps
 
 
-def schedule(train) -> Callable[[ArrayLike], jax.Array]:
+def schedule(train: ConfigDict) -> Callable[[ArrayLike], jax.Array]:
     """Learning rate as a function of `count`, the number of previous updates: lr * min(1, (count + 1) / warmup) * decay.
 
     'linear' and 'cosine' decay from the end of warm-up to step `decay_steps`, 'wsd' (warm-up, stable, decay: Hu et al. 2024,
@@ -84,7 +86,7 @@ def _is_box(leaf) -> bool:
     return isinstance(leaf, layers.Parameter)
 
 
-def optimizer(train, boxes) -> optax.GradientTransformationExtraArgs:
+def optimizer(train: ConfigDict, boxes: Any) -> optax.GradientTransformationExtraArgs:
     """Clip by global norm, Adam, decoupled weight decay, then the learning rate.
 
     boxes: the tree `model.boxed()["params"]`. The `decay` of a leaf says whether its parameter has weight decay, and its `lr`

@@ -7,7 +7,9 @@ from typing import Any
 import jax
 import psutil
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
+from jaxseq.train.objectives._task import Task
 from jaxseq.train.step import Trainer
 
 MEMORY_FIELDS = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes", "generated_code_size_in_bytes")
@@ -93,7 +95,7 @@ def to_train(sizes: dict[str, Any]) -> str:
 
 
 def make(
-    task, trainer: Trainer, compiled: jax.stages.Compiled, tokens: int, flops_per_token: tuple[float, float],
+    task: Task, trainer: Trainer, compiled: jax.stages.Compiled, tokens: int, flops_per_token: tuple[float, float],
     available_bytes: int | None,
 ) -> RunPlan:  # fmt: skip
     """See RunPlan. tokens: of all steps; flops_per_token: of the model, and as executed."""
@@ -137,7 +139,7 @@ def available(mesh: Mesh) -> int | None:
     return stats["bytes_limit"] - stats.get("bytes_in_use", 0) if "bytes_limit" in stats else None
 
 
-def lowering(config) -> list[str]:
+def lowering(config: ConfigDict) -> list[str]:
     """Config fields, with values, that lower the memory of a step; the one that costs least time first."""
     train = config.train
     fields = ["model.remat=full"] if config.model.get("remat", "full") != "full" else []

@@ -153,7 +153,7 @@ class Probe:
         return jax.jit(run)
 
     @functools.cached_property
-    def gradients(self):
+    def gradients(self) -> jax.stages.Wrapped:
         """`trainer.gradients`, compiled."""
         return jax.jit(self.trainer.gradients)
 

@@ -102,12 +102,12 @@ class Run:
                 old, new, step, self.config.train.schedule, optimizer.decay_steps(self.config.train), span, span, old,
             )  # fmt: skip
 
-    def logger(self):
+    def logger(self) -> loggers.Logger | None:
         """The additional logger, see train.logger. Raises UserError if it cannot start."""
         name = self.config.train.logger if jax.process_index() == 0 else None
         return loggers.start(name, self.workdir, workdirs.flat(to_dict(self.config)))
 
-    def writer(self, step: int, logger) -> metrics.MetricsWriter:
+    def writer(self, step: int, logger: loggers.Logger | None) -> metrics.MetricsWriter:
         records = metrics.read(self.workdir)
         kept = [record for record in records if record["step"] <= step]
         self.goodput.resume(*(found[-1] if found else {} for found in (records, kept)))

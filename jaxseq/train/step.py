@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -57,7 +57,7 @@ class Trainer:
         return jax.random.key(self.config.train.seed)
 
     @contextlib.contextmanager
-    def scope(self):
+    def scope(self) -> Iterator[None]:
         """The context for tracing this run: mesh, logical axis rules and matmul precision."""
         precision = self.config.train.precision
         with (

@@ -8,13 +8,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from jaxseq import weights
 from jaxseq.errors import UserError
 from jaxseq.weights import Adapted, Rounded, Sparse
 
 
-def boxed(config, model: nn.Module, training: bool = True) -> dict:
+def boxed(config: ConfigDict, model: nn.Module, training: bool = True) -> dict:
     """`model.boxed()` with the types of weights that `config` gives its parameters.
 
     training: also those of training. Raises UserError for types that do not fit the model.
@@ -30,7 +31,7 @@ def boxed(config, model: nn.Module, training: bool = True) -> dict:
     return variables | {"params": boxes}
 
 
-def check(config) -> None:
+def check(config: ConfigDict) -> None:
     """Raises UserError for a run that would start from random values of weights that need given ones."""
     if config.train.init:
         return
@@ -40,7 +41,7 @@ def check(config) -> None:
         raise UserError("train.lora_rank trains a small change of given weights; give their workdir as train.init")
 
 
-def settled(config, params: Any) -> tuple[str, Any]:
+def settled(config: ConfigDict, params: Any) -> tuple[str, Any]:
     """(config.model.weights, parameters) of a run without the types of training: adapters are merged into arrays, and so is all
     else then; weights that were rounded are what they were before."""
     if config.train.lora_rank:
@@ -63,7 +64,7 @@ def _rounded(kind: str, plain: Any, boxes: Any) -> Any:
     return weights.replaced(boxes, new, weights.is_node)
 
 
-def targets(train, boxes: Any) -> dict[str, Any]:
+def targets(train: ConfigDict, boxes: Any) -> dict[str, Any]:
     """{path: box} of the linear maps that get adapters: those whose path contains one of train.lora_targets, all by default."""
     wanted = [word.strip() for word in train.lora_targets.split(",") if word.strip()]
     maps = {path: box for path, box in weights.leaves(boxes).items() if box.contracts and box.contracts != (-1,)}

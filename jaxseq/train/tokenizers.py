@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import jax
+from ml_collections import ConfigDict
 
 from jaxseq import paths, plain_files
 from jaxseq.data import tokenizer_files
@@ -15,7 +16,7 @@ WORKDIRS = ("init", "distill_teacher")  # fields of train that name the workdir 
 log = logging.getLogger(__name__)
 
 
-def settled(config, workdir: str | os.PathLike):
+def settled(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
     """`config` with data.tokenizer=auto resolved, and with absolute paths.
 
     auto: the tokenizer of the run in the workdir, else that of train.init or train.distill_teacher, else byte. Raises UserError
@@ -57,7 +58,7 @@ def of(workdir: str | os.PathLike) -> str | None:
     return locate(workdir, name) if isinstance(name, str) and name != AUTO else None
 
 
-def kept(config, workdir: str | os.PathLike):
+def kept(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
     """Copies the tokenizer into the workdir, which must exist; returns `config` with the path of the copy."""
     name = config.data.tokenizer
     if name in (*tokenizer_files.BUILT_IN, UNKNOWN):
@@ -71,7 +72,7 @@ def kept(config, workdir: str | os.PathLike):
     return config
 
 
-def located(config, workdir: str | os.PathLike):
+def located(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
     """The config of a workdir with the current path of its tokenizer."""
     config = config.copy_and_resolve_references()
     with config.unlocked():

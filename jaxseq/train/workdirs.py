@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from jaxseq import paths, schemas
 from jaxseq.config import from_file, to_dict
@@ -72,7 +73,7 @@ def differing(old: dict, new: dict) -> list[str]:
     return sorted(key for key in old.keys() | new.keys() if old.get(key, missing) != new.get(key, missing))
 
 
-def saved_config(workdir: str | os.PathLike):
+def saved_config(workdir: str | os.PathLike) -> ConfigDict | None:
     """The config of the run in a workdir, with defaults for fields that it lacks; None if there is none.
 
     Raises UserError for a damaged config.json.
@@ -81,7 +82,7 @@ def saved_config(workdir: str | os.PathLike):
     return tokenizers.located(from_file(path), workdir) if path.exists() else None
 
 
-def check_config(workdir: str | os.PathLike, config, trained: bool) -> None:
+def check_config(workdir: str | os.PathLike, config: ConfigDict, trained: bool) -> None:
     """Raises UserError if the workdir has checkpoints (`trained`) of a config that differs in more than HARMLESS fields."""
     saved = saved_config(workdir)
     keys = [] if saved is None else differing(to_dict(saved), to_dict(config))
@@ -97,7 +98,7 @@ def check_config(workdir: str | os.PathLike, config, trained: bool) -> None:
         log.info("continuing %s with another %s", workdir, key)
 
 
-def write_config(workdir: str | os.PathLike, config) -> None:
+def write_config(workdir: str | os.PathLike, config: ConfigDict) -> None:
     """Writes DIR/config.json atomically, keeping the schema number of the version that started the run.
 
     Raises UserError if there is a damaged one, which is not overwritten.

@@ -1,5 +1,6 @@
 """Texts: a document is what stands between two "<|endoftext|>", else a piece of the text."""
 
+import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def read(path: Path, name: str, options: Options) -> Iterator[Document]:
             yield Document(name if whole else f"{name}:{start}", content)
 
 
-def pieces(data, target: int) -> Iterator[tuple[int, int]]:
+def pieces(data: bytes | mmap.mmap, target: int) -> Iterator[tuple[int, int]]:
     """[start, end) of each document of a text, in bytes. `data` is bytes or an mmap."""
     size = len(data)
     start = len(files.BOM) if data[: len(files.BOM)] == files.BOM else 0

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ml_collections import ConfigDict
+
 from jaxseq import registry
 from jaxseq.data import files, readers
 from jaxseq.data.damage import Damage
@@ -56,7 +58,7 @@ def guess(path: Path) -> str:
     return "folder" if path.is_dir() else readers.kind(path)
 
 
-def source(config, boundary: int | None = None) -> Source:
+def source(config: ConfigDict, boundary: int | None = None) -> Source:
     """Open the source that the config's data section names.
 
     Args:
@@ -80,7 +82,7 @@ def source(config, boundary: int | None = None) -> Source:
     return module.open(config, boundary) if module else open_file(name, config, boundary)
 
 
-def open_file(kind: str, config, boundary: int | None) -> Source:
+def open_file(kind: str, config: ConfigDict, boundary: int | None) -> Source:
     """One file, plain or .gz, .bz2, .xz, .zst; see `readers`."""
     path = files.existing(config.path)
     if path.is_dir():

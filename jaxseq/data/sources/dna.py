@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from jaxseq.data import files
 from jaxseq.data.readers import DNA_DOCUMENT, Document
@@ -11,7 +12,7 @@ from jaxseq.data.sources import ASSETS, Source
 BUILT_IN = True
 
 
-def open(config, boundary: int | None) -> Source:
+def open(config: ConfigDict, boundary: int | None) -> Source:
     path = ASSETS / "ecoli_mg1655.2bit"
 
     def read() -> Iterator[Document]:

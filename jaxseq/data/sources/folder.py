@@ -8,6 +8,8 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from jaxseq.data import files, folders, readers
 from jaxseq.data.damage import Damage
 from jaxseq.data.readers import Document, Options
@@ -15,7 +17,7 @@ from jaxseq.data.sources import PIECES, Source, plain
 from jaxseq.errors import UserError
 
 
-def open(config, boundary: int | None) -> Source:
+def open(config: ConfigDict, boundary: int | None) -> Source:
     root = files.existing(config.path)
     if not root.is_dir():
         raise UserError(f"data.path={root} is a file; set data.source=text or jsonl, or name a folder")

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from jaxseq.data import files
 from jaxseq.data.sources import Source, source
@@ -22,7 +23,7 @@ KEYS = {"path": str, "weight": int | float, "source": str, "field": str}
 LARGEST_WEIGHT = 1000
 
 
-def open(config, boundary: int | None) -> Source:
+def open(config: ConfigDict, boundary: int | None) -> Source:
     path = files.existing(config.path)
     described, parts = _parts(path), {}
     for name, part in described.items():

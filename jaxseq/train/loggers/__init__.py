@@ -1,13 +1,21 @@
 """More places for a run's figures than metrics.jsonl and TensorBoard, one file each; train.logger names one.
 
 A logger is a module with two functions. `check()` raises UserError if the logger cannot be used here. `start(workdir, config)`
-takes a config with dotted keys and returns an object with `write(step, scalars)` and `close()`; it may raise UserError too.
+takes a config with dotted keys and returns a `Logger`; it may raise UserError too.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from jaxseq import registry
+
+
+class Logger(Protocol):
+    """What `start` returns."""
+
+    def write(self, step: int, scalars: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def check(name: str | None) -> None:
@@ -16,6 +24,6 @@ def check(name: str | None) -> None:
         registry.load("train.loggers", name).check()
 
 
-def start(name: str | None, workdir: Path, config: dict[str, Any]):
+def start(name: str | None, workdir: Path, config: dict[str, Any]) -> Logger | None:
     """The logger of that name; None if the name is empty."""
     return registry.load("train.loggers", name).start(workdir, config) if name else None

@@ -2,11 +2,12 @@
 
 import functools
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxseq.errors import UserError
@@ -16,8 +17,9 @@ Row = dict[str, np.ndarray]
 
 
 def score(
-    loss, model, variables: dict, rows: Iterable[Row], batch: int, form: str, mesh: Mesh | None, between: Between = nothing
-) -> dict[str, Any]:
+    loss: Callable, model: nn.Module, variables: dict, rows: Iterable[Row], batch: int, form: str, mesh: Mesh | None,
+    between: Between = nothing,
+) -> dict[str, Any]:  # fmt: skip
     """{"loss": …, and each of the objective's sums over its tokens, "tokens", "rows"}; deterministic.
 
     rows: each with its `weights`; those of the last batch's empty rows are zero. between: called before each batch.

@@ -7,7 +7,9 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from jaxseq import data, registry
 from jaxseq.data import streaming
@@ -17,7 +19,9 @@ from jaxseq.evaluation.bits_per_byte import Between, nothing
 from jaxseq.train.objectives import _held_out
 
 
-def apply(model, variables: dict, *inputs, rng: jax.Array, train: bool, **more) -> tuple[Any, jax.Array, dict]:
+def apply(
+    model: nn.Module, variables: dict, *inputs: Any, rng: jax.Array, train: bool, **more: Any
+) -> tuple[Any, jax.Array, dict]:
     """(the model's output, the sum of the losses that it sowed, its updated collections).
 
     Sown losses (router losses, logit penalties) are means over tokens and already scaled. Collections change only in training.
@@ -36,7 +40,7 @@ def masked_sum(weights: jax.Array, values: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(weights > 0, weights * values, 0))
 
 
-def with_vocab(config, tokenizer: Tokenizer, more: int = 0):
+def with_vocab(config: ConfigDict, tokenizer: Tokenizer, more: int = 0) -> ConfigDict:
     """`config` with an empty model.vocab set to the tokenizer's number of ids plus `more` ids of the objective.
 
     Raises UserError if a given model.vocab is too small for ids that rows can contain. Ids that never occur in text (padding,
@@ -83,7 +87,7 @@ def repeated(corpus: data.Corpus) -> int:
     return sum(key in found for key in keys)
 
 
-def bytes_per_token(corpus) -> float | None:
+def bytes_per_token(corpus: data.Corpus | streaming.StreamedCorpus) -> float | None:
     """Mean UTF-8 bytes per training token; a document boundary is a token of 0 bytes. None if unknown."""
     if isinstance(corpus, streaming.StreamedCorpus):  # only its validation documents have been read
         return int(corpus.validation.n_bytes.sum()) / int(corpus.validation.lengths.sum()) if len(corpus.validation) else None
@@ -131,7 +135,7 @@ class Task:
         """What the tokenizer loses of the text, in words; None if nothing."""
         return None
 
-    def check(self, model) -> None:
+    def check(self, model: nn.Module) -> None:
         """Raises UserError for settings that would otherwise fail in `evaluate`, after the last step."""
         if self.config.eval.batch < 1:
             raise UserError(f"eval.batch={self.config.eval.batch} is not positive; set it to 1 or more")
@@ -140,8 +144,9 @@ class Task:
                 raise UserError(f"eval.{name}={self.config.eval[name]} is negative; set it to 0 for all")
 
     def evaluate(
-        self, model, variables: dict, split: str = "validation", *, mesh: Mesh | None = None, between: Between = nothing
-    ) -> dict[str, Any]:
+        self, model: nn.Module, variables: dict[str, Any], split: str = "validation", *, mesh: Mesh | None = None,
+        between: Between = nothing,
+    ) -> dict[str, Any]:  # fmt: skip
         """Figures for about eval.tokens tokens of a split (0: all), as JSON data.
 
         between: called repeatedly during the evaluation; an exception that it raises ends the evaluation.
@@ -153,7 +158,7 @@ class Task:
         return ", ".join(f"{name} {result[name]:.4f}" for name in self.figures)
 
 
-def check_model(config, *fields: str) -> None:
+def check_model(config: ConfigDict, *fields: str) -> None:
     """Raises UserError if one of these fields, which the objective needs, is missing or empty in config.model."""
     missing = [field for field in fields if not config.model.get(field)]
     if missing:
@@ -163,7 +168,7 @@ def check_model(config, *fields: str) -> None:
         )
 
 
-def check_corruption(config) -> None:
+def check_corruption(config: ConfigDict) -> None:
     """Raises UserError if train.corruption, the fraction of corrupted tokens, is not between 0 and 1."""
     if not 0 < config.train.corruption < 1:
         raise UserError(f"train.corruption={config.train.corruption} is not between 0 and 1; give a fraction such as 0.15")
@@ -191,16 +196,16 @@ class TextTask(Task):
     def validates(self) -> bool:
         return len(self.corpus.validation) > 0
 
-    def repeated(self):
+    def repeated(self) -> int:
         return 0 if isinstance(self.corpus, streaming.StreamedCorpus) else repeated(self.corpus)
 
-    def damaged(self):
+    def damaged(self) -> int:
         return self.corpus.damaged
 
-    def lossy(self):
+    def lossy(self) -> str | None:
         return self.corpus.lossy
 
-    def batches(self, process_index: int, process_count: int):
+    def batches(self, process_index: int, process_count: int) -> Iterator[dict[str, np.ndarray]]:
         where = process_index, process_count
         if isinstance(self.corpus, streaming.StreamedCorpus):
             return streaming.StreamBatches(self.config, self.corpus, *where, self.transform)
@@ -211,7 +216,7 @@ class TextTask(Task):
         settings = self.config.eval
         return sample(self.corpus.split(split)[: settings.documents or None], settings.tokens)
 
-    def sizes(self):
+    def sizes(self) -> dict[str, dict[str, int | None]]:
         def measured(part: data.Documents) -> dict[str, int | None]:
             return {"documents": len(part), "tokens": int(part.lengths.sum())}
 
@@ -223,7 +228,10 @@ class TextTask(Task):
         scored = int(self.scored("validation").lengths.sum()) if self.validates else 0
         return {"validation": measured(self.corpus.validation) | {"scored": scored}, "train": train}
 
-    def evaluate(self, model, variables, split="validation", *, mesh=None, between=nothing) -> dict[str, Any]:
+    def evaluate(
+        self, model: nn.Module, variables: dict[str, Any], split: str = "validation", *, mesh: Mesh | None = None,
+        between: Between = nothing,
+    ) -> dict[str, Any]:  # fmt: skip
         """The objective's figures over one epoch of the documents. The corruption is the same in every evaluation."""
         config, documents = self.config, self.scored(split)
         found = data.rows(documents, config.train.length, config.data.seed, self.transform)

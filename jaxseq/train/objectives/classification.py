@@ -10,15 +10,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from jaxseq import data
 from jaxseq.data import batching, labelled
 from jaxseq.errors import UserError
-from jaxseq.evaluation.bits_per_byte import token_nats
+from jaxseq.evaluation.bits_per_byte import Between, token_nats
 from jaxseq.train.objectives import _held_out, _task
 
 
-def loss(model, variables, batch, rng, *, form, train) -> tuple[jax.Array, dict[str, jax.Array], dict]:
+def loss(
+    model: nn.Module, variables: dict[str, Any], batch: dict[str, jax.Array], rng: jax.Array, *, form: Any, train: bool
+) -> tuple[jax.Array, dict[str, jax.Array], dict]:
     """Sum over examples of (1 - s) nats of the label + s mean nats of all classes, s = batch["smoothing"], 0 in evaluation.
 
     Sums: `tokens` (examples), `nats` (of the label alone), `accuracy`. batch: `images` [B, rows, columns, channels], or
@@ -38,11 +43,11 @@ def loss(model, variables, batch, rng, *, form, train) -> tuple[jax.Array, dict[
     return total + extra * examples, sums, changed
 
 
-def of_images(config) -> bool:
+def of_images(config: ConfigDict) -> bool:
     return "channels" in config.model
 
 
-def shapes(config) -> dict[str, jax.ShapeDtypeStruct]:
+def shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     batch, model = config.train.batch, config.model
     if of_images(config):
         side = config.data.side or model.get("size")
@@ -55,7 +60,7 @@ def shapes(config) -> dict[str, jax.ShapeDtypeStruct]:
     return inputs | {"labels": jax.ShapeDtypeStruct((batch,), jnp.int32)} | numbers
 
 
-def tokens(config) -> int:
+def tokens(config: ConfigDict) -> int:
     return config.train.batch
 
 
@@ -115,10 +120,10 @@ class Classification(_task.Task):
     def validates(self) -> bool:
         return len(self.splits["validation"]) > 0
 
-    def damaged(self):
+    def damaged(self) -> int:
         return len(self.labelled.damage.messages())
 
-    def batches(self, process_index: int, process_count: int):
+    def batches(self, process_index: int, process_count: int) -> batching.RowBatches:
         identity = {"corpus": self.labelled.fingerprint, "length": self.config.train.length}
         share = process_index, process_count
         return batching.RowBatches(self.splits["train"], identity, self.config, *share, self._smoothed)
@@ -128,18 +133,21 @@ class Classification(_task.Task):
         settings, count = self.config.eval, len(self.splits[split])
         return min(count, settings.documents or count, settings.tokens or count)
 
-    def sizes(self):
+    def sizes(self) -> dict[str, dict[str, int | None]]:
         sizes = {split: dict.fromkeys(("documents", "tokens"), len(part)) for split, part in self.splits.items()}
         return sizes | {"validation": sizes["validation"] | {"scored": self.scored("validation")}}
 
-    def evaluate(self, model, variables, split="validation", *, mesh=None, between=_task.nothing) -> dict[str, Any]:
+    def evaluate(
+        self, model: nn.Module, variables: dict[str, Any], split: str = "validation", *, mesh: Mesh | None = None,
+        between: Between = _task.nothing,
+    ) -> dict[str, Any]:  # fmt: skip
         """The objective's figures over the first examples, see `scored`, unsmoothed."""
         examples = self.splits[split]
         rows = (examples[i] | {"smoothing": np.zeros((), np.float32)} for i in range(self.scored(split)))
         batch = self.config.eval.batch
         return {"split": split} | _held_out.score(loss, model, variables, rows, batch, "", mesh, between)
 
-    def describe(self, result):
+    def describe(self, result: dict[str, Any]) -> str:
         return f"{super().describe(result)}, over {result['rows']:,} {'images' if of_images(self.config) else 'texts'}"
 
 

@@ -23,9 +23,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 import jaxseq
 from jaxseq.errors import UserError
+from jaxseq.models.lm import LM
 from jaxseq.train import checkpoints, structure, workdirs
 from jaxseq.train.objectives import _task, next_token
 from jaxseq.train.objectives.next_token import shapes, tokens
@@ -52,7 +54,9 @@ class Teacher:
     top_k: int
 
 
-def loss(model, variables, batch, rng, *, form, train) -> tuple[jax.Array, dict[str, jax.Array], dict]:
+def loss(
+    model: LM, variables: dict[str, Any], batch: dict[str, jax.Array], rng: jax.Array, *, form: Any, train: bool
+) -> tuple[jax.Array, dict[str, jax.Array], dict]:
     """Sum over tokens of weight * loss as above; the sums of `next_token`, and `distillation`, the sum of weight * KL.
 
     variables: the student's, and `teacher`, a `Teacher`. Without one, or if its alpha is 0, this is `next_token.loss`.
@@ -97,7 +101,7 @@ def divergence(
     return jnp.sum(jnp.exp(p_BTV) * (p_BTV - q_BTV), axis=-1)
 
 
-def constants(config, mesh: Mesh) -> dict[str, Teacher]:
+def constants(config: ConfigDict, mesh: Mesh) -> dict[str, Teacher]:
     """The teacher's shapes, with shardings. Raises UserError if there is none that can teach `config`."""
     train, taught = config.train, _config_of_teacher(config)
     model = jaxseq.build(taught)
@@ -110,7 +114,7 @@ def constants(config, mesh: Mesh) -> dict[str, Teacher]:
     }
 
 
-def restored(config, constants: dict[str, Teacher]) -> dict[str, Teacher]:
+def restored(config: ConfigDict, constants: dict[str, Teacher]) -> dict[str, Teacher]:
     """`constants` with the weights of the teacher's newest intact checkpoint."""
     teacher = constants["teacher"]
     found = restore_variables(config.train.distill_teacher, {"params": teacher.params})

@@ -5,10 +5,13 @@ random token and 10 % stay unchanged. Each visit of a row draws again, seeded by
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
+from ml_collections import ConfigDict
 
 from jaxseq.errors import UserError
 from jaxseq.evaluation.bits_per_byte import token_nats
@@ -20,7 +23,9 @@ __all__ = ["Masked", "corrupt", "loss", "shapes", "task", "tokens"]
 MASKS = ("[MASK]", "<mask>")
 
 
-def loss(model, variables, batch, rng, *, form, train) -> tuple[jax.Array, dict[str, jax.Array], dict]:
+def loss(
+    model: nn.Module, variables: dict[str, Any], batch: dict[str, jax.Array], rng: jax.Array, *, form: Any, train: bool
+) -> tuple[jax.Array, dict[str, jax.Array], dict]:
     """Sum over the chosen tokens of their nats, and the sums `tokens` (chosen ones), `nats`, `accuracy`.
 
     batch: tokens (some hidden) and pos int32 [B, T]; at int32 [B, M], the chosen places, targets int32 [B, M], what stands
@@ -37,12 +42,12 @@ def loss(model, variables, batch, rng, *, form, train) -> tuple[jax.Array, dict[
     return sums["nats"] + extra * chosen, sums, changed
 
 
-def places(config) -> int:
+def places(config: ConfigDict) -> int:
     """M, the largest number of tokens that can be chosen in a row."""
     return max(1, round(config.train.corruption * config.train.length))
 
 
-def shapes(config) -> dict[str, jax.ShapeDtypeStruct]:
+def shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     batch, few = config.train.batch, (config.train.batch, places(config))
     arrays = dict.fromkeys(("tokens", "pos"), jax.ShapeDtypeStruct((batch, config.train.length), jnp.int32))
     arrays |= dict.fromkeys(("at", "targets"), jax.ShapeDtypeStruct(few, jnp.int32))
@@ -78,7 +83,7 @@ class Masked(_task.TextTask):
         if self.mask >= (vocab := self.config.model.vocab):
             raise UserError(f"model.vocab={vocab} has no id for the mask, {self.mask}; name the tokenizer of these weights")
 
-    def transform(self, row, random):
+    def transform(self, row: dict[str, np.ndarray], random: np.random.Generator) -> dict[str, np.ndarray]:
         free_T = (row["pos"] >= 0) & ~np.isin(row["tokens"], (self.tokenizer.boundary, self.tokenizer.start))
         rate = self.config.train.corruption
         hidden_T, chosen = corrupt(row["tokens"], free_T, rate, self.mask, self.tokenizer.vocab, random)

@@ -1,21 +1,27 @@
 """Next-token prediction: cross entropy in nats under each row's token weights."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from jaxseq import evaluation, shards
 from jaxseq.evaluation import bits_per_byte
-from jaxseq.evaluation.bits_per_byte import token_nats
+from jaxseq.evaluation.bits_per_byte import Between, token_nats
+from jaxseq.models.lm import LM
 from jaxseq.train.objectives import _task
 
 BLOCK = 1 << 25  # elements of the logits that a device holds at a time: 128 MiB in float32
 DTYPES = {"tokens": jnp.int32, "targets": jnp.int32, "pos": jnp.int32, "weights": jnp.float32}
 
 
-def loss(model, variables, batch, rng, *, form, train) -> tuple[jax.Array, dict[str, jax.Array], dict]:
+def loss(
+    model: LM, variables: dict[str, Any], batch: dict[str, jax.Array], rng: jax.Array, *, form: Any, train: bool
+) -> tuple[jax.Array, dict[str, jax.Array], dict]:
     """Sum over tokens of weight * nats, and the sums `tokens`, `nats`, `accuracy`, `log_z_squared`.
 
     batch: tokens, targets, pos int32 [B, T] and weights float32 [B, T]. What the model sows into 'losses' (already
@@ -26,7 +32,9 @@ def loss(model, variables, batch, rng, *, form, train) -> tuple[jax.Array, dict[
     return sums["nats"] + (extra + penalty) * sums["tokens"], sums, changed
 
 
-def hidden(model, variables, batch, rng, *, form, train) -> tuple[jax.Array, jax.Array, dict]:
+def hidden(
+    model: LM, variables: dict[str, Any], batch: dict[str, jax.Array], rng: jax.Array, *, form: Any, train: bool
+) -> tuple[jax.Array, jax.Array, dict]:
     """(what the model's head takes [B, T, D], the sum of the sown losses, the changed collections)."""
     (x_BTD, _), extra, changed = _task.apply(
         model, variables, batch["tokens"], pos=batch["pos"], form=form, rng=rng, train=train, method="hidden"
@@ -34,7 +42,9 @@ def hidden(model, variables, batch, rng, *, form, train) -> tuple[jax.Array, jax
     return x_BTD, extra, changed
 
 
-def blocked_sums(model, variables, x_BTD, targets_BT, weights_BT) -> tuple[dict[str, jax.Array], jax.Array]:
+def blocked_sums(
+    model: LM, variables: dict[str, Any], x_BTD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array
+) -> tuple[dict[str, jax.Array], jax.Array]:
     """(sums over tokens, the mean penalty of the logits); see `in_blocks`."""
 
     def sums(inputs):
@@ -44,7 +54,9 @@ def blocked_sums(model, variables, x_BTD, targets_BT, weights_BT) -> tuple[dict[
     return in_blocks(sums, model.vocab, x_BTD, targets_BT, weights_BT)
 
 
-def in_blocks(sums, vocab: int, *arrays: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
+def in_blocks(
+    sums: Callable[[tuple[jax.Array, ...]], tuple[dict[str, jax.Array], jax.Array]], vocab: int, *arrays: jax.Array
+) -> tuple[dict[str, jax.Array], jax.Array]:
     """`sums(arrays)`, (sums over tokens, the mean penalty of the logits), of arrays [B, T, …]. If all logits have more than
     `BLOCK` elements on a device, they are computed block by block of tokens, and once more in the backward pass, so that they
     are never held together."""
@@ -63,7 +75,9 @@ def _block(rows: int, time: int, vocab: int) -> int:
     return max(n for n in range(1, time + 1) if time % n == 0 and (n == 1 or n * on_device <= BLOCK))
 
 
-def scores(model, logits_BTV, targets_BT, weights_BT) -> tuple[dict[str, jax.Array], jax.Array]:
+def scores(
+    model: LM, logits_BTV: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array
+) -> tuple[dict[str, jax.Array], jax.Array]:
     """(the sums of `loss`, the mean penalty of the logits)."""
     nats_BT, log_z_BT = token_nats(logits_BTV, targets_BT)
     right_BT = jnp.argmax(logits_BTV, axis=-1) == targets_BT
@@ -77,12 +91,12 @@ def scores(model, logits_BTV, targets_BT, weights_BT) -> tuple[dict[str, jax.Arr
     return sums, model.penalty(logits_BTV) if model.logit_penalty else jnp.zeros((), jnp.float32)
 
 
-def shapes(config) -> dict[str, jax.ShapeDtypeStruct]:
+def shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     shape = (config.train.batch, config.train.length)
     return {name: jax.ShapeDtypeStruct(shape, dtype) for name, dtype in DTYPES.items()}
 
 
-def tokens(config) -> int:
+def tokens(config: ConfigDict) -> int:
     return config.train.batch * config.train.length
 
 
@@ -97,12 +111,15 @@ class NextToken(_task.TextTask):
     def bytes_per_token(self) -> float | None:
         return _task.bytes_per_token(self.corpus)
 
-    def check(self, model):
+    def check(self, model: LM) -> None:
         super().check(model)
         known = model.capacity is not None and self.validates  # else nothing has to be read for it
         bits_per_byte.check(model, self.config, int(self.scored("validation").lengths.max()) if known else 0)
 
-    def evaluate(self, model, variables, split="validation", *, mesh=None, between=_task.nothing) -> dict[str, Any]:
+    def evaluate(
+        self, model: LM, variables: dict[str, Any], split: str = "validation", *, mesh: Mesh | None = None,
+        between: Between = _task.nothing,
+    ) -> dict[str, Any]:  # fmt: skip
         corpus = self.corpus._replace(**{split: self.scored(split)})
         result = evaluation.evaluate(model, variables["params"], self.config, corpus, split, mesh=mesh, between=between)
         return result | ({"lossy": corpus.lossy} if corpus.lossy else {})

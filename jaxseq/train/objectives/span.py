@@ -9,10 +9,13 @@ tokenizer's <extra_id_0>, …, else SENTINELS ids behind its last, counted from 
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
+from ml_collections import ConfigDict
 
 from jaxseq.errors import UserError
 from jaxseq.evaluation.bits_per_byte import token_nats
@@ -24,7 +27,9 @@ __all__ = ["SENTINELS", "SpanTask", "corrupt", "counts", "loss", "shapes", "task
 SENTINELS = 100
 
 
-def loss(model, variables, batch, rng, *, form, train) -> tuple[jax.Array, dict[str, jax.Array], dict]:
+def loss(
+    model: nn.Module, variables: dict[str, Any], batch: dict[str, jax.Array], rng: jax.Array, *, form: Any, train: bool
+) -> tuple[jax.Array, dict[str, jax.Array], dict]:
     """Sum over the targets of their nats, and the sums `tokens`, `nats`, `accuracy`.
 
     batch: source, source_pos int32 [B, S]; tokens (the targets moved by one, a start in front), targets, pos int32 and
@@ -66,14 +71,14 @@ def corrupt(
     return np.append(np.concatenate(source), end).astype(np.int32), np.append(np.concatenate(targets), end).astype(np.int32)
 
 
-def sizes(config) -> tuple[int, int]:
+def sizes(config: ConfigDict) -> tuple[int, int]:
     """(source, targets): lengths of a full row's, which no shorter row's are above."""
     length = config.train.length
     cut, spans = counts(length, config.train.corruption, config.train.mean_span)
     return length - cut + spans + 1, cut + spans + 1
 
 
-def shapes(config) -> dict[str, jax.ShapeDtypeStruct]:
+def shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     batch, (source, targets) = config.train.batch, sizes(config)
     arrays = dict.fromkeys(("source", "source_pos"), jax.ShapeDtypeStruct((batch, source), jnp.int32))
     arrays |= dict.fromkeys(("tokens", "targets", "pos"), jax.ShapeDtypeStruct((batch, targets), jnp.int32))
@@ -108,7 +113,7 @@ class SpanTask(_task.TextTask):
         start = find("<pad>")  # T5 starts a text with its padding
         self.start = self.tokenizer.boundary if start is None else start
 
-    def transform(self, row, random):
+    def transform(self, row: dict[str, np.ndarray], random: np.random.Generator) -> dict[str, np.ndarray]:
         """A row of one token, which cannot be cut, has no weight."""
         settings, end = self.config.train, self.tokenizer.boundary
         text = row["tokens"][row["pos"] >= 0]
