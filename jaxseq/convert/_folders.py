@@ -23,10 +23,10 @@ log = logging.getLogger(__name__)
 class Joined(Tensors):
     """Tensors over several files; `parts` is {name: the tensors of the file that holds it}."""
 
-    def shape(self, name):
+    def shape(self, name: str) -> tuple[int, ...]:
         return self.parts[name].shape(name)
 
-    def dtype(self, name):
+    def dtype(self, name: str) -> str:
         return self.parts[name].dtype(name)
 
     def __getitem__(self, name):

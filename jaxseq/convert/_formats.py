@@ -36,10 +36,10 @@ _SAFETENSORS_DTYPES = {
 class SafeTensors(Tensors):
     """`parts` is {name: (file, shape, dtype)}. Each read reopens its file: the pages of a mapping kept open count as memory."""
 
-    def shape(self, name):
+    def shape(self, name: str) -> tuple[int, ...]:
         return self.parts[name][1]
 
-    def dtype(self, name):
+    def dtype(self, name: str) -> str:
         return self.parts[name][2]
 
     def __getitem__(self, name):
@@ -72,10 +72,10 @@ def safetensors(path: Path) -> SafeTensors:
 class Npz(Tensors):
     """`parts` is {name: (file, member, shape, dtype)}."""
 
-    def shape(self, name):
+    def shape(self, name: str) -> tuple[int, ...]:
         return self.parts[name][2]
 
-    def dtype(self, name):
+    def dtype(self, name: str) -> str:
         return self.parts[name][3].name
 
     def __getitem__(self, name):

@@ -16,10 +16,10 @@ SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  #
 class Quantized(Tensors):
     """`parts` is {name: gguf's ReaderTensor}. GGUF stores shapes with the fastest axis first."""
 
-    def shape(self, name):
+    def shape(self, name: str) -> tuple[int, ...]:
         return tuple(int(n) for n in reversed(self.parts[name].shape))
 
-    def dtype(self, name):
+    def dtype(self, name: str) -> str:
         return "float32"
 
     def __getitem__(self, name):

@@ -109,7 +109,7 @@ def unflatten(flat: Mapping[str, Any]) -> dict:
     return tree
 
 
-def load(entries: Sequence[Entry], tensors: Mapping[str, Any], abstract: Any, place: Callable, aliases: Mapping[str, str]):
+def load(entries: Sequence[Entry], tensors: Mapping[str, Any], abstract: Any, place: Callable, aliases: Mapping[str, str]) -> Any:
     """Our parameter tree, with the shapes and dtypes of `abstract`. `place(leaf, like)` puts a numpy leaf on its devices.
 
     aliases: {their name for an optional second copy of a tensor: the name of the tensor that it must equal}.

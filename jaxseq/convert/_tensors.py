@@ -44,10 +44,10 @@ class Renamed(Tensors):
         super().__init__(names)
         self.tensors = plain(tensors)
 
-    def shape(self, name):
+    def shape(self, name: str) -> tuple[int, ...]:
         return self.tensors.shape(self.parts[name])
 
-    def dtype(self, name):
+    def dtype(self, name: str) -> str:
         return self.tensors.dtype(self.parts[name])
 
     def __getitem__(self, name):

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from jaxseq import data, paths
 from jaxseq.convert import _vocabularies
 from jaxseq.convert._source import WeightSource
@@ -89,7 +91,7 @@ def check(out: Mapping[str, bytes], vocab: int) -> str | None:
     return name
 
 
-def export(folder: str | Path, config, workdir: str | Path) -> bool:
+def export(folder: str | Path, config: ConfigDict, workdir: str | Path) -> bool:
     """Writes a workdir's tokenizer beside the weights in `folder`, and its special ids into the config.json there. Returns
     False if the workdir has no tokenizer.
 

@@ -108,10 +108,10 @@ class _Unpickler(pickle._Unpickler):
 class Storages(Tensors):
     """`parts` is {name: Slice}."""
 
-    def shape(self, name):
+    def shape(self, name: str) -> tuple[int, ...]:
         return self.parts[name].shape
 
-    def dtype(self, name):
+    def dtype(self, name: str) -> str:
         return self.parts[name].storage.dtype.name
 
     def __getitem__(self, name):

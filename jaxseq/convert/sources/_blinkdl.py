@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import base
@@ -42,7 +43,7 @@ def config(theirs: dict, stack: str) -> ConfigDict:
     return cfg
 
 
-def mixers(model, *time_mixes: str, gated: bool = True, of_last: bool = False) -> list[tuple] | None:
+def mixers(model: nn.Module, *time_mixes: str, gated: bool = True, of_last: bool = False) -> list[tuple] | None:
     """Each segment's mixers if `model` has exactly these time mixings, one per segment; else None."""
     fields = {"norm": "layernorm", "norm_eps": 1e-5, "tied": False, "embedding_norm": True}
     found = _stacks.mixers(model, *((name, "RWKVChannel") for name in time_mixes), **fields)
@@ -51,7 +52,7 @@ def mixers(model, *time_mixes: str, gated: bool = True, of_last: bool = False) -
     return found
 
 
-def describe(model, mixers: list[tuple]) -> dict:
+def describe(model: nn.Module, mixers: list[tuple]) -> dict:
     """The fields of `theirs` that all versions have."""
     channel = mixers[0][1]
     return {
@@ -77,15 +78,15 @@ def entries(theirs: dict, time_mixes: Mapping[str, Callable], mixed: str, kinds:
     return table
 
 
-def flat(ours: str, name: str, theirs: dict, layers) -> Entry:
+def flat(ours: str, name: str, theirs: dict, layers: Sequence[int] | None) -> Entry:
     """(1, 1, D) as D."""
     return reshaped(ours, name, (theirs["n_embd"],), (1, 1, theirs["n_embd"]), layers)
 
 
-def matrices(ours: str, theirs: str, kinds: str, layers, shape: Sequence[int] | None = None) -> list[Entry]:
+def matrices(ours: str, theirs: str, kinds: str, layers: Sequence[int] | None, shape: Sequence[int] | None = None) -> list[Entry]:
     return [linear(f"{ours}/{kind}/kernel", f"{theirs}.{MATRICES[kind]}.weight", layers, shape) for kind in kinds]
 
 
-def group_norm(ours: str, layers) -> list[Entry]:
+def group_norm(ours: str, layers: Sequence[int] | None) -> list[Entry]:
     pairs = (("scale", "weight"), ("bias", "bias"))
     return [same(f"{ours}/ln_x_{ours_name}", f"{ATT}.ln_x.{name}", layers) for ours_name, name in pairs]

@@ -3,6 +3,9 @@
 Files have one tensor per expert. In transformers' memory a layer's experts are one array with gate and up; both are read.
 """
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 import numpy as np
 
 from jaxseq.convert._table import Entry, linear, norm, same
@@ -12,7 +15,7 @@ from jaxseq.convert.sources.hf_mixtral import _swap
 TOGETHER = "experts_together"  # added by `complete`: a layer's experts are one array
 
 
-def complete(theirs: dict, names) -> dict:
+def complete(theirs: dict, names: Iterable[str]) -> dict:
     return theirs | {TOGETHER: True} if any(name.endswith(".mlp.experts.gate_up_proj") for name in names) else theirs
 
 
@@ -27,7 +30,7 @@ def mla_fields(theirs: dict) -> dict:
     }
 
 
-def mla_described(mla) -> dict:
+def mla_described(mla: Any) -> dict:
     return {
         "num_attention_heads": mla.heads,
         "num_key_value_heads": mla.heads,
@@ -79,7 +82,7 @@ def moe(theirs: dict, place: _hybrids.MixerPlace, experts: int, prefix: str, nam
     return table + (together_experts(ours, at, layers) if together else single_experts(ours, at, layers, experts, names))
 
 
-def together_experts(ours: str, at: str, layers) -> list[Entry]:
+def together_experts(ours: str, at: str, layers: Sequence[int] | None) -> list[Entry]:
     def forward(x):
         return tuple(np.split(_swap(x), 2, axis=-1))
 
@@ -92,7 +95,7 @@ def together_experts(ours: str, at: str, layers) -> list[Entry]:
     ]
 
 
-def single_experts(ours: str, at: str, layers, experts: int, names: tuple[str, str, str]) -> list[Entry]:
+def single_experts(ours: str, at: str, layers: Sequence[int] | None, experts: int, names: tuple[str, str, str]) -> list[Entry]:
     def matrices(name, theirs_name):
         theirs = tuple(f"{at}.experts.{e}.{theirs_name}.weight" for e in range(experts))
         return Entry((f"{ours}/{name}",), theirs, lambda *w: (_swap(np.stack(w)),), lambda w: tuple(_swap(w)), layers)

@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import base
@@ -14,13 +16,13 @@ NAMES = "backbone.layers.{layer}"
 STEPS = {"dt_min": "time_step_min", "dt_max": "time_step_max", "dt_floor": "time_step_floor"}  # {ours: transformers'
 
 
-def mixer(model, kind: str):
+def mixer(model: nn.Module, kind: str) -> Any:
     """The mixer of a model whose only mixer is of class `kind`; else None."""
     found = _stacks.mixers(model, (kind,), norm="rmsnorm")
     return found and found[0][0]
 
 
-def frame(source: str, label: str, theirs: dict, tied: bool, **values) -> ConfigDict:
+def frame(source: str, label: str, theirs: dict, tied: bool, **values: Any) -> ConfigDict:
     """Our config of transformers' config, without the mixer. values: required values of further fields."""
     _fields.wanted(source, theirs, use_bias=False, use_conv_bias=True, hidden_act="silu", **values)
     cfg = base()
@@ -55,7 +57,7 @@ def hybrid_fields(source: str, theirs: dict) -> dict:
     }  # fmt: skip
 
 
-def hybrid_described(mixer) -> dict:
+def hybrid_described(mixer: Any) -> dict:
     """What these configs say of a mamba2."""
     return {
         "mamba_n_heads": mixer.heads, "mamba_d_head": mixer.inner_size // mixer.heads, "mamba_n_groups": mixer.groups,
@@ -64,7 +66,7 @@ def hybrid_described(mixer) -> dict:
     }  # fmt: skip
 
 
-def described(model, mixer) -> dict:
+def described(model: nn.Module, mixer: Any) -> dict:
     """The fields that transformers' configs of both have."""
     return {theirs: getattr(mixer, ours) for ours, theirs in STEPS.items()} | {
         "vocab_size": model.vocab,

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import base
@@ -48,7 +49,7 @@ def config(source: str, theirs: dict) -> ConfigDict:
     return cfg
 
 
-def describe(model) -> dict:
+def describe(model: nn.Module) -> dict:
     shape = model.shape
     return {
         "is_encoder_decoder": True,

@@ -1,5 +1,6 @@
 """Shared by torch.nn.LSTM and torch.nn.GRU: names, layout of gates, constructor arguments."""
 
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, finish
@@ -18,7 +19,7 @@ def config(cell: str, theirs: dict) -> ConfigDict:
     return finish(cfg)
 
 
-def describe(cell: str, model) -> dict | None:
+def describe(cell: str, model: nn.Module) -> dict | None:
     if not isinstance(model, RNN) or model.cell != cell:
         return None
     sizes = {"input_size": model.inputs, "hidden_size": model.hidden, "num_layers": model.layers, "dropout": model.dropout}

@@ -1,5 +1,8 @@
 """RWKV-4 (Pile, World, Raven): checkpoints of BlinkDL's trainer."""
 
+from collections.abc import Mapping
+
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import finish
@@ -12,7 +15,7 @@ def recognises(theirs: dict, names: set[str]) -> bool:
     return _blinkdl.recognises(names, "att.time_mix_k", "att.ln_x.weight")
 
 
-def infer(shapes) -> dict:
+def infer(shapes: Mapping[str, tuple[int, ...]]) -> dict:
     return _blinkdl.infer(shapes)
 
 
@@ -20,7 +23,7 @@ def config(theirs: dict) -> ConfigDict:
     return finish(_blinkdl.config(theirs, f"{theirs['n_layer']}*(rwkv4 rwkv_channel)"))
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     mixers = _blinkdl.mixers(model, "RWKV4")
     return mixers and _blinkdl.describe(model, mixers)
 

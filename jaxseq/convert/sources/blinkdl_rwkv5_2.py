@@ -1,5 +1,8 @@
 """RWKV-5.2 "Eagle" (World): checkpoints of BlinkDL's trainer."""
 
+from collections.abc import Mapping
+
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import finish
@@ -12,7 +15,7 @@ def recognises(theirs: dict, names: set[str]) -> bool:
     return _blinkdl.recognises(names, "att.time_mix_g")
 
 
-def infer(shapes) -> dict:
+def infer(shapes: Mapping[str, tuple[int, ...]]) -> dict:
     return _blinkdl.infer(shapes, "att.time_faaaa")
 
 
@@ -22,7 +25,7 @@ def config(theirs: dict) -> ConfigDict:
     return finish(cfg)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     mixers = _blinkdl.mixers(model, "RWKV5")
     return mixers and _blinkdl.describe(model, mixers) | {"n_head": mixers[0][0].heads}
 

@@ -1,5 +1,8 @@
 """RWKV-6 "Finch" (World): checkpoints of BlinkDL's trainer."""
 
+from collections.abc import Mapping
+
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import finish
@@ -13,7 +16,7 @@ def recognises(theirs: dict, names: set[str]) -> bool:
     return _blinkdl.recognises(names, "att.time_maa_x")
 
 
-def infer(shapes) -> dict:
+def infer(shapes: Mapping[str, tuple[int, ...]]) -> dict:
     theirs = _blinkdl.infer(shapes, "att.time_faaaa", lora_mix="att.time_maa_w1", lora_decay="att.time_decay_w1")
     return theirs | {"lora_mix": theirs["lora_mix"] // len(TARGETS)}
 
@@ -30,7 +33,7 @@ def config(theirs: dict) -> ConfigDict:
     return finish(cfg)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     mixers = _blinkdl.mixers(model, "RWKV6", of_last=True)
     if mixers is None:
         return None

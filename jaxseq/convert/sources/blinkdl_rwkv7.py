@@ -1,5 +1,8 @@
 """RWKV-7 "Goose" (Pile, World): checkpoints of BlinkDL's trainer."""
 
+from collections.abc import Mapping
+
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import finish
@@ -20,7 +23,7 @@ def rename(names: set[str]) -> dict[str, str]:
     return {name: name for name in names - UNREAD}
 
 
-def infer(shapes) -> dict:
+def infer(shapes: Mapping[str, tuple[int, ...]]) -> dict:
     return _blinkdl.infer(shapes, "att.r_k", **{f"lora_{letter}": f"att.{letter}1" for letter in LOW.values()})
 
 
@@ -34,7 +37,7 @@ def config(theirs: dict) -> ConfigDict:
     return finish(cfg)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     mixers = _blinkdl.mixers(model, "RWKV7", "RWKV7", gated=False, of_last=True)
     if mixers is None or [segment[0].first for segment in mixers] != [True, False] or model.repeats[0] != 1:
         return None

@@ -1,8 +1,10 @@
 """g2p-en 2.1.0, English spelling to sound (checkpoint20.npz in its wheel): GRU encoder and decoder in torch's layout."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, finish
@@ -34,7 +36,7 @@ def config(theirs: dict) -> ConfigDict:
     return finish(cfg)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     if not isinstance(model, Seq2SeqRNN) or model.cell != "gru":
         return None
     return {field: getattr(model, field) for field in ("source_vocab", "vocab", "width", "hidden")}
@@ -50,7 +52,7 @@ def entries(theirs: dict) -> list[Entry]:
     return [*table, linear("head/kernel", "fc_w"), same("head/bias", "fc_b")]
 
 
-def phonemes(model: Seq2SeqRNN, params, words: Sequence[str]) -> list[list[str]]:
+def phonemes(model: Seq2SeqRNN, params: Any, words: Sequence[str]) -> list[list[str]]:
     """The network's phonemes for each word; letters other than a to z become the unknown token."""
     numbers = {letter: n for n, letter in enumerate(LETTERS)}
     rows = [[*(numbers.get(letter, numbers["<unk>"]) for letter in word.lower()), numbers["</s>"]] for word in words]

@@ -1,6 +1,7 @@
 """Llama and its family (SmolLM2) in GGUF, with their tokenizer. Rotary pairs are adjacent rows of q and k."""
 
 import numpy as np
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.convert import _fields
@@ -45,7 +46,7 @@ def config(theirs: dict) -> ConfigDict:
     return hf_llama.config(_llama(theirs))
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     llama = hf_llama.describe(model)
     if llama is None or llama["attention_bias"] or llama["rope_parameters"]["rope_type"] != "default":
         return None

@@ -1,5 +1,7 @@
 """H3 layers of HazyResearch/H3 (diagonal kernel): {q,k,v}_proj, ssm_k_kernel.*, kernel.*, output_linear; single layers."""
 
+from flax import linen as nn
+
 from jaxseq.convert import _fields
 from jaxseq.convert._table import Entry, linear, reshaped, same
 from jaxseq.mixers.h3 import H3
@@ -18,7 +20,7 @@ def module(theirs: dict) -> H3:
     )  # fmt: skip
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     if not isinstance(model, H3):
         return None
     fields = {"d_model": model.width, "d_state": model.state_size, "head_dim": model.head_size, "l_max": None}

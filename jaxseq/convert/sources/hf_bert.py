@@ -5,6 +5,7 @@ The next-sentence head of BertForPreTraining becomes our classifier with two cla
 
 from collections.abc import Iterable, Sequence
 
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, finish
@@ -67,7 +68,7 @@ def config(theirs: dict) -> ConfigDict:
     return finish(cfg)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     if not isinstance(model, Encoder) or model.positions != "learned" or model.norm_first or not model.types:
         return None
     activations = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import finish
@@ -87,7 +88,7 @@ def _rotary(mla: Any) -> dict | None:
     return found | {"mscale": weight, "mscale_all_dim": weight}
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     found = _hybrids.mixers(model, KINDS, norm="rmsnorm")
     if not found:
         return None

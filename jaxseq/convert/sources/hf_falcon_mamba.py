@@ -1,5 +1,6 @@
 """Falcon Mamba: transformers' FalconMambaForCausalLM."""
 
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.convert._table import Entry
@@ -17,7 +18,7 @@ def config(theirs: dict) -> ConfigDict:
     return hf_mamba.config(theirs, "hf/falcon_mamba", selected_norm="plain", selected_eps=eps)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     theirs = hf_mamba.describe(model, "plain", NAME, "FalconMambaForCausalLM")
     return theirs and theirs | {"mixer_rms_eps": _mamba.mixer(model, "Mamba").selected_eps}
 

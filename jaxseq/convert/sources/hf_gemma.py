@@ -1,5 +1,6 @@
 """Gemma: transformers' GemmaForCausalLM. Norms multiply by 1 + weight, embeddings by the root of the width."""
 
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import finish
@@ -30,7 +31,7 @@ def config(theirs: dict) -> ConfigDict:
     return finish(cfg)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     scale = float(getattr(model, "width", 0)) ** 0.5
     found = _family.mixers(model, KINDS, norm="rmsnorm_offset", embedding_scale=scale)
     if not found:

@@ -1,5 +1,6 @@
 """Gemma 2: transformers' Gemma2ForCausalLM. Norms before and after each part, capped scores and logits, windows in turn."""
 
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import finish
@@ -38,7 +39,7 @@ def config(theirs: dict) -> ConfigDict:
     return finish(cfg)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     own = {"embedding_scale": float(getattr(model, "width", 0)) ** 0.5, "logit_cap": getattr(model, "logit_cap", 0.0)}
     found = _family.mixers(model, KINDS, block="Sandwich", norm="rmsnorm_offset", **own)
     if not found:

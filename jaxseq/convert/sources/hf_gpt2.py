@@ -1,5 +1,6 @@
 """GPT-2: transformers' GPT2LMHeadModel. Matrices are (inputs, outputs), with q, k and v in one."""
 
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, finish
@@ -36,7 +37,7 @@ def config(theirs: dict) -> ConfigDict:
     return finish(cfg)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     found = _stacks.mixers(model, ("Attention", "MLP"), norm="layernorm", positions="learned")
     if not found:
         return None

@@ -1,6 +1,7 @@
 """GPT-NeoX and Pythia: transformers' GPTNeoXForCausalLM. q, k and v are one matrix, ordered by head."""
 
 import numpy as np
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, finish
@@ -48,7 +49,7 @@ def config(theirs: dict) -> ConfigDict:
     return finish(cfg)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     kind = ("Attention", "MLP")
     parallel = _stacks.mixers(model, kind, block="Parallel", norm="layernorm")
     found = parallel or _stacks.mixers(model, kind, norm="layernorm")

@@ -1,6 +1,7 @@
 """gpt-oss (20B, 120B) in bfloat16 or float32: transformers' GptOssForCausalLM. Attention with sinks, clamped experts."""
 
 import numpy as np
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import finish
@@ -46,7 +47,7 @@ def _biased(theirs: dict) -> bool:
     return bool(theirs.get("attention_bias", True))
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     found = _family.mixers(model, KINDS, norm="rmsnorm")
     if not found:
         return None

@@ -1,5 +1,6 @@
 """Granite 4.0-H: transformers' GraniteMoeHybridForCausalLM, with experts or without."""
 
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import finish
@@ -90,7 +91,7 @@ def _found(model) -> tuple[list[tuple] | None, float]:
     return _hybrids.mixers(model, KINDS, norm="rmsnorm", **free), 1.0
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     found, scale = _found(model)
     own = {type(mixer).__name__: mixer for pair in found or () for mixer in pair}
     mamba, attention, swiglu, moe = (own.get(kind) for kind in KINDS)

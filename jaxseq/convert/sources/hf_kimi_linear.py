@@ -1,7 +1,9 @@
 """Kimi Linear (48B-A3B): transformers' KimiLinearForCausalLM."""
 
 import re
+from collections.abc import Iterable
 
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, finish
@@ -28,7 +30,7 @@ def _get(theirs: dict, *names):
     return next(theirs[name] for name in names if theirs.get(name) is not None or name == names[-1])
 
 
-def complete(theirs: dict, names) -> dict:
+def complete(theirs: dict, names: Iterable[str]) -> dict:
     """Adds the fields that transformers' config class computes from the authors' config.json."""
     theirs, own, count = _deepseek.complete(theirs, names), theirs.get("linear_attn_config") or {}, theirs["num_hidden_layers"]
     theirs = theirs | {
@@ -107,7 +109,7 @@ def config(theirs: dict) -> ConfigDict:
     return finish(cfg)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     found = _hybrids.mixers(model, KINDS, norm="rmsnorm")
     if not found:
         return None

@@ -1,5 +1,6 @@
 """LFM2 (350M, 700M, 1.2B): transformers' Lfm2ForCausalLM. Rotary pairs are halves of a head, as ours."""
 
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, finish
@@ -61,7 +62,7 @@ def config(theirs: dict) -> ConfigDict:
     return finish(cfg)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     found = _hybrids.mixers(model, KINDS, norm="rmsnorm")
     if not found:
         return None

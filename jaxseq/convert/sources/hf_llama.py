@@ -1,5 +1,6 @@
 """Llama and its family (Llama 3, SmolLM2): transformers' LlamaForCausalLM. Rotary pairs are halves of a head, as ours."""
 
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import finish
@@ -29,7 +30,7 @@ def config(theirs: dict) -> ConfigDict:
     return finish(cfg)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     found = _stacks.mixers(model, ("Attention", "SwiGLU"), norm="rmsnorm")
     if not found:
         return None

@@ -1,5 +1,8 @@
 """Mamba: transformers' MambaForCausalLM."""
 
+from typing import Any
+
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import finish
@@ -20,14 +23,16 @@ def fields(theirs: dict) -> dict:
     }  # fmt: skip
 
 
-def config(theirs: dict, source: str = "hf/mamba", **more) -> ConfigDict:
+def config(theirs: dict, source: str = "hf/mamba", **more: Any) -> ConfigDict:
     inner = theirs.get("expand", 2) * theirs["hidden_size"]
     cfg = _mamba.frame(source, "mamba", theirs, True, intermediate_size=inner)
     cfg.model.mamba = fields(theirs) | more
     return finish(cfg)
 
 
-def describe(model, selected_norm: str = "none", name: str = "mamba", architecture: str = "MambaForCausalLM") -> dict | None:
+def describe(
+    model: nn.Module, selected_norm: str = "none", name: str = "mamba", architecture: str = "MambaForCausalLM"
+) -> dict | None:
     mixer = _mamba.mixer(model, "Mamba")
     if mixer is None or mixer.selected_norm != selected_norm:
         return None

@@ -2,6 +2,7 @@
 
 import math
 
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import finish
@@ -27,7 +28,7 @@ def config(theirs: dict) -> ConfigDict:
     return finish(cfg)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     mixer = _mamba.mixer(model, "Mamba2")
     if mixer is None or mixer.inner or mixer.eps != model.norm_eps:
         return None

@@ -1,6 +1,7 @@
 """MiniMax-01 (456B-A46B): transformers' MiniMaxForCausalLM. Lightning attention, attention and experts."""
 
 import numpy as np
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import finish
@@ -55,7 +56,7 @@ def config(theirs: dict) -> ConfigDict:
     return finish(cfg)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     found = _hybrids.mixers(model, KINDS, block="NormedResidual", norm="rmsnorm")
     if not found or len({(block.alpha, block.beta) for block in model.blocks}) > 1:
         return None

@@ -1,5 +1,6 @@
 """Mistral: transformers' MistralForCausalLM. Llama with a window in every layer, in later versions without one."""
 
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import finish
@@ -27,7 +28,7 @@ def config(theirs: dict) -> ConfigDict:
     return finish(cfg)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     found = _family.mixers(model, KINDS, norm="rmsnorm")
     if not found or found[0][0].bias or not _decoders.same_biases(found[0][0]):
         return None

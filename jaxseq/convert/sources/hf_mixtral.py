@@ -1,9 +1,11 @@
 """Mixtral: transformers' MixtralForCausalLM. Files have one tensor per expert; in transformers'
 memory a layer's experts are one array with gate and up. Both are read."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import finish
@@ -56,7 +58,7 @@ def described(moe: Any) -> dict[str, Any]:
     }
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     found = _stacks.mixers(model, ("Attention", "MoE"), norm="rmsnorm")
     if not found:
         return None
@@ -86,7 +88,7 @@ def entries(theirs: dict) -> list[Entry]:
     return _family.outer(theirs, layers) + _family.attention(theirs, token) + moe
 
 
-def together(ours: str, names: str, layers, experts: int) -> list[Entry]:
+def together(ours: str, names: str, layers: Sequence[int] | None, experts: int) -> list[Entry]:
     """Router and experts as in memory; also MiniMax's."""
 
     def forward(x):
@@ -103,7 +105,7 @@ def together(ours: str, names: str, layers, experts: int) -> list[Entry]:
     ]
 
 
-def one_by_one(ours: str, names: str, layers, experts: int) -> list[Entry]:
+def one_by_one(ours: str, names: str, layers: Sequence[int] | None, experts: int) -> list[Entry]:
     """Router and experts as in files; also MiniMax's."""
 
     def matrices(name, theirs_name):

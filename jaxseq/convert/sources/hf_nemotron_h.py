@@ -3,6 +3,7 @@
 import math
 import re
 
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, finish
@@ -83,7 +84,7 @@ def config(theirs: dict) -> ConfigDict:
     return finish(cfg)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     found = _hybrids.mixers(model, KINDS, size=1, norm="rmsnorm", tied=False)
     own = {type(mixer).__name__: mixer for (mixer,) in found or ()}
     if set(own) != set(KINDS):

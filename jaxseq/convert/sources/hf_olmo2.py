@@ -1,5 +1,6 @@
 """OLMo 2: transformers' Olmo2ForCausalLM. Norms on the outputs of attention and feed-forward; q and k normed over all heads."""
 
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import finish
@@ -30,7 +31,7 @@ def config(theirs: dict) -> ConfigDict:
     return finish(cfg)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     found = _family.mixers(model, KINDS, block="OutputNorm", norm="rmsnorm")
     if not found or any(block.pre for block in model.blocks):
         return None

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import finish
@@ -89,7 +90,7 @@ def config(theirs: dict) -> ConfigDict:
     return finish(cfg)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     found = _hybrids.mixers(model, KINDS, block="OutputNorm", norm="rmsnorm")
     if not found or any(set(block.pre.split()) != {"gdn", "swiglu"} for block in model.blocks):
         return None

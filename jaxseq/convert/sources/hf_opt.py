@@ -1,5 +1,6 @@
 """OPT: transformers' OPTForCausalLM. The table of positions begins with two rows that no token has."""
 
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, finish
@@ -57,7 +58,7 @@ def config(theirs: dict) -> ConfigDict:
     return finish(cfg)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     frame = FRAME | {"embedding_width": getattr(model, "embedding_width", 0)}
     before = _hybrids.mixers(model, KINDS, last_norm=getattr(model, "last_norm", True), **frame)
     found = before or _hybrids.mixers(model, KINDS, block="PostNorm", last_norm=False, **frame)

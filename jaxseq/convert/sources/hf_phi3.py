@@ -2,6 +2,7 @@
 
 import math
 
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import finish
@@ -29,7 +30,7 @@ def config(theirs: dict) -> ConfigDict:
     return finish(cfg)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     found = _family.mixers(model, KINDS, norm="rmsnorm")
     if not found or found[0][0].bias or not _decoders.same_biases(found[0][0]) or found[0][0].rope_scaling != "none":
         return None

@@ -1,5 +1,8 @@
 """Qwen 2 and 2.5: transformers' Qwen2ForCausalLM. Biases on q, k and v; some sizes have windows in their last layers."""
 
+from collections.abc import Sequence
+
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import finish
@@ -39,7 +42,7 @@ def config(theirs: dict) -> ConfigDict:
     return finish(cfg)
 
 
-def windows(found) -> dict:
+def windows(found: Sequence[tuple]) -> dict:
     """Of their config; also Qwen3's."""
     kinds, sizes = _family.layer_types(found), {token.window for token, _ in found if token.window}
     return {
@@ -50,7 +53,7 @@ def windows(found) -> dict:
     }
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     found = _family.mixers(model, KINDS, norm="rmsnorm")
     if not found or not _decoders.has(found[0][0], bias=True, output_bias=False):
         return None

@@ -1,5 +1,6 @@
 """Qwen3 (dense): transformers' Qwen3ForCausalLM. q and k are normed head by head."""
 
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import finish
@@ -28,7 +29,7 @@ def config(theirs: dict) -> ConfigDict:
     return finish(cfg)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     found = _family.mixers(model, KINDS, norm="rmsnorm")
     if not found:
         return None

@@ -1,6 +1,7 @@
 """Qwen3-Next (80B-A3B): transformers' Qwen3NextForCausalLM. Norms multiply by 1 + weight, but for the one of Gated DeltaNet."""
 
 import numpy as np
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import finish
@@ -85,7 +86,7 @@ def config(theirs: dict) -> ConfigDict:
     return finish(cfg)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     found = _hybrids.mixers(model, KINDS, norm="rmsnorm_offset")
     if not found:
         return None

@@ -1,6 +1,7 @@
 """RecurrentGemma: transformers' RecurrentGemmaForCausalLM. Griffin with Gemma's norms, and capped logits."""
 
 import jax.numpy as jnp
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import finish
@@ -48,7 +49,7 @@ def config(theirs: dict) -> ConfigDict:
     return finish(cfg)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     width, cap = getattr(model, "width", 0), getattr(model, "logit_cap", 0.0)
     found = _hybrids.mixers(model, KINDS, norm="rmsnorm_offset", embedding_scale=_scale(width), logit_cap=cap)
     if not found or not cap:

@@ -1,5 +1,6 @@
 """RWKV-4: transformers' RwkvForCausalLM."""
 
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import finish
@@ -31,7 +32,7 @@ def _blinkdl_config(theirs: dict) -> dict:
     return {"n_layer": theirs["num_hidden_layers"], "n_embd": width, "dim_ffn": hidden, "vocab": theirs["vocab_size"]}
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     mixers = _blinkdl.mixers(model, "RWKV4")
     if mixers is None:
         return None

@@ -1,6 +1,8 @@
 """Switch Transformers: transformers' SwitchTransformersForConditionalGeneration, T5 with experts in every n-th layer."""
 
 import numpy as np
+from flax import linen as nn
+from ml_collections import ConfigDict
 
 from jaxseq.config import finish
 from jaxseq.convert import _fields
@@ -22,7 +24,7 @@ def _every(theirs: dict) -> int:
     return every
 
 
-def config(theirs: dict):
+def config(theirs: dict) -> ConfigDict:
     _fields.wanted("hf/switch_transformers", theirs, dense_act_fn="relu")
     cfg = _t5.config("hf/switch_transformers", theirs | {"feed_forward_proj": "relu"})
     cfg.model.update(
@@ -32,7 +34,7 @@ def config(theirs: dict):
     return finish(cfg)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     if not isinstance(model, EncoderDecoder) or not model.shape.sparse_every or model.shape.gated:
         return None
     shape, experts = model.shape, dict(model.shape.experts)

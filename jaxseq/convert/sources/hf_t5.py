@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from flax import linen as nn
+from ml_collections import ConfigDict
+
 from jaxseq.config import finish
 from jaxseq.convert._table import Entry, linear
 from jaxseq.convert.sources import _t5
@@ -21,11 +24,11 @@ def complete(theirs: dict, tensors: Mapping[str, Any]) -> dict:
     return _t5.complete({"scale_decoder_outputs": False} | theirs if theirs.get("model_type") == "mt5" else theirs, tensors)
 
 
-def config(theirs: dict):
+def config(theirs: dict) -> ConfigDict:
     return finish(_t5.config("hf/t5", theirs))
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     kinds = {ours: name for name, ours in _t5.ACTIVATIONS.items()}
     if not isinstance(model, EncoderDecoder) or model.shape.sparse_every:
         return None

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, finish
@@ -67,7 +68,7 @@ def config(theirs: dict) -> ConfigDict:
     return finish(cfg)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     activations = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     if not isinstance(model, ViT) or model.activation not in activations or (model.pooler and model.classes):
         return None

@@ -1,5 +1,6 @@
 """Mamba and Mamba-2 (state-spaces/mamba-130m, mamba2-130m …): checkpoints of the authors' library without attention layers."""
 
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, finish
@@ -51,7 +52,7 @@ def config(theirs: dict) -> ConfigDict:
     return finish(cfg)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     mixer = _mamba.mixer(model, "Mamba") or _mamba.mixer(model, "Mamba2")
     if mixer is None or model.norm_eps != 1e-5:
         return None

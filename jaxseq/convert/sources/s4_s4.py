@@ -5,6 +5,7 @@ Give it as "l_kernel" in the config; without it C is read as that of a layer bef
 """
 
 import numpy as np
+from flax import linen as nn
 
 from jaxseq.convert import _fields
 from jaxseq.convert._table import Entry, buffer, reshaped
@@ -22,7 +23,7 @@ def module(theirs: dict) -> S4:
     return S4(width=theirs["d_model"], state_size=theirs["d_state"], kernel_length=theirs.get("l_kernel") or None)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     if not isinstance(model, S4):
         return None
     fields = {"d_model": model.width, "d_state": model.state_size, "l_kernel": model.kernel_length or 0}

@@ -1,5 +1,7 @@
 """S4D layers of state-spaces/s4 (S4Block with mode "diag"): layer.*, output_linear.*; single layers."""
 
+from flax import linen as nn
+
 from jaxseq.convert import _fields
 from jaxseq.convert._table import Entry, linear, reshaped, same
 from jaxseq.mixers.s4d import S4D
@@ -21,7 +23,7 @@ def module(theirs: dict) -> S4D:
     return S4D(width=theirs["d_model"], state_size=theirs["d_state"], discretisation=rule)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     if not isinstance(model, S4D) or not model.input_map:
         return None
     fields = {"d_model": model.width, "d_state": model.state_size, "init": f"diag-{model.frequencies}", "l_max": None}

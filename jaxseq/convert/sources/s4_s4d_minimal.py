@@ -1,5 +1,7 @@
 """The minimal S4D layer of state-spaces/s4 (models/s4/s4d.py): kernel.*, D, output_linear.*; single layers."""
 
+from flax import linen as nn
+
 from jaxseq.convert._table import Entry, reshaped, same
 from jaxseq.mixers.s4d import S4D
 
@@ -12,7 +14,7 @@ def module(theirs: dict) -> S4D:
     return S4D(width=theirs["d_model"], state_size=theirs.get("d_state", 64), input_map=False)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     if not isinstance(model, S4D) or model.input_map or model.discretisation != "zoh":
         return None
     return {"d_model": model.width, "d_state": model.state_size, "transposed": False}

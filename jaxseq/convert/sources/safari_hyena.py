@@ -1,8 +1,10 @@
 """Hyena operators of HazyResearch/safari: in_proj, short_filter, filter_fn.*, out_proj; single layers."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
+from flax import linen as nn
 
 from jaxseq.convert import _fields
 from jaxseq.convert._table import Entry, buffer, linear, reshaped, same
@@ -25,7 +27,7 @@ def module(theirs: dict) -> Hyena:
     return Hyena(width=theirs["d_model"], **{ours: full[name] for name, ours in FIELDS.items()})
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     if not isinstance(model, Hyena) or model.convention != "safari" or model.heads != 1 or model.taps != 3:
         return None
     return {"d_model": model.width} | {name: getattr(model, ours) for name, ours in FIELDS.items()}
@@ -38,7 +40,7 @@ def linspace(first: float, last: float, count: int) -> np.ndarray:
     return np.where(n < count // 2, ends[0] + step * n, ends[1] - step * (count - 1 - n)).astype(np.float32)
 
 
-def taps(ours: str, theirs: str, layers=None) -> Entry:
+def taps(ours: str, theirs: str, layers: Sequence[int] | None = None) -> Entry:
     """A depthwise convolution's (channels, 1, taps), oldest first, as [taps, channels], newest first."""
     return Entry((ours,), (theirs,), lambda w: (w[:, 0, ::-1].T,), lambda w: (w.T[:, None, ::-1],), layers)
 

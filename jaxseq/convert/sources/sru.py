@@ -1,6 +1,7 @@
 """Stacks of the `sru` package, version 2: rnn_lst.N.{weight, weight_c, bias, scale_x}; one direction, no layer norm."""
 
 import numpy as np
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, finish
@@ -26,7 +27,7 @@ def config(theirs: dict) -> ConfigDict:
     return finish(cfg)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     if not isinstance(model, RNN) or model.cell != "sru":
         return None
     sizes = {"input_size": model.inputs, "hidden_size": model.hidden, "num_layers": model.layers, "dropout": model.dropout}

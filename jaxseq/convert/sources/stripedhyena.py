@@ -1,6 +1,7 @@
 """StripedHyena (togethercomputer/stripedhyena): Hyena in modal form and attention; embedding_layer, blocks.*, norm, unembed."""
 
 import numpy as np
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, finish
@@ -60,7 +61,7 @@ def config(theirs: dict) -> ConfigDict:
     return finish(cfg)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     if not isinstance(model, LM) or model.norm != "rmsnorm_outer" or model.positions != "none" or model.embedding_norm:
         return None
     kinds, found = [], {}

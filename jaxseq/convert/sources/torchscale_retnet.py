@@ -1,6 +1,7 @@
 """RetNet: torchscale's RetNetDecoder, pre-norm, without experts."""
 
 import numpy as np
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, finish
@@ -36,7 +37,7 @@ def config(theirs: dict) -> ConfigDict:
     return finish(cfg)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     scale = getattr(model, "embedding_scale", None)
     found = _stacks.mixers(model, ("Retention", "GeGLU"), norm="rmsnorm", embedding_scale=scale)
     if found is None:

@@ -6,6 +6,7 @@ A trained model is read as {"params", "batch_stats"}; a merged one ("deploy") ha
 import re
 from collections.abc import Mapping, Sequence
 
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import base, finish
@@ -72,7 +73,7 @@ def config(theirs: dict) -> ConfigDict:
     return finish(cfg)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     if not isinstance(model, UniRepLKNet):
         return None
     return {
