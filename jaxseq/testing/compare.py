@@ -1,8 +1,11 @@
 """Errors between two results, and their tolerances, which depend only on the dtype."""
 
+from typing import Any
+
 import jax
 import ml_dtypes
 import numpy as np
+from jax.typing import DTypeLike
 
 FLOAT64 = 1e-10  # between two forms in float64, relative to the largest value of the array
 FINITE_DIFFERENCE = 1e-5  # between a gradient and a central difference in float64
@@ -15,22 +18,22 @@ class LawBroken(AssertionError):
     """Raised when a law fails; the message names subject, law, form, T, dtype and the size of the error."""
 
 
-def is_float(x) -> bool:
+def is_float(x: Any) -> bool:
     """Whether x has a floating dtype."""
     return jax.dtypes.issubdtype(x.dtype, np.floating)
 
 
-def epsilon(dtype) -> float:
+def epsilon(dtype: DTypeLike) -> float:
     """Machine epsilon of a dtype."""
     return float(jax.numpy.finfo(dtype).eps)
 
 
-def cast(tree, dtype):
+def cast(tree: Any, dtype: DTypeLike) -> Any:
     """Cast floating arrays to `dtype`, leave the others unchanged; all on the host."""
     return jax.tree.map(lambda x: np.asarray(x, dtype) if is_float(x) else np.asarray(x), tree)
 
 
-def error(got, wanted, floor: float = 1e-6) -> float:
+def error(got: Any, wanted: Any, floor: float = 1e-6) -> float:
     """Largest difference relative to the largest wanted value, or to `floor` if that is larger; infinite if only one of them is
     NaN or infinite somewhere."""
     got, wanted = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
@@ -48,7 +51,7 @@ def _largest(wanted) -> float:
     return float(np.abs(wanted[np.isfinite(wanted)]).max(initial=0.0))
 
 
-def worst(got, wanted, share: float = 0.0) -> tuple[float, str]:
+def worst(got: Any, wanted: Any, share: float = 0.0) -> tuple[float, str]:
     """(largest `error` over the leaves of two trees, the leaf where it occurs); infinite if their structures differ.
 
     share: the denominator is at least this share of the largest value of all leaves. For gradients, some of which are zero up to
@@ -66,7 +69,7 @@ def worst(got, wanted, share: float = 0.0) -> tuple[float, str]:
     return max(errors, default=(0.0, "nothing"))
 
 
-def spec(tree):
+def spec(tree: Any) -> tuple[Any, tuple[tuple[tuple[int, ...], str], ...]]:
     """Structure, shapes and dtypes, comparable with ==."""
     leaves, structure = jax.tree.flatten(tree)
     return structure, tuple((tuple(x.shape), np.dtype(x.dtype).name) for x in leaves)

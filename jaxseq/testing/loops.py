@@ -2,6 +2,8 @@
 
 import math
 import re
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -34,7 +36,7 @@ def _carries(scan) -> bool:
     return any(len(out.aval.shape) == len(var.aval.shape) for out, var in zip(scan.outvars, body, strict=True))
 
 
-def longest(jaxpr) -> float:
+def longest(jaxpr: Any) -> float:
     """Steps of the longest nest of loops in a jaxpr; infinite for a `while` without a declared bound.
 
     Steps of nested loops are multiplied. A scan without carry (`lax.map`) is not sequential and counts as one step.
@@ -53,6 +55,6 @@ def longest(jaxpr) -> float:
     return found
 
 
-def longest_loop(function, *args) -> float:
+def longest_loop(function: Callable, *args: Any) -> float:
     """Steps of the longest nest of loops in `function(*args)`; nothing is compiled or run."""
     return longest(jax.make_jaxpr(function)(*args).jaxpr)

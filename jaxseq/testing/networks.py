@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from jaxseq.call import Call
 from jaxseq.compat import enable_x64
@@ -17,7 +18,7 @@ CONTEXT = PREFIX + WHOLE
 MOVE = 0.1  # standard deviation of the noise added to each parameter, so that initial zeros and ones hide no mistake
 
 
-def with_dtype(module: nn.Module, dtype) -> nn.Module:
+def with_dtype(module: nn.Module, dtype: DTypeLike) -> nn.Module:
     """The same network, and all modules among its fields, computing in `dtype`."""
 
     def change(value: Any, name: str):
@@ -33,7 +34,7 @@ def with_dtype(module: nn.Module, dtype) -> nn.Module:
     return module.clone(parent=None, **{name: change(getattr(module, name), name) for name in fields})
 
 
-def moved(params, key):
+def moved(params: Any, key: jax.Array) -> Any:
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
     leaves = [x + MOVE * jax.random.normal(k, x.shape, x.dtype) for x, k in zip(leaves, keys, strict=True)]
@@ -49,7 +50,7 @@ class NetworkSubject(Subject):
         super().__init__()
         self.module, self.name = module, type(module).__name__
 
-    def make(self, dtype, key) -> tuple:
+    def make(self, dtype: DTypeLike, key: jax.Array) -> tuple:
         key_x, key_other, key_init, key_move = jax.random.split(key, 4)
         module = with_dtype(self.module, dtype)
         x, other = self.inputs(key_x, CONTEXT, dtype), self.inputs(key_other, WHOLE, dtype)
@@ -59,14 +60,18 @@ class NetworkSubject(Subject):
         state = self.call("recurrent", dtype, (x[:, :PREFIX],), weights, empty, pos_BT)[1]
         return (x[:, PREFIX:],), (other,), weights, state, empty
 
-    def applied(self, form, dtype, xs, weights, state, pos, **options):
+    def applied(
+        self, form: str, dtype: DTypeLike, xs: tuple, weights: Any, state: Any, pos: jax.Array | None, **options: Any
+    ) -> tuple[Any, Any]:
         """The result of `module.apply` with these options."""
         raise NotImplementedError
 
-    def call(self, form, dtype, xs, weights, state, pos):
+    def call(self, form: str, dtype: DTypeLike, xs: tuple, weights: Any, state: Any, pos: jax.Array | None) -> tuple[Any, Any]:
         return self.applied(form, dtype, xs, weights, state, pos)
 
-    def choices(self, form, dtype, xs, weights, state, pos):
+    def choices(
+        self, form: str, dtype: DTypeLike, xs: tuple, weights: Any, state: Any, pos: jax.Array | None
+    ) -> list[np.ndarray]:
         def sown(form, dtype, *arguments):
             _, collections = self.applied(form, dtype, *arguments, mutable=["intermediates"])
             return [x for path, x in jax.tree_util.tree_leaves_with_path(collections) if jax.tree_util.DictKey("choice") in path]
@@ -74,10 +79,10 @@ class NetworkSubject(Subject):
         with enable_x64(True):
             return jax.device_get(self._jit("choices", sown, form, dtype)(xs, weights, state, pos))
 
-    def inputs(self, key, time: int, dtype) -> jax.Array:
+    def inputs(self, key: jax.Array, time: int, dtype: DTypeLike) -> jax.Array:
         raise NotImplementedError
 
-    def initial(self, module, key, x):
+    def initial(self, module: nn.Module, key: jax.Array, x: jax.Array) -> Any:
         """Initial parameters, unboxed."""
         raise NotImplementedError
 
@@ -88,17 +93,19 @@ class MixerSubject(NetworkSubject):
     kind = "mixer"
     forms_without_pos = ()  # the model always has positions
 
-    def applied(self, form, dtype, xs, weights, state, pos, **options):
+    def applied(
+        self, form: str, dtype: DTypeLike, xs: tuple, weights: Any, state: Any, pos: jax.Array | None, **options: Any
+    ) -> tuple[Any, Any]:
         return with_dtype(self.module, dtype).apply({"params": weights}, xs[0], state, Call.of(pos, form), **options)[:2]
 
-    def inputs(self, key, time, dtype):
+    def inputs(self, key: jax.Array, time: int, dtype: DTypeLike) -> jax.Array:
         return jax.random.normal(key, (BATCH, time, self.module.width), dtype)
 
-    def boxed(self, module, key, x) -> dict:
+    def boxed(self, module: nn.Module, key: jax.Array, x: jax.Array) -> dict:
         pos_BT = jnp.zeros(x.shape[:2], jnp.int32)
         return module.init(key, x, None, Call.of(pos_BT))
 
-    def initial(self, module, key, x):
+    def initial(self, module: nn.Module, key: jax.Array, x: jax.Array) -> Any:
         return nn.meta.unbox(self.boxed(module, key, x)).get("params", {})
 
 
@@ -108,26 +115,28 @@ class ModelSubject(NetworkSubject):
     kind = "model"
     forms_without_pos = ("recurrent",)  # LM.__call__ creates positions before it calls a form
 
-    def applied(self, form, dtype, xs, weights, state, pos, **options):
+    def applied(
+        self, form: str, dtype: DTypeLike, xs: tuple, weights: Any, state: Any, pos: jax.Array | None, **options: Any
+    ) -> tuple[Any, Any]:
         return with_dtype(self.module, dtype).apply({"params": weights}, xs[0], state, pos, form, **options)
 
-    def inputs(self, key, time, dtype):
+    def inputs(self, key: jax.Array, time: int, dtype: DTypeLike) -> jax.Array:
         return jax.random.randint(key, (BATCH, time), 0, self.module.vocab, jnp.int32)
 
-    def boxed(self, module, key, x) -> dict:
+    def boxed(self, module: nn.Module, key: jax.Array, x: jax.Array) -> dict:
         # Losses are also sown in init; `module.init` drops them. There must be no other collection.
         return nn.Module.init(module, key, x, mutable=nn.DenyList(["intermediates", "losses"]))
 
-    def initial(self, module, key, x):
+    def initial(self, module: nn.Module, key: jax.Array, x: jax.Array) -> Any:
         return module.init(key, x)["params"]
 
-    def output_dtype(self, dtype):
+    def output_dtype(self, dtype: DTypeLike) -> np.dtype:
         return np.promote_types(dtype, np.float32)
 
-    def rows(self, state, rows):
+    def rows(self, state: Any, rows: slice) -> Any:
         segments = jax.tree.map(lambda s: s[:, rows], state.segments)  # [repeats, B, ...]
         return state._replace(segments=segments, next_pos_B=state.next_pos_B[rows])
 
-    def replace_rows(self, state, other, rows, axis=0):
+    def replace_rows(self, state: Any, other: Any, rows: np.ndarray, axis: int = 0) -> Any:
         segments = super().replace_rows(state.segments, other.segments, rows, axis + 1)
         return state._replace(segments=segments, next_pos_B=super().replace_rows(state.next_pos_B, other.next_pos_B, rows))

@@ -5,10 +5,12 @@ near e^-50 and a mix of these, one token repeated over all blocks, and inputs or
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from jaxseq.ops._example import Example, outliers, repeated
 from jaxseq.testing import compare
@@ -20,7 +22,7 @@ OWN_ERROR, FLOOR = 20.0, 1e-6  # tolerance: OWN_ERROR * (recurrent form's error 
 BATCH = 2
 
 
-def cases(op, time: int, dtype, batch: int = BATCH) -> dict[str, Example]:
+def cases(op: Any, time: int, dtype: DTypeLike, batch: int = BATCH) -> dict[str, Example]:
     """The cases of the op, on the host; for an op without `stress`, those that can be made from its example."""
 
     options = {}

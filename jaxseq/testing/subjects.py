@@ -2,12 +2,13 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from jaxseq.compat import enable_x64
 from jaxseq.ops._time import PAD
@@ -47,7 +48,7 @@ class Case(NamedTuple):
         return tuple(x[:, start:stop] for x in self.xs)
 
 
-def canonical_by_class(state):
+def canonical_by_class(state: Any) -> Any:
     """The state with each part replaced by its `canonical()`, if its class has one: equivalent states become equal."""
     gauged = lambda part: hasattr(part, "canonical")  # noqa: E731
     return jax.tree.map(lambda part: part.canonical() if gauged(part) else part, state, is_leaf=gauged)
@@ -76,10 +77,10 @@ class Subject:
         self._cases: dict[str, Case] = {}
         self._compiled: dict[tuple, Callable] = {}
 
-    def call(self, form: str, dtype, xs, weights, state, pos):
+    def call(self, form: str, dtype: DTypeLike, xs: tuple, weights: Any, state: Any, pos: jax.Array | None) -> tuple[Any, Any]:
         raise NotImplementedError
 
-    def called(self, form: str, dtype, xs, weights, state, pos):
+    def called(self, form: str, dtype: DTypeLike, xs: tuple, weights: Any, state: Any, pos: jax.Array | None) -> tuple[Any, Any]:
         """`call`; adds a note with form, T and dtype to its exceptions."""
         try:
             return self.call(form, dtype, xs, weights, state, pos)
@@ -87,18 +88,18 @@ class Subject:
             error.add_note(f"in form {form!r}, T={xs[0].shape[1]}, {np.dtype(dtype).name}")
             raise
 
-    def make(self, dtype, key) -> tuple:
+    def make(self, dtype: DTypeLike, key: jax.Array) -> tuple:
         """The fields of a Case, traced."""
         raise NotImplementedError
 
-    def canonical(self, state):
+    def canonical(self, state: Any) -> Any:
         return canonical_by_class(state)
 
-    def rows(self, state, rows: slice):
+    def rows(self, state: Any, rows: slice) -> Any:
         """Some rows of the batch."""
         return jax.tree.map(lambda s: s[rows], state)
 
-    def replace_rows(self, state, other, rows: np.ndarray, axis: int = 0):
+    def replace_rows(self, state: Any, other: Any, rows: np.ndarray, axis: int = 0) -> Any:
         """The state with the rows in the mask `rows` taken from `other`; `axis` is the batch axis."""
 
         def replace(old, new):
@@ -106,7 +107,7 @@ class Subject:
 
         return jax.tree.map(replace, state, other)
 
-    def case(self, dtype) -> Case:
+    def case(self, dtype: DTypeLike) -> Case:
         """The arguments, sampled once in float64; for another dtype the same numbers, rounded to the dtypes of `make`."""
         name = np.dtype(dtype).name
         if name in self._cases:
@@ -123,37 +124,41 @@ class Subject:
             self._cases[name] = Case(*case)
         return self._cases[name]
 
-    def run(self, form: str, dtype, xs, weights, state, pos):
+    def run(self, form: str, dtype: DTypeLike, xs: tuple, weights: Any, state: Any, pos: jax.Array | None) -> tuple[Any, Any]:
         """(y, state) on the host; jitted, so that laws share the compiled function."""
         with enable_x64(True):
             return jax.device_get(self._jit("run", self.called, form, dtype)(xs, weights, state, pos))
 
-    def choices(self, form: str, dtype, xs, weights, state, pos) -> list[np.ndarray]:
+    def choices(
+        self, form: str, dtype: DTypeLike, xs: tuple, weights: Any, state: Any, pos: jax.Array | None
+    ) -> list[np.ndarray]:
         """Discrete choices, such as those of a router, each [..., B, T, R]: sown into 'intermediates' as 'choice'; usually none.
 
         The function is discontinuous at a change of choice, so rounding may flip a choice.
         """
         return []
 
-    def compare_states(self, got, wanted) -> tuple[float, str]:
+    def compare_states(self, got: Any, wanted: Any) -> tuple[float, str]:
         if compare.spec(got) != compare.spec(wanted):
             return float("inf"), f"spec {compare.spec(got)} instead of {compare.spec(wanted)}"
         return compare.worst(self.canonical(got), self.canonical(wanted))
 
-    def compare_values(self, got, wanted) -> tuple[float, str]:
+    def compare_values(self, got: Any, wanted: Any) -> tuple[float, str]:
         """Two (y, state) by value, whatever their dtypes."""
         got, wanted = ((compare.cast(y, np.float64), self.canonical(state)) for y, state in (got, wanted))
         return compare.worst(got, wanted)
 
-    def output_dtype(self, dtype) -> np.dtype:
+    def output_dtype(self, dtype: DTypeLike) -> np.dtype:
         return np.dtype(dtype)
 
-    def shapes(self, form: str, dtype, xs, pos):
+    def shapes(self, form: str, dtype: DTypeLike, xs: tuple, pos: jax.Array | None) -> tuple[Any, Any]:
         """(y, state) as ShapeDtypeStructs: nothing is compiled."""
         case = self.case(dtype)
         return jax.eval_shape(functools.partial(self.called, form, dtype), xs, case.weights, case.state, pos)
 
-    def gradients(self, form: str, xs, weights, state, pos, cotangents):
+    def gradients(
+        self, form: str, xs: tuple, weights: Any, state: Any, pos: jax.Array | None, cotangents: list
+    ) -> tuple[Any, list]:
         """(value of <y, u> + <canonical(state), v>, list of its gradients by all floating arguments), in float64."""
         floats, rest, structure = split_floats((xs, weights, state))
         jitted = self._jit("grad", functools.partial(self._value_and_grad, structure), form, np.dtype(np.float64))
@@ -175,14 +180,14 @@ class Subject:
         return self._compiled[key]
 
 
-def split_floats(tree):
+def split_floats(tree: Any) -> tuple[list, list, Any]:
     """(floating leaves, other leaves with None for floats, tree structure), to be joined by `join_floats`."""
     leaves, structure = jax.tree.flatten(tree)
     floats = [x for x in leaves if compare.is_float(x)]
     return floats, [None if compare.is_float(x) else x for x in leaves], structure
 
 
-def join_floats(floats, rest, structure):
+def join_floats(floats: Sequence, rest: Sequence, structure: Any) -> Any:
     """Inverse of `split_floats`."""
     floats = iter(floats)
     return jax.tree.unflatten(structure, [next(floats) if x is None else x for x in rest])
@@ -201,33 +206,33 @@ class OpSubject(Subject):
         self.name = getattr(op, "__name__", type(op).__name__).rpartition(".")[2] + (" (default options)" if defaults else "")
         self.options: dict[str, Any] = {}
 
-    def variant(self, op) -> "OpSubject":
+    def variant(self, op: Any) -> "OpSubject":
         """Another op with the arguments of this one. Only its recurrent form is used, or both forms of an op with two."""
         other = OpSubject(op, self.defaults, tuple(f for f in op.FORMS if f == "recurrent" or len(op.FORMS) == 2))
         if op.example is self.op.example:
             other._cases, other.options = self._cases, self.options
         return other
 
-    def options_of(self, function, options):
+    def options_of(self, function: Callable, options: dict[str, Any]) -> dict[str, Any]:
         parameters = inspect.signature(function).parameters
         if self.defaults:
             options = {k: v for k, v in options.items() if parameters[k].default is inspect.Parameter.empty}
         return options | ({"chunk": CHUNK} if "chunk" in parameters else {})
 
-    def call(self, form, dtype, xs, weights, state, pos):
+    def call(self, form: str, dtype: DTypeLike, xs: tuple, weights: Any, state: Any, pos: jax.Array | None) -> tuple[Any, Any]:
         function = self.op.FORMS[form]
         return function(*xs, state=state, pos=pos, **weights, **self.options_of(function, self.options))
 
-    def canonical(self, state):
+    def canonical(self, state: Any) -> Any:
         return self.op.canonical(state) if hasattr(self.op, "canonical") else super().canonical(state)
 
-    def summary(self, xs, weights, pos):
+    def summary(self, xs: tuple, weights: Any, pos: jax.Array | None) -> Any:
         def function(form, dtype, xs, weights, pos):
             return self.op.summary(*xs, pos=pos, **weights, **self.options_of(self.op.summary, self.options))
 
         return jax.device_get(self._jit("summary", function, "summary", np.float64)(xs, weights, pos))
 
-    def make(self, dtype, key) -> tuple:
+    def make(self, dtype: DTypeLike, key: jax.Array) -> tuple:
         time = PREFIX + self.whole
         key, key_other = jax.random.split(key)
         xs, weights, self.options, state = self.op.example(key, BATCH, time, dtype)

@@ -28,56 +28,56 @@ def _add(y, term, pos):
     return (y + select(positions(pos, y) >= 0, jnp.broadcast_to(term, y.shape))).astype(y.dtype)
 
 
-def ignores_state(form, xs, state, pos, **kwargs):
+def ignores_state(form: Callable, xs: tuple, state: Any, pos: jax.Array | None, **kwargs: Any) -> tuple[Any, Any]:
     """The incoming state is ignored."""
     return form(*xs, state=jax.tree.map(jnp.zeros_like, state), pos=pos, **kwargs)
 
 
-def returns_old_state(form, xs, state, pos, **kwargs):
+def returns_old_state(form: Callable, xs: tuple, state: Any, pos: jax.Array | None, **kwargs: Any) -> tuple[Any, Any]:
     """The incoming state is returned unchanged."""
     y, after = form(*xs, state=state, pos=pos, **kwargs)
     return y, after if state is None else state
 
 
-def state_one_token_late(form, xs, state, pos, **kwargs):
+def state_one_token_late(form: Callable, xs: tuple, state: Any, pos: jax.Array | None, **kwargs: Any) -> tuple[Any, Any]:
     y, _ = form(*xs, state=state, pos=pos, **kwargs)
     _, late = form(*(x[:, :-1] for x in xs), state=state, pos=None if pos is None else pos[:, :-1], **kwargs)
     return y, late
 
 
-def rounds_state(form, xs, state, pos, **kwargs):
+def rounds_state(form: Callable, xs: tuple, state: Any, pos: jax.Array | None, **kwargs: Any) -> tuple[Any, Any]:
     y, state = form(*xs, state=state, pos=pos, **kwargs)
     return y, _floats(lambda s: s.astype(jnp.bfloat16).astype(s.dtype), state)
 
 
-def forgets_when_empty(form, xs, state, pos, **kwargs):
+def forgets_when_empty(form: Callable, xs: tuple, state: Any, pos: jax.Array | None, **kwargs: Any) -> tuple[Any, Any]:
     y, after = form(*xs, state=state, pos=pos, **kwargs)
     return y, after if xs[0].shape[1] else jax.tree.map(jnp.zeros_like, after)
 
 
-def starts_from_one(form, xs, state, pos, **kwargs):
+def starts_from_one(form: Callable, xs: tuple, state: Any, pos: jax.Array | None, **kwargs: Any) -> tuple[Any, Any]:
     """state=None is replaced by the state after one token of ones."""
     if state is None:
         _, state = form(*(jnp.ones_like(x[:, :1]) for x in xs), state=None, **kwargs)
     return form(*xs, state=state, pos=pos, **kwargs)
 
 
-def starts_without_pos(form, xs, state, pos, **kwargs):
+def starts_without_pos(form: Callable, xs: tuple, state: Any, pos: jax.Array | None, **kwargs: Any) -> tuple[Any, Any]:
     """pos=None is treated as if each row began a document."""
     return form(*xs, state=state, pos=positions(pos, xs[0]).at[:, :1].set(START) if pos is None else pos, **kwargs)
 
 
-def sees_the_future(form, xs, state, pos, **kwargs):
+def sees_the_future(form: Callable, xs: tuple, state: Any, pos: jax.Array | None, **kwargs: Any) -> tuple[Any, Any]:
     y, state = form(*xs, state=state, pos=pos, **kwargs)
     return _add(y, 1e-3 * jnp.sum(y, axis=1, keepdims=True), pos), state
 
 
-def ignores_resets(form, xs, state, pos, **kwargs):
+def ignores_resets(form: Callable, xs: tuple, state: Any, pos: jax.Array | None, **kwargs: Any) -> tuple[Any, Any]:
     """Document starts do not reset the state."""
     return form(*xs, state=state, pos=None if pos is None else jnp.where(pos == START, 1, pos), **kwargs)
 
 
-def counts_padding(form, xs, state, pos, **kwargs):
+def counts_padding(form: Callable, xs: tuple, state: Any, pos: jax.Array | None, **kwargs: Any) -> tuple[Any, Any]:
     """Outputs are correct and nothing is NaN, but padding changes the state."""
     y, after = form(*xs, state=state, pos=pos, **kwargs)
     if pos is None:
@@ -86,35 +86,35 @@ def counts_padding(form, xs, state, pos, **kwargs):
     return y, form(*numbers, state=state, pos=jnp.where(pos == PAD, START + 1, pos), **kwargs)[1]
 
 
-def lets_garbage_into_state(form, xs, state, pos, **kwargs):
+def lets_garbage_into_state(form: Callable, xs: tuple, state: Any, pos: jax.Array | None, **kwargs: Any) -> tuple[Any, Any]:
     """Inputs at padding are multiplied by zero instead of being masked: 0 x NaN = NaN."""
     y, state = form(*xs, state=state, pos=pos, **kwargs)
     zero = sum(0 * jnp.sum(x) for x in xs)
     return y, _floats(lambda s: s + zero.astype(s.dtype), state)
 
 
-def lets_garbage_into_gradient(form, xs, state, pos, **kwargs):
+def lets_garbage_into_gradient(form: Callable, xs: tuple, state: Any, pos: jax.Array | None, **kwargs: Any) -> tuple[Any, Any]:
     """Values are correct, but NaN is masked only after a product whose backward pass multiplies it by zero."""
     y, state = form(*xs, state=state, pos=pos, **kwargs)
     zero = sum(0 * jnp.sum(x * x) for x in xs)
     return _add(y, jnp.where(jnp.isnan(zero), 0, zero), pos), state
 
 
-def cuts_gradient(form, xs, state, pos, **kwargs):
+def cuts_gradient(form: Callable, xs: tuple, state: Any, pos: jax.Array | None, **kwargs: Any) -> tuple[Any, Any]:
     return form(*xs, state=jax.lax.stop_gradient(state), pos=pos, **kwargs)
 
 
-def widens_output(form, xs, state, pos, **kwargs):
+def widens_output(form: Callable, xs: tuple, state: Any, pos: jax.Array | None, **kwargs: Any) -> tuple[Any, Any]:
     y, state = form(*xs, state=state, pos=pos, **kwargs)
     return y.astype(jnp.promote_types(y.dtype, jnp.float32)), state
 
 
-def keeps_state_in_float32(form, xs, state, pos, **kwargs):
+def keeps_state_in_float32(form: Callable, xs: tuple, state: Any, pos: jax.Array | None, **kwargs: Any) -> tuple[Any, Any]:
     y, state = form(*xs, state=state, pos=pos, **kwargs)
     return y, _floats(lambda s: s.astype(jnp.float32), state)
 
 
-def rounds_float32_to_bfloat16(form, xs, state, pos, **kwargs):
+def rounds_float32_to_bfloat16(form: Callable, xs: tuple, state: Any, pos: jax.Array | None, **kwargs: Any) -> tuple[Any, Any]:
     """Rounds float32 inputs like a matrix product at an accelerator's default precision."""
     rounded = (x.astype(jnp.bfloat16).astype(x.dtype) if x.dtype == jnp.float32 else x for x in xs)
     return form(*rounded, state=state, pos=pos, **kwargs)
@@ -191,7 +191,7 @@ def _inexact(op) -> list[Any]:
     return [_like(op, form.__name__, FORMS={"recurrent": op.FORMS["recurrent"], "parallel": form}) for form in forms]
 
 
-def power_product(A_BHTT):
+def power_product(A_BHTT: jax.Array) -> jax.Array:
     """(I - A)^-1 as (I + A)(I + A^2)(I + A^4) …: exact, but with repeated keys its terms grow like binomial coefficients."""
     time = A_BHTT.shape[-1]
     eye = jnp.eye(time, dtype=A_BHTT.dtype)
@@ -203,7 +203,7 @@ def power_product(A_BHTT):
     return inverse
 
 
-def wrong_ops(op) -> list[tuple[str, Any]]:
+def wrong_ops(op: Any) -> list[tuple[str, Any]]:
     """(law, wrong op) pairs: the law must fail for that op."""
     wrapped = [(law, _wrapped(op, wrapper)) for law, wrappers in WRAPPERS.items() for wrapper in wrappers]
     return wrapped + _structures(op) + [("stress", wrong) for wrong in _inexact(op)]
