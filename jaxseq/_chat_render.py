@@ -8,10 +8,12 @@ import datetime
 import json
 import signal
 import sys
+from typing import Any, NoReturn
 
 import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 SECONDS, BYTES = 2, 256 << 20  # of processor time; of memory
@@ -22,7 +24,7 @@ class Generation(Extension):
 
     tags = {"generation"}
 
-    def parse(self, parser):
+    def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
         body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
         return nodes.CallBlock(self.call_method("_inside"), [], [], body).set_lineno(line)
@@ -31,26 +33,29 @@ class Generation(Extension):
         return caller()
 
 
-def raise_exception(message):
+def raise_exception(message: str) -> NoReturn:
     raise jinja2.TemplateError(message)
 
 
-def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+def tojson(
+    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:  # fmt: skip
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def strftime_now(pattern):
+def strftime_now(pattern: str) -> str:
     return datetime.datetime.now().strftime(pattern)
 
 
-def environment():
+def environment() -> ImmutableSandboxedEnvironment:
     made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"])
     made.filters["tojson"] = tojson
     made.globals |= {"raise_exception": raise_exception, "strftime_now": strftime_now}
     return made
 
 
-def limit():
+def limit() -> None:
     """Sets the limits that the system has. The timer ends this process; it starts now, after Python's own start-up."""
     try:
         import resource
@@ -65,7 +70,7 @@ def limit():
             resource.setrlimit(getattr(resource, name), (value, value))
 
 
-def main():
+def main() -> None:
     made = environment()
     made.from_string("{{ '' | tojson }}").render()  # jinja2's late imports, before the limits
     print("ready", flush=True)

@@ -15,13 +15,19 @@ installed (transformers with torch), and prints ratios; a ratio whose spread ove
 Everything that is compared runs in turns; times are medians in milliseconds.
 """
 
+import argparse
+from typing import TYPE_CHECKING, Any
+
 from jaxseq.errors import UserError
+
+if TYPE_CHECKING:  # rich takes a while to import
+    from rich.table import Table
 
 LENGTHS = {"ops": "64,256,1024,4096", "train": "512", "prefill": "512,2048,8192", "decode": "1024,8192,32768"}
 MODELS = "transformer,gpt2,rwkv4,mamba2,retnet,mamba"
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", nargs="?", default="ops", choices=[*LENGTHS, "data"], help="default: ops")
     parser.add_argument("--lengths", metavar="T,T", help="tokens per row, prompt or context (default: depends on what is timed)")
     parser.add_argument("--rounds", type=int, help="runs of each, in turns (default: 5 for ops, else 10)")
@@ -41,7 +47,7 @@ def add_arguments(parser):
     data.add_argument("--tokenizer", default="byte", metavar="FILE", help="as data.tokenizer (default: byte)")
 
 
-def run(args):
+def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.what == "data":
         return _data(args)
     for name in ("rounds", "width", "rows", "steps"):
@@ -100,7 +106,7 @@ def _models(args, lengths: list[int]):
     return result
 
 
-def models_table(what: str, records: list[dict]):
+def models_table(what: str, records: list[dict]) -> "Table":
     """The records of one length as a rich table."""
     from rich import box
     from rich.table import Table
@@ -153,7 +159,7 @@ def _lengths(text: str, usual: str) -> list[int]:
     return sorted({int(word) for word in words})
 
 
-def table(records: list[dict]):
+def table(records: list[dict]) -> "Table":
     """One op at one length as a rich table: milliseconds, and the ratios to the best form and to the machine's limit."""
     from rich.table import Table
 

@@ -19,7 +19,9 @@ weights are frozen there, and --config.train.lora_rank=8 trains adapters beside 
 training data, or those of --config.data.path=PATH.
 """
 
+import argparse
 import sys
+from typing import Any
 
 from jaxseq.cli import _config, _paths
 from jaxseq.errors import UserError
@@ -27,7 +29,7 @@ from jaxseq.errors import UserError
 SETTABLE = ("data.", "eval.")
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of a training run")
     parser.add_argument("--recipe", required=True, metavar="STEPS", help="steps joined by +, such as wanda:0.5+int8")
     parser.add_argument("--out", required=True, metavar="DIR", help="the new workdir")
@@ -36,7 +38,7 @@ def add_arguments(parser):
     parser.set_defaults(config=None)  # accept --config.data.path=PATH and other fields
 
 
-def run(args):
+def run(args: argparse.Namespace) -> dict[str, Any]:
     overrides = _config.overrides(args)
     if fixed := [key for key in overrides if not key.startswith(SETTABLE)]:
         raise UserError(f"--config.{fixed[0]} was fixed by the run; compress takes only --config.data.… and --config.eval.…")

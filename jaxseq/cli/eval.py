@@ -5,7 +5,9 @@ The data are those of the run unless --config.data.path=PATH or another --config
 --config.eval.carry_state=false scores each piece of a document from an empty state.
 """
 
+import argparse
 import sys
+from typing import Any
 
 from jaxseq.cli import _config
 from jaxseq.errors import UserError
@@ -13,14 +15,14 @@ from jaxseq.errors import UserError
 SETTABLE = ("data.", "eval.", "train.form")
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of a training run")
     parser.add_argument("--step", type=int, help="checkpoint to take (default: the latest)")
     parser.add_argument("--split", default="validation", choices=("train", "validation"), help="default: validation")
     parser.set_defaults(config=None)  # accept --config.data.path=PATH and other fields
 
 
-def run(args):
+def run(args: argparse.Namespace) -> dict[str, Any]:
     overrides = _config.overrides(args)
     if fixed := [key for key in overrides if not key.startswith(SETTABLE)]:
         raise UserError(f"--config.{fixed[0]} was fixed by the run; jaxseq eval takes only --config.data.… and --config.eval.…")

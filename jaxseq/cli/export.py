@@ -8,13 +8,15 @@ Compressed weights and adapters (train.lora_rank) are merged into plain weights.
 generation settings of the workdir are copied too. --adapter writes the adapters alone, for PEFT and the base model.
 """
 
+import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from jaxseq.cli import _paths
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("workdir", metavar="DIR", help="a workdir with a checkpoint")
     parser.add_argument("out", metavar="OUT", help="the folder to write")
     parser.add_argument("--source", help="the format, such as hf/llama (default: the only one that can hold the model)")
@@ -22,7 +24,7 @@ def add_arguments(parser):
     parser.add_argument("--step", type=int, help="checkpoint to take (default: the latest)")
 
 
-def run(args):
+def run(args: argparse.Namespace) -> dict[str, Any]:
     _paths.new_folder(args.out, "OUT")
     from jaxseq import convert, train
     from jaxseq.convert import _tokenizer

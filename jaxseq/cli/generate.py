@@ -8,16 +8,18 @@ text is printed when it is finished, below a line --- with its prompt. An incomp
 The tokens for a prompt do not depend on the other prompts, at equal --rows (and --seed, for prompt 0).
 """
 
+import argparse
 import os
 import re
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from jaxseq.errors import UserError
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of a training run")
     parser.add_argument("--step", type=int, help="checkpoint to take (default: the latest)")
     parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="may be given several times")
@@ -40,7 +42,7 @@ def add_arguments(parser):
     parser.add_argument("--rows", type=int, metavar="N", help="prompts per batch (default: all, but at most 4)")
 
 
-def run(args):
+def run(args: argparse.Namespace) -> dict[str, Any]:
     prompts = _prompts(args)
     for text in args.stop:
         _hint("stop", text)

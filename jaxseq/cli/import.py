@@ -9,13 +9,15 @@ Nothing in the files is executed. If there is a tokenizer beside the weights, it
 ids.
 """
 
+import argparse
 import sys
+from typing import Any
 
 from jaxseq import paths
 from jaxseq.cli import _paths
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source_path", metavar="SRC", help="a folder, a checkpoint file, or hf://owner/name[@revision][/FILE]")
     parser.add_argument("workdir", metavar="DIR", help="the new workdir")
     parser.add_argument("--source", help="the format, such as hf/llama (default: detected from the files)")
@@ -26,7 +28,7 @@ def add_arguments(parser):
     )  # fmt: skip
 
 
-def run(args):
+def run(args: argparse.Namespace) -> dict[str, Any]:
     target = _paths.new_folder(args.workdir, "DIR")
     import jax
 

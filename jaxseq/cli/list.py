@@ -5,6 +5,7 @@ changes. --write=README.md rewrites the blocks between `<!-- generated: jaxseq l
 `<!-- generated: jaxseq list --sources --markdown -->`, and `<!-- end -->`, and the rows stored in the package.
 """
 
+import argparse
 import functools
 import hashlib
 import importlib.util
@@ -13,14 +14,17 @@ import math
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
+from flax import linen as nn
 
 import jaxseq
 from jaxseq import forms, registry
 from jaxseq.cli import _programs
 from jaxseq.config import config, names
 from jaxseq.errors import UserError
+from jaxseq.layers import Mixer
 from jaxseq.models import _stack, build
 
 CONTEXTS = (128, 32768)  # tokens that the state has read
@@ -35,13 +39,13 @@ BEGIN, END = "<!-- generated: jaxseq list --markdown -->", "<!-- end -->"
 BEGIN_SOURCES = "<!-- generated: jaxseq list --sources --markdown -->"
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
     parser.add_argument("--sources", action="store_true", help="list the formats of published weights instead")
     parser.add_argument("--write", metavar="FILE", help="put the Markdown tables into FILE's generated blocks")
 
 
-def run(args):
+def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.sources and not args.write:
         return _show_sources(args)
     rows = table()
@@ -126,7 +130,7 @@ def describe(name: str) -> dict:
     }
 
 
-def ops_of(mixer) -> list[str]:
+def ops_of(mixer: Mixer) -> list[str]:
     """The ops that a mixer runs."""
     found: dict[str, None] = {}
     mixer.boxed(forms.plan("recurrent", seen=lambda op, *_: found.setdefault(op)))
@@ -139,12 +143,12 @@ def forms_of(op: str) -> list[str]:
     return [*registry.load("ops", op).FORMS, *(f"pallas ({p})" for p in kernels)]
 
 
-def state_bytes(model, context: int) -> int:
+def state_bytes(model: nn.Module, context: int) -> int:
     """Bytes of one row's state after `context` tokens."""
     return _bytes(jax.eval_shape(lambda: model.init_state(1, context)))
 
 
-def parameters(model) -> int:
+def parameters(model: nn.Module) -> int:
     """Number of trainable parameters."""
     return sum(math.prod(box.shape) for box in jax.tree.leaves(model.boxed()["params"]))
 

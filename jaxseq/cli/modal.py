@@ -4,13 +4,15 @@ Each filter is approximated by a sum of exponentials (arXiv:2310.18780). For eac
 filters and the logits are printed. The model with the most modes is written to --out, a workdir for `generate` and `eval`.
 """
 
+import argparse
 import sys
+from typing import Any
 
 from jaxseq.cli import _paths
 from jaxseq.errors import UserError
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of a training run")
     parser.add_argument("--step", type=int, help="checkpoint to take (default: the latest)")
     parser.add_argument("--out", required=True, metavar="DIR", help="the new workdir")
@@ -19,7 +21,7 @@ def add_arguments(parser):
     parser.add_argument("--rows", type=int, default=8, help="held-out rows on which logits are compared (default: 8)")
 
 
-def run(args):
+def run(args: argparse.Namespace) -> dict[str, Any]:
     sizes, target = _sizes(args.state), _paths.new_folder(args.out, "--out")
     for name in ("steps", "rows"):
         if getattr(args, name) < (name == "rows"):

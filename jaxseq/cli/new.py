@@ -5,6 +5,7 @@ The files are complete and pass the tests: they implement a decaying sum. Change
   jaxseq new decay
 """
 
+import argparse
 import importlib
 import keyword
 import re
@@ -12,17 +13,18 @@ import string
 import sys
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import jaxseq
 from jaxseq import registry
 from jaxseq.errors import UserError
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="lower-case letters, digits and _, as in short_conv")
 
 
-def run(args):
+def run(args: argparse.Namespace) -> dict[str, Any]:
     name = args.name
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise UserError(f"{name!r} is not a valid architecture name; use lower-case letters, digits and _, like short_conv")

@@ -5,11 +5,15 @@ checkpoints/, metrics.jsonl (one object per logged step) and TensorBoard events 
 last checkpoint are lost and run again; SIGTERM and Ctrl-C save first.
 """
 
+import argparse
 import contextlib
 import logging
 import signal
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ml_collections import ConfigDict
 
 from jaxseq import paths, schemas
 from jaxseq.cli import _config
@@ -18,11 +22,14 @@ from jaxseq.config import from_dict, from_file, to_dict
 from jaxseq.errors import interrupted
 from jaxseq.plain_files import read_object
 
+if TYPE_CHECKING:  # rich takes a while to import
+    from rich.console import Console
+
 # Ends of the message if the run itself did not handle the stop. LATE: a second signal, or one when all is saved.
 EARLY, LATE = "before its first step, with nothing new to save", "at once: what was saved last is kept"
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     _config.add_config(parser)
     parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run, created if missing")
     parser.add_argument(
@@ -36,7 +43,7 @@ def add_arguments(parser):
     parser.add_argument("--profile", metavar="FIRST-LAST", help="write a trace of these steps to DIR/profile, for TensorBoard")
 
 
-def chosen(args):
+def chosen(args: argparse.Namespace) -> ConfigDict:
     """The config given by --config, else that of the run in DIR, else the Transformer's."""
     if not args.config:
         path = paths.of(args.workdir) / "config.json"
@@ -48,7 +55,7 @@ def chosen(args):
     return _config.load(args, older_defaults(args))
 
 
-def older_defaults(args) -> dict:
+def older_defaults(args: argparse.Namespace) -> dict:
     """The defaults that the run in DIR was started with, where an older version's differ from today's."""
     path = paths.of(args.workdir) / "config.json"
     if not path.is_file():
@@ -70,7 +77,7 @@ def older_defaults(args) -> dict:
     return own
 
 
-def run(args):
+def run(args: argparse.Namespace) -> dict[str, Any]:
     config = chosen(args)
     from rich.console import Console
 
@@ -135,7 +142,7 @@ def _log_to(console) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def stopped(console, where: str, number: int):
+def stopped(console: "Console", where: str, number: int) -> NoReturn:
     """Ends the command in the same way as a stopped `jaxseq compare`."""
     console.print(said(where), highlight=False, soft_wrap=True)
     raise SystemExit(STOPPED + number)

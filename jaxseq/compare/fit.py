@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 import jaxseq
@@ -241,5 +242,5 @@ def _count_or_none(config: ConfigDict, width: int, factor: float, exact: bool) -
         return None
 
 
-def parameters_of(model) -> int:
+def parameters_of(model: nn.Module) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(model.boxed()["params"]))

@@ -2,7 +2,7 @@
 
 import json
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -196,12 +196,12 @@ def summary_row(name: str, figures: Figures, ranked: Mapping[str, Any] | None, l
     ]
 
 
-def number(value: Any, say) -> str:
+def number(value: Any, say: Callable[[float], str]) -> str:
     found = finite(value)
     return EMPTY if found is None else say(found)
 
 
-def measured(entry: Mapping[str, Any], metric: costs.Metric, longest: Mapping, say) -> str:
+def measured(entry: Mapping[str, Any], metric: costs.Metric, longest: Mapping, say: Callable[[float], str]) -> str:
     """The measurement at the longest length of all, or at the architecture's own longest length, which is then named."""
     found = costs.series(entry, metric)
     if not found:

@@ -21,7 +21,7 @@ class Peer:
         self.torch, self.model = torch, model
         self.random = torch.Generator().manual_seed(0)
 
-    def tokens(self, rows: int, length: int):
+    def tokens(self, rows: int, length: int) -> Any:
         return self.torch.randint(0, self.model.config.vocab_size, (rows, length), generator=self.random)
 
     def logits(self, tokens_BT: np.ndarray) -> np.ndarray:
