@@ -1,6 +1,6 @@
 """Shared by the sources of DeepSeek-V3 and Kimi Linear: latent attention, and mixtures of routed and shared experts.
 
-Files have one tensor per expert. In transformers' memory a layer's experts are one array with gate and up; both are read.
+Files have one tensor per expert. In memory transformers has one array per layer for gate and up of all experts. Both are read.
 """
 
 from collections.abc import Iterable, Sequence

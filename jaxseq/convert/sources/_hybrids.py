@@ -1,6 +1,6 @@
 """Shared by the sources of hybrids: layers of several kinds as segments of a stack.
 
-A layer is a token and a channel mixer in most sources; in all but `norms` it may be another number of mixers.
+In most sources a layer is a token mixer and a channel mixer. All functions but `norms` accept other numbers of mixers.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,7 @@ from jaxseq.convert.sources._stacks import PLAIN
 from jaxseq.models import _stack
 from jaxseq.models.lm import LM
 
-Layer = tuple[str, ...]  # labels of its mixers: most often one of tokens and one of channels
+Layer = tuple[str, ...]  # the labels of its mixers: usually a token mixer and a channel mixer
 
 
 class MixerPlace(NamedTuple):
@@ -58,7 +58,7 @@ def places(layers: Sequence[Layer]) -> Iterator[MixerPlace]:
 
 
 def norms(layers: Sequence[Layer], names: tuple[str, str] | dict[str, str]) -> list[Entry]:
-    """The norms of token and channel mixers, by their names in a layer: of these two, or by the mixer's label."""
+    """The norms. names: in a layer, of the norms of token mixer and channel mixer, or {label of a mixer: name of its norm}."""
     table = []
     for j, place in enumerate(places(layers)):
         name = names[place.label] if isinstance(names, dict) else names[j % 2]
@@ -84,8 +84,8 @@ def mixers(
     """The `size` mixers of every layer, (token mixer, channel mixer) by default.
 
     None unless `model` is a causal LM with blocks of class `block`, whose mixers have classes in `kinds` ({class: label or
-    function of the mixer}), those with one label are equal, segments are those of `segments`, and other fields are as in PLAIN
-    and `fields`. Of two mixers the first has a state, the second has none.
+    function of the mixer}), mixers with the same label are equal, segments are those of `segments`, and other fields are as in
+    PLAIN and `fields`. Of two mixers the first has a state, the second has none.
     """
     if not isinstance(model, LM) or any(getattr(model, name) != value for name, value in (PLAIN | fields).items()):
         return None

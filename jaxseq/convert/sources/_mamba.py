@@ -23,7 +23,7 @@ def mixer(model: nn.Module, kind: str) -> Any:
 
 
 def frame(source: str, label: str, theirs: dict, tied: bool, **values: Any) -> ConfigDict:
-    """Our config of transformers' config, without the mixer. values: required values of further fields."""
+    """Our config for a config of transformers, without the mixer. values: required values of further fields."""
     _fields.wanted(source, theirs, use_bias=False, use_conv_bias=True, hidden_act="silu", **values)
     cfg = base()
     cfg.model.stack = f"{theirs['num_hidden_layers']}*({label})"
@@ -58,7 +58,7 @@ def hybrid_fields(source: str, theirs: dict) -> dict:
 
 
 def hybrid_described(mixer: Any) -> dict:
-    """What these configs say of a mamba2."""
+    """The fields of these configs for the mixer mamba2."""
     return {
         "mamba_n_heads": mixer.heads, "mamba_d_head": mixer.inner_size // mixer.heads, "mamba_n_groups": mixer.groups,
         "mamba_d_state": mixer.state_size, "mamba_d_conv": mixer.taps,
@@ -67,7 +67,7 @@ def hybrid_described(mixer: Any) -> dict:
 
 
 def described(model: nn.Module, mixer: Any) -> dict:
-    """The fields that transformers' configs of both have."""
+    """The fields that transformers' configs of Mamba and Mamba-2 share."""
     return {theirs: getattr(mixer, ours) for ours, theirs in STEPS.items()} | {
         "vocab_size": model.vocab,
         "hidden_size": model.width,
@@ -106,13 +106,13 @@ def _of_both(ours: str, names: str, layers: Sequence[int]) -> list[Entry]:
 
 
 def of_mamba(ours: str, names: str, layers: Sequence[int]) -> list[Entry]:
-    """The mixer at the path `ours`; names: of their module, with "{layer}"."""
+    """The mixer at the path `ours`; names: the path of their module, with "{layer}"."""
     table = [linear(f"{ours}/{kind}/kernel", f"{names}.{kind}_proj.weight", layers) for kind in ("x", "dt")]
     return [*_of_both(ours, names, layers), *table, same(f"{ours}/dt_bias", f"{names}.dt_proj.bias", layers)]
 
 
 def of_mamba2(ours: str, names: str, layers: Sequence[int], normed: bool = True) -> list[Entry]:
-    """The mixer at the path `ours`; names: of their module, with "{layer}"; normed: whether its output has a norm."""
+    """The mixer at the path `ours`; names: the path of their module, with "{layer}"; normed: whether its output has a norm."""
     pairs = {"dt_bias": "dt_bias"} | ({"norm_scale": "norm.weight"} if normed else {})
     table = [same(f"{ours}/{kind}", f"{names}.{name}", layers) for kind, name in pairs.items()]
     return _of_both(ours, names, layers) + table

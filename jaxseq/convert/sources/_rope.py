@@ -20,7 +20,7 @@ KNOWN_YARN = {"attention_factor", "mscale", "mscale_all_dim", "truncate"}
 
 
 def settings(source: str, theirs: dict) -> dict:
-    """What the config says of rotary positions. Raises UserError for a kind or a field that is not supported."""
+    """The config's fields for rotary positions. Raises UserError for a kind or a field that is not supported."""
     field = "rope_scaling" if theirs.get("rope_scaling") else "rope_parameters"
     given = {name: value for name, value in (theirs.get(field) or {}).items() if value is not None}
     kind = given.get("rope_type", given.get("type", "default"))
@@ -63,7 +63,7 @@ def amplitude(given: dict) -> float:
 
 
 def scale(given: dict, size: int) -> float | None:
-    """`scale` of a mixer whose heads have `size` channels, all of which turn; given: `settings`."""
+    """`scale` of a mixer whose heads have `size` channels, all of which are rotated; given: `settings`."""
     own = amplitude(given)
     return None if own == 1 else own * own * size**-0.5
 
@@ -71,7 +71,7 @@ def scale(given: dict, size: int) -> float | None:
 def attention(source: str, theirs: dict, size: int, theta: float, part: float | None) -> dict[str, Any]:
     """`theta`, `rope_…`, `rotary_fraction` and `scale` of attention whose heads have `size` channels.
 
-    theta, part: the defaults, `part` of the fraction of a head that turns, None for a source whose heads turn whole.
+    theta: the default base. part: the default fraction of a head that is rotated; None: the source always rotates whole heads.
     """
     given = settings(source, theirs)
     own = given.get("partial_rotary_factor", theirs.get("partial_rotary_factor") or part or 1.0)
@@ -82,7 +82,7 @@ def attention(source: str, theirs: dict, size: int, theta: float, part: float | 
 
 
 def parameters(mixer: Any) -> dict[str, Any]:
-    """Their `rope_parameters`, but for the amplitude and the fraction of a head that turns."""
+    """Their `rope_parameters`, without the amplitude and the fraction of a head that is rotated."""
     kind = {"none": "default", "yarn_exact": "yarn"}.get(mixer.rope_scaling, mixer.rope_scaling)
     found = {"rope_theta": mixer.theta, "rope_type": kind}
     found |= {name: getattr(mixer, ours) for ours, name in NUMBERS[kind].items()}
@@ -90,8 +90,8 @@ def parameters(mixer: Any) -> dict[str, Any]:
 
 
 def described(mixer: Any, size: int, part: bool = False) -> dict[str, Any] | None:
-    """The fields of their config, of a mixer whose heads have `size` channels; None if it cannot say them. part: whether it can
-    say which fraction of a head turns."""
+    """The fields of their config for a mixer whose heads have `size` channels; None if it has none for this mixer. part: whether
+    it has a field for the fraction of a head that is rotated."""
     found = parameters(mixer)
     yarn = found["rope_type"] == "yarn"
     if (mixer.scale is not None and not yarn) or (mixer.rotary_fraction != 1 and (mixer.scale or not part)):

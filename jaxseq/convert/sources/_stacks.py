@@ -1,4 +1,4 @@
-"""Recognising our models, for `describe`."""
+"""Recognises models of jaxseq, for `describe`."""
 
 from typing import Any
 

@@ -102,5 +102,5 @@ def attentions(theirs: dict, stack: str, ours: str, layers: Sequence[int]) -> li
 
 
 def feed_forward(stack: str) -> str:
-    """The name of the part of a layer that has the feed-forward."""
+    """The name of the feed-forward's part of a layer."""
     return f"{stack}.block.{{layer}}.layer.{2 if stack == 'decoder' else 1}"

@@ -20,7 +20,7 @@ def recognises(theirs: dict, names: set[str]) -> bool:
 
 
 def rename(names: set[str]) -> dict:
-    """Published files have a layer that predicts a second token, after the others; transformers leaves it out as well."""
+    """Published files end with a layer that predicts a second token; it is left out, as in transformers."""
     extra = tuple(name.removesuffix("eh_proj.weight") for name in names if name.endswith(".eh_proj.weight"))
     return {name: name for name in names if not extra or not name.startswith(extra)}
 
@@ -59,7 +59,7 @@ def _moe_fields(theirs: dict) -> dict:
     }
 
 
-FIELDS = {  # of the mixers by label; each asks only for what its layers need
+FIELDS = {  # of the mixers by label; each reads only the fields that its layers need
     "mla": _mla_fields,
     "swiglu": lambda theirs: {"hidden": theirs["intermediate_size"]},
     "shared_moe": _moe_fields,
@@ -77,7 +77,7 @@ def config(theirs: dict) -> ConfigDict:
 
 
 def _rotary(mla: Any) -> dict | None:
-    """`rope_parameters` of their config; None if it cannot say them."""
+    """`rope_parameters` of their config; None if it has none for this mixer."""
     found = _rope.parameters(mla)
     if found["rope_type"] != "yarn":
         return found if mla.scale is None else None

@@ -10,7 +10,7 @@ from jaxseq.convert.sources import _decoders, _family, _hybrids
 
 KINDS = {"Attention": "attention", "GeGLU": "geglu"}
 TIED = True  # the default
-ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu_tanh"}  # the released code takes the approximation for both
+ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu_tanh"}  # the released code uses the tanh approximation for both
 
 
 def recognises(theirs: dict, names: set[str]) -> bool:

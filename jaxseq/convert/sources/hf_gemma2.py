@@ -1,4 +1,4 @@
-"""Gemma 2: transformers' Gemma2ForCausalLM. Norms before and after each part, capped scores and logits, windows in turn."""
+"""Gemma 2: transformers' Gemma2ForCausalLM. Norms before and after each part, capped scores and logits, alternating windows."""
 
 from flax import linen as nn
 from ml_collections import ConfigDict
@@ -10,7 +10,7 @@ from jaxseq.convert.sources import _decoders, _family, _hybrids
 from jaxseq.convert.sources.hf_gemma import TIED
 
 KINDS = {"Attention": _family.label_of, "GeGLU": "geglu"}
-NORMS = {  # before and after, by the label of the part
+NORMS = {  # {label of a mixer: the norms before and after it}
     "attention": ("input_layernorm", "post_attention_layernorm"),
     "attention:local": ("input_layernorm", "post_attention_layernorm"),
     "geglu": ("pre_feedforward_layernorm", "post_feedforward_layernorm"),

@@ -1,4 +1,4 @@
-"""GPT-2: transformers' GPT2LMHeadModel. Matrices are (inputs, outputs), with q, k and v in one."""
+"""GPT-2: transformers' GPT2LMHeadModel. Matrices are (inputs, outputs); q, k and v are one matrix."""
 
 from flax import linen as nn
 from ml_collections import ConfigDict

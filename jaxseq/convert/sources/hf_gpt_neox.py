@@ -18,7 +18,7 @@ def recognises(theirs: dict, names: set[str]) -> bool:
 
 
 def rename(names: set[str]) -> dict:
-    """Older files contain masks and frequencies. The head has other names in transformers' memory and in its files."""
+    """Older files contain masks and frequencies. The head's name in transformers' memory differs from that in files."""
     buffers = (".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq")
     return {HEAD if name == "lm_head.weight" else name: name for name in names if not name.endswith(buffers)}
 

@@ -85,7 +85,7 @@ def entries(theirs: dict) -> list[Entry]:
 
 
 def _moe(place: _hybrids.MixerPlace) -> list[Entry]:
-    """The rows of gate and up take turns."""
+    """The rows of gate and up alternate."""
     ours, at, layers = place.path, "model.layers.{layer}.mlp", place.layers
 
     def apart(x):

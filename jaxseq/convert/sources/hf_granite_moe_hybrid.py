@@ -1,4 +1,4 @@
-"""Granite 4.0-H: transformers' GraniteMoeHybridForCausalLM, with experts or without."""
+"""Granite 4.0-H: transformers' GraniteMoeHybridForCausalLM, with or without experts."""
 
 from flax import linen as nn
 from ml_collections import ConfigDict
@@ -28,7 +28,7 @@ def recognises(theirs: dict, names: set[str]) -> bool:
 
 
 def rename(names: set[str]) -> dict:
-    """transformers has other names in memory than in files."""
+    """transformers' names in memory differ from those in files."""
     pairs = {"experts.gate_up_proj": "input_linear.weight", "experts.down_proj": "output_linear.weight"}
     pairs = {
         f".block_sparse_moe.{a}": f".block_sparse_moe.{b}" for a, b in (pairs | {"router.weight": "router.layer.weight"}).items()
@@ -60,7 +60,7 @@ def _moe_fields(theirs: dict) -> dict:
     }
 
 
-FIELDS = {  # of the mixers by label; each asks only for what its layers need
+FIELDS = {  # of the mixers by label; each reads only the fields that its layers need
     "mamba2": lambda theirs: _mamba.hybrid_fields(NAME, theirs),
     "attention": _attention_fields,
     "swiglu": lambda theirs: {"hidden": theirs["shared_intermediate_size"]},

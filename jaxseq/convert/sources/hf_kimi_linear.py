@@ -86,7 +86,7 @@ def _moe_fields(theirs: dict) -> dict:
     }
 
 
-FIELDS = {  # mixer fields by label; each reads only the fields that its layers need
+FIELDS = {  # of the mixers by label; each reads only the fields that its layers need
     "kda": _kda_fields,
     "mla": lambda theirs: _deepseek.mla_fields(theirs) | {"rotary": False},
     "swiglu": lambda theirs: {"hidden": theirs["intermediate_size"]},

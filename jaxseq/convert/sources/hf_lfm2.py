@@ -10,7 +10,7 @@ from jaxseq.convert.sources import _decoders, _hybrids
 from jaxseq.convert.sources.safari_hyena import taps
 
 KINDS = {"LFMConv": "lfm_conv", "NormedAttention": "normed_attention", "SwiGLU": "swiglu"}
-rank = 1  # without convolutions its models are Qwen3's
+rank = 1  # models without convolutions are exported as Qwen3
 
 
 def recognises(theirs: dict, names: set[str]) -> bool:

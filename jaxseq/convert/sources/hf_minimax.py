@@ -12,7 +12,7 @@ from jaxseq.convert.sources import _decoders, _family, _hybrids, hf_mixtral
 KINDS = {"LightningAttention": "lightning", "Attention": "attention", "MoE": "moe"}
 EPS = 1e-6  # of the norm of lightning attention
 BLOCK = 256  # tokens that their code computes at once; the constants in files depend on it, the results do not
-FACTORS = {  # how the parts of a layer are added to the stream; here all alike
+FACTORS = {  # of the residual connections: one factor for all parts of a layer
     factor: [f"{part}_{factor}_factor" for part in ("full_attn", "linear_attn", "mlp")] for factor in ("alpha", "beta")
 }
 ROUTING = {"gated": True, "bias": False, "normalize": True, "activation": "silu", "z_loss": 0.0}
@@ -98,7 +98,7 @@ def _lightning(theirs: dict, place: _hybrids.MixerPlace) -> list[Entry]:
     ours, names, layers = place.path, "model.layers.{layer}.self_attn", place.layers
     width, heads, size = theirs["hidden_size"], theirs["num_attention_heads"], _family.head_size(theirs)
 
-    def forward(w):  # of a head, first come the rows of its query, then of its key, then of its value
+    def forward(w):  # the rows of each head: first its query, then its key, then its value
         return tuple(np.moveaxis(w.reshape(heads, 3, size, width), -1, 0).transpose(2, 0, 1, 3))
 
     def backward(*kernels):
@@ -117,7 +117,7 @@ def _lightning(theirs: dict, place: _hybrids.MixerPlace) -> list[Entry]:
 
 
 def _decays(theirs: dict, layer: int) -> dict[str, np.ndarray]:
-    """The constants that a file has of the decays within a block of tokens."""
+    """The constants in a file: the decays within a block of tokens."""
     heads, size = theirs["num_attention_heads"], theirs.get("block_size", BLOCK)
     left = 1 - layer / (theirs["num_hidden_layers"] - 1 + 1e-5) + 1e-5
     base = np.float32(1 / 2 ** (8 / heads)) ** np.arange(1, heads + 1, dtype=np.float32)

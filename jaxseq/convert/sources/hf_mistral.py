@@ -1,4 +1,4 @@
-"""Mistral: transformers' MistralForCausalLM. Llama with a window in every layer, in later versions without one."""
+"""Mistral: transformers' MistralForCausalLM. Llama with a window in every layer; later versions have none."""
 
 from flax import linen as nn
 from ml_collections import ConfigDict
@@ -9,7 +9,7 @@ from jaxseq.convert._table import Entry
 from jaxseq.convert.sources import _decoders, _family, _hybrids
 
 KINDS = {"Attention": "attention", "SwiGLU": "swiglu"}
-rank = 1  # without a window its models are Llamas
+rank = 1  # models without a window are exported as Llama
 
 
 def recognises(theirs: dict, names: set[str]) -> bool:

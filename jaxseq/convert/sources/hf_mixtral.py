@@ -1,5 +1,5 @@
-"""Mixtral: transformers' MixtralForCausalLM. Files have one tensor per expert; in transformers'
-memory a layer's experts are one array with gate and up. Both are read."""
+"""Mixtral: transformers' MixtralForCausalLM. Files have one tensor per expert. In memory
+transformers has one array per layer for gate and up of all experts. Both are read."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -89,7 +89,7 @@ def entries(theirs: dict) -> list[Entry]:
 
 
 def together(ours: str, names: str, layers: Sequence[int] | None, experts: int) -> list[Entry]:
-    """Router and experts as in memory; also MiniMax's."""
+    """Router and experts with the names in transformers' memory; also for MiniMax."""
 
     def forward(x):
         return tuple(np.split(_swap(x), 2, axis=-1))
@@ -106,7 +106,7 @@ def together(ours: str, names: str, layers: Sequence[int] | None, experts: int) 
 
 
 def one_by_one(ours: str, names: str, layers: Sequence[int] | None, experts: int) -> list[Entry]:
-    """Router and experts as in files; also MiniMax's."""
+    """Router and experts with the names in files; also for MiniMax."""
 
     def matrices(name, theirs_name):
         theirs = tuple(f"{names}.block_sparse_moe.experts.{e}.{theirs_name}.weight" for e in range(experts))

@@ -31,7 +31,7 @@ def recognises(theirs: dict, names: set[str]) -> bool:
 
 
 def rename(names: set[str]) -> dict:
-    """transformers calls `backbone` `model` in memory. Published files may have a module that predicts a second token."""
+    """`backbone` is called `model` in transformers' memory. A module that predicts a second token is left out."""
     return {re.sub(r"^model\.", "backbone.", name): name for name in names if not name.startswith("mtp.")}
 
 

@@ -1,4 +1,4 @@
-"""OLMo Hybrid (7B): transformers' OlmoHybridForCausalLM. Gated DeltaNet normed before, attention and what follows it after."""
+"""OLMo Hybrid (7B): transformers' OlmoHybridForCausalLM. Norms before Gated DeltaNet and its MLP, after attention and its MLP."""
 
 import math
 import re
@@ -39,7 +39,7 @@ def rename(names: set[str]) -> dict:
 
 
 def complete(theirs: dict, tensors: Mapping) -> dict:
-    """The three convolutions are one in memory; transformers writes that one in three equal parts, whatever q, k and v have."""
+    """transformers has one convolution for q, k and v in memory. It writes equal parts, even if q, k and v differ in size."""
     if any(name.endswith(".linear_attn.conv1d.weight") for name in tensors):
         return theirs | {JOINED: True}
     first = next((name for name in tensors if name.endswith(".q_conv1d.weight")), None)

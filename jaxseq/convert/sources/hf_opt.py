@@ -1,4 +1,4 @@
-"""OPT: transformers' OPTForCausalLM. The table of positions begins with two rows that no token has."""
+"""OPT: transformers' OPTForCausalLM. The first two rows of the table of positions are unused."""
 
 from flax import linen as nn
 from ml_collections import ConfigDict
@@ -37,7 +37,7 @@ def _last_norm(theirs: dict) -> bool:
 
 
 def _embedding_width(theirs: dict) -> int:
-    """0 if it is the width."""
+    """The width of the embedding; 0 if it is that of the model."""
     own = theirs.get("word_embed_proj_dim") or theirs["hidden_size"]
     return 0 if own == theirs["hidden_size"] else own
 

@@ -1,4 +1,4 @@
-"""Phi-3 and 4: transformers' Phi3ForCausalLM. q, k and v lie in one matrix, gate and up in another."""
+"""Phi-3 and 4: transformers' Phi3ForCausalLM. q, k and v are one matrix, gate and up another."""
 
 import math
 
@@ -11,7 +11,7 @@ from jaxseq.convert._table import Entry, linear, split
 from jaxseq.convert.sources import _decoders, _family, _hybrids
 
 KINDS = {"Attention": "attention", "SwiGLU": "swiglu"}
-rank = 2  # its models are Llamas or Mistrals, unless a part of each head turns
+rank = 2  # models that rotate whole heads are exported as Llama or Mistral
 
 
 def recognises(theirs: dict, names: set[str]) -> bool:
@@ -50,7 +50,7 @@ def entries(theirs: dict) -> list[Entry]:
     kv_heads = theirs.get("num_key_value_heads") or heads
 
     def cut(where: _hybrids.MixerPlace, pieces: dict[str, tuple[int, ...]], name: str) -> Entry:
-        """Our kernels by name, the shape of whose outputs is given, from the rows of one matrix of theirs."""
+        """Several of our kernels from the rows of one matrix of theirs. pieces: {name: shape of the outputs}."""
         sizes = [math.prod(shape) for shape in pieces.values()]
         maps = [(lambda w, s=s: w.T.reshape(width, *s), lambda k: k.reshape(width, -1).T) for s in pieces.values()]
         return split([f"{where.path}/{piece}/kernel" for piece in pieces], f"{names}.{name}.weight", sizes, where.layers, maps)

@@ -22,7 +22,7 @@ def window(theirs: dict) -> int | None:
 
 
 def layers(source: str, theirs: dict, label: str) -> list[_hybrids.Layer]:
-    """Also Qwen3's. Without a window all layers see everything, whatever `layer_types` says."""
+    """The layers, also of Qwen3. If the config sets no window, all attention is full, even if `layer_types` says otherwise."""
     count, kinds = theirs["num_hidden_layers"], theirs.get("layer_types")
     if kinds is None:
         first = theirs.get("max_window_layers", 28)
@@ -43,7 +43,7 @@ def config(theirs: dict) -> ConfigDict:
 
 
 def windows(found: Sequence[tuple]) -> dict:
-    """Of their config; also Qwen3's."""
+    """The fields of their config for windows, also of Qwen3."""
     kinds, sizes = _family.layer_types(found), {token.window for token, _ in found if token.window}
     return {
         "layer_types": kinds,

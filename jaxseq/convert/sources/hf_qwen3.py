@@ -1,4 +1,4 @@
-"""Qwen3 (dense): transformers' Qwen3ForCausalLM. q and k are normed head by head."""
+"""Qwen3 (dense): transformers' Qwen3ForCausalLM. Each head's q and k are normed."""
 
 from flax import linen as nn
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""Qwen3-Next (80B-A3B): transformers' Qwen3NextForCausalLM. Norms multiply by 1 + weight, but for the one of Gated DeltaNet."""
+"""Qwen3-Next (80B-A3B): transformers' Qwen3NextForCausalLM. Norms multiply by 1 + weight, except that of Gated DeltaNet."""
 
 import numpy as np
 from flax import linen as nn
@@ -21,7 +21,7 @@ def recognises(theirs: dict, names: set[str]) -> bool:
 
 
 def rename(names: set[str]) -> dict:
-    """Published files have a module that predicts a second token, which transformers leaves out as well."""
+    """Published files have a module that predicts a second token; it is left out, as in transformers."""
     return {name: name for name in names if not name.startswith("mtp.")}
 
 
@@ -68,7 +68,7 @@ def _moe_fields(theirs: dict) -> dict:
     }
 
 
-FIELDS = {  # of the mixers by label; each asks only for what its layers need
+FIELDS = {  # of the mixers by label; each reads only the fields that its layers need
     "gdn": _gdn_fields,
     "normed_attention": _attention_fields,
     "swiglu": lambda theirs: {"hidden": theirs["intermediate_size"]},
@@ -145,7 +145,7 @@ def _swiglu(theirs: dict, place: _hybrids.MixerPlace) -> list[Entry]:
 
 
 def _rows(paths: list[str], name: str, layers, groups: int, shapes: list[tuple[int, ...]]) -> Entry:
-    """Our kernels [width, groups * n, …], with (n, …) in `shapes`, from rows that run over groups first, then over kernels."""
+    """Our kernels [width, groups * n, …] from rows ordered by group, then by kernel. shapes: (n, …) of each kernel."""
     sizes = [int(np.prod(shape)) for shape in shapes]
     cuts = np.cumsum(sizes)[:-1]
 
@@ -163,7 +163,7 @@ def _rows(paths: list[str], name: str, layers, groups: int, shapes: list[tuple[i
 
 
 def _attention(theirs: dict, place: _hybrids.MixerPlace) -> list[Entry]:
-    """Of a head, first come the rows of its query, then those of its gate."""
+    """The rows of each head: first its query, then its gate."""
     heads, size, q = theirs["num_attention_heads"], _family.head_size(theirs), f"{place.path}/q/kernel"
     table = [entry for entry in _family.attention(theirs, place, norms=("q_norm", "k_norm")) if entry.ours != (q,)]
     name = "model.layers.{layer}.self_attn.q_proj.weight"

@@ -20,7 +20,7 @@ def recognises(theirs: dict, names: set[str]) -> bool:
 
 
 def _scale(width: int) -> float:
-    """Of the embedding: the root of the width, rounded to bfloat16 as in the released code."""
+    """The scale of the embedding: the root of the width, rounded to bfloat16 as in the released code."""
     return float(jnp.bfloat16(width**0.5))
 
 
