@@ -26,8 +26,9 @@ class RWKV6(_rwkv.HeadMixer):
     def _mixtures(self, x_BTD, last_BTD, done, left) -> dict[str, jax.Array]:
         """x_w, x_k, x_v, x_r, x_g by name; parameters are the weights of the previous token, as in the released code."""
         ramp_D, width, rank = _rwkv.ramp(self.width), self.width, self.mix_rank
-        shares = dict.fromkeys(("x", "w", "k"), 1 - ramp_D**left)
-        shares |= {"v": 1 - (ramp_D**left + 0.3 * done)} | dict.fromkeys(("r", "g"), 1 - ramp_D ** (0.5 * left))
+        full_D, half_D = 1 - ramp_D**left, 1 - ramp_D ** (0.5 * left)
+        value_D = 1 - (ramp_D**left + 0.3 * done)
+        shares = {"x": full_D, "w": full_D, "k": full_D, "v": value_D, "r": half_D, "g": half_D}
         mu = {
             name: _rwkv.vector(self, f"mix_{name}", share, (width,), ("embed",)).astype(self.dtype)
             for name, share in shares.items()

@@ -10,7 +10,7 @@ from there to the query. Inside a block each weight is computed separately (Yang
 scheme in two levels).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import chex
@@ -24,7 +24,7 @@ BLOCK = 16
 
 
 def prepare(
-    init_state: Callable, v_BTHV: jax.Array, like_r: tuple[jax.Array, ...], state: Any, pos: jax.Array | None
+    init_state: Callable, v_BTHV: jax.Array, like_r: Sequence[jax.Array], state: Any, pos: jax.Array | None
 ) -> tuple[Any, jax.Array, Any]:
     """(accumulation dtype, pos_BT, state) of a call; like_r: the arrays of shape [B, T, H, K], r first, then log_w."""
     r_BTHK = like_r[0]

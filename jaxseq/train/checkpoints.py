@@ -63,8 +63,8 @@ def manager(
     """Orbax's manager of a workdir's checkpoints. arrays: makes the handler of an item of arrays."""
     handlers: dict[str, Any] = {name: arrays() for name in ("params", "optimizer", "collections")}
     handlers |= {"data": ocp.JsonCheckpointHandler(), "config": ocp.JsonCheckpointHandler()}
-    options = ocp.CheckpointManagerOptions(**options)
-    return ocp.CheckpointManager(folder(workdir), options=options, item_handlers=handlers)
+    chosen = ocp.CheckpointManagerOptions(**options)
+    return ocp.CheckpointManager(folder(workdir), options=chosen, item_handlers=handlers)
 
 
 def writer(

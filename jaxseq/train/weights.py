@@ -15,7 +15,6 @@ import jaxseq
 from jaxseq import paths, weights
 from jaxseq.config import from_dict, to_dict
 from jaxseq.errors import UserError
-from jaxseq.models._network import Network
 from jaxseq.train import checkpoints, locks, tokenizers, workdirs
 from jaxseq.train import mesh as meshes
 from jaxseq.train.step import abstract_params
@@ -80,7 +79,7 @@ def _restored(workdir: str | os.PathLike, abstract: dict, step: int, heads: Iter
         return {"params": params} | dict(found.get("collections") or {})
 
 
-def initial(source: str | os.PathLike, config: ConfigDict, model: Network, mesh: Mesh) -> dict:
+def initial(source: str | os.PathLike, config: ConfigDict, model: nn.Module, mesh: Mesh) -> dict:
     """The variables of the workdir `source` for a run of `config` that starts from them (train.init), without the types of
     training.
 

@@ -134,7 +134,9 @@ class Classification(_task.Task):
         return min(count, settings.documents or count, settings.tokens or count)
 
     def sizes(self) -> dict[str, dict[str, int | None]]:
-        sizes = {split: dict.fromkeys(("documents", "tokens"), len(part)) for split, part in self.splits.items()}
+        sizes: dict[str, dict[str, int | None]] = {
+            split: {"documents": len(part), "tokens": len(part)} for split, part in self.splits.items()
+        }
         return sizes | {"validation": sizes["validation"] | {"scored": self.scored("validation")}}
 
     def evaluate(

@@ -71,8 +71,8 @@ def loss(
 
     def sums_of(inputs):
         x_BTD, taught_BTD, targets_BT, weights_BT = inputs
-        logits_BTV = model.apply(own, x_BTD, method="logits")
-        taught_BTV = teacher.model.apply(theirs, taught_BTD, method="logits")
+        logits_BTV = next_token.logits(model, own, x_BTD)
+        taught_BTV = next_token.logits(teacher.model, theirs, taught_BTD)
         kl_BT = divergence(taught_BTV, logits_BTV, teacher.temperature, teacher.kind, teacher.top_k)
         sums, penalty = next_token.scores(model, logits_BTV, targets_BT, weights_BT)
         return sums | {"distillation": _task.masked_sum(weights_BT, kl_BT)}, penalty

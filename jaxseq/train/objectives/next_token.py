@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,11 @@ def hidden(
     return x_BTD, extra, changed
 
 
+def logits(model: LM, variables: dict[str, Any], x_BTD: jax.Array) -> jax.Array:
+    """The model's head: logits [B, T, V] from the first result of `hidden`."""
+    return cast(jax.Array, model.apply(variables, x_BTD, method="logits"))  # apply has no one type of result
+
+
 def blocked_sums(
     model: LM, variables: dict[str, Any], x_BTD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array
 ) -> tuple[dict[str, jax.Array], jax.Array]:
@@ -49,7 +54,7 @@ def blocked_sums(
 
     def sums(inputs):
         x_BTD, targets_BT, weights_BT = inputs
-        return scores(model, model.apply(variables, x_BTD, method="logits"), targets_BT, weights_BT)
+        return scores(model, logits(model, variables, x_BTD), targets_BT, weights_BT)
 
     return in_blocks(sums, model.vocab, x_BTD, targets_BT, weights_BT)
 
