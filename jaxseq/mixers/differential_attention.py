@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from jaxseq.call import Call
 from jaxseq.errors import UserError
-from jaxseq.layers import normal, param
+from jaxseq.layers import Units, normal, param
 from jaxseq.mixers.attention import Attention
 from jaxseq.ops import _time, attention
 
@@ -49,7 +49,7 @@ class DifferentialAttention(Attention):
         return attention.init_state(batch, slots, pairs, size, size, self.dtype)
 
     @nn.nowrap
-    def units(self, kind: str) -> str:
+    def units(self, kind: str) -> Units | str:
         return "the heads of differential attention are pairs" if kind == "heads" else super().units(kind)
 
     def _attend(self, q_BTHK, k_BTGK, v_BTGV, state, call: Call, limits: dict[str, Any]):
