@@ -1,9 +1,12 @@
 """Mixers with a state in parallel on one norm, then the feed-forward: SA_M of Falcon-H1 (Zuo et al. 2025, arXiv:2507.22448)."""
 
+from typing import Any
+
+import jax
 from flax import linen as nn
 
 from jaxseq.blocks._block import Block
-from jaxseq.call import Mixed
+from jaxseq.call import Call, Mixed
 from jaxseq.layers import constrain
 
 
@@ -14,7 +17,7 @@ class SemiParallel(Block):
     """
 
     @nn.compact
-    def __call__(self, x_BTD, state, call):
+    def __call__(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         after, streams, h_BTD = [], {}, None
         for mixer, before in zip(self.mixers, state or (None,) * len(self.mixers), strict=True):
             alone = mixer.init_state(1, 1) == ()

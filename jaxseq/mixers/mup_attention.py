@@ -1,5 +1,10 @@
 """Attention with the forward multipliers of Falcon-H1 (Zuo et al. 2025, arXiv:2507.22448), an extension of µP."""
 
+from typing import Any
+
+import jax
+
+from jaxseq.call import Call, Mixed
 from jaxseq.mixers.attention import Attention
 
 
@@ -16,6 +21,6 @@ class MupAttention(Attention):
     def _normed(self, q_BTHK, k_BTGK):
         return q_BTHK, self.key_multiplier * k_BTGK
 
-    def mix(self, x_BTD, state, call):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         mixed = super().mix(self.in_multiplier * x_BTD, state, call)
         return mixed._replace(y_BTD=self.out_multiplier * mixed.y_BTD)

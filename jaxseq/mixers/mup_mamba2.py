@@ -1,7 +1,11 @@
 """Mamba-2 with the forward multipliers of Falcon-H1 (Zuo et al. 2025, arXiv:2507.22448), an extension of µP."""
 
+from typing import Any
+
+import jax
 import numpy as np
 
+from jaxseq.call import Call, Mixed
 from jaxseq.layers import recomputed
 from jaxseq.mixers.mamba2 import Mamba2, gated
 
@@ -31,6 +35,6 @@ class MupMamba2(Mamba2):
         gate = super()._gated_norm if self.normed else recomputed(gated)
         return gate(y_BTHV, x_BTHV, d_H, z_BTD)
 
-    def mix(self, x_BTD, state, call):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         mixed = super().mix(self.in_multiplier * x_BTD, state, call)
         return mixed._replace(y_BTD=self.out_multiplier * mixed.y_BTD)

@@ -1,7 +1,11 @@
 """The gated feed-forward with the forward multipliers of Falcon-H1 (Zuo et al. 2025, arXiv:2507.22448), an extension of µP."""
 
+from typing import Any
+
+import jax
 from flax import linen as nn
 
+from jaxseq.call import Call, Mixed
 from jaxseq.mixers.swiglu import SwiGLU
 
 
@@ -15,6 +19,6 @@ class MupSwiGLU(SwiGLU):
     def _activation(self, gate_BTF):
         return nn.silu(self.gate_multiplier * gate_BTF)
 
-    def mix(self, x_BTD, state, call):
+    def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
         mixed = super().mix(x_BTD, state, call)
         return mixed._replace(y_BTD=self.out_multiplier * mixed.y_BTD)

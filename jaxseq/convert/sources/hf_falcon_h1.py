@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxseq.config import finish
@@ -71,7 +72,7 @@ def config(theirs: dict) -> ConfigDict:
     return finish(cfg)
 
 
-def describe(model) -> dict | None:
+def describe(model: nn.Module) -> dict | None:
     free = {name: getattr(model, name, None) for name in MULTIPLIERS["model"]}
     found = _hybrids.mixers(model, KINDS, block="SemiParallel", size=len(KINDS), norm="rmsnorm", **free)
     if not found or any([type(mixer).__name__ for mixer in layer] != list(KINDS) for layer in found):
