@@ -35,7 +35,7 @@ def get_config(size: str = "") -> ConfigDict:
     stack, width, heads, kv_heads, mamba_heads, hidden, residual, divisor = pick(SIZES, size, laptop)
     config.model.stack = stack.replace("swiglu", "shared_moe") if size in EXPERTS else stack
     config.model.width = width
-    residuals = 20 if stack == RELEASED else 2  # of a block
+    residuals = 20 if stack == RELEASED else 2  # of a block; the 32 layers of the smallest are 28 blocks
     config.model.mamba2 = {"heads": mamba_heads, "state_size": 128 if size else 64, "residuals": residuals}
     values = {"initial": "llama", "init_std": 0.1 if size else None}
     scale = heads / width if size else None  # 1 / K for 1 / sqrt(K), as in µP
