@@ -37,8 +37,8 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_runtest_teardown(item, nextitem):
-    """Frees compiled programs after the last test of a group: a process with the code of some thousands of them reaches
-    vm.max_map_count (Linux) and dies."""
+    """Frees compiled programs after the last test of a group: a process with thousands of them reaches vm.max_map_count
+    (Linux) and dies."""
     if nextitem is not None and _group(nextitem) != _group(item):
         jax.clear_caches()
         gc.collect()

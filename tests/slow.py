@@ -22,7 +22,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "tests" / "slow.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
-# What the tests of a folder cover beside their own files; those of any other folder cover the whole package.
+# What the tests of a folder cover in addition to their own files; those of any other folder cover the whole package.
 OPS = ("jaxseq/ops", "jaxseq/testing", "jaxseq/compat.py")
 FILES = tuple(f"{name}.py" for name in ("layers", "forms", "call", "shards", "config", "config_files", "defaults", "overrides"))
 MODELS = (*OPS, *(f"jaxseq/{name}" for name in ("mixers", "blocks", "models", *FILES)), "configs")
@@ -31,7 +31,7 @@ COVERS |= {"convert": (*MODELS, "jaxseq/convert"), "train": (*MODELS, "jaxseq/tr
 
 
 def covered(file: str) -> str:
-    """A hash of the code that a file of tests covers, of itself, and of what all tests share; not of wording and types."""
+    """A hash of the code that a test file covers, of the file, and of shared helpers, without docstrings and types."""
     places = (*COVERS.get(Path(file).parts[1], ("jaxseq", "configs")), "tests/helpers", "tests/conftest.py", file)
     paths = {path for place in places for path in ((ROOT / place).rglob("*.py") if (ROOT / place).is_dir() else [ROOT / place])}
     digest = hashlib.sha256()
@@ -41,9 +41,8 @@ def covered(file: str) -> str:
 
 
 def outline(node: Any) -> Any:
-    """The syntax tree as nested lists, without docstrings and the types of arguments and results, which change no outcome.
-
-    Empty fields are left out, because `ast.dump` shows them in some versions of Python only."""
+    """The syntax tree as nested lists, without docstrings and annotations, which do not change outcomes. Empty fields are left
+    out, because only some versions of Python show them in `ast.dump`."""
     if isinstance(node, list):
         return [outline(part) for part in node]
     if not isinstance(node, ast.AST):
@@ -61,13 +60,13 @@ def results() -> dict[str, dict]:
 
 
 def files() -> list[str]:
-    """Those that hold slow tests."""
+    """The test files with slow tests."""
     found = (path for path in (ROOT / "tests").rglob("test_*.py") if "mark.slow" in path.read_text("utf-8"))
     return sorted(path.relative_to(ROOT).as_posix() for path in found)
 
 
 def summary() -> str:
-    """One line: which results are of the present sources, what is stale, failed, in part or not run at all."""
+    """One line: how many results are up to date, and which are stale, failed, incomplete or missing."""
     known, told = results(), {}
     for file in files():
         entry = known.get(file)
@@ -89,7 +88,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """That of the sources; "-dirty" where they are not all committed."""
+    """The commit of the sources; "-dirty" if there are uncommitted changes."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
@@ -110,7 +109,7 @@ class Collected:
 
 
 class Recorder:
-    """Writes the outcome of each test into the results when it is known."""
+    """Writes the outcome of each test into the results as soon as it is known."""
 
     def __init__(self, everything: dict, file: str, ids: list[str]):
         self.everything, self.entry, self.ids = everything, everything[file], set(ids)

@@ -1,4 +1,4 @@
-"""A GPU or TPU that JAX does not use is mentioned, in one line that can be followed."""
+"""A GPU or TPU that JAX does not use is reported in one line that says what to install."""
 
 import jax
 import pytest

@@ -1,4 +1,4 @@
-"""Chat templates: equal to transformers' on five of their kinds (see tests/files/chat), and harmless whatever they are."""
+"""Chat templates: equal to transformers' for five kinds (see tests/files/chat), and harmless in all cases."""
 
 import json
 import os
@@ -21,7 +21,7 @@ USER = [{"role": "user", "content": "Hi"}]
 @pytest.mark.parametrize("name", MADE["expected"])
 def test_texts_are_those_of_transformers(name):
     template = (FILES / "chat" / f"{name}.jinja").read_text("utf-8")
-    made = _chat_render.environment().from_string(template)  # as its process does it: a process for each takes long
+    made = _chat_render.environment().from_string(template)  # as its process does; a process for each would take long
     for case, wanted in zip(MADE["cases"], MADE["expected"][name], strict=True):
         if isinstance(wanted, str):
             assert made.render(**{"tools": None} | case | MADE["special"]) == wanted
@@ -103,7 +103,7 @@ def test_special_tokens_of_the_template_are_tokens(tmp_path):
     ids = chat.prompt(tokenizer, USER)
     assert ids[:2] == [tokenizer.find("<|begin_of_text|>"), tokenizer.find("<|start_header_id|>")]
     assert ids.count(tokenizer.find("<|eot_id|>")) == 2 and ids.count(tokenizer.find("<|end_header_id|>")) == 3
-    assert tokenizer.boundary == tokenizer.find("<|eot_id|>")  # what ends the answer
+    assert tokenizer.boundary == tokenizer.find("<|eot_id|>")  # the id that ends the answer
     with pytest.raises(UserError, match="gives an empty text for these messages"):
         chat.prompt(folder(tmp_path, chat_template__jinja="{# nothing #}"), USER)
 
@@ -125,7 +125,7 @@ def test_generate_answers_by_the_template_and_stops_at_every_end(tmp_path, capsy
     model = {"model.width": 16, "model.stack": "1*(retention mlp)", "model.vocab": tokenizer.vocab}
     config = jaxseq.config("retnet", **model, **{"data.tokenizer": str(source / "tokenizer.json")})
     params = jaxseq.build(config).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
-    train.save_params(tmp_path / "run", config, params)  # which takes along the files beside the tokenizer
+    train.save_params(tmp_path / "run", config, params)  # copies the files next to the tokenizer
 
     seen = {}
 

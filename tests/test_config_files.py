@@ -9,7 +9,7 @@ from jaxseq import config_files, configs, registry
 from jaxseq.cli import main
 
 START = "from jaxseq.config import base, pick\n\n\ndef get_config(size=''):\n    config = base()\n"
-BROKEN = {  # file: what the message ends with
+BROKEN = {  # file: end of the message
     "config = (": "broken.py, line 1: SyntaxError: '(' was never closed",
     "x = 1\nimport no_such_module": "broken.py, line 2: ModuleNotFoundError: No module named 'no_such_module'",
     START + "    raise ValueError('one\\ntwo')": "broken.py, line 6: ValueError: one two",

@@ -14,14 +14,14 @@ module = sys.modules["jaxseq.config"]  # `jaxseq.config` is the function
 
 
 def fields() -> dict[str, tuple[str, object]]:
-    """{section.field, all mixers being one section: (a config that has it, its dotted name there)}"""
+    """{section.field, with all mixers as one section: (a config that has it, its dotted name there)}"""
     found = {}
     for name in registry.names("configs"):
         for section, values in jaxseq.config(name).to_dict().items():
             for key, value in values.items():
                 inner = {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
                 for dotted in inner:
-                    place = "mixers" if "." in dotted else section  # fields of one name have one range
+                    place = "mixers" if "." in dotted else section  # fields with the same name have the same range
                     found.setdefault(f"{place}.{dotted.rpartition('.')[2]}", (name, f"{section}.{dotted}"))
     return found
 
@@ -56,7 +56,7 @@ def test_a_field_takes_nothing_that_it_cannot_mean(field):
         finally:
             with config.ignore_type():
                 place[last] = before
-        if found is not None:  # else it is a field that may be empty
+        if found is not None:  # else the field may be empty
             assert type(found) is kind, (key, value)
             assert kind not in (int, float) or -1e30 <= found <= 1e30, (key, value)
     assert refused >= {int: 5, float: 4, bool: 5, str: 5}[kind], f"{key} takes almost anything"
@@ -111,6 +111,6 @@ def test_ranges():
     assert 1 in ranges.Range(0, 1) and 1 not in ranges.Range(0, 1, ")") and 0 not in ranges.Range(0, 1, "()")
     assert math.nan not in ranges.Range(-1e30, 1e30)
     assert ranges.check("x.steps", 3.0, int, False) == 3 and ranges.check("x.lr", 1, float, False) == 1.0
-    own = {"steps": ranges.Range(0, 1)}  # what a mixer's field means of its own
+    own = {"steps": ranges.Range(0, 1)}  # a range declared by a mixer
     with pytest.raises(jaxseq.UserError, match="x.steps=3"):
         ranges.check("x.steps", 3, int, False, own)

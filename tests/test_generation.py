@@ -1,4 +1,4 @@
-"""Generation: a row's tokens are its own; sampling filters; stop strings; streamed tokens are the whole sequence's."""
+"""Generation: rows are independent; sampling filters; stop strings; decoded tokens are those of the whole sequence."""
 
 import functools
 import re
@@ -19,7 +19,7 @@ from jaxseq.models.lm import LM
 TOKENIZER = ByteTokenizer()
 PROMPT = [256, *b"The people of the United States "]
 GREEDY, SAMPLED = {"temperature": 0}, {"temperature": 0.9, "top_k": 50, "top_p": 0.95}
-LENGTHS = (2, 33, 5, 140)  # the last has buffers of its own in full attention
+LENGTHS = (2, 33, 5, 140)  # the last needs larger buffers in full attention
 
 
 @functools.cache
@@ -28,7 +28,7 @@ def tiny(name: str):
     config = jaxseq.config(name, **{"model.width": 32, "model.stack": stack})
     model = jaxseq.build(config)
     params = model.init(jax.random.key(1), jnp.zeros((1, 2), jnp.int32))["params"]
-    return model, jax.tree.map(lambda x: 2 * x, params)  # far from uniform, so that there is something to sample
+    return model, jax.tree.map(lambda x: 2 * x, params)  # far from uniform
 
 
 def prompts():
@@ -36,7 +36,7 @@ def prompts():
     return [[256, *random.integers(0, 256, n - 1)] for n in LENGTHS]
 
 
-@pytest.mark.parametrize("name", ["transformer", "mamba", "rwkv4"])  # a ring of keys, sums, a state with a gauge
+@pytest.mark.parametrize("name", ["transformer", "mamba", "rwkv4"])  # a ring buffer of keys, sums, a state that is not unique
 @pytest.mark.parametrize("options", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 def test_a_row_alone_and_in_company(name, options):
     model, params = tiny(name)
@@ -52,7 +52,7 @@ def test_a_row_alone_and_in_company(name, options):
 
 @pytest.mark.parametrize("length", [1, 100])  # without a prefill, and with several segments
 def test_each_program_is_compiled_once(length, caplog):
-    """Also for parameters of a checkpoint, which are placed on a mesh."""
+    """Also for parameters of a checkpoint, which are on a mesh."""
     model, params = tiny("transformer")
     params = jax.device_put(params, NamedSharding(Mesh(np.array(jax.devices()[:1]), ("data",)), PartitionSpec()))
     programs = compiled(lambda: jaxseq.generate(model, params, [[1] * length], max_tokens=40), caplog)
@@ -88,7 +88,7 @@ def test_one_prompt_is_one_row_of_nearly_the_exact_size(monkeypatch):
 
 
 def primitives(jaxpr, inside=()):
-    """Names of the primitives in a jaxpr, with those of the equations that they stand in."""
+    """Names of the primitives in a jaxpr, each with those of the enclosing equations."""
     for eqn in jaxpr.eqns:
         yield eqn.primitive.name, inside
         for value in jax.tree.leaves(eqn.params, is_leaf=lambda x: hasattr(x, "jaxpr") or hasattr(x, "eqns")):
@@ -115,7 +115,7 @@ def test_a_bfloat16_model_decodes_with_bfloat16_weights(name):
     tokens = jnp.array([PROMPT])
     for form in ("recurrent", "chunkwise"):
         one, other = (half.apply({"params": p}, tokens, form=form) for p in (params, weights))
-        assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), one, other))  # to the bit
+        assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), one, other))  # bitwise
     assert generation.compute_weights(model, params) is params
     assert len(jaxseq.generate(half, params, [PROMPT], max_tokens=3)[0]) == 3
 
@@ -179,7 +179,7 @@ def test_stop_ids_and_strings_end_a_row():
     first = {token: ids.index(token) for token in ids}
     stop = ids[20]
     assert jaxseq.generate(model, params, [PROMPT], max_tokens=40, seed=1, stop=[stop]) == [ids[: first[stop]]]
-    text = bytes(i for i in ids if i < 128).decode()  # a stop string of two characters that were generated one after the other
+    text = bytes(i for i in ids if i < 128).decode()  # a stop string of two successive characters
     pair = next(text[i : i + 2] for i in range(10, 30) if text[i : i + 2].encode() in bytes(ids))
     pieces = list(generation.stream(model, params, [PROMPT], max_tokens=40, seed=1, stop=pair, tokenizer=TOKENIZER))
     whole = TOKENIZER.decode(ids)
@@ -206,11 +206,11 @@ def test_stop_strings_across_tokens():
         for stops, wanted in ((["two"], "one "), (["xyz", "o t"], "one tw"), (["e t", "wo"], "on"), (["two t", "wo"], "one t")):
             pieces, row = feed(b"one two three", *stops, every=every)
             assert "".join(pieces) == wanted == TOKENIZER.decode(row.tokens)
-        assert "".join(feed(b"one two thr", "three", every=every)[0]) == "one two thr"  # held back, then given
+        assert "".join(feed(b"one two thr", "three", every=every)[0]) == "one two thr"  # held back, then returned
         accented = "caf\u00e9 \u2713 noir".encode()
         assert "".join(feed(accented, "\u2713", every=every)[0]) == "caf\u00e9 "
-        assert "".join(feed(accented[:4], "x", every=every)[0]) == "caf"  # a character cut at the end is left out
-        assert "".join(feed(b"caf\xc3 noir", "x", every=every)[0]) == "caf\ufffd noir"  # inside, it is what it is
+        assert "".join(feed(accented[:4], "x", every=every)[0]) == "caf"  # an incomplete character at the end is left out
+        assert "".join(feed(b"caf\xc3 noir", "x", every=every)[0]) == "caf\ufffd noir"  # but kept inside the text
     assert _streamed_text.held_back("ab\n", ["\n\nQ", "zz"]) == 1
 
 

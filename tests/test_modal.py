@@ -1,4 +1,4 @@
-"""Modal form: filters that are sums of exponentials are found, others come close, and the modal model runs."""
+"""Modal form: sums of exponentials are recovered, other filters are approximated, and the modal model runs."""
 
 import json
 

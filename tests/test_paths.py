@@ -1,4 +1,4 @@
-"""Folders to write: made with their parents, or refused in one line."""
+"""Output folders: made with their parents, or refused in one line."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""`jaxseq sweep`: one grid that goes on until the best rate is bracketed, on documents that nothing else reads."""
+"""`jaxseq sweep`: one grid that is extended until the best rate is bracketed, on documents that are not used elsewhere."""
 
 import json
 import math
@@ -20,7 +20,7 @@ TINY = PRESETS["quick"]._replace(
 
 
 def searched(score, seeds=(0,)):
-    """All trials of a sweep whose runs give score(rate, seed)."""
+    """All trials of a sweep in which a run has score(rate, seed)."""
     trials = []
     while todo := sweep.missing(trials, seeds):
         lr, seed = todo[0]
@@ -62,7 +62,7 @@ def text(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scenario(tmp_path_factory, text):
-    """Two architectures; one rate diverges; interrupted in the middle, then run to the end. Which runs were there?"""
+    """A sweep of two architectures with one diverging rate, interrupted in the middle and then completed. Returns the runs."""
     out = tmp_path_factory.mktemp("sweep")
     calls, real, patch = [], sweep.train, pytest.MonkeyPatch()
 
@@ -130,7 +130,7 @@ def test_what_tunes_is_neither_trained_on_nor_reported(scenario):
 
 
 def test_another_sweep_in_the_same_folder_is_refused(scenario, tmp_path):
-    for i in range(48):  # as many documents of another text
+    for i in range(48):  # the same number of documents of another text
         (tmp_path / f"{i:02}.txt").write_text(f"another text altogether, number {i}. " * 8)
     for changes, named in (
         ({"seeds": 2}, "seeds"),

@@ -1,4 +1,4 @@
-"""`jaxseq bench train|prefill|decode`: what is recorded, how it is compared with other libraries, and what is refused."""
+"""`jaxseq bench train|prefill|decode`: records, comparison with other libraries, errors."""
 
 import importlib.util
 import json
@@ -18,7 +18,7 @@ SMALL = ["--architectures=transformer,retnet", "--width=16", "--rows=1", "--roun
 
 
 class Same:
-    """A peer that runs our model, and sleeps `seconds` in each call."""
+    """A peer that runs our model and sleeps `seconds` in each call."""
 
     PACKAGES = ("numpy",)
 
@@ -39,7 +39,7 @@ def test_laps_are_per_call_and_in_turns():
 
 
 def test_a_ratio_is_of_the_same_round_and_ranks_only_if_it_is_steady():
-    load = np.array([1, 5, 2, 9, 3.0])  # other work on the machine slows both
+    load = np.array([1, 5, 2, 9, 3.0])  # other load slows both
     steady = timing.ratio(load, 2 * load)
     assert steady == (0.5, 0) and steady.ranks
     uneven = timing.ratio(load, np.ones(5))

@@ -1,4 +1,4 @@
-"""What a user can get wrong on the command line: one line that says what and how to mend it, exit status 2."""
+"""User errors on the command line: one line that says what is wrong and how to fix it, exit status 2."""
 
 import errno
 import json
@@ -168,7 +168,7 @@ def test_every_command_refuses_a_damaged_config_of_a_run_and_keeps_all_files(fai
      (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "while writing")],
 )  # fmt: skip
 def test_a_full_disk_is_status_1_in_one_line(error, where, monkeypatch, capsys):
-    """Also as an error of Orbax or safetensors, of any command."""
+    """For every command, also if Orbax or safetensors raises the error."""
 
     def full(args):
         raise error
@@ -180,7 +180,7 @@ def test_a_full_disk_is_status_1_in_one_line(error, where, monkeypatch, capsys):
 
 
 def test_a_folder_that_cannot_be_written_is_refused_first(fails, tmp_path):
-    """Before the weights to import or export are looked for."""
+    """Before the weights to import or export are read."""
     (tmp_path / "file").write_text("")
     new = tmp_path / "file" / "new"
     for command in (["import", "nowhere", new], ["export", "nowhere", new], ["modal", "--workdir=nowhere", f"--out={new}"]):

@@ -32,10 +32,10 @@ def test_json_text_and_tokens_agree(workdir, capsys, tmp_path):
     result = json.loads(capsys.readouterr().out)
     assert result["prompts"] == ["a", "caf\u00e9"]
     assert [len(t) for t in result["texts"]] and result["tokens_per_second"] > 0 and result["seconds"] > 0
-    for text, ids in zip(result["texts"], result["tokens"], strict=True):  # a character cut at the end is not printed
+    for text, ids in zip(result["texts"], result["tokens"], strict=True):  # an incomplete character at the end is not printed
         assert text.rstrip("\ufffd") == bytes(ids).decode(errors="replace").rstrip("\ufffd")
     assert generate(workdir, "--prompt=a", "--rows=2") == 0
-    assert capsys.readouterr().out == result["texts"][0] + "\n"  # streamed, alone, the same
+    assert capsys.readouterr().out == result["texts"][0] + "\n"  # streamed and alone: the same text
     assert generate(workdir, "--prompt=a", f"--prompt_file={file}") == 0
     marked = zip(("--- 'a'", "--- 'caf\u00e9'"), result["texts"], strict=True)
     assert capsys.readouterr().out == "".join(f"{mark}\n{text}\n" for mark, text in marked)

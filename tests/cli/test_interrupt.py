@@ -1,4 +1,4 @@
-"""Commands that take long end with the status of the signal that stopped them, wherever it arrived."""
+"""Long commands exit with the status of the signal that stopped them, wherever it arrives."""
 
 import os
 import re
@@ -69,7 +69,7 @@ def test_a_stop_inside_a_library_is_no_bug_of_a_command(monkeypatch, capsys):
 
 
 def test_a_training_that_was_stopped_stops_the_comparison(tmp_path, monkeypatch):
-    """Also when the stop comes as an error of a library: the architecture has not failed."""
+    """Also if a library turns the stop into an error: the architecture has not failed."""
     record = {"step": 1, "stopped": "and saved at step 1", "signal": 15}
     monkeypatch.setattr(engine, "train", lambda *args, **kwargs: record)
     text = tmp_path / "text.txt"
@@ -87,7 +87,7 @@ def test_a_training_that_was_stopped_stops_the_comparison(tmp_path, monkeypatch)
         engine.compare(preset, ["gru"], tmp_path / "out", overrides={"data.path": str(text)})
 
 
-# A command in C code that comes to no end (it locks a mutex twice), as compiling does for minutes: Python hears no signal.
+# A command that hangs in C code (it locks a mutex twice), as compiling does for minutes: Python handles no signal.
 DEAF = """
 import ctypes
 from jaxseq import cli
@@ -117,7 +117,7 @@ def test_a_stop_that_python_does_not_hear_is_made_in_a_bounded_time(number, run,
     assert process.returncode == 128 + number and err == f"{line}\n"
 
 
-# A device that computes without end when the command is stopped.
+# A device that computes forever when the command is stopped.
 QUEUED = """
 import signal
 import jax
@@ -151,7 +151,7 @@ def test_a_stop_that_is_heard_is_not_made_twice(monkeypatch):
                 signal.signal(number, before)
     with _interrupt.bounded(lambda: ""), heeded() as asked:
         signal.raise_signal(signal.SIGTERM)
-        time.sleep(0.2)  # a training takes the time that it needs
+        time.sleep(0.2)  # a training run has the time it needs
         assert asked() == signal.SIGTERM
     assert signal.set_wakeup_fd(-1) == -1
 

@@ -1,4 +1,4 @@
-"""`jaxseq list` and `jaxseq bench`: what they print, that the README and the table of choices are true."""
+"""`jaxseq list` and `jaxseq bench`: their output; the README and the table of choices are up to date."""
 
 import json
 
@@ -34,7 +34,7 @@ def test_list_as_json(capsys):
 
 
 def test_published_sizes():
-    """From shapes alone; as they are kept, if that was made by this very code."""
+    """From shapes alone; from the stored list if its hash is that of the code."""
     rows = {row["name"]: row for row in catalog.table()}
     for name in jaxseq.names():
         sizes = rows[name]["sizes"]
@@ -67,7 +67,7 @@ def test_list_writes_the_block(tmp_path, capsys):
 
 
 def test_the_readme_is_true():
-    text, rows = README.read_text("utf-8"), catalog.table()  # from what is kept, if it was made by this very code
+    text, rows = README.read_text("utf-8"), catalog.table()  # from the stored list, if its hash is that of the code
     assert [row["name"] for row in rows] == list(jaxseq.names())
     assert json.loads(json.dumps(catalog.describe("retnet"))) in rows
     current = catalog.rewrite(text, catalog.markdown(rows), "README.md")

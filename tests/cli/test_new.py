@@ -1,4 +1,4 @@
-"""`jaxseq new`, and the README's page "Add an architecture" followed to the letter in a copy of the repository."""
+"""`jaxseq new`, and the README's section "Add an architecture" followed literally in a copy of the repository."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The command as a process: pipes, encodings, python -OO, a missing platform, versions, and the help of every command."""
+"""The command as a process: pipes, encodings, python -OO, a missing platform, versions, and every command's help."""
 
 import argparse
 import os
@@ -31,7 +31,7 @@ def test_a_reader_that_has_gone_is_no_fault():
 
 @pytest.mark.parametrize("closed", [0, 1, 2])
 def test_a_stream_that_is_closed_goes_nowhere(closed):
-    """Its number is not given to another file, to which libraries would write their messages."""
+    """Its descriptor is not reused for another file, to which libraries would write their messages."""
     code = (
         "import os; from jaxseq import cli\n"
         f"cli.main = lambda: 0 if os.path.samestat(os.fstat({closed}), os.stat(os.devnull)) else 5\ncli.entry()"
@@ -41,7 +41,7 @@ def test_a_stream_that_is_closed_goes_nowhere(closed):
 
 
 def test_an_ascii_terminal_and_python_oo():
-    """Docstrings are gone under -OO, and an output that has no letters but ASCII gets escapes."""
+    """-OO removes docstrings, and an ASCII-only output gets escapes."""
     status, out, err = run("list", "--sources", PYTHONIOENCODING="ascii", PYTHONOPTIMIZE="2", LC_ALL="C", PYTHONUTF8="0")
     assert status == 0 and err == ""
     assert b"hf/llama" in out and b"Llama" in out and max(out) < 128
@@ -59,7 +59,7 @@ def test_jax_without_a_device_is_one_line(monkeypatch, capsys, error):
 
     monkeypatch.setattr(registry.load("cli", "list"), "run", fail)
     with pytest.raises(type(error)):
-        cli.main(["list"])  # there is a device: a fault of ours is shown as what it is
+        cli.main(["list"])  # with a device, an error in jaxseq shows its traceback
     monkeypatch.setattr("jax.devices", fail)
     assert cli.main(["list"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1

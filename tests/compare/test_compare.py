@@ -1,4 +1,4 @@
-"""`jaxseq compare`: equal sizes, one whole comparison that is interrupted and fails in part, and what it refuses."""
+"""`jaxseq compare`: equal sizes, one comparison that is interrupted and fails in part, and errors."""
 
 import json
 import textwrap
@@ -60,7 +60,7 @@ def test_fit_keeps_segments_in_proportion_and_respects_heads():
 
 
 def head_sizes(config, shared: bool = False) -> dict[str, float]:
-    """{label: width / heads, and queries a head of keys or values}; of single heads only if `shared`"""
+    """{label: width / heads, "label, field": query heads per head of that field}; single heads are included only if `shared`"""
     found = {}
     for label, section in config.model.items():
         if hasattr(section, "get") and (section.get("heads") or 0) > (0 if shared else 1):
@@ -76,7 +76,7 @@ WITH_HEADS = [name for name in jaxseq.names() if head_sizes(jaxseq.config(name))
 
 @pytest.mark.parametrize("name", WITH_HEADS)
 def test_fit_keeps_the_size_of_heads(name):
-    """At half and at twice the width exactly; at a budget within a quarter."""
+    """Exactly at half and at twice the width; within a quarter at a budget."""
     config = config_of(name)
     segments = len(_stack.parse(config.model.stack))
     for width in (config.model.width // 2, config.model.width * 2):
@@ -98,7 +98,7 @@ def test_fit_keeps_the_ratio_of_hidden_widths():
     half = fit.reshape(config, fit.ModelSize(64, (2,)))
     assert (half.model.moe.hidden, config.model.moe.hidden) == (88, 176)
     half = fit.reshape(config_of("hyena"), fit.ModelSize(64, (2,)))
-    assert (half.model.mlp.hidden, half.model.hyena.hidden) == (128, 16)  # not of the filter's MLP
+    assert (half.model.mlp.hidden, half.model.hyena.hidden) == (128, 16)  # not for the filter's MLP
 
 
 def test_fit_varies_hidden_widths_where_nothing_else_is_sound():
@@ -127,7 +127,8 @@ def text(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scenario(tmp_path_factory, text):
-    """A comparison of three, one of which fails: interrupted while it measures, then run to its end. Who was called?"""
+    """A comparison of three architectures, one of which fails. It is interrupted while measuring, then completed. Returns the
+    calls."""
     out, own = tmp_path_factory.mktemp("compare"), tmp_path_factory.mktemp("own") / "windowed.py"
     own.write_text(OWN)
     calls = []
@@ -174,7 +175,7 @@ def test_an_interrupted_comparison_goes_on_and_repeats_nothing(scenario):
     assert "decode" not in half["architectures"]["transformer"]
     assert "verdicts" not in half
     assert calls.count(("train", "transformer")) == calls.count(("train", "windowed")) == 1
-    assert calls.count(("train", "retnet")) == 2  # it had failed, and was tried again
+    assert calls.count(("train", "retnet")) == 2  # it failed and was tried again
     assert calls.count(("evaluate",)) == 2 * TINY.evaluations
     assert calls.count(("generate",)) == 2
     for name, sizes in (
@@ -251,7 +252,7 @@ def test_another_comparison_in_the_same_folder_is_refused(scenario):
 
 
 def test_an_old_comparison_of_one_seed_goes_on_with_more(tmp_path, text, monkeypatch):
-    """Seed 0 is not trained again, an interruption costs one run, and each seed has its own values and order of text."""
+    """Seed 0 is not trained again, an interruption costs one run, and each seed has its own initial values and data order."""
     bare = TINY._replace(evaluations=1, speed_lengths=(), memory_lengths=(), decode_contexts=(), prefill_lengths=())
     calls, real = [], engine.train
 

@@ -1,4 +1,4 @@
-"""Intervals that cover: simulated coverage, and the formulas against plain loops."""
+"""Confidence intervals: simulated coverage, and the formulas against plain loops."""
 
 import itertools
 import math
@@ -13,7 +13,7 @@ REPLICATIONS = 8000  # a coverage of 95 % has a standard error of 0.24 %, the me
 
 
 def simulated(rng, documents, seeds, spread, interaction=0.0, replications=REPLICATIONS):
-    """Bytes [R, D] and bits [R, D, S] of a difference whose true value is 0: documents and seeds that differ."""
+    """Bytes [R, D] and bits [R, D, S] for a true difference of 0, with random effects of documents and seeds."""
     bytes_RD = rng.lognormal(0, 0.5, (replications, documents))
     by_document = rng.normal(0, 1, (replications, documents, 1))
     by_seed = rng.normal(0, spread, (replications, 1, seeds)) if spread else 0.0
@@ -42,7 +42,7 @@ def test_few_documents_or_two_seeds_are_no_excuse():
 
 
 def test_documents_alone_do_not_cover_what_seeds_do():
-    """The test can fail: without the seeds' part, or with the normal's quantile, intervals are too narrow."""
+    """Without the variance of seeds, or with the normal quantile, intervals are too narrow."""
     rng = np.random.default_rng(2)
     parts = intervals.two_way(*simulated(rng, 11, 3, 1.0))
     assert coverage(parts._replace(by_seeds=np.zeros_like(parts.by_seeds))) < 80

@@ -1,4 +1,4 @@
-"""What a person sees while a comparison runs: one percentage a bar, and a bar that moves while nothing is known."""
+"""The progress display of a comparison: one percentage per bar, and a pulsing bar while the total is unknown."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""The page of a comparison: whole, well-formed, offline, escaped, legible, whatever is missing from the results."""
+"""The HTML report: complete, well-formed, offline, escaped and legible, whatever is missing from the results."""
 
 import copy
 import io
@@ -22,7 +22,7 @@ LIMIT = 1_500_000
 
 
 class Page(HTMLParser):
-    """Checks that tags nest, and collects what the tests ask for."""
+    """Checks that tags nest, and collects what the tests compare."""
 
     def __init__(self, source):
         super().__init__(convert_charrefs=True)
@@ -122,7 +122,7 @@ def test_rendering_is_deterministic(three):
 
 
 def hostile(value):
-    """Every string of the results, turned against the page."""
+    """Results with HTML in every string."""
     attack = "</title></style></svg><script>alert(1)</script><img src=x onerror=y>\"'&$x^2$\x00\ud800"
     if isinstance(value, dict):
         return {key: hostile(item) for key, item in value.items()}
@@ -236,7 +236,7 @@ def test_what_is_no_results_file_is_said_in_one_line(tmp_path, capsys, content, 
 
 
 class Texts(HTMLParser):
-    """(left, right, width of the chart) of every text of every chart, as wide as a phone's font makes it."""
+    """(left, right, width of the chart) of every text of every chart, with the widths of a phone's font."""
 
     def __init__(self, source):
         super().__init__()

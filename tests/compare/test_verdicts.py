@@ -1,4 +1,4 @@
-"""The words of a comparison: when one is ahead of another, and when "not told apart" must stand."""
+"""The verdicts of a comparison: when an architecture is "ahead", and when two are "not told apart"."""
 
 import copy
 import io
@@ -105,7 +105,7 @@ def test_one_document_gives_no_interval():
 
 
 def seeded(*runs):
-    """An entry of several seeds, from entries of one."""
+    """An entry with several seeds, from entries with one."""
     return runs[0] | {"seed": 0, "repeats": [run | {"seed": seed} for seed, run in enumerate(runs[1:], 1)]}
 
 
@@ -142,7 +142,7 @@ def test_only_shared_seeds_are_compared_and_fewer_are_said():
 
 
 def test_many_comparisons_ask_for_more():
-    """The best of twenty equal models is not ahead of the worst, though one interval of them leaves out 0."""
+    """The best of twenty equal models is not ahead of the worst, although one of their intervals excludes 0."""
     rng = np.random.default_rng(0)
     values = np.linspace(2, 2.3, 12)
     names = [f"m{i}" for i in range(20)]
@@ -157,7 +157,7 @@ def test_many_comparisons_ask_for_more():
 
 
 def test_equal_time_is_the_mean_of_the_seeds_times():
-    """What seeds differ by is the machine: each is where its share of the work says."""
+    """Seeds differ only by the machine's speed: each is compared at the same fraction of its steps."""
     ones = np.ones(12)
     fast = seeded(trained(2 * ones, seconds=10), trained(2 * ones, seconds=30))
     slow = seeded(

@@ -1,4 +1,4 @@
-"""`jaxseq compress`: its figures, and a workdir that the other commands open."""
+"""`jaxseq compress`: its figures, and a workdir that the other commands can open."""
 
 import json
 
@@ -17,7 +17,7 @@ FIGURES = {"bytes", "bits_per_byte", "tokens_per_second", "state_bytes", "parame
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The workdir of a Transformer after a few steps. Its width is 64, so that matrices are most of its bytes."""
+    """The workdir of a Transformer after a few steps, of width 64, so that most bytes are in matrices."""
     folder = tmp_path_factory.mktemp("run")
     more = {"model.stack": "2*(attention swiglu)", "model.width": 64, "model.dropout": 0.0, "train.steps": 8}
     train(tiny(write_documents(folder / "documents"), **more), folder / "run")
@@ -50,7 +50,7 @@ def test_zeros_take_less_space_on_disk(run, tmp_path, capsys):
 
 
 def test_the_other_commands_open_it(run, tmp_path, capsys):
-    """generate, eval and export; and training, in which zeros stay."""
+    """generate, eval and export; and training, which keeps the zeros."""
     out = tmp_path / "out"
     found = compressed(run, out, "channels:0.25+wanda:2:4", capsys)
     assert main(["eval", f"--workdir={out}", "--json"]) == 0
@@ -72,7 +72,7 @@ def test_the_other_commands_open_it(run, tmp_path, capsys):
 
 
 def test_quantized_weights_are_frozen_in_training(run, tmp_path, capsys):
-    """Norms are trained; the codes are in one copy beside the checkpoints."""
+    """Norms are trained; the codes are stored once, next to the checkpoints."""
     out, more = tmp_path / "out", tmp_path / "more"
     compressed(run, out, "int8", capsys)
     argv = ["train", f"--config={out}", f"--workdir={more}", f"--config.train.init={out}", "--config.train.steps=4"]
@@ -125,7 +125,7 @@ print(json.dumps({"losses": losses, "codes": {path: count for path, count in spr
 
 @pytest.mark.parametrize("recipe", ["nf4", "wanda:0.5"])
 def test_eight_devices_fine_tune_as_one_does(run, tmp_path, capsys, recipe):
-    """Compressed weights are sharded as plain ones are."""
+    """Compressed weights are sharded like plain ones."""
     out = tmp_path / "out"
     compressed(run, out, recipe, capsys)
     more = {"train.init": str(out), "train.steps": 3, "train.lora_rank": 2, "train.lr": 1e-2, "train.warmup": 0}

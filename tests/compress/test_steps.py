@@ -1,4 +1,4 @@
-"""Each step of a recipe by its defining property, on a Transformer, a RetNet, a Mamba and an RWKV."""
+"""The defining property of each step of a recipe, on a Transformer, a RetNet, a Mamba and an RWKV."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ STACKS = {
 
 @pytest.fixture(scope="module", params=STACKS)
 def work(request, tmp_path_factory):
-    """A model with random weights, none of them zero, and small documents to calibrate on."""
+    """A model with random non-zero weights, and small documents for calibration."""
     documents = write_documents(tmp_path_factory.mktemp("documents"))
     fields = {"model.width": 32, "model.stack": STACKS[request.param], "model.vocab": 257}
     config = jaxseq.config(request.param, **fields | small(documents))
@@ -70,7 +70,7 @@ def test_quantized_weights_take_their_bits_and_compute_nearly_the_same(work, kin
 
 @pytest.mark.parametrize("kind", ["int8", "nf4", "wanda:0.5", "lowrank:0.5"])
 def test_the_arithmetic_of_the_recurrence_is_not_touched(work, kind):
-    """Decays, steps, convolutions, norms: all that multiplies no activation stays an array of float32, bit for bit."""
+    """Parameters that multiply no activation (decays, step sizes, convolutions, norms) stay float32 arrays, bit for bit."""
     made, boxes = applied(work, kind), weights.leaves(work.model.boxed()["params"])
     before, after = weights.leaves(work.params), weights.leaves(made.params)
     kept = [path for path, box in boxes.items() if not box.contracts]
@@ -97,7 +97,7 @@ def test_pruning_makes_exactly_these_zeros(work, name):
 
 
 def test_zeros_stay_zero_in_further_training(work):
-    """The gradient at a zero is zero, also under later quantization."""
+    """The gradient at a zero is zero, also after quantization."""
     made = applied(work, "magnitude:0.5")
     loss = lambda params: jnp.sum(jnp.square(made.model.apply({"params": params}, jnp.arange(8)[None])[0]))  # noqa: E731
     grads = jax.jit(jax.grad(loss))(made.params)
@@ -121,21 +121,21 @@ def test_low_rank_factors_have_half_of_the_numbers(work):
 
 
 def test_quantized_factors(work):
-    """A step applies to the parts that an earlier one made."""
+    """A step applies to the factors of an earlier one."""
     made = applied(work, "lowrank:0.5+int8")
     assert any(path.endswith("kernel/a/codes") for path in weights.leaves(made.params))
     assert np.isfinite(logits(made)).all()
 
 
 def test_a_removed_layer_is_one_that_was_skipped(work):
-    """The smaller network computes what the larger one does with the output maps of that layer zero."""
+    """The smaller network equals the larger one with that layer's output projections set to zero."""
     made = layers.without(work, 0, 1)
     skipped = {
         path: x.at[1].set(0)
         for path, x in weights.leaves(work.params).items()
         if path.endswith(("o/kernel", "down/kernel", "out/kernel", "v/kernel")) or path.endswith("down/bias")
     }
-    if "attention" in work.config.model.stack:  # v of attention is no output map
+    if "attention" in work.config.model.stack:  # attention's v is not an output projection
         skipped = {path: x for path, x in skipped.items() if "attention/v" not in path}
     np.testing.assert_allclose(logits(made), logits(work, weights.replaced(work.params, skipped, None)), rtol=1e-4, atol=1e-4)
     assert applied(work, "layers:0.34").config.model.stack.startswith(str(len(jax.tree.leaves(work.params)[0]) - 1))
@@ -143,7 +143,7 @@ def test_a_removed_layer_is_one_that_was_skipped(work):
 
 @pytest.mark.parametrize("kind", ["heads", "channels"])
 def test_removed_units_are_those_that_were_zero(work, kind):
-    """A smaller mixer computes what the larger one does if the inputs of its last map from the removed units are zero."""
+    """The smaller mixer equals the larger one with the removed units' inputs to the output projection set to zero."""
     if kind == "heads" and "attention" not in work.config.model.stack:
         with pytest.raises(UserError, match="no heads can be removed"):
             applied(work, "heads:0.25")
@@ -163,7 +163,7 @@ def test_removed_units_are_those_that_were_zero(work, kind):
                 zero[path] = jnp.asarray(array)
     assert own and zero
     expected = logits(work, weights.replaced(work.params, zero, None))
-    if "mamba" in work.config.model.stack:  # its dt, B and C read all channels
+    if "mamba" in work.config.model.stack:  # dt, B and C depend on all channels
         inner = {p.replace("out/", "x/"): weights.leaves(work.params)[p.replace("out/", "x/")] for p in zero}
         masks = {p.replace("out/", "x/"): np.abs(zero[p]).sum(-1, keepdims=True) != 0 for p in zero}
         expected = logits(work, weights.replaced(work.params, zero | {p: x * masks[p] for p, x in inner.items()}, None))
@@ -193,14 +193,14 @@ def test_sparsegpt_errs_less_than_magnitude_and_wanda_on_correlated_inputs(text)
 
 
 def test_sparsegpt_without_correlation_is_magnitude():
-    """With independent inputs of equal norms nothing can be compensated."""
+    """With independent inputs of equal norms, the other weights cannot compensate."""
     w_IO, pattern = np.random.default_rng(0).normal(size=(16, 8)), Pattern.of("0.5", "sparsegpt")
     found = sparsegpt.solve(w_IO, np.eye(16), pattern)
     np.testing.assert_allclose(found, np.where(pattern.zeros(np.abs(w_IO), per_output=False), 0, w_IO), atol=1e-12)
 
 
 def test_low_rank_has_the_smallest_error_on_the_inputs():
-    """As the singular values of X W say (Eckart and Young 1936); smaller than that of the SVD of W."""
+    """It follows from the singular values of X W (Eckart and Young 1936), and is smaller than that of the SVD of W."""
     w_IO, x_NI = correlated(np.random.default_rng(1))
     a_IR, b_RO = lowrank.factors(w_IO, x_NI.T @ x_NI, 3)
     best = np.sqrt(np.sum(np.linalg.svd(x_NI @ w_IO)[1][3:] ** 2))

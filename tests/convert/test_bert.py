@@ -1,4 +1,4 @@
-"""BERT as transformers computes it, whole and without the head, and the way back."""
+"""BERT equals transformers', with and without the head; round trip."""
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ from jaxseq.testing import compare
 
 
 def output(name: str):
-    """Our EncoderOutput of the oracle's input, and where its tokens are real."""
+    """Our EncoderOutput for the oracle's input, and the mask of its real tokens."""
     given, (model, params) = oracle(name)["input"], imported("hf/bert", name)
     mask = given["attention_mask"] > 0
     pos = np.where(mask, np.arange(mask.shape[1]), -1).astype(np.int32)
@@ -32,7 +32,7 @@ def test_outputs(name, pairs):
 
 @pytest.mark.parametrize("name", ("bert", "bert_base"))
 def test_round_trip(name):
-    """Bits and names; what a tied file holds a second time is written once."""
+    """Bits and names are equal; tied tensors are written once."""
     parts, (model, params) = oracle(name), imported("hf/bert", name)
     exported = convert.to_state_dict("hf/bert", model, params)
     twice = {"cls.predictions.decoder.weight", "cls.predictions.decoder.bias"}

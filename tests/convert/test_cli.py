@@ -1,4 +1,4 @@
-"""`jaxseq import` and `jaxseq export`: a folder of weights becomes a workdir, and a workdir a folder."""
+"""`jaxseq import` and `jaxseq export`: from a folder of weights to a workdir and back."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""GPT-2, GPT-NeoX and Mixtral as transformers computes them, and the way back; what the sources must refuse."""
+"""GPT-2, GPT-NeoX and Mixtral equal transformers'; round trips; what the sources refuse."""
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ from jaxseq import convert
 from jaxseq.errors import UserError
 
 SOURCES = {"hf/gpt2": "gpt2", "hf/gpt_neox": "gpt_neox", "hf/mixtral": "mixtral"}
-TIED = {"gpt2": ("lm_head.weight",)}  # a second name of the embedding; files do not hold it twice
+TIED = {"gpt2": ("lm_head.weight",)}  # a second name of the embedding, which is stored once
 
 
 @pytest.mark.parametrize("form", ("recurrent", "parallel", "chunkwise"))
@@ -22,12 +22,12 @@ def test_logits(source, form):
 @pytest.mark.parametrize("source", SOURCES)
 def test_round_trip(source):
     name = SOURCES[source]
-    if name != "mixtral":  # whose tensors in memory are no tensors of a file, see below
+    if name != "mixtral":  # its tensors in memory differ from those in files, see below
         check_round_trip(source, name, TIED.get(name, ()))
 
 
 def test_gpt2_as_published():
-    """Without the prefix, with the causal masks."""
+    """Without the prefix, and with the causal masks."""
     model, params = imported("hf/gpt2", "gpt2")
     parts = oracle("gpt2")
     bare = {name.removeprefix("transformer."): x for name, x in parts["param"].items() if name != "lm_head.weight"}
@@ -52,7 +52,7 @@ def test_what_older_files_carry_is_left_out(source, buffers):
 
 
 def test_mixtral_as_published():
-    """One matrix an expert, under the names of 2023."""
+    """One matrix per expert, under the names of 2023."""
     model, params = imported("hf/mixtral", "mixtral")
     parts, apart = oracle("mixtral"), {}
     for name, x in parts["param"].items():

@@ -1,4 +1,4 @@
-"""Decoders in the manner of Llama, and OPT, as transformers computes them, and the way back."""
+"""Llama-like decoders and OPT equal transformers'; round trips."""
 
 import pytest
 from helpers.convert import check_logits, check_round_trip, imported

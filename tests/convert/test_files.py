@@ -1,4 +1,4 @@
-"""Checkpoint files: what is read from each format, what is refused, and in which words."""
+"""Checkpoint files: what is read from each format, and the errors."""
 
 import json
 
@@ -15,7 +15,7 @@ from jaxseq.convert import _files, _table, _torch
 
 
 def folder(path, tensors=None):
-    """The Llama of the oracles as a folder."""
+    """The oracles' Llama as a folder."""
     parts = oracle("llama")
     path.mkdir(exist_ok=True)
     (path / "config.json").write_text(json.dumps(parts["config"]))
@@ -193,7 +193,7 @@ LARGE = [("llama:7b", "hf/llama"), ("neox:20b", "hf/gpt_neox"), ("mamba:falcon-7
 
 @pytest.mark.parametrize("name, source", LARGE)
 def test_published_sizes_by_shapes(name, source):
-    """The table of names covers every parameter of a large model, and its config comes back; nothing is allocated."""
+    """The table of names covers every parameter of a large model, and its config makes a round trip; nothing is allocated."""
     model = jaxseq.build(jaxseq.config(name))
     theirs = convert.describe(source, model)
     module = convert._source(source)

@@ -1,4 +1,4 @@
-"""Folders as they are: which files are the checkpoint, and what is refused because it is none, or more than one."""
+"""Folders with weights: which files are the checkpoint, and errors if there is none or more than one."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ X = {"x": np.ones(3, np.float32)}
 
 @pytest.fixture(autouse=True)
 def heard(monkeypatch):
-    """`jaxseq train` keeps its lines from the root logger, where caplog listens."""
+    """Lets caplog see jaxseq's log, which does not propagate to the root logger."""
     monkeypatch.setattr(logging.getLogger("jaxseq"), "propagate", True)
 
 
@@ -32,14 +32,14 @@ def copy(path: Path, shards: bool = False) -> Path:
 
 
 def other(path: Path, name: str, value: float = 7.0) -> None:
-    """A file beside the checkpoint with the same names and other numbers."""
+    """A file next to the checkpoint with the same names and other values."""
     (path / name).parent.mkdir(exist_ok=True)
     tensors = {key: np.full_like(x, value) for key, x in load_file(LLAMA / "model.safetensors").items()}
     (save_file if name.endswith(".safetensors") else lambda t, p: state_dict(p, t))(tensors, path / name)
 
 
 def check(path: Path) -> None:
-    """What is read is the checkpoint's."""
+    """The values read are those of the checkpoint."""
     _, tensors = _files.read(path)
     wanted = load_file(LLAMA / "model.safetensors")
     assert set(tensors) == set(wanted)
@@ -58,7 +58,7 @@ def test_a_file_beside_the_checkpoint_is_not_read(name, shards, tmp_path):
 
 
 def test_each_tensor_comes_from_the_file_that_the_index_names(tmp_path):
-    """Shards that hold other tensors as well, such as a former save's."""
+    """Shards that also contain other tensors, such as those of an earlier save."""
     folder = copy(tmp_path / "in", shards=True)
     index = json.loads((folder / _files.INDEX).read_text())["weight_map"]
     last = max(index.values())
@@ -85,7 +85,7 @@ def test_torch_shards_by_their_index(tmp_path):
     files = {"pytorch_model-00001-of-00002.bin": names[::2], "pytorch_model-00002-of-00002.bin": names[1::2]}
     for file, part in files.items():
         state_dict(folder / file, {name: tensors[name] for name in part})
-    check(folder)  # a whole set says it by its names
+    check(folder)  # the names of a complete set are enough
     index = {"weight_map": {name: file for file, part in files.items() for name in part}}
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     check(folder)

@@ -1,4 +1,4 @@
-"""A recurrent encoder and decoder: a random one against plain loops, and g2p-en's own where JAXSEQ_G2P names its npz."""
+"""A recurrent encoder-decoder: random weights against plain loops, and g2p-en's if JAXSEQ_G2P is the path of its npz."""
 
 import os
 
@@ -64,4 +64,4 @@ def test_words():
     model, params = convert.from_pretrained(os.environ["JAXSEQ_G2P"], "g2p/en")
     said = g2p_en.phonemes(model, params, ["transformer", "activationist", "recurrence"])
     assert " ".join(said[0]) == "T R AE0 N S F AO1 R M ER0"
-    assert said[1] == g2p_en.phonemes(model, params, ["activationist"])[0]  # padding beside a longer word changes nothing
+    assert said[1] == g2p_en.phonemes(model, params, ["activationist"])[0]  # padding up to a longer word changes nothing

@@ -1,4 +1,4 @@
-"""Llama in GGUF: rows, metadata and tokenizer, on a file of our own making; SmolLM2 where its file is at hand."""
+"""Llama in GGUF: rows, metadata and tokenizer of a file made here; SmolLM2 if its file is given."""
 
 import json
 import os
@@ -30,13 +30,13 @@ METADATA = {
 
 
 def adjacent(w, heads):
-    """Rows of each head as GGUF has them: channel i beside channel i + K/2."""
+    """Rows of each head in GGUF's order: channel i next to channel i + K/2."""
     first, second = np.split(w.reshape(heads, -1, w.shape[1]), 2, axis=1)
     return np.stack([first, second], axis=2).reshape(w.shape)
 
 
 def ours() -> tuple[dict, dict]:
-    """(metadata, tensors) of the Llama oracle, written the way GGUF has them."""
+    """(metadata, tensors) of the Llama oracle in GGUF's conventions."""
     parts = oracle("llama")
     names = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "mlp.up_proj": "ffn_up",
              "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.down_proj": "ffn_down",
@@ -147,7 +147,7 @@ def test_sentencepiece_in_gguf_gives_the_ids_of_sentencepiece(name, tmp_path):
 
 
 def test_llama_3_takes_whole_words_and_begins_with_bos(tmp_path):
-    """Its vocabulary has words that its merges do not make."""
+    """Its vocabulary has words that its merges cannot produce."""
     theirs = json.loads((FILES / "tokenizers" / "llama3.json").read_text("utf-8"))
     vocab = theirs["model"]["vocab"] | {token["content"]: token["id"] for token in theirs["added_tokens"]}
     special = {token["id"] for token in theirs["added_tokens"]}

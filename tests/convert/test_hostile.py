@@ -1,4 +1,4 @@
-"""Files that lie about themselves: each is one line of UserError, soon, without memory for what they claim and without running
+"""Files with false headers: each gives a UserError of one line, quickly, without allocating the claimed size or executing
 anything."""
 
 import io
@@ -120,7 +120,7 @@ def test_only_regular_files_are_opened(name, tmp_path):
 
 
 def pickled(path: Path, body: bytes) -> Path:
-    """A torch file with this description."""
+    """A torch file with this pickle."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", body)
         archive.writestr("archive/data/0", bytes(16))
@@ -128,7 +128,7 @@ def pickled(path: Path, body: bytes) -> Path:
 
 
 def _laughs() -> bytes:
-    """A dict of two times the same dict, forty levels deep."""
+    """A dict that contains the same dict twice, forty levels deep."""
     content: dict = {"x": 1}
     for _ in range(40):
         content = {"a": content, "b": content}
@@ -245,7 +245,7 @@ FAMILIES = ("llama", "gpt2", "gpt_neox", "mixtral", "mamba2", "mamba", "bert_mas
 
 
 def fuzz(count: int, seed: int) -> None:
-    """Configs with one field of another value: they describe the same tensors, or are refused in a line."""
+    """Configs with one field changed: they describe the same tensors, or are refused in one line."""
     rng = random.Random(seed)
     for _ in range(count):
         config, tensors = _files.read(PUBLISHED / rng.choice(FAMILIES))
@@ -268,7 +268,7 @@ def fuzz(count: int, seed: int) -> None:
         ("llama", "rms_norm_eps", math.nan, "rms_norm_eps of the config is nan"),
         ("llama", "rope_parameters", {"rope_theta": -1}, "rope_theta of the config is -1"),
         ("llama", "intermediate_size", 1 << 20, "more than all tensors together"),
-        ("vit", "image_size", 1 << 20, "more than all tensors together"),  # no image of this size is made
+        ("vit", "image_size", 1 << 20, "more than all tensors together"),  # no image of this size is allocated
         ("llama", "num_hidden_layers", 9_999, "a model of 89,994 tensors, but there are 21"),
         ("llama", "tie_word_embeddings", "yes", "must be true or false"),
         ("mamba", "time_step_rank", {}, "must be an integer from 1 to 65536, or 'auto'"),

@@ -1,4 +1,4 @@
-"""`jaxseq import hf://owner/name` against a hub on the loopback interface; nothing else ever opens a connection."""
+"""`jaxseq import hf://owner/name` from a hub on the loopback interface; no other connection is opened."""
 
 import hashlib
 import http.server
@@ -21,7 +21,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """The calls of the hub's API that a download makes."""
+    """The part of the hub's API that a download uses."""
 
     protocol_version = "HTTP/1.1"
     files: dict[str, bytes] = {}
@@ -116,7 +116,7 @@ def test_several_models_in_one_place_must_be_named(tiny, monkeypatch):
 @pytest.fixture
 def unreachable(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]  # nobody listens there any more
+        port = server.getsockname()[1]  # the server is stopped
     monkeypatch.setattr(time, "sleep", lambda seconds: None)  # the library's pauses between attempts
     return f"http://127.0.0.1:{port}"
 
@@ -134,7 +134,7 @@ def test_an_earlier_download_needs_no_hub(tiny, unreachable, monkeypatch, caplog
     monkeypatch.setenv("HF_ENDPOINT", unreachable)
     assert hub.fetch("hf://org/tiny") == hub.fetch("hf://org/tiny@main") == fetched
     assert f"the earlier download of commit {COMMIT} is taken" in caplog.text
-    for address in ("hf://org/tiny@gone", "hf://org/tiny/other.gguf"):  # which were not downloaded
+    for address in ("hf://org/tiny@gone", "hf://org/tiny/other.gguf"):  # these files were not downloaded
         with pytest.raises(jaxseq.UserError, match="cannot be fetched"):
             hub.fetch(address)
 

@@ -1,4 +1,4 @@
-"""Hybrids of several mixers as transformers computes them, and the way back."""
+"""Hybrids of several mixers equal transformers'; round trips."""
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ from jaxseq.convert.sources import _hybrids
 
 NAMES = ("lfm2", "kimi_linear", "qwen3_next", "deepseek_v3", "olmo_hybrid", "minimax", "recurrent_gemma", "gemma2", "gpt_oss")
 SOURCES = {f"hf/{name}": name for name in NAMES}
-WRONG = {"recurrent_gemma": ("step",)}  # its reference's own steps differ from its whole by 0.5
+WRONG = {"recurrent_gemma": ("step",)}  # the reference's own stepwise and whole outputs differ by 0.5
 
 
 @pytest.mark.parametrize("form", ("recurrent", "parallel", "chunkwise"))
@@ -24,7 +24,7 @@ def test_logits(source, form):
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_names_in_memory_come_back_bit_for_bit(source):
-    """transformers joins experts and convolutions as it reads them; test_published has the names in files."""
+    """transformers joins experts and convolutions while loading; test_published tests the names in files."""
     found, name = convert._source(source), SOURCES[source]
     model, params = imported(source, name)
     parts = oracle(name)
@@ -39,7 +39,7 @@ def test_names_in_memory_come_back_bit_for_bit(source):
 
 
 def test_convolutions_in_three_equal_parts():
-    """transformers cuts OLMo Hybrid's one convolution so, whatever q, k and v have of it."""
+    """transformers splits OLMo Hybrid's convolution into three equal parts, whatever the sizes of q, k and v."""
     model, params = imported("hf/olmo_hybrid", "olmo_hybrid")
     exported = convert.to_state_dict("hf/olmo_hybrid", model, params)
     names = [f"model.layers.0.linear_attn.{letter}_conv1d.weight" for letter in "qkv"]

@@ -1,4 +1,4 @@
-"""Llama as transformers computes it, and the way back."""
+"""Llama equals transformers'; round trip."""
 
 import pytest
 from helpers.convert import check_logits, check_round_trip

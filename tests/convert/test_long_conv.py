@@ -1,4 +1,4 @@
-"""S4, S4D, H3 and Hyena layers as their authors' code computes them, in every form, in pieces, and the way back."""
+"""S4, S4D, H3 and Hyena layers equal their authors' code in every form and in segments; round trips."""
 
 import functools
 
@@ -27,7 +27,7 @@ LAYERS = {  # oracle: (source, outputs over the whole input)
 
 @functools.cache
 def run(name: str, form: str):
-    """Outputs for the oracle's input: whole, and cut in the middle with the state carried over."""
+    """Outputs for the oracle's input: whole, and in two segments with the state carried over."""
     mixer, params = imported(LAYERS[name][0], name)
     x_BTD = oracle(name)["input"]["x"]
     pos_BT = jnp.broadcast_to(jnp.arange(x_BTD.shape[1]), x_BTD.shape[:2])
@@ -60,7 +60,7 @@ def test_round_trip(name):
 
 
 def test_s4_with_the_filter_length_inside_c():
-    """What a layer that has run there stores: c (I - A^24), and the number 24."""
+    """The authors' layer stores c (I - A^24) and the number 24 after it has run."""
     parts, (_, params) = oracle("s4"), imported("s4/s4", "s4")
     halves = lambda x: np.concatenate([x[..., 0], x[..., 1]], axis=-1)  # noqa: E731
     lam_DM = halves(np.stack([-np.exp(params["A_log"]), params["A_imag"]], axis=-1))

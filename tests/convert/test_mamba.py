@@ -1,4 +1,4 @@
-"""Mamba, Mamba-2 and Falcon Mamba as transformers and the authors' library compute them, and the way back."""
+"""Mamba, Mamba-2 and Falcon Mamba equal transformers and the authors' library; round trips."""
 
 import jax
 import numpy as np
@@ -37,7 +37,7 @@ def test_sources_tell_themselves_apart():
 
 
 def ssm(name: str, **more) -> tuple[dict, dict]:
-    """An oracle as the authors' library would have saved it."""
+    """An oracle in the layout of the authors' library."""
     theirs = oracle(name)["config"]
     config = {"d_model": 32, "n_layer": 2, "vocab_size": theirs["vocab_size"], "pad_vocab_size_multiple": 1, "ssm_cfg": more}
     config |= {"rms_norm": True, "tie_embeddings": theirs["tie_word_embeddings"]}

@@ -1,4 +1,4 @@
-"""Hybrids of Mamba-2 and attention as transformers computes them (tests/files/published): in every form, and token by token."""
+"""Hybrids of Mamba-2 and attention equal transformers' (tests/files/published), in every form and token by token."""
 
 import functools
 
@@ -80,7 +80,7 @@ def test_older_names_of_layers_are_read():
 
 
 def test_residual_and_logits_are_multiplied():
-    """A model without multipliers is another one, and an export with them says so."""
+    """A model without multipliers differs, and an export contains them."""
     _, theirs = describe("granite_moe_hybrid")
     assert [theirs[f"{name}_multiplier"] for name in ("embedding", "attention", "residual")] == [3.0, 0.3, 0.7]
     assert theirs["logits_scaling"] == 1.5

@@ -1,4 +1,4 @@
-"""Importing a sharded checkpoint of 1 GB holds the model and little more."""
+"""Importing a sharded checkpoint of 1 GB needs little more memory than the model."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ def config(width, layers, vocab):
 
 
 def checkpoint(folder, theirs, shards):
-    """Bytes of the whole, and of the largest array of the model that it becomes."""
+    """Bytes of the checkpoint, and of the largest array of the imported model."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(theirs))
     width, vocab, hidden = theirs["hidden_size"], theirs["vocab_size"], theirs["intermediate_size"]

@@ -37,7 +37,7 @@ def adapted(source: str, magnitude: bool = False, **more):
 @pytest.mark.parametrize("magnitude", [False, True])
 @pytest.mark.parametrize("source", FIELDS)
 def test_base_and_adapter_are_the_merged_model(source, magnitude, tmp_path):
-    """By PEFT's equations: W + alpha / r B A, for DoRA each row divided by its norm and times the magnitude."""
+    """PEFT's equations: W + alpha / r B A; for DoRA each row is divided by its norm and multiplied by the magnitude."""
     model, base, params = adapted(source, magnitude)
     assert convert.save_adapter(tmp_path, model, params, source) == source
     config = json.loads((tmp_path / "adapter_config.json").read_text())
@@ -73,7 +73,7 @@ def test_plain_weights_have_no_adapter(tmp_path):
 @pytest.mark.parametrize("magnitude", [False, True])
 @pytest.mark.parametrize("source", FIELDS)
 def test_peft_computes_the_same_logits(source, magnitude, tmp_path):
-    """`pip install torch transformers peft` beside the tests; without them this is skipped."""
+    """Skipped unless torch, transformers and peft are installed."""
     torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
     transformers = pytest.importorskip("transformers")
     model, base, params = adapted(source, magnitude)

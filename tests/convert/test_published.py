@@ -1,5 +1,5 @@
-"""Folders as transformers' `save_pretrained` writes them (tests/files/published, by make.py there), whole and in shards: what is
-read from them, what it computes, and what is written back. With torch and transformers installed, they open what we write."""
+"""Folders written by transformers' `save_pretrained` (tests/files/published, by make.py there), in one file and in shards:
+outputs, and round trips. If torch and transformers are installed, they also open our exports."""
 
 import functools
 import json
@@ -17,7 +17,7 @@ from jaxseq.testing import compare
 
 HERE = FILES / "published"
 NAMES = sorted(path.name for path in HERE.iterdir() if path.is_dir())
-OURS = {  # theirs: the field of our output
+OURS = {  # their output: the field of ours
     "logits": "logits", "prediction_logits": "logits", "seq_relationship_logits": "classes", "last_hidden_state": "hidden",
     "pooler_output": "pooled",
 }  # fmt: skip
@@ -41,7 +41,7 @@ def outputs(name: str) -> dict:
 
 
 def computed(name: str) -> dict:
-    """Our outputs of the same inputs, by their field."""
+    """Our outputs for the same inputs, by field."""
     _, model, params = opened(name)
     given = {key: value if value.dtype == np.float32 else value.astype(np.int32) for key, value in outputs(name).items()}
     apply = jax.jit(model.apply, static_argnames="method")
@@ -83,7 +83,7 @@ def test_shards_hold_the_same(name):
 
 
 def computed_constants(source: str, model) -> set[str]:
-    """Names of tensors that the files hold and that are no parameters."""
+    """Names of tensors in the files that are not parameters."""
     entries = convert._source(source).entries(convert.describe(source, model))
     return {key for entry in entries if not entry.ours for _, names in entry.rows() for key in names}
 
@@ -96,11 +96,11 @@ def test_written_back_with_the_same_names_and_bits(name, tmp_path, monkeypatch):
         jaxseq.save_pretrained(folder, model, params, source=source)
         monkeypatch.setattr(_files, "SHARD_BYTES", 4 << 30)
     found = load_file(tmp_path / "whole" / "model.safetensors")
-    prefix = "transformer." if name == "gpt2_bare" else ""  # it comes back as a language model
+    prefix = "transformer." if name == "gpt2_bare" else ""  # it is exported as a language model
     assert sorted(found) == sorted(prefix + key for key in saved(name))
     constants = computed_constants(source, model)
     for key, value in saved(name).items():
-        if key in constants:  # torch's exp may be one rounding off
+        if key in constants:  # torch's exp may differ by one rounding
             np.testing.assert_array_max_ulp(found[prefix + key], value, 1)
         else:
             np.testing.assert_array_equal(found[prefix + key], value, err_msg=key, strict=True)

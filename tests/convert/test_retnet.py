@@ -1,4 +1,4 @@
-"""RetNet as torchscale computes it, and the way back; its two scalings of the scores."""
+"""RetNet equals torchscale's; round trip; torchscale's two normalisations of the scores."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ FORMS = ("recurrent", "parallel", "chunkwise")
 
 @pytest.mark.parametrize("form", FORMS)
 def test_logits(form):
-    """Their chunkwise form takes other scalars in front of the norm, and differs from their parallel one by 3e-5."""
+    """Their chunkwise form has other factors before the norm and differs from their parallel form by 3e-5."""
     check_logits("torchscale/retnet", "retnet", "tokens", form, ("parallel", "recurrent"))
     check_logits("torchscale/retnet", "retnet", "tokens", form, ("chunkwise",), allowed=1e-4)
 
@@ -37,7 +37,7 @@ def test_what_is_not_read():
 
 
 def loop(mixer, params, x):
-    """Eq. 5 with the normalisations of §2.2, one row of scores at a time, in front of the norm of the heads."""
+    """Eq. 5 with the normalisations of §2.2, one row of scores at a time, before the norm of the heads."""
     heads, size = mixer.heads, mixer.width // mixer.heads
     q, k, v = (np.einsum("td,dhk->thk", x, params[name]["kernel"]) for name in "qkv")
     angle = 10000.0 ** -np.linspace(0, 1, size // 2)
@@ -53,7 +53,7 @@ def loop(mixer, params, x):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_scaling_is_the_papers(form):
-    """With an eps that the norm feels, so that no scalar cancels."""
+    """With an eps so large that the factors do not cancel in the norm."""
     mixer = Retention(width=8, heads=2, eps=3.0, torchscale_scaling=True, dtype=jnp.float64)
     rng, shapes = np.random.default_rng(0), {"q": (8, 2, 4), "k": (8, 2, 4), "v": (8, 2, 8), "g": (8, 2, 8), "o": (2, 8, 8)}
     params = {name: {"kernel": rng.normal(size=shape)} for name, shape in shapes.items()}

@@ -1,4 +1,4 @@
-"""Recurrent stacks as torch.nn and the sru package compute them, and the way back."""
+"""Recurrent stacks equal torch.nn's and the sru package's; round trips."""
 
 import jax
 import numpy as np
@@ -12,9 +12,9 @@ FORMS = ("recurrent", "parallel", "chunkwise")
 
 
 def run(name: str, form: str):
-    """(y, state, wanted outputs), batch first."""
+    """(y, state, expected outputs), batch first."""
     (model, params), parts = imported(SOURCES[name], name), oracle(name)
-    turn = (lambda x: np.moveaxis(x, 0, 1)) if name == "sru" else (lambda x: x)  # theirs has time first
+    turn = (lambda x: np.moveaxis(x, 0, 1)) if name == "sru" else (lambda x: x)  # theirs are time-major
     y, state = jax.jit(model.apply, static_argnames="form")({"params": params}, turn(parts["input"]["x"]), form=form)
     return y, state, {key: turn(value) if key in ("y", "step") else value for key, value in parts["output"].items()}
 
@@ -23,9 +23,9 @@ def run(name: str, form: str):
 @pytest.mark.parametrize("name", SOURCES)
 def test_outputs(name, form):
     y, state, wanted = run(name, form)
-    for key in wanted.keys() & {"y", "step"}:  # theirs, of the whole sequence and token by token
+    for key in wanted.keys() & {"y", "step"}:  # theirs, for the whole sequence and token by token
         assert compare.error(y, wanted[key]) < 1e-5, key
-    flat = [s for layer in state for s in layer]  # layers outside, directions inside
+    flat = [s for layer in state for s in layer]  # ordered by layer, then by direction
     leaves = {"h_n": "h_BHK", "c_n": "c_BHK", "c": "c_BD"}
     for key, leaf in leaves.items():
         if key in wanted:
@@ -40,7 +40,7 @@ def test_round_trip(name):
 
 @pytest.mark.parametrize("name", ("lstm_bi", "gru", "sru"))
 def test_gradients_against_finite_differences(x64, name):
-    """By parameters and inputs in a random direction; Newton's adjoint and the one of the scan."""
+    """With respect to parameters and inputs, in a random direction; for Newton's adjoint and for the scan."""
     (model, params), rng = imported(SOURCES[name], name), np.random.default_rng(0)
     model = model.clone(dtype=np.float64)
     x = rng.normal(size=(2, 3, model.inputs))

@@ -1,4 +1,4 @@
-"""RWKV models against the `rwkv` package: the same weights give the same logits, in every form, and go back to the bit."""
+"""RWKV models against the `rwkv` package: the same logits in every form, and bitwise round trips."""
 
 import jax
 import numpy as np
@@ -27,7 +27,7 @@ def test_round_trip(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_checkpoint_without_a_config(name, tmp_path):
-    """Names tell the version, shapes the sizes."""
+    """The version is read from the names, the sizes from the shapes."""
     tensors = oracle(name)["param"]
     np.savez(tmp_path / "model.npz", **tensors)
     source, theirs, _ = convert.open_source(tmp_path / "model.npz")
@@ -51,7 +51,7 @@ def test_what_is_no_rwkv_checkpoint():
         blinkdl_rwkv4.infer({"weight": (1, 2)})
 
 
-# The released models; RWKV-7's as its paper counts them (arXiv:2503.14456, appendix).
+# The released models; for RWKV-7 the paper's counts (arXiv:2503.14456, appendix).
 PUBLISHED = {
     "rwkv4:169m": 169_342_464, "rwkv4:430m": 430_397_440, "rwkv4:1.5b": 1_515_106_304, "rwkv4:3b": 2_984_627_200,
     "rwkv5:1.5b": 1_577_754_624, "rwkv6:1.6b": 1_599_873_024, "rwkv7:0.1b": 191_034_624, "rwkv7:0.4b": 450_767_872,

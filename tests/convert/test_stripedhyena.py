@@ -1,4 +1,4 @@
-"""StripedHyena as its authors' code computes it, and the way back."""
+"""StripedHyena equals its authors' code; round trip."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""T5, T5 v1.1 and Switch Transformers as transformers computes them: at once, step by step, and the way back."""
+"""T5, T5 v1.1 and Switch Transformers equal transformers', at once and step by step; round trips."""
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ def test_decoding_step_by_step(name):
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_round_trip(name):
-    """Bits and names; what a tied file holds again and again is written once."""
+    """Bits and names are equal; tied tensors are written once."""
     source, parts, (model, params) = SOURCES[name], oracle(name), imported(SOURCES[name], name)
     exported = convert.to_state_dict(source, model, params)
     assert exported.keys() == parts["param"].keys() - TIED

@@ -40,7 +40,7 @@ def published(folder, tokenizer="llama2", **more):
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """An import with a tokenizer, a template and a generation config beside the weights."""
+    """An import with a tokenizer, a template and a generation config next to the weights."""
     root = tmp_path_factory.mktemp("published")
     folder = published(root / "source", bos_token_id=1, eos_token_id=[2, 7])
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>", "chat_template": "{{ messages }}"}))
@@ -135,7 +135,7 @@ def test_fine_tuning_takes_the_tokenizer_of_what_it_starts_from(workdir, tmp_pat
         with pytest.raises(UserError, match="is not the tokenizer of train.init=.*leave data.tokenizer out"):
             train.train(other, tmp_path / "other")
         assert not (tmp_path / "other").exists()
-    shutil.move(tmp_path / "tuned", tmp_path / "moved")  # it goes on where it lies now, from another folder too
+    shutil.move(tmp_path / "tuned", tmp_path / "moved")  # it resumes from its new path, also from another folder
     monkeypatch.chdir("/")
     config = tuned(train.load(tmp_path / "moved")[2], workdir, **{"data.path": str(path), "train.steps": 2})
     assert train.train(config, tmp_path / "moved")["step"] == 2

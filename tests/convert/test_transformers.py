@@ -1,4 +1,4 @@
-"""Exported folders in transformers itself: `pip install torch transformers` beside the tests; without them this is skipped."""
+"""Exported folders in transformers itself; skipped unless torch and transformers are installed."""
 
 import numpy as np
 import pytest

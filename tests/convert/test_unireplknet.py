@@ -1,4 +1,4 @@
-"""UniRepLKNet as its authors' code computes it, stage by stage, as trained and merged, and the way back."""
+"""UniRepLKNet equals its authors' code, stage by stage, as trained and merged; round trips."""
 
 import functools
 
@@ -17,7 +17,7 @@ SOURCE = "unireplknet"
 
 
 def merged_tensors() -> dict:
-    """The checkpoint after the reference's own merging."""
+    """The checkpoint after merging by the reference."""
     outputs = oracle(SOURCE)["output"]
     return {name.removeprefix("merged_param/"): x for name, x in outputs.items() if name.startswith("merged_param/")}
 
@@ -85,7 +85,7 @@ def test_config_from_names_and_shapes(merged, prefix):
 
 @pytest.mark.parametrize("merged", [False, True])
 def test_a_released_file_becomes_a_workdir_and_goes_back(merged, tmp_path):
-    """A torch file without a config, through the command line; statistics and batch counts come along."""
+    """A torch file without a config, by the command line, with statistics and batch counts."""
     tensors = merged_tensors() if merged else oracle(SOURCE)["param"]
     file, workdir, out = state_dict(tmp_path / "model.pth", tensors), str(tmp_path / "run"), tmp_path / "out"
     assert cli.main(["import", str(file), workdir]) == 0

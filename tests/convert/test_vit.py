@@ -1,4 +1,4 @@
-"""The Vision Transformer as transformers computes it, and the way back."""
+"""The Vision Transformer equals transformers'; round trip."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""tokenizer.model alone, and vocab.json with merges.txt alone: ids are those of transformers and sentencepiece, or one line."""
+"""tokenizer.model alone, and vocab.json with merges.txt: the ids of transformers and sentencepiece, or an error of one line."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ TYPES = {"gpt2_parts": "gpt2", "llama_model": "llama"}
 
 @pytest.fixture
 def folder(tmp_path):
-    """folder(name): a copy of that folder of tests/files/tokenizers, with the files given instead of its own."""
+    """folder(name): a copy of that folder of tests/files/tokenizers, with the given files replaced."""
 
     def make(name, **files):
         shutil.copytree(HERE / name, tmp_path / name)
@@ -42,7 +42,7 @@ def opened(folder, name):
 def test_ids_are_those_of_transformers(folder, name):
     wanted = json.loads((HERE / name / "ids.json").read_text())
     tokenizer = opened(folder(name), name)
-    # Where transformers 5 leaves out the space that SentencePiece puts in front of a space, we are with SentencePiece.
+    # transformers 5 omits the space that SentencePiece puts before a space; jaxseq follows SentencePiece.
     alike = [at for at in range(len(TEXTS)) if wanted["plain"][at] == wanted.get("sentencepiece", wanted["plain"])[at]]
     assert len(alike) >= 8
     for at, text in enumerate(TEXTS):

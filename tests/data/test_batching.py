@@ -1,4 +1,4 @@
-"""Packing, batching and resuming: every token of an epoch once, whoever reads it and wherever it stops."""
+"""Packing, batching and resuming: every token once per epoch, for any number of processes and any point of resumption."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ def rows_of(batches):
 
 
 def reference_rows(documents, order, boundary, length):
-    """The packed stream written out, with a plain loop: what a row must hold."""
+    """The expected rows, by a plain loop over the packed stream."""
     stream, pos = [], []
     for i in order:
         for at, token in enumerate(documents[i]):
@@ -77,13 +77,13 @@ def test_a_batch_has_the_promised_shapes(path):
 
 
 def test_an_epoch_over_two_processes_is_the_stream(path):
-    """Rows of both processes, put back in order, give every document whole and once: in each of three epochs."""
+    """The rows of both processes, in order, contain every document whole and once, in each of three epochs."""
     config = data_config(path=path, validation_every=0, train__batch=4)
     corpus = data.corpus(config.data)
     sides = [data.batches(config, corpus, p, 2) for p in range(2)]
     per_epoch = sides[0].rows_per_epoch
-    assert per_epoch % 4  # so that batches straddle the epochs
-    batches = [take(side, per_epoch) for side in sides]  # four epochs' worth of rows
+    assert per_epoch % 4  # so that batches cross the borders of epochs
+    batches = [take(side, per_epoch) for side in sides]  # rows of four epochs
     rows = [row for pair in zip(*batches, strict=True) for side in pair for row in rows_of([side])]
     wanted = sorted(document.tobytes() for document in corpus.train)
     orders = []

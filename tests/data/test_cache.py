@@ -16,7 +16,7 @@ def filled(tmp_path, count, **overrides):
     for number in range(count):
         path = write_jsonl(tmp_path / f"{number}.jsonl", [f"{number}", *texts_of([900] * 20)])
         data.corpus(data_config(path=path, cache=str(tmp_path / "cache"), **overrides).data)
-        for at, entry in enumerate(cache.entries(tmp_path / "cache")):  # made in the same instant: set them apart
+        for at, entry in enumerate(cache.entries(tmp_path / "cache")):  # created at the same instant: change the times
             os.utime(entry.path / "meta.json", (at + 1000, at + 1000))
     return [os.path.basename(entry.source) for entry in cache.entries(tmp_path / "cache")]
 

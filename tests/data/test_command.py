@@ -1,4 +1,4 @@
-"""`jaxseq tokenizer` from the command's arguments to a file that a corpus is read with."""
+"""`jaxseq tokenizer`, from the arguments to a tokenizer file with which a corpus is read."""
 
 import argparse
 
@@ -11,7 +11,7 @@ from jaxseq.cli import _config, tokenizer
 
 @pytest.fixture
 def run(monkeypatch):
-    """Runs the command with config values given by name, without the built-in configs."""
+    """Runs the command with these config values, without the built-in configs."""
 
     def call(arguments, **values):
         monkeypatch.setattr(_config, "load", lambda args: data_config(**values))

@@ -52,7 +52,7 @@ def test_so_many_are_left_out_and_no_more(name, cached, tmp_path, said):
         said.clear()
     assert len(list(data.texts(config(6)))) == 6
     with pytest.raises(UserError):
-        data.corpus(config(0))  # whatever the cache holds
+        data.corpus(config(0))  # whatever the cache contains
 
 
 def test_a_file_that_cannot_be_read_on_is_no_record(tmp_path):
@@ -115,7 +115,7 @@ def test_images_that_cannot_be_read_weigh_nothing(tmp_path, said):
         [examples(0)[i] for i in range(4)]
     rows = [examples(2)[i] for i in range(4)]
     some = examples(2)
-    rows = [some[i] for i in (*range(4), *range(4))]  # each time the same ones, counted once
+    rows = [some[i] for i in (*range(4), *range(4))]  # the same records each time, counted once
     assert [float(row["weights"]) for row in rows] == [1, 0] * 4 and rows[1]["images"].shape == (4, 4, 3)
     assert len(some._labelled.damage.messages()) == 2 and "cat/1.png" in said[0]
     one = examples(1)

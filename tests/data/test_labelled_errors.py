@@ -28,7 +28,7 @@ def header(shape, descr="|u1", data=b"") -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode() + data
 
 
-DAMAGED = b"\x93NUMPY\x01\x00\x0a\x00{'descr': (\n"  # numpy raises tokenize.TokenError, no ValueError
+DAMAGED = b"\x93NUMPY\x01\x00\x0a\x00{'descr': (\n"  # numpy raises tokenize.TokenError, not ValueError
 CASES = {
     "garbage": b"garbage",
     "empty": b"",

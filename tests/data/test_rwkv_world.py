@@ -31,7 +31,7 @@ def tokenizer(path):
 
 
 def slow(tokenizer, text: bytes) -> list[int]:
-    """The definition: among all words the longest that the rest of the text begins with."""
+    """The definition: the longest word of the vocabulary with which the rest of the text begins."""
     words = {tokenizer.decode_bytes([token]): token for token in range(1, tokenizer.vocab)}
     tokens = []
     while text:

@@ -222,7 +222,7 @@ def test_a_crash_half_way_leaves_no_entry(tmp_path, monkeypatch):
         data.corpus(cached(tmp_path).data)
     assert entries(tmp_path) == []
     monkeypatch.undo()
-    (tmp_path / "cache" / "draft-dead").mkdir()  # what a killed process leaves
+    (tmp_path / "cache" / "draft-dead").mkdir()  # what a killed process leaves behind
     os.utime(tmp_path / "cache" / "draft-dead", (0, 0))
     assert len(data.corpus(cached(tmp_path).data).train) == 19
     assert len(entries(tmp_path)) == 1
@@ -246,7 +246,7 @@ def test_a_second_process_may_have_been_faster(tmp_path, monkeypatch):
 
     def slowly(draft, source, tokenizer):
         monkeypatch.setattr(store, "_fill", fill)
-        data.corpus(cached(tmp_path).data)  # the other process, meanwhile
+        data.corpus(cached(tmp_path).data)  # another process, in the meantime
         theirs.extend(path.stat().st_ino for path in entries(tmp_path) if not path.name.startswith("draft-"))
         fill(draft, source, tokenizer)
 

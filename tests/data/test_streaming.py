@@ -1,4 +1,4 @@
-"""Streaming: what is read when, every document once per epoch, exact resumption, mixtures by weight."""
+"""Streaming: lazy reading, every document once per epoch, exact resumption, mixtures by weight."""
 
 import collections
 import json
@@ -51,7 +51,7 @@ def test_the_first_step_reads_few_files_and_an_epoch_each_once(folder, small, mo
     held = set(stream.validation.store.ids())
     validating = len(read)
     next(batches)
-    batches.coming.result()  # the block that is made ahead
+    batches.coming.result()  # the prefetched block
     assert validating < 40 and len(read) - validating < 20, "60 files, of which a block needs some 6"
     assert held and stream.files == 60
 
@@ -76,7 +76,7 @@ def test_what_validates_and_the_order_do_not_depend_on_where_the_folder_lies(fol
 
 
 def test_memory_does_not_grow_with_the_corpus(tmp_path, small):
-    """What is held are two blocks: the reader of one endless file is never asked for more."""
+    """At most two blocks are in memory: no more is read from an endless file."""
     asked = []
 
     def endless():
@@ -121,7 +121,7 @@ def test_resumed_bitwise_and_the_same_for_any_number_of_processes(folder, small,
 
 
 def test_a_mixture_is_streamed_by_its_weights(tmp_path, monkeypatch):
-    """Parts of 40 kB and 8 kB with weights 0.5 and 3: 20 and 24 of 44 of what is read, in every block."""
+    """Corpora of 40 kB and 8 kB with weights 0.5 and 3: shares of 20/44 and 24/44 of every block."""
     monkeypatch.setattr(streaming, "BLOCK", 4400)
     for name, size in (("a", 400), ("b", 80)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": name * 87}) + "\n" for _ in range(size)))
@@ -137,7 +137,7 @@ def test_a_mixture_is_streamed_by_its_weights(tmp_path, monkeypatch):
 
 
 def test_damaged_records_count_once_however_often_they_are_read(tmp_path, monkeypatch):
-    """data.skip_records in a stream: told once, over all epochs."""
+    """data.skip_records in a stream: reported once over all epochs."""
     said = []
     monkeypatch.setattr("jaxseq.data.files.say", said.append)
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": f"some words {i}"}) + "\n" for i in range(9)) + "[1]\n" * 2)

@@ -1,4 +1,4 @@
-"""Published tokenizers of every pipeline, tiny: our ids are those of transformers and sentencepiece (tests/files/tokenizers)."""
+"""Tiny tokenizers of every published kind: our ids are those of transformers and sentencepiece (tests/files/tokenizers)."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def test_ids_are_those_of_sentencepiece(name):
     tokenizer = opened(name)
     for text, ids in zip(TEXTS, IDS[name]["sentencepiece"], strict=True):
         if "<" in text and name == "t5":
-            continue  # a Unigram model of tokenizers takes its special tokens' names for words
+            continue  # a Unigram model of `tokenizers` treats the names of its special tokens as words
         assert tokenizer.encode(text).tolist() == ids, text
 
 
@@ -62,7 +62,7 @@ def test_a_document_begins_as_its_post_processor_says_and_ends_with_the_end(name
 
 @pytest.mark.parametrize("name", ["gpt2", "llama2"])
 def test_rows_hold_starts_and_their_targets_ends(name, tmp_path):
-    """Packed rows and scored documents agree: nothing predicts a start, everything else is a target once."""
+    """Packed rows and scored documents agree: start ids are never targets, all other ids are targets once."""
     texts = ["the people", "of America", "have the power", "x"]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     tokenizer = opened(name)
@@ -87,7 +87,7 @@ def test_rows_hold_starts_and_their_targets_ends(name, tmp_path):
 
 @pytest.mark.parametrize("name", LOSSLESS)
 def test_a_continuation_keeps_its_first_space(name):
-    """Cut a text anywhere between two tokens: prompt and continuation together are the text."""
+    """For a text split between any two tokens, prompt and continuation together are the text."""
     tokenizer = opened(name)
     for text in ("The people of the United States", "日本語の文 café", "a  b\n\nc"):
         ids = [*tokenizer.begin, *tokenizer.encode(text).tolist()]
@@ -103,7 +103,7 @@ def test_a_continuation_keeps_its_first_space(name):
 
 def test_a_long_prompt_is_cut_at_a_character():
     tokenizer = opened("llama2")
-    ids = tokenizer.encode("語" * 200).tolist()  # three bytes each, all of them tokens
+    ids = tokenizer.encode("語" * 200).tolist()  # three bytes each, and every byte is a token
     for cut in range(len(ids) - 4, len(ids)):
         stream = tokenizer.stream(ids[:cut])
         assert "\ufffd" not in "".join(map(stream.push, ids[cut:])) + stream.finish()
@@ -120,7 +120,7 @@ def test_bytes_as_a_tokenizers_file(tmp_path):
 
 
 def test_padding_beyond_the_embedding_is_no_fault(tmp_path):
-    """What counts is which ids a text can give, and the end of a document."""
+    """Only the ids that text can have, and the end of a document, must be in the embedding."""
     from jaxseq.train.objectives import _task
 
     whole = json.loads((HERE / "gpt2.json").read_text())
@@ -223,7 +223,7 @@ def test_ends_are_those_of_the_generation_config(tmp_path):
 
 
 def written(tokenizer, prompt, ids, *stops, end="length"):
-    """What `jaxseq.generate` makes of the ids of a continuation."""
+    """What `jaxseq.generate` returns for the ids of a continuation."""
     row = _streamed_text.Row(0, tokenizer, set(tokenizer.ends), stops, prompt)
     for token in ids:
         if not row.end:
@@ -252,7 +252,7 @@ def test_a_character_that_the_length_cuts_is_left_out(name):
     assert "\ufffd" not in cut.text and cut.tokens == ids[:-1]
     assert "\ufffd" in written(tokenizer, prompt, ids[:-1], end="stop").text
     assert written(tokenizer, prompt, ids).text == " 語"
-    assert written(tokenizer, [*prompt, *ids[:-1]], ids[-1:]).text.endswith("語")  # a prompt that is cut inside a character
+    assert written(tokenizer, [*prompt, *ids[:-1]], ids[-1:]).text.endswith("語")  # a prompt that ends inside a character
 
 
 @pytest.mark.parametrize("name", ["byte", "gpt2", "llama2"])
@@ -264,14 +264,14 @@ def test_a_prompt_is_cut_at_a_character(name):
         prompt = data.whole_characters(tokenizer, ids[:cut])
         assert text.startswith(tokenizer.decode(prompt)) and len(prompt) > cut - 8
     bad = [ids[0], *[next(i for i in ids if tokenizer.decode([i]) == "\ufffd")] * 9]
-    assert data.whole_characters(tokenizer, bad) == bad  # no text, wherever it is cut
+    assert data.whole_characters(tokenizer, bad) == bad  # no text, wherever it ends
 
 
 BAD = (None, True, -1, 0, 2**31, 2**40, 1e308, "", "a", "\0", [], {}, [[]], {"type": "x"}, [None], "\U0001f600" * 50)
 
 
 def places(value, before=()):
-    """The path of everything in a JSON value but the words of its vocabulary, of which one in fifty."""
+    """The path of every value in some JSON; of the vocabulary only one in fifty."""
     found = [before] if before else []
     for key, inside in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
         if before[-1:] not in (("vocab",), ("merges",)) or len(found) < 4:
@@ -280,7 +280,7 @@ def places(value, before=()):
 
 
 def damaged(whole, chance):
-    """A tokenizer file in which one place holds something else, or is gone."""
+    """A tokenizer file with one value replaced or removed."""
     *path, last = chance.choice(places(whole))
     at = whole
     for key in path:

@@ -1,4 +1,4 @@
-"""Tokenizers: text comes back, boundaries are documents' ends and nothing else, streams agree with the whole."""
+"""Tokenizers: round trips of text, boundaries only at the ends of documents, streams equal decoding at once."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(params=["byte", "bpe", "sentencepiece"])
 def tokenizer(request, trained, tmp_path):
-    if request.param == "sentencepiece":  # bytes as fallback, spaces as part of words: as Llama's
+    if request.param == "sentencepiece":  # byte fallback, spaces as part of words: as Llama's
         words = ["▁The", "▁and", "▁the", "▁line", "▁", "A", "one"]
         vocab = {token: i for i, token in enumerate(["<unk>", "<s>", *(f"<0x{i:02X}>" for i in range(256)), *words])}
         model = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, [], byte_fallback=True, unk_token="<unk>"))
@@ -50,19 +50,19 @@ def test_text_comes_back(tokenizer):
 
 
 def test_streams_agree_with_the_whole(tokenizer):
-    text = f"{TEXT} Жя 語彙 🚀."  # some of it in words of its own, some byte by byte
+    text = f"{TEXT} Жя 語彙 🚀."  # partly in tokens for whole words, partly byte by byte
     stream, ids = tokenizer.stream(), tokenizer.encode(text).tolist()
     pieces = [stream.push(token) for token in [tokenizer.boundary, *ids]]
     assert "".join(pieces) == text and stream.finish() == ""
     assert not any("\ufffd" in piece for piece in pieces)
     assert "" in pieces[1:]  # inside a character
     half = "".join(pieces[: len(ids) // 2])
-    assert text.startswith(half) and len(half) > len(text) // 8  # it comes while it goes
+    assert text.startswith(half) and len(half) > len(text) // 8  # the text is produced incrementally
 
 
 @pytest.mark.parametrize("tokenizer", ["byte", "bpe"], indirect=True)
 def test_streams_agree_on_any_tokens(tokenizer):
-    """Also on tokens that make no text (SentencePiece decodes a bad byte and the good ones in front of it as U+FFFD)."""
+    """Also for tokens that are not valid text (SentencePiece decodes a bad byte and the valid ones before it as U+FFFD)."""
     rng = np.random.default_rng(0)
     for _ in range(50):
         ids = rng.integers(0, tokenizer.vocab, 40).tolist()

@@ -1,4 +1,4 @@
-"""Bits per byte of whole documents: independent of batching, equal to the whole sequence at once."""
+"""Bits per byte of whole documents: independent of batching, and equal to one pass over the document."""
 
 import math
 
@@ -45,7 +45,7 @@ def test_a_document_scores_the_same_in_any_company(setting):
 
 @pytest.mark.parametrize("inside", [False, True], ids=["alone", "in training"])
 def test_a_program_is_compiled_once(setting, inside, caplog):
-    """For parameters placed on a mesh, as those of a checkpoint."""
+    """For parameters placed on a mesh, like those of a checkpoint."""
     config, model, params, corpus = setting
     mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "fsdp"))
     placed = config, model, jax.device_put(params, NamedSharding(mesh, PartitionSpec())), corpus
@@ -58,14 +58,15 @@ def test_a_document_scores_what_one_pass_over_it_gives(setting):
     result = scored(setting)
     score = jax.jit(lambda tokens: model.apply({"params": params}, tokens)[0])
     for row, (name, ids, n_bytes) in zip(result["documents"], corpus.documents("validation"), strict=True):
-        padded = np.pad(ids, (0, 1024 - len(ids)))  # causal: what follows does not matter
+        padded = np.pad(ids, (0, 1024 - len(ids)))  # causal: later tokens have no effect
         nats, _ = token_nats(score(padded[None])[:, : len(ids)], jnp.asarray(np.append(ids[1:], ids[0]))[None])
         assert (row["id"], row["bytes"], row["tokens"]) == (name, n_bytes, len(ids))
         np.testing.assert_allclose(row["nats"], nats.sum(), rtol=2e-5)
 
 
 def test_a_state_that_grows_is_emptied_after_the_context(setting):
-    """A context of one piece, the default for full attention here, is no carried state; one that holds all changes nothing."""
+    """With a context of one segment, the default for full attention here, no state is carried; with a context for the whole
+    document the result is exact."""
     scratch = scored(setting, **{"eval.carry_state": False})
     short, long = (scored(setting, **{"eval.context": context}) for context in (None, 4096))
     nats = [[row["nats"] for row in result["documents"]] for result in (scratch, short, long, scored(setting))]
@@ -83,7 +84,7 @@ def test_totals_are_sums_over_the_documents(setting):
 
 
 def test_without_carried_state_each_piece_starts_from_nothing(setting):
-    """Scoring pieces from scratch is scoring each piece as a document of its own."""
+    """Then each segment is scored as a document of its own."""
     _, model, params, corpus = setting
     result = scored(setting, **{"eval.carry_state": False})
     assert result["bits_per_byte"] != scored(setting)["bits_per_byte"]

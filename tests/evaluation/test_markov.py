@@ -1,4 +1,4 @@
-"""The Markov baselines: proper distributions, counted by hand where that is possible, better with each order."""
+"""The Markov baselines: normalised distributions, equal to counts by hand, better with each order."""
 
 import math
 from collections import Counter, defaultdict
@@ -58,7 +58,7 @@ def test_probabilities_sum_to_one(tmp_path, order):
     model = markov.fit(corpus.train, order, 257)
     contexts, _ = markov.examples(list(corpus.train) + list(corpus.validation), order, 256)
     chosen = contexts[np.random.default_rng(0).permutation(len(contexts))[:50]]
-    for context in [*chosen, np.full(order, 5)]:  # the last was never seen
+    for context in [*chosen, np.full(order, 5)]:  # the last context was never seen
         p = model.probability(np.broadcast_to(context, (257, order)), np.arange(257))
         assert p.min() > 0 and p.sum() == pytest.approx(1, abs=1e-12)
 
@@ -83,7 +83,7 @@ def test_counting_stops_at_the_limit(tmp_path, monkeypatch):
 
 
 def test_any_vocabulary(tmp_path, monkeypatch):
-    """Keys of a large vocabulary do not fit a table, and those of the lowest orders do."""
+    """With a large vocabulary only the lowest orders fit into a table."""
     monkeypatch.setattr(markov, "DENSE", 200_000)
     corpus = documents_of(tmp_path, texts_of([60, 61, 62, 63]))
     wide = corpus._replace(tokenizer=type("Wide", (), {"vocab": 100_000, "boundary": 256}))

@@ -1,4 +1,4 @@
-"""Sentence embeddings: of a random encoder, and of published weights where JAXSEQ_MINILM names them."""
+"""Sentence embeddings: of a random encoder, and of published weights if JAXSEQ_MINILM is their path."""
 
 import os
 import zipfile
@@ -43,7 +43,7 @@ RELATED = [
 
 @pytest.mark.skipif("JAXSEQ_MINILM" not in os.environ, reason="JAXSEQ_MINILM names no folder or wheel of all-MiniLM-L6-v2")
 def test_related_sentences_are_nearer_than_unrelated_ones(tmp_path):
-    """With all-MiniLM-L6-v2 the least cosine of a related pair is above the greatest of all others."""
+    """With all-MiniLM-L6-v2 the smallest cosine of a related pair exceeds the largest of all others."""
     path = Path(os.environ["JAXSEQ_MINILM"])
     if path.is_file():
         with zipfile.ZipFile(path) as wheel:
@@ -58,4 +58,4 @@ def test_related_sentences_are_nearer_than_unrelated_ones(tmp_path):
     related, others = (cosine[np.triu(mask, 1)] for mask in (pairs[:, None] == pairs, pairs[:, None] != pairs))
     print("related", related, "others at most", others.max())
     assert related.min() > others.max() + 0.1
-    assert related[0] == pytest.approx(0.7553, abs=1e-3)  # what the model's authors print for this pair
+    assert related[0] == pytest.approx(0.7553, abs=1e-3)  # the value that the model's authors publish for this pair

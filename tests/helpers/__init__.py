@@ -1,1 +1,1 @@
-"""What several tests share; a helper of one test lies in its file."""
+"""Helpers shared by several tests; a helper of a single test file is in that file."""

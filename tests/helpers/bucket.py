@@ -1,4 +1,4 @@
-"""A Google Cloud Storage of our own: gcp-storage-emulator in this process, at a port that processes we start find too."""
+"""A Google Cloud Storage emulator (gcp-storage-emulator) in this process, on a port that child processes can reach."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ NAME = "bucket"
 
 @contextlib.contextmanager
 def served() -> Iterator[None]:
-    """The store, with one empty bucket, is there within; clients of this process and of its children go to it."""
+    """Context in which the emulator runs with one empty bucket; clients of this process and of its children use it."""
     from gcp_storage_emulator import server
 
     from jaxseq import paths
@@ -27,7 +27,7 @@ def served() -> Iterator[None]:
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     where = {"STORAGE_EMULATOR_HOST": url, "TENSORSTORE_GCS_HTTP_URL": url}
-    # Otherwise they ask Google itself what kind of bucket it is, and who we are.
+    # Otherwise they ask Google for the kind of the bucket and for credentials.
     where |= {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false", "NO_GCE_CHECK": "true"}
     store = server.create_server("127.0.0.1", port, in_memory=True, default_bucket=NAME)
     with (
@@ -45,15 +45,13 @@ def served() -> Iterator[None]:
 
 
 def _complain(self, request, address) -> None:
-    if not isinstance(sys.exception(), ConnectionError):  # a client that has what it wanted may hang up
+    if not isinstance(sys.exception(), ConnectionError):  # a client may close the connection early
         traceback.print_exc()
 
 
 def _conditional(server):
-    """The emulator's answer to a request, once the condition on the object's generation holds, which it does not look at.
-
-    One request at a time: the emulator answers in threads, and an object read while it is written has no generation.
-    """
+    """The emulator's answer, after checking the condition on the object's generation, which the emulator ignores. One request
+    at a time: the emulator answers in threads, and an object read while it is written has no generation."""
     plain, turn = server.Router.handle, threading.Lock()
 
     def handle(self, method: str) -> None:
@@ -76,13 +74,13 @@ def _conditional(server):
 
 
 def _generation(storage, request) -> int:
-    """Of the object that a request is about; 0 when there is none."""
+    """Generation of the object of a request; 0 if there is none."""
     from gcp_storage_emulator.exceptions import NotFound
 
     _, _, rest = request.path.partition(f"/b/{NAME}/o")
     name = unquote(rest.lstrip("/")).removesuffix("/compose") or "".join(request.query.get("name", []))
     if not name:
-        raw = request._request_handler.rfile.peek()  # of a multipart upload, which names it in its first part
+        raw = request._request_handler.rfile.peek()  # of a multipart upload, whose first part has the name
         name = json.loads(raw[raw.index(b"{") : raw.index(b"}") + 1])["name"]
     try:
         return int(storage.get_file_obj(NAME, name)["generation"])

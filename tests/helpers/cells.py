@@ -1,7 +1,5 @@
-"""Cells of the tables that the test run prints: tests with the mark `cell` record one result each.
-
-Such a test fails if it is skipped, or if it passes and has recorded nothing: no cell of a table stays empty.
-"""
+"""Cells of the tables that the test run prints: each test with the mark `cell` records one result. Such a test fails if it is
+skipped, or if it passes without recording a result, so that no cell stays empty."""
 
 import pytest
 

@@ -1,7 +1,5 @@
-"""How the tests compile: their programs run for microseconds, so that optimising them costs more than it saves.
-
-One test of each kind of thing is compiled as users' programs are (tests/testing/test_laws_optimised.py).
-"""
+"""Compiler options of the tests: their programs run for microseconds, so optimising them costs more time than it saves.
+tests/testing/test_laws_optimised.py compiles one subject of each kind with the usual options."""
 
 import re
 from collections import Counter
@@ -15,12 +13,12 @@ KNOWN = [name for name in QUICK if name != "xla_cpu_use_fusion_emitters" or JAX 
 
 
 def flags(given: str) -> str:
-    """XLA_FLAGS with the quick ones, but for those that `given` sets itself. JAX reads them when it first computes."""
+    """XLA_FLAGS `given`, plus the quick flags that it does not set. JAX reads them at its first computation."""
     return " ".join([given, *(f"--{name}={str(QUICK[name]).lower()}" for name in KNOWN if name not in given)]).strip()
 
 
 def devices(count: int) -> str:
-    """XLA_FLAGS for so many CPU devices, which wait for one another for as long as a busy machine may let them wait."""
+    """XLA_FLAGS for `count` CPU devices, with timeouts long enough for a busy machine."""
     patience = " --xla_cpu_collective_call_terminate_timeout_seconds=1200" if JAX >= (0, 10) else ""
     return flags(f"--xla_force_host_platform_device_count={count}{patience}")
 
@@ -31,8 +29,8 @@ def users() -> dict:
 
 
 def compiled(run, caplog) -> Counter:
-    """How often run() compiles a program of each name."""
-    import jax  # after conftest.py has set its environment
+    """How often `run()` compiles a program of each name."""
+    import jax  # after conftest.py has set the environment
 
     jax.clear_caches()
     caplog.clear()

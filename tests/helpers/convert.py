@@ -1,4 +1,4 @@
-"""Reference checkpoints of tests/oracles/models through the conversion, whole and back."""
+"""Conversion of the reference checkpoints in tests/oracles/models, and round trips."""
 
 import functools
 import json
@@ -33,7 +33,7 @@ def imported(source: str, name: str):
 
 
 def logits(source: str, name: str, tokens, form: str):
-    """The model's logits of the oracle's tokens."""
+    """The model's logits for the oracle's tokens."""
     model, params = imported(source, name)
     tokens = np.asarray(oracle(name)["input"][tokens], np.int32)
     return jax.jit(model.apply, static_argnames="form")({"params": params}, tokens, form=form)[0]
@@ -46,15 +46,15 @@ def check_logits(source: str, name: str, tokens: str, form: str, outputs: tuple[
 
 
 def saved(source: str, name: str, twice: tuple[str, ...] = ()) -> dict:
-    """The oracle's tensors under the names that they have in files."""
+    """The oracle's tensors under their names in files."""
     kept = {key: value for key, value in oracle(name)["param"].items() if key not in twice}
     rename = convert._source(source).rename or dict.fromkeys
     return {new: kept[old or new] for new, old in rename(set(kept)).items()}
 
 
 def check_round_trip(source: str, name: str, twice: tuple[str, ...] = ()):
-    """Export gives the names that files have, the same shapes and bits; import of that gives the same parameters. `twice`: second
-    names of tied tensors, which files do not hold."""
+    """Export gives the names in files with the same shapes and bits; importing the result gives the same parameters. `twice`:
+    second names of tied tensors, which files do not contain."""
     (model, params), wanted = imported(source, name), saved(source, name, twice)
     exported = convert.to_state_dict(source, model, params)
     assert sorted(exported) == sorted(wanted)
@@ -64,7 +64,7 @@ def check_round_trip(source: str, name: str, twice: tuple[str, ...] = ()):
 
 
 def check_comes_back(source: str, model, params, exported: dict):
-    """Import of what was exported, by the config that we write, gives the same model and parameters."""
+    """Importing what was exported, with the exported config, gives the same model and parameters."""
     again_model, again = convert.from_state_dict(source, convert.describe(source, model), exported)
     assert again_model == model
     jax.tree.map(np.testing.assert_array_equal, again, params)

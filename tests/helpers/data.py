@@ -6,7 +6,7 @@ from jaxseq.config import base
 
 
 def data_config(**overrides):
-    """The default config with batch 4 and length 16; overrides are of the data section, or "train__batch"."""
+    """The default config with batch 4 and length 16; overrides: fields of the data section, or "train__batch"."""
     config = base()
     for name, value in {"train__batch": 4, "train__length": 16, **overrides}.items():
         section, _, field = name.rpartition("__")
@@ -25,7 +25,7 @@ def texts_of(lengths):
 
 
 def lossy_tokenizer(folder, change):
-    """A tokenizer file that loses something: the character "e" (no id), or capitals."""
+    """A lossy tokenizer file: without an id for "e", or without capitals."""
     import tokenizers
 
     model = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0, "the": 1, "cat": 2, "sat": 3}, unk_token="[UNK]"))

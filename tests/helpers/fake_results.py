@@ -1,4 +1,4 @@
-"""Made-up results of `jaxseq compare`, plausible in shape and size, for tests of the report and the verdicts."""
+"""Artificial results of `jaxseq compare`, of realistic shape and size, for tests of the report and the verdicts."""
 
 import math
 from typing import Any
@@ -44,7 +44,7 @@ NATS = math.log(2)
 
 
 def documents(rng: np.random.Generator, bits_per_byte: float, count: int, spread: float = 0.01) -> list[dict[str, Any]]:
-    """The same ids and sizes every time, some documents harder than others, the model's own noise on top."""
+    """Documents with fixed ids and sizes; some are harder than others, plus noise of the model."""
     shared = np.random.default_rng(7)
     sizes = shared.integers(9_000, 60_000, count)
     hard = shared.normal(0, 0.08, count)
@@ -135,7 +135,7 @@ def architecture(name: str, index: int, tokens: int, count: int, final: float | 
 
 
 def repeat(entry: dict[str, Any], seed: int, spread: float) -> dict[str, Any]:
-    """The run of another seed: as the first, its documents shifted together and each a little."""
+    """The run of another seed: the first with a common shift and a small shift of each document."""
     rng = np.random.default_rng(1000 * seed + len(entry["title"]))
     shift = rng.normal(0, spread)
     run = {"seed": seed} | {key: entry[key] for key in ("curve", "compile_seconds", "tokens_per_second", "flops_per_token")}
@@ -151,10 +151,8 @@ def results(
     names: tuple[str, ...] = NAMES[:3], documents_count: int = 12, tokens: int = 250_000, trouble: bool = False, seeds: int = 1,
     spread: float = 0.01,
 ) -> dict[str, Any]:  # fmt: skip
-    """A whole results.json; with `trouble`, the last architecture failed, the one before is partial, one lacks its costs.
-
-    With several seeds each entry has repeats, whose bits per byte differ by `spread`.
-    """
+    """A complete results.json. With `trouble` the last architecture failed, the one before is partial, and one has no costs.
+    With several seeds each entry has repeats with bits per byte that differ by `spread`."""
     found = {name: architecture(name, index, tokens, documents_count) for index, name in enumerate(names)}
     for entry in found.values():
         if seeds > 1:

@@ -1,8 +1,6 @@
-"""Processes that begin where jaxseq is imported already: some hundredths of what a new Python costs.
-
-A server that has imported everything and started no device forks one child for each piece of code; a child is a process of its
-own, which can be killed at any moment.
-"""
+"""Processes in which jaxseq is already imported: they cost a few percent of a new Python. A server that has imported
+everything, but started no device, forks one child for each program. A child is a separate process that can be killed at any
+moment."""
 
 import json
 import os
@@ -49,7 +47,7 @@ for line in sys.stdin:
 
 
 class Forks:
-    """The server; use as a context manager. cache: a folder for compiled programs, which all children share."""
+    """The server; use as a context manager. cache: a folder for compiled programs, shared by all children."""
 
     def __init__(self, cache: Path):
         self.cache = cache
@@ -73,13 +71,13 @@ class Forks:
         return int(self.server.stdout.readline())
 
     def start(self, code: str, config, log: Path, *args, devices: int = 1, world: tuple | None = None) -> "Child":
-        """Runs `code`, which finds `config` and `args` as its globals. world: (address, count, index) of several processes."""
+        """Runs `code` with the globals `config` and `args`. world: (address, count, index) of several processes."""
         what = {"code": code, "config": to_dict(config), "args": args, "log": str(log), "devices": devices, "world": world}
         return Child(self, self.ask(**what), log)
 
 
 class Child:
-    """A forked process. log: the file of what it prints."""
+    """A forked process. log: the file with its output."""
 
     def __init__(self, forks: Forks, pid: int, log: Path):
         self.forks, self.pid, self.log, self.seen = forks, pid, log, 0
@@ -88,7 +86,7 @@ class Child:
         return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
     def until(self, text: str, seconds: float = 300) -> bool:
-        """Waits until it prints `text`; whether it did before it ended."""
+        """Waits until it prints `text`; returns whether it did before it ended."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             over = self.ended()
@@ -103,11 +101,11 @@ class Child:
         os.kill(self.pid, signal.SIGKILL)
 
     def wait(self) -> int:
-        """Its exit status, minus the signal where one ended it."""
+        """Its exit status, or minus the signal that ended it."""
         return self.forks.ask(wait=self.pid)
 
     def finish(self) -> str:
-        """What a process that must succeed printed."""
+        """The output of a process that must succeed."""
         status = self.wait()
         said = self.log.read_text(errors="replace")
         assert status == 0, said[-3000:]

@@ -1,8 +1,6 @@
-"""Where every tensor of the laptop configs starts: form, standard deviation and mean, with the published code they are from.
-
-Figures are of width 128 and four layers, as the configs have them. "The recipe" is the project's own, for what nobody has
-published at such a size: see the config cards. Each table is a list of (source, {pattern of the path: Start}).
-"""
+"""Initial values of every tensor of the laptop configs: distribution, standard deviation and mean, with their published
+source. Figures are for width 128 and four layers, as in the configs. "The recipe" is the project's own, where nothing is
+published for this size: see docs/initial_values.md. Each table is a list of (source, {pattern of the path: Start})."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,7 +14,7 @@ class Start(NamedTuple):
     form: str  # normal, uniform, truncated, orthogonal, fixed
     std: float | None = None
     mean: float = 0.0
-    values: Callable[[int], np.ndarray] | float | None = None  # of fixed: a number, or of each layer an array that broadcasts
+    values: Callable[[int], np.ndarray] | float | None = None  # for fixed: a number, or for each layer an array that broadcasts
 
 
 def normal(std, mean=0.0):
@@ -43,7 +41,7 @@ ZERO, ONE = fixed(0.0), fixed(1.0)
 NORMS = ("every source", {r"(norm_[^/]*|final_norm|first_norm)/scale": ONE, r"(norm_[^/]*|final_norm|first_norm)/bias": ZERO})
 TIED = ("the recipe", {"embedding": normal(D**-0.5)})
 UNTIED = ("the recipe", {"embedding": normal(D**-0.5), "head": normal(D**-0.5)})
-OUT = (2 * L) ** -0.5  # two additions a layer
+OUT = (2 * L) ** -0.5  # two additions per layer
 
 
 def attention(inward, outward, biases=False):
@@ -52,7 +50,7 @@ def attention(inward, outward, biases=False):
 
 
 def gated(name, hidden, out):
-    """A gated feed-forward of the recipe."""
+    """A gated feed-forward with the recipe."""
     return {rf"{name}(_\d)?/(gate|up)/kernel": normal(D**-0.5), rf"{name}(_\d)?/down/kernel": normal(out * hidden**-0.5)}
 
 
@@ -76,7 +74,7 @@ FLA = "flash-linear-attention, models/modeling_*.py, _init_weights: initializer_
 
 
 def delta(name):
-    """The parts that gdn and kda share."""
+    """The tensors that gdn and kda share."""
     return {
         rf"{name}(_\d)?/(q|k|v|beta)/kernel": normal(D**-0.5), rf"{name}(_\d)?/conv_kernel": normal(4**-0.5),
         rf"{name}(_\d)?/norm_scale": ONE,
@@ -192,7 +190,7 @@ TABLE = {
     ],
     "switch": [
         ("Fedus et al. 2022, §2.4: truncated, variance 0.1 / inputs; transformers, SwitchTransformersPreTrainedModel", {
-            "embedding": normal(D**-0.5),  # times sqrt(width) on its way in: theirs is 1
+            "embedding": normal(D**-0.5),  # multiplied by sqrt(width) in the model: theirs is 1
             **attention(Start("truncated", (0.1 / D) ** 0.5), Start("truncated", (0.1 / D) ** 0.5)),
             r"mlp/up/kernel|moe/up|moe/router/kernel": Start("truncated", (0.1 / D) ** 0.5),
             r"mlp/down/kernel|moe/down": Start("truncated", (0.1 / 512) ** 0.5),

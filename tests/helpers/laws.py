@@ -1,4 +1,4 @@
-"""Subjects of the laws by name, made once a process so that tests share what is compiled."""
+"""Subjects of the laws by name, made once per process so that tests share compiled programs."""
 
 import functools
 
@@ -6,8 +6,8 @@ import pytest
 
 from jaxseq import testing
 
-# Options of mixers that have laws of their own beside the defaults: no architecture of the ordinary run has them.
-MIXER_OPTIONS = {  # by the mixer's name and a word more
+# Options of mixers that are tested in addition to the defaults: no architecture in the default run uses them.
+MIXER_OPTIONS = {  # named by the mixer and one more word
     "attention sink": {"sink": True, "cap": 5.0, "kv_heads": 2},
     "gdn value_heads": {"heads": 2, "value_heads": 4, "value_size": 5},
     "mamba selected_norm": {"selected_norm": "scaled"},
@@ -20,13 +20,13 @@ MIXER_OPTIONS = {  # by the mixer's name and a word more
 
 
 def cells(package: str, names: tuple[str, ...], laws) -> list:
-    """Every name with every law; one worker runs all laws of a name."""
+    """All pairs of a name and a law; one worker runs all laws of a name."""
     group = lambda name: pytest.mark.xdist_group(f"{package}/{name}")  # noqa: E731
     return [pytest.param(name, law, marks=group(name), id=f"{name}-{law}") for name in names for law in laws]
 
 
-# The laws of ops that a kernel is held to, those that take the simulator minutes apart. Not `loops`: a kernel's steps are those
-# of its grid; `summary` and `example` are about no form, and the cases of `stress` are too long.
+# Laws of ops that kernels must satisfy; those that take minutes in interpret mode are separate. Not `loops`: a kernel's steps are
+# those of its grid; `summary` and `example` do not concern forms, and the cases of `stress` are too long.
 KERNELS = {"quick": ("unit", "padding", "causality", "spec"), "long": ("split", "none", "reset", "gradient", "dtype")}
 
 
@@ -36,7 +36,7 @@ def of_op(name: str):
 
 
 def check(record_property, subject, law: str):
-    """Put the law and note its largest error for the table; a law that raises leaves no note but its failure."""
+    """Check the law and record its largest error for the table; if it raises, only the failure is recorded."""
     error = float("nan")
     try:
         error = testing.check_law(subject, law)

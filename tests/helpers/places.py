@@ -1,4 +1,4 @@
-"""Where the tests' files and the repository are, whatever folder a test lies in."""
+"""Paths of the repository and of tests/files, for tests in any folder."""
 
 from pathlib import Path
 

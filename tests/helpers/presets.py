@@ -1,4 +1,4 @@
-"""A comparison that is over in seconds."""
+"""A comparison that takes seconds."""
 
 from jaxseq.compare.presets import PRESETS
 

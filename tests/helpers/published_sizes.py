@@ -1,9 +1,9 @@
-"""Parameters of the published models. Numbers: of the released checkpoints or the paper's tables. Texts: names of sizes, which
-round, and some of which leave the embedding out; where a name is all there is and far off, None (RetNet counts neither
-embedding nor head)."""
+"""Numbers of parameters of published models. Numbers are from released checkpoints or the paper's tables. Texts are names of
+sizes, which are rounded and sometimes exclude the embedding. None: only a name is published, and it is far off (RetNet counts
+neither embedding nor head)."""
 
 PUBLISHED = {
-    "gdn": {"1.3b": None},  # a width and a depth, no count
+    "gdn": {"1.3b": None},  # a width and a depth, but no count
     "gla": {"340m": None, "1.3b": None},
     "gpt2": {"124m": 124_439_808, "355m": 354_823_168, "774m": 774_030_080, "1.5b": 1_557_611_200},
     "granite_hybrid": {"350m": "340M", "1b": "1.5B", "3b": "3.2B", "7b-a1b": "7B", "32b-a9b": "32B"},
@@ -46,7 +46,7 @@ PUBLISHED = {
 
 
 def allowed(figure: int | str) -> tuple[float, float]:
-    """(figure, relative tolerance): half a percent of a number, five of a name."""
+    """(figure, relative tolerance): 0.5 % for a number, 5 % for a name."""
     if isinstance(figure, int):
         return figure, 0.005
     return float(figure[:-1]) * {"M": 1e6, "B": 1e9}[figure[-1]], 0.05

@@ -1,4 +1,4 @@
-"""torch's zip format written by hand, so that the tests of its reader need no torch."""
+"""Writes torch's zip format without torch, for the tests of its reader."""
 
 import io
 import pickle
@@ -10,7 +10,7 @@ NAMES = {np.dtype(np.float32): "FloatStorage", np.dtype(np.float16): "HalfStorag
 
 
 class _Global:
-    """Pickled as the name that it carries."""
+    """Is pickled as the global of this name."""
 
     def __init__(self, module, name):
         self.module, self.name = module, name
@@ -58,7 +58,7 @@ def tensor(key, flat, shape, strides=None, start=0):
 
 
 def save(path, content, storages):
-    """content: the object; storages: {key: flat array}."""
+    """content: the pickled object; storages: {key: flat array}."""
     stream = io.BytesIO()
     _Pickler(stream, 2).dump(content)
     with zipfile.ZipFile(path, "w") as archive:

@@ -1,4 +1,4 @@
-"""What the training tests share: a folder of small documents, a tiny model, and a run of it in a process of its own."""
+"""Shared by the training tests: a folder of small documents, a tiny model, and a run of it in a separate process."""
 
 import json
 import os
@@ -35,7 +35,7 @@ MODEL = {
     "model.attention.heads": 4,
 }
 
-# Processes that compile the same program share it, unless the environment already says how.
+# Processes share compiled programs in a cache, unless the environment already sets one.
 CACHE = {
     "JAX_COMPILATION_CACHE_DIR": tempfile.mkdtemp(prefix="jaxseq-test-"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
@@ -87,7 +87,7 @@ def small(documents: Path) -> dict:
 
 
 def launch(config, workdir: Path, devices: int = 1, code: str = RUN, **more) -> subprocess.Popen:
-    """Starts `code` on a config (and `more` beside it) and a workdir in a new Python that sees `devices` CPU devices."""
+    """Starts `code` with a config, `more` and a workdir in a new Python with `devices` CPU devices."""
     return subprocess.Popen(
         [sys.executable, "-c", code, json.dumps(to_dict(config) | more), str(workdir)],
         env=CACHE | os.environ | {"XLA_FLAGS": compiler.devices(devices), "JAX_PLATFORMS": "cpu"},
@@ -98,7 +98,7 @@ def launch(config, workdir: Path, devices: int = 1, code: str = RUN, **more) -> 
 
 
 def finish(process: subprocess.Popen, seconds: float = 120) -> str:
-    """Waits for a process that must succeed, and returns what it printed."""
+    """Waits for a process that must succeed, and returns its output."""
     out, err = process.communicate(timeout=seconds)
     assert process.returncode == 0, err[-3000:]
     return out

@@ -1,4 +1,4 @@
-"""Pallas kernels against the recurrent form: run by the TPU simulator, and compiled for TPU chips where libtpu is installed."""
+"""Pallas kernels against the recurrent form, in TPU interpret mode; compiled for TPU chips if libtpu is installed."""
 
 import functools
 import subprocess
@@ -20,7 +20,7 @@ from jaxseq.train import prepare
 default = kernels.forms("attention", "tpu")["pallas"]
 flash = functools.partial(default, block_q=16, block_k=16)
 BATCH, KEY, VALUE = 2, 8, 6
-# A simulated kernel runs for as long as its program has steps, so that only compiling can be made shorter.
+# In interpret mode the run time is that of the kernel's steps; only compilation can be made faster.
 compiled = functools.partial(
     jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 )
@@ -45,7 +45,8 @@ def state_after(time: int, context: int, window: int | None, kv_heads: int = 1, 
 
 
 def positions(time: int, padding: int = 0):
-    """A row that goes on, then starts two documents, the first of a single token; a row that goes on and is padded."""
+    """A row that continues a document, then starts two, the first with one token; a row that continues a document and is
+    padded."""
     pos_BT = np.tile(np.arange(3, time + 3), (BATCH, 1))
     pos_BT[0, time // 2 :] = np.arange(time - time // 2)
     pos_BT[0, time // 2 - 1] = 0
@@ -89,7 +90,7 @@ def test_attention_agrees_with_the_recurrent_form(time, heads, prefix, context, 
 
 
 def test_attention_is_one_form_among_others():
-    """Any cut of the sequence, each piece in any form, with default blocks too: the same outputs, the same final state."""
+    """For any split of the sequence and any form of each segment, also with default blocks: the same outputs and final state."""
     window, time = 9, 45
     xs, state, pos = inputs(0, time), state_after(13, window, window), positions(time)
     want = compiled(functools.partial(attention.recurrent, window=window))(*xs, state=state, pos=pos)
@@ -105,7 +106,7 @@ def test_attention_is_one_form_among_others():
 
 
 def test_garbage_under_padding_does_not_leak():
-    """Not even into a row that is padding alone."""
+    """Also not into a row of padding only."""
     time = 20
     xs, pos = inputs(0, time), positions(time, padding=time)
     dirty = tuple(jnp.where((pos < 0)[:, :, None, None], jnp.nan, x) for x in xs)
@@ -156,13 +157,13 @@ def test_attention_compiles_for_eight_v5e_chips(time, size, window, dtype):
     with pltpu.force_tpu_interpret_mode(None):
         program = compile_for_tpu(forward_and_backward, *arguments, *integers, array(time, heads))
     assert program.as_text().count('custom_call_target="tpu_custom_call"') == 3  # forward, dq, dk and dv
-    scores = heads * time * (slots + time) * 4  # bytes of one array of scores, which must not exist
+    scores = heads * time * (slots + time) * 4  # bytes of an array of all scores, which must not exist
     assert program.memory_analysis().temp_size_in_bytes < scores / 4
 
 
 @pytest.mark.parametrize("sizes", ({"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}), ids=["data", "tensor"])
 def test_a_training_step_with_the_kernel_compiles_for_eight_v5e_chips(sizes):
-    """The form is chosen by the config, for the chips of the mesh, though the default backend is another."""
+    """The form is chosen by the config for the chips of the mesh, although the default backend is another."""
     pytest.importorskip("libtpu", reason="libtpu is the compiler: pip install libtpu")
     fields = {"model.stack": "2*(attention swiglu)", "model.width": 256, "model.dtype": "bfloat16"}
     training = {"train.form": "attention=pallas,*=chunkwise", "train.batch": 8, "train.length": 256}

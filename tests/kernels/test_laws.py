@@ -1,4 +1,4 @@
-"""Every Pallas kernel against the laws of the op that it is a form of, run by the TPU simulator."""
+"""Every Pallas kernel against the laws of its op, in TPU interpret mode."""
 
 import functools
 import types
@@ -12,7 +12,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxseq import kernels, registry, testing
 from jaxseq.testing.subjects import OpSubject
 
-BLOCKS = {"block_q": 16, "block_k": 16}  # so that T = 33 and the example's state are several
+BLOCKS = {"block_q": 16, "block_k": 16}  # so that T = 33 and the example's state have several blocks
 KERNELS = tuple(op for op in registry.names("ops") if kernels.forms(op, "tpu"))
 
 
@@ -32,7 +32,7 @@ def test_there_is_a_kernel_and_every_law_has_its_place():
 
 @pytest.fixture
 def float64():
-    """In all threads: the simulator answers in some of its own."""
+    """In all threads, because interpret mode uses its own."""
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", False)

@@ -1,4 +1,4 @@
-"""What a mixer's state can hold, for every mixer of the registry."""
+"""The capacity of the states of all mixers."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from jaxseq.errors import UserError
 
 @pytest.mark.parametrize("name", registry.names("mixers"))
 def test_a_mixer_that_must_know_its_context_says_how_much_is_left(name):
-    """Without it, tokens past the state's end would overwrite others in silence."""
+    """Without it, tokens beyond the capacity would silently overwrite others."""
     mixer = registry.load_class("mixers", name)(width=16, layers=2)
     try:
         mixer.init_state(2, None)

@@ -1,4 +1,4 @@
-"""Every mixer against every law, at a small width and its own defaults. A new mixer file is picked up without an edit here."""
+"""Every mixer against every law, with a small width and its defaults. New mixer files are found automatically."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Mixtures of experts against plain loops: routing, what is dropped, losses, and devices that hold a part of the experts."""
+"""Mixtures of experts against plain loops: routing, dropped tokens, losses, and experts sharded over devices."""
 
 import functools
 
@@ -23,7 +23,7 @@ POS = np.array([[0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, -1, -1, -1]], np.int32)
 
 
 def made(kind=MoE, **fields):
-    """(module, params, x [2, 7, 8]) in float32, biased so that experts are taken unevenly."""
+    """(module, params, x [2, 7, 8]) in float32, biased so that experts are used unevenly."""
     module = kind(width=8, hidden=12, **fields)
     x_BTD = jax.random.normal(jax.random.key(1), (2, 7, 8)) + 0.5
     boxed = module.init(jax.random.key(0), x_BTD, None, Call.of(POS, "parallel"))
@@ -54,7 +54,7 @@ def expert(module, params, e, x):
 
 
 def choices(module, params, x):
-    """[(expert, weight)] of a token, the best first, and the probabilities of all."""
+    """[(expert, weight)] of a token, largest first, and the probabilities of all experts."""
     logits = x @ params["router"]["kernel"] + params["router"].get("bias", 0)
     p = np.exp(logits - logits.max())
     best = np.argsort(-p, kind="stable")[: module.top_k]
@@ -63,7 +63,7 @@ def choices(module, params, x):
 
 
 def loop(module, params, x_BTD, places=None):
-    """Token by token; with `places` an expert takes so many of a row."""
+    """Token by token; with `places` an expert processes at most this many tokens of a row."""
     y_BTD = np.zeros_like(x_BTD)
     for b in range(x_BTD.shape[0]):
         taken = np.zeros(module.experts, int)
@@ -205,7 +205,7 @@ def test_experts_on_eight_devices_train_as_on_one(bias, tmp_path):
 
 @pytest.mark.parametrize("platform", ("tpu", "cuda"))
 def test_accelerators_get_ragged_products(platform):
-    """Forward and backward: three products each way a matrix, no loop over tiles; seen in the program, which is not compiled."""
+    """Forward and backward use ragged products and no loop over tiles; seen in the lowered program, which is not compiled."""
     module, params, x = made()
     gradient = jax.jit(jax.grad(lambda params: jnp.sum(run(module, params, x)[0])))
     text = gradient.trace(params).lower(lowering_platforms=(platform,)).as_text()

@@ -1,4 +1,4 @@
-"""Mixers of recurrent networks against loops from their papers; recurrent stacks that run both ways on packed rows."""
+"""Recurrent mixers against loops from their papers; bidirectional recurrent stacks on packed rows."""
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,12 @@ POS = np.array([[0, 1, 2, 3, 0, 1, -1], [0, 1, 2, 3, 4, 5, 6]], np.int32)  # two
 
 
 def documents():
-    """(row, where it begins, where it ends)"""
+    """(row, start, end)"""
     return ((0, 0, 4), (0, 4, 6), (1, 0, 7))
 
 
 def with_random_parameters(mixer):
-    """(params moved off their start, inputs, outputs in the recurrent form)"""
+    """(params moved away from their initial values, inputs, outputs in the recurrent form)"""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 7, mixer.width))
     params = nn.meta.unbox(mixer.init(jax.random.key(0), x, None, Call.of(POS, "recurrent")))["params"]
@@ -39,14 +39,14 @@ def check_documents(loop, x, y):
 
 
 def convolved(params, u):
-    """W taps on a document alone, the first on the token itself."""
+    """Convolution of one document with W taps; tap 0 is for the token itself."""
     taps = params["conv_kernel"]
     padded = np.concatenate([np.zeros((len(taps) - 1, u.shape[1])), u])
     return params["conv_bias"] + sum(tap * padded[len(taps) - 1 - j :][: len(u)] for j, tap in enumerate(taps))
 
 
 def test_recurrent_block_of_griffin(x64):
-    """Figure 2 and eq. 1 to 4 of De et al. 2024, with the multiplier 1 in front of each document."""
+    """Figure 2 and eq. 1 to 4 of De et al. 2024, with the multiplier 1 at the start of each document."""
     params, x, y = with_random_parameters(rglru.RGLRU(width=6, hidden=8, heads=2, dtype=jnp.float64))
 
     def gate(u, name):

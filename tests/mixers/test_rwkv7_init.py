@@ -1,4 +1,4 @@
-"""Where RWKV-7 starts, channel by channel and layer by layer, and what learns faster."""
+"""Initial values of RWKV-7 for each channel and layer, and learning-rate multipliers."""
 
 import jax
 import numpy as np

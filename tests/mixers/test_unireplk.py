@@ -44,7 +44,7 @@ def test_merged_is_the_branches(x64):
 
 @pytest.mark.parametrize("kernel", _reparam.BRANCHES)
 def test_one_kernel_is_the_sum_of_dilated_convolutions(kernel):
-    """Each branch a loop over its taps, the merged kernel the op that the mixer runs."""
+    """Each branch is a loop over its taps; the merged kernel is applied by the mixer's op."""
     rng = np.random.default_rng(0)
     x_BTD, own = rng.normal(size=(2, 24, 3)), ((kernel, 1), *_reparam.branches(kernel))
     weights = [rng.normal(size=(taps, 3)) for taps, _ in own]

@@ -1,4 +1,4 @@
-"""Kinds of residual blocks, and options of language models, that no architecture of configs/ has: the laws and the equations."""
+"""Laws and equations of blocks and options of language models that no architecture in configs/ uses."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Encoders and encoder-decoders: packing, padding, decoding in portions, depth."""
+"""Encoders and encoder-decoders: packing, padding, decoding in segments, depth."""
 
 import functools
 
@@ -45,7 +45,7 @@ def test_published_sizes(name, classes):
 
 @functools.cache
 def made(name, **more):
-    """A small model in float64 whose parameters were all moved off their initial values, and its variables."""
+    """A small float64 model with all parameters moved away from their initial values, and its variables."""
     config = jaxseq.config(name, **SMALL[name] | {"model.vocab": 31, "model.dtype": "float64"} | more)
     model = jaxseq.build(config)
     params = networks.moved(model.init(jax.random.key(0), *model.example())["params"], jax.random.key(1))
@@ -81,7 +81,7 @@ def test_packed_and_padded_documents_are_read_as_if_alone():
 
 
 def test_decoding_in_portions_is_decoding_at_once():
-    """Two documents a row, padding in the middle, portions of 4, 0 and 4 tokens."""
+    """Two documents per row, padding in the middle, segments of 4, 0 and 4 tokens."""
     model, variables = made("t5")
     source, tokens = tokens_of((2, 7)), tokens_of((2, 8), 1)
     source_pos = pos_of([0, 1, 2, 0, 1, 2, -1], [-1, 0, 1, 2, 3, 0, 1])
@@ -134,7 +134,7 @@ def test_relative_buckets_against_the_released_formula():
     ("name", "depth"), [("bert", ["model.layers"]), ("t5", ["model.encoder_layers", "model.decoder_layers"])]
 )
 def test_the_program_does_not_grow_with_depth_and_remat_changes_nothing(name, depth):
-    """Twelve layers are the equations of two."""
+    """The program of twelve layers has as many equations as that of two."""
     sizes = []
     for layers in (2, 12):
         model, variables = made(name, **dict.fromkeys(depth, layers))

@@ -1,4 +1,4 @@
-"""What a model can hold is asked before a compiled loop starts, everywhere that one runs; inside jit nothing clamps."""
+"""A model's capacity is checked before every compiled loop; inside jit positions are not clamped."""
 
 import functools
 import json

@@ -22,7 +22,7 @@ POS = np.arange(9, dtype=np.int32)[None]
 
 
 def softmax_attention(params, x_TD, heads, bias_HTS, turn=lambda x: x):
-    """Of one row, in numpy."""
+    """Softmax attention of one row, in numpy."""
     q, k, v = (np.einsum("td,dhk->thk", x_TD, params[n]["kernel"]) + params[n].get("bias", 0) for n in "qkv")
     scores = np.einsum("thk,shk->hts", turn(q), turn(k)) * q.shape[-1] ** -0.5 + bias_HTS
     scores = np.where(np.tril(np.ones(scores.shape[1:], bool)), scores, -np.inf)
@@ -58,7 +58,7 @@ def test_alibi_is_a_linear_bias(heads):
         y = module.apply({"params": params}, x, module.init_state(1, 9), Call.of(POS, form))[0]
         assert compare.error(y[0], wanted) < 1e-5
         y = module.apply({"params": params}, x, module.init_state(1, 9), Call.of(far, form))[0]
-        assert compare.error(y[0], wanted) < 2e-3  # float32 holds slope * 60000 to a hundredth
+        assert compare.error(y[0], wanted) < 2e-3  # float32 represents slope * 60000 to 0.01
 
 
 def test_alibi_in_bfloat16_keeps_positions_apart():
@@ -123,7 +123,7 @@ def test_one_norm_for_both_branches():
 
 
 def test_without_its_parts_pangu_is_llama():
-    """No shortcuts and one term with a = 1 and b = 0: the same logits as Llama, from Llama's weights, to the bit."""
+    """With no shortcuts and one term with a = 1 and b = 0, logits from Llama's weights equal Llama's bit for bit."""
     llama, params = imported("hf/llama", "llama")
     theirs = oracle("llama")["config"]
     fields = {
@@ -158,7 +158,7 @@ def test_a_series_is_a_sum_of_shifted_activations():
 
 
 def test_shortcuts_are_added_to_attention_alone():
-    """x + MSA(h) + x's T(h): the block's output less the bare block's is the bottleneck of the normed stream."""
+    """The difference to a block without shortcuts is T(h), the bottleneck of the normed stream."""
     config = jaxseq.config("pangu", **{"model.stack": "1*(attention)", "model.width": 32, "model.augmented.shortcuts": 2})
     block, bare = jaxseq.build(config).blocks[0], jaxseq.build(config).blocks[0].clone(shortcuts=0)
     x = np.random.default_rng(0).normal(size=(1, 9, 32)).astype(np.float32)
@@ -183,7 +183,7 @@ def test_relative_diversity():
     rng = np.random.default_rng(0)
     h = rng.normal(size=(3, 7, 5))
     h[1] = h[1, :1]  # all tokens alike
-    h[2] -= h[2].mean(0)  # nothing in common
+    h[2] -= h[2].mean(0)  # orthogonal tokens
     center = np.eye(7) - np.ones((7, 7)) / 7
     wanted = [np.linalg.norm(center @ rows) / np.linalg.norm(rows) for rows in h]
     np.testing.assert_allclose(relative_diversity(jnp.array(h)), wanted, atol=1e-6)

@@ -1,4 +1,4 @@
-"""What a compiled step of decoding, or a segment of a prompt, costs besides its state."""
+"""Memory that a compiled decoding step or prefill segment needs in addition to the state."""
 
 import chex
 import jax
@@ -12,7 +12,7 @@ CONTEXTS, TOKENS = (4096, 16384), 3
 
 
 def tokens_in_one_program(model, params, state, token_B1):
-    """TOKENS greedy tokens in one loop, as `jaxseq generate` runs them."""
+    """TOKENS greedy tokens in one loop, as in `jaxseq generate`."""
 
     def step(loop):
         i, state, token_B1 = loop
@@ -23,7 +23,7 @@ def tokens_in_one_program(model, params, state, token_B1):
 
 
 def memory(architecture: str, context: int) -> tuple[int, int, int]:
-    """Bytes of the state, of what comes back in its place, and of what is held beside it."""
+    """Bytes of the state, of the results that replace it, and of temporaries."""
     model = jaxseq.build(jaxseq.config(architecture))
     params = jax.eval_shape(lambda: model.init(jax.random.key(0), *model.example())["params"])
     state = jax.eval_shape(lambda: model.init_state(1, context))
@@ -55,7 +55,7 @@ def test_a_segment_of_a_prompt_copies_the_state_of_a_layer_not_of_all():
 
 
 def test_tokens_decoded_in_place_are_those_of_the_whole_sequence():
-    """Two rows of other lengths, more slots than one block, a document that begins on the way, a row that pads."""
+    """Two rows of different lengths, more slots than one block, a document that starts during decoding, a padded row."""
     config = jaxseq.config("llama", **{"model.width": 32, "model.vocab": 31, "model.stack": "3*(attention swiglu)"})
     model = jaxseq.build(config)
     params = model.init(jax.random.key(0), *model.example())["params"]

@@ -1,4 +1,4 @@
-"""Vectors in place of tokens: the rows of the embedding table give what the tokens give, to the bit."""
+"""Vectors in place of tokens: rows of the embedding table give the same result as tokens, bit for bit."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Where every tensor starts, against the published code's figures (tests/helpers/initial_values.py)."""
+"""Initial values of every tensor against the published code's (tests/helpers/initial_values.py)."""
 
 import re
 
@@ -12,11 +12,11 @@ from jaxseq import registry
 from jaxseq.errors import UserError
 
 SIGMAS = 5.0
-LARGE = 2000  # numbers from which a form can be told
+LARGE = 2000  # elements needed to recognise a distribution
 
 
 def paths(params, read: bool = True) -> dict[str, list[tuple[str, np.ndarray]]]:
-    """{path without its block: [(block, array)]}"""
+    """{path without the block: [(block, array)]}"""
     found: dict = {}
     for keys, leaf in jax.tree_util.tree_leaves_with_path(params, is_leaf=lambda leaf: hasattr(leaf, "names")):
         names = [str(key.key) for key in keys]
@@ -59,7 +59,7 @@ def check_orthogonal(x: np.ndarray, std: float):
 
 
 def check_special(x: np.ndarray, form: str):
-    """Forms that one tensor has: what it is a function of is uniform, or known."""
+    """Distributions that only one tensor has: a function of it is uniform, or known."""
     if form == "step":
         log_dt = np.log(np.log1p(np.exp(x)))
         check_random(log_dt, "uniform", np.log(100) / 12**0.5, np.log(0.01))
@@ -69,7 +69,7 @@ def check_special(x: np.ndarray, form: str):
         check_random(x[..., 1], "uniform", np.pi / 12**0.5, np.pi / 2)
         decays = np.broadcast_to(np.geomspace(0.5, 0.002, 8), x.shape[:-1])
         np.testing.assert_allclose(np.log1p(np.exp(x[..., 0])), decays, rtol=1e-4)
-    elif form == "residues":  # of filters whose norm is about 1
+    elif form == "residues":  # of filters with norm about 1
         check_random(x / np.sqrt(-np.expm1(-2 * np.geomspace(0.5, 0.002, 8)) / 8)[:, None], "normal", 1.0)
     elif form == "position":  # time, cosines and sines
         angle = 2 * np.pi * np.arange(256)[:, None] / 256 * np.linspace(1e-4, 1, 2)
@@ -96,7 +96,7 @@ def check(start: Start, block: str, x: np.ndarray):
         check_random(x, start.form, start.std, start.mean)
 
 
-# An architecture whose config card says that its initial values are the defaults needs no table.
+# An architecture whose config's docstring says that it has the default initial values needs no table.
 NAMES = [name for name in jaxseq.names() if "Initial values: the defaults." not in registry.doc(registry.load("configs", name))]
 
 
@@ -127,7 +127,7 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("hyena:125m", "h
 
 @pytest.mark.parametrize("name", ["gpt2:124m", "llama:7b", *SLOW])
 def test_published_sizes_have_the_published_figure(name):
-    """0.02, smaller back to the stream where the source has that; `shapes` of a network of width 64."""
+    """0.02, or less for maps back to the residual stream where the source has that; `shapes` of a network of width 64."""
     config = jaxseq.config(name)
     mixers = config.model.stack.partition("(")[2].partition(")")[0]
     overrides = {"model.stack": f"2*({mixers})", "model.width": 64, "model.vocab": 100, "model.max_positions": 100}

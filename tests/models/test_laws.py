@@ -1,8 +1,6 @@
-"""Language models of configs/ against every law, at two layers a segment. A new config is picked up without an edit here.
-
-Ops and mixers are held to the laws by themselves (tests/ops, tests/mixers). A model adds how they are put together, and the
-ordinary run has each way of that once: `REPRESENTED` names the architectures that add none; their laws run in `pytest -m slow`.
-"""
+"""Language models of configs/ against every law, with two layers per segment. New configs are found automatically. Ops and
+mixers have their own tests of the laws (tests/ops, tests/mixers). A model adds a way to combine them, and the default run
+tests each way once: `REPRESENTED` lists the architectures that add no new one; their laws are slow tests."""
 
 import dataclasses
 import functools
@@ -18,7 +16,7 @@ REPRESENTED = (
     *("minlstm", "mixtral", "qwen3_next", "retnet", "rwkv4", "rwkv5", "rwkv6", "s4d", "samba", "sru", "transformer"),
     "unireplknet",
 )
-# Fields that say how large a part is, where it starts, or what it computes in: no other way of putting things together.
+# Fields for sizes, initial values and dtypes: they do not change how components are combined.
 NO_PART = {"name", "parent", "mixers", "blocks", "repeats", "layers", "dtype", "residual_dtype"}
 NO_PART |= {"width", "hidden", "head_size", "dt_rank"}
 NO_PART |= {"additions", "initial", "embedding_init", "embedding_std", "head_init", "head_scale", "init_std", "mix_power"}
@@ -30,8 +28,8 @@ def subjects(name: str):
 
 
 def parts(name: str) -> set[tuple]:
-    """What a model is put together from, sizes and initial values left out: blocks, streams, segments, and every option of model,
-    blocks and mixers that is not at its default."""
+    """The components of a model without sizes and initial values: blocks, streams, segments, and every option of model, blocks
+    and mixers that is not at its default."""
     (subject,) = subjects(name)
     model = subject.module
     found = {("segments", len(model.blocks) > 1)} | _options(model)
@@ -43,7 +41,7 @@ def parts(name: str) -> set[tuple]:
 
 
 def _options(module) -> set[tuple]:
-    """Words and switches by value; a number, by whether there is one where the default has none."""
+    """Texts and bools by value; a number by whether it is set where the default is None."""
     found = set()
     for field in dataclasses.fields(module):
         if field.name not in NO_PART and field.default is not dataclasses.MISSING:
@@ -53,7 +51,7 @@ def _options(module) -> set[tuple]:
 
 
 def of_mixers() -> set[tuple]:
-    """The options that the laws of mixers have besides the defaults (tests/mixers/test_laws.py)."""
+    """Options of mixers that are tested in addition to the defaults (tests/mixers/test_laws.py)."""
     mixers = (registry.load_class("mixers", name.split()[0])(**options) for name, options in MIXER_OPTIONS.items())
     return set().union(*map(_options, mixers))
 

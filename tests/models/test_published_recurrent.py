@@ -10,7 +10,7 @@ from jaxseq.call import Call
 from jaxseq.convert import _table
 from jaxseq.mixers.retention import Retention
 
-# RetNet: 12 width^2 a layer and a head of its own beside the embedding. Samba and Jamba: the released models.
+# RetNet: 12 width^2 per layer, an embedding and an untied head. Samba and Jamba: the released models.
 PARAMETERS = {
     "retnet:1.3b": 24 * (12 * 2048**2 + 2 * 2048) + 2 * 50257 * 2048 + 2048,
     "samba:421m": 421_793_280, "samba:1.3b": 1_330_207_488,
@@ -32,7 +32,7 @@ def test_retnets_recipe():
 
 
 def test_deepnet():
-    """v and the output start smaller by (8 layers)^(1/4), q, k and the gate as they were."""
+    """Initial values of v and the output are divided by (8 layers)^(1/4); those of q, k and the gate are unchanged."""
     x, pos = np.zeros((1, 2, 64), np.float32), np.zeros((1, 2), np.int32)
 
     def spread(deepnet):

@@ -1,4 +1,4 @@
-"""States as data: rows, batches, files, and going back, for every kind of state."""
+"""States as data: rows, batches, files and rewinding, for every kind of state."""
 
 import functools
 
@@ -14,7 +14,7 @@ from jaxseq.models import state as states
 from jaxseq.testing import compare
 from jaxseq.testing.networks import moved
 
-# Full attention, a matrix, a window of convolution inputs, a stack with streams, a window beside a recurrence, a small latent.
+# Full attention, a matrix, a window of convolution inputs, a stack with streams, a window and a recurrence, a small latent.
 NAMES = ("transformer", "retnet", "mamba", "rwkv7", "griffin", "kimi_linear")
 CONTEXT = 24
 
@@ -69,7 +69,7 @@ def test_rows_are_replaced_and_joined(name):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("given", [False, True], ids=["goes on", "with pos"])
 def test_rewinding_is_not_having_read_the_rest(name, given):
-    """The state itself, and what the model says next, are as if the dropped tokens had never been there."""
+    """The state and the next logits are as if the dropped tokens had never been read."""
     model, params, tokens, state = made(name)
     new, kept = tokens[:, 8:13], jnp.array([0, 3, 5])
     pos = state.next_pos_B[:, None] + jnp.arange(5)
@@ -81,7 +81,7 @@ def test_rewinding_is_not_having_read_the_rest(name, given):
     close(rewound.next_pos_B, wanted.next_pos_B)
     got, expected = (run(name, params, tokens[:, 13:], s) for s in (rewound, wanted))
     close(got[0], expected[0])
-    assert compare.worst(run(name, params, tokens[:, 13:], after)[0], expected[0])[0] > 1e-4  # the rest would be seen
+    assert compare.worst(run(name, params, tokens[:, 13:], after)[0], expected[0])[0] > 1e-4  # else the rest would be visible
 
 
 @pytest.mark.parametrize("name", NAMES)

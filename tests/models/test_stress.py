@@ -1,7 +1,5 @@
-"""Hard inputs for whole models: at T = 257 with gradients, and in `slow` at T = 4096 and in bfloat16.
-
-The ordinary run takes one model of each kind of state; `slow` the others.
-"""
+"""Hard inputs for whole models: at T = 257 with gradients; slow tests at T = 4096 and in bfloat16. The default run tests one
+model for each kind of state; the others are slow tests."""
 
 import jax.numpy as jnp
 import pytest
@@ -49,6 +47,6 @@ def test_a_form_that_is_a_little_wrong_is_found(monkeypatch):
         return y_BTHV * (1 + 1e-4 * jnp.cos(jnp.arange(y_BTHV.shape[-1]))).astype(y_BTHV.dtype), state
 
     monkeypatch.setitem(retention.FORMS, "chunkwise", wrong)
-    subject = stress_models.subject.__wrapped__("retnet")  # one of its own, which no other test shares
+    subject = stress_models.subject.__wrapped__("retnet")  # a separate subject, which no other test uses
     with pytest.raises(LawBroken, match="retnet breaks the law 'stress'.*chunkwise.*far: values"):
         stress_models.hold(subject, "far", stress.TIME, gradients=False)

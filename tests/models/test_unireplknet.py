@@ -1,4 +1,4 @@
-"""UniRepLKNet for images: its sizes, batch norm, drop path, and in float64 with random statistics the merge law and tiles."""
+"""UniRepLKNet for images: sizes, batch norm, drop path, and merging and tiles in float64 with random statistics."""
 
 import functools
 import json
@@ -27,7 +27,7 @@ from jaxseq.train.objectives import classification
 
 
 def randomised(variables, seed=0):
-    """Parameters moved off where they are, running means normal, running variances between 2 and 3."""
+    """Parameters moved away from their initial values, normal running means, running variances between 2 and 3."""
     rng = np.random.default_rng(seed)
     draws = {"mean": lambda x: rng.normal(size=x.shape), "var": lambda x: rng.uniform(2, 3, size=x.shape)}
     draw = lambda path, x: np.asarray(draws.get(path[-1].key, lambda x: x)(x), x.dtype)  # noqa: E731
@@ -42,7 +42,7 @@ def build(stages, **fields):
 
 @pytest.mark.parametrize("kernel", [3, 13])
 def test_merged_block_is_the_branches(kernel, x64):
-    """The merge law: batch norms with random statistics, GRN's bias and layer scale are all in the merged kernels."""
+    """Batch norms with random statistics, GRN's bias and layer scale are all folded into the merged kernels."""
     block = parts.UniRepLKNetBlock(width=4, kernel=kernel, dtype=jnp.float64)
     x_BYXD = jax.random.normal(jax.random.key(1), (1, 11, 9, 4), jnp.float64)  # less than the largest kernel
     shapes = nn.meta.unbox(jax.eval_shape(block.init, jax.random.key(0), x_BYXD))
@@ -60,7 +60,7 @@ def test_merged_block_is_the_branches(kernel, x64):
 
 @pytest.mark.parametrize("kernel", _reparam.BRANCHES)
 def test_one_kernel_is_the_sum_of_dilated_convolutions(kernel):
-    """Each branch a loop over its taps, round the middle; zeros outside of the image."""
+    """Each branch is a loop over its taps around the centre, with zeros outside the image."""
     rng = np.random.default_rng(0)
     x_YX, own = rng.normal(size=(8, 9)), ((kernel, 1), *_reparam.branches(kernel))
     weights = [rng.normal(size=(taps, taps)) for taps, _ in own]
@@ -80,7 +80,7 @@ def test_one_kernel_is_the_sum_of_dilated_convolutions(kernel):
 
 
 def test_merged_model_and_tiles(x64):
-    """A picture of odd sides, whole, merged, and in tiles that do not divide it."""
+    """An image with odd sides: whole, merged, and in tiles that do not divide it."""
     model = build("2*8:3 2*12:7", dtype="float64")
     shapes = jax.tree.map(lambda box: box.value, model.boxed(), is_leaf=lambda leaf: hasattr(leaf, "names"))
     draw = np.random.default_rng(0)
@@ -112,7 +112,7 @@ def test_batch_norm_is_torchs(x64):
     assert compare.worst(changed["batch_stats"], after | {"count": 8})[0] < 1e-12
     running = (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * params["scale"] + params["bias"]
     assert compare.error(norm.apply(variables, x, False), running) < 1e-12
-    assert compare.error(norm.apply(variables, x, True), plain) < 1e-12  # statistics that nobody may change
+    assert compare.error(norm.apply(variables, x, True), plain) < 1e-12  # statistics that must not change
 
 
 def test_training_changes_every_statistic_and_evaluation_none():
@@ -154,7 +154,7 @@ def test_drop_path_keeps_the_mean():
 
 
 def test_sizes_are_the_published_ones():
-    """Parameters of the merged models, by shapes alone: the released page's column."""
+    """Parameters of the merged models, from shapes alone, as listed on the released page."""
     published = {"a": 4.4, "f": 6.2, "p": 10.7, "n": 18.3, "t": 31, "s": 56, "b": 98, "l": 218, "xl": 386}
     counts = {}
     for name in published:
@@ -179,7 +179,7 @@ def test_branches_fit_their_kernels():
 
 
 def pictures(path, count=48):
-    """Two classes of noise: rough, and smooth along the rows."""
+    """Two classes: white noise, and noise that is smooth along the rows."""
     random = np.random.default_rng(0)
     labels = np.arange(count) // 3 % 2
     rough = random.integers(0, 256, (count, 16, 16, 3))
@@ -189,14 +189,14 @@ def pictures(path, count=48):
 
 
 def run_of(tmp_path, **fields):
-    """The config of a run on the pictures."""
+    """The config of a run on the images."""
     fixed = {"data.path": pictures(tmp_path / "pictures.npz"), "data.validation_every": 4, "model.stages": "1*8:3 1*8:7"}
     fixed |= {"train.batch": 8, "train.warmup": 1, "train.lr": 1e-2, "eval.batch": 12}
     return jaxseq.config("unireplknet_image", **fixed | fields)
 
 
 def test_statistics_travel_through_training_and_checkpoints(tmp_path):
-    """A run that is taken up again ends where it had ended, running statistics included, and evaluates by them."""
+    """A resumed run ends with the same values, including running statistics, and evaluates with them."""
     fields = {"train.steps": 40, "train.accumulate": 2, "train.checkpoint_every": 20, "train.keep": 3}
     record = train(run_of(tmp_path, **fields), tmp_path)
     model, variables, config = load_variables(tmp_path)
@@ -234,7 +234,7 @@ for sizes in ({}, {"data": 2, "fsdp": 2}):
 
 
 def test_statistics_are_those_of_all_devices(tmp_path):
-    """A batch on four devices is normalised as one, and its statistics are the whole batch's."""
+    """A batch on four devices is normalised as a whole, and the statistics are those of the whole batch."""
     out = wait_for(launch(run_of(tmp_path), tmp_path, 4, ON_FOUR), 300)
     one, four = map(json.loads, out.splitlines()[-2:])
     for got, wanted in zip(four, one, strict=True):

@@ -1,4 +1,4 @@
-"""`jaxseq.ops._attend`: against a plain softmax in float64, in both ways of computing it, with gradients through y and lse."""
+"""`jaxseq.ops._attend` against a plain softmax in float64, whole and in blocks, with gradients through y and lse."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def case(x64):
     k, v = rng.normal(size=(2, BATCH, KV_HEADS, SLOTS, SIZE))
     number = np.stack([rng.permutation(SLOTS), np.where(np.arange(SLOTS) < 4, -1, np.arange(SLOTS))]).astype(np.int32)
     low = rng.integers(0, SLOTS, (BATCH, TIME)).astype(np.int32)
-    span = Span(low, (low + rng.integers(-1, 6, low.shape)).astype(np.int32))  # some see nothing
+    span = Span(low, (low + rng.integers(-1, 6, low.shape)).astype(np.int32))  # some queries see no key
     return q, Keys(k, v, number), span
 
 
@@ -69,7 +69,7 @@ def test_parts_over_disjoint_keys_merge(case, chunk):
 @pytest.mark.parametrize("cap", (None, 0.5))
 @pytest.mark.parametrize("chunk", CHUNKS)
 def test_gradients_through_y_and_lse(case, chunk, cap):
-    """Against finite differences of the loops."""
+    """Against finite differences of the plain loops."""
     q, keys, span = case
     rng = np.random.default_rng(2)
     u, w = rng.normal(size=q.shape), rng.normal(size=q.shape[:3])

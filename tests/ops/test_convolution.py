@@ -1,4 +1,4 @@
-"""A causal convolution by divide and conquer: the plain one, document by document, and causal to the last bit."""
+"""The causal convolution by divide and conquer: equal to a plain one for each document, and bitwise causal."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ convolve = jax.jit(_convolution.causal)
 
 
 def plain(u_BTD, k_WD, seg_BT):
-    """sum over s <= t of the same document of k_{t-s} u_s, as one matrix a channel."""
+    """sum over s <= t of the same document of k_{t-s} u_s, as one matrix per channel."""
     time, taps = u_BTD.shape[1], k_WD.shape[0]
     lag_TS = np.arange(time)[:, None] - np.arange(time)
     filter_TSD = jnp.where(((lag_TS >= 0) & (lag_TS < taps))[..., None], k_WD[jnp.clip(lag_TS, 0, taps - 1)], 0)
@@ -21,7 +21,7 @@ def plain(u_BTD, k_WD, seg_BT):
 
 @pytest.mark.parametrize("time, taps", [(7, 30), (37, 1), (150, 9), (150, 200)])
 def test_documents_of_rows(x64, time, taps):
-    """Values and gradients, with parts of all sizes, filters shorter and longer than the row, borders anywhere."""
+    """Values and gradients for all sizes of parts, filters shorter and longer than the row, document borders anywhere."""
     rng = np.random.default_rng(time + taps)
     u_BTD, k_WD, weight_BTD = rng.normal(size=(3, time, 3)), rng.normal(size=(taps, 3)), rng.normal(size=(3, time, 3))
     seg_BT = np.stack([np.zeros(time, np.int32), np.arange(time) // 20, np.cumsum(rng.random(time) < 0.03)])

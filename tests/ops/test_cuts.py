@@ -1,4 +1,4 @@
-"""What an op says of cuts of a sequence (`CUT`) is true of its state."""
+"""What an op declares to pass between segments (`CUT`) is true for its state."""
 
 import jax
 import jax.numpy as jnp

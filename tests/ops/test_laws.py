@@ -1,4 +1,4 @@
-"""Every op against every law. A new op file is picked up without an edit here."""
+"""Every op against every law. New op files are found automatically."""
 
 import pytest
 from helpers.laws import cells, check, of_op

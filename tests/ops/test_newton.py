@@ -1,4 +1,4 @@
-"""Newton's method over associative scans: its Jacobians, its iterations, its honesty."""
+"""Newton's method with associative scans: Jacobians, numbers of iterations, and errors without convergence."""
 
 import functools
 
@@ -16,7 +16,7 @@ OPS = ("lstm", "gru", "sru")
 
 
 def case(name: str, time: int = 32):
-    """(op, xs, weights, first, s, positions) in float64: clean inputs and some state for each token."""
+    """(op, xs, weights, first, s, positions) in float64: clean inputs, and a random state for each token."""
     op, rng = registry.load("ops", name), np.random.default_rng(0)
 
     @jax.jit
@@ -33,14 +33,14 @@ def test_jacobians_are_those_of_the_step(x64, name):
     op, xs, weights, _, s, _ = case(name, 3)
     f, step = op.RECURRENCE, lambda s, xs: op.RECURRENCE.step(s, xs, weights)
     wanted = jax.jit(jax.vmap(jax.vmap(jax.jacobian(step))))(s, xs)  # [B, T, (H,) K, P, (H,) K, P]
-    meeting = "...kpkq->...kpq" if f.jacobian is None else "bthkphjq->bthkpjq"  # channels or heads do not meet
+    meeting = "...kpkq->...kpq" if f.jacobian is None else "bthkphjq->bthkpjq"  # channels or heads are independent
     found = jax.jit(functools.partial(_newton.derivative, f))(s, xs, weights)
     assert compare.error(found, np.einsum(meeting, wanted)) < 1e-12
 
 
 @pytest.mark.parametrize("op, times", [(lstm, 3), (gru, 3)])
 def test_a_written_jacobian_takes_far_fewer_operations_than_a_derived_one(op, times):
-    """One head of 16 channels. SRU, whose channels do not meet, has none: one forward pass gives all of its Jacobian."""
+    """One head of 16 channels. SRU has none, because its channels are independent: one forward pass gives its whole Jacobian."""
     gates = {lstm: 4, gru: 3}[op]
     u, w, b = jnp.ones((1, 2, 1, gates, 16)), jnp.ones((1, 16, gates, 16)), jnp.ones((1, gates, 16))
     xs, weights, first, _ = op.prepare(u, w_HKPJ=w, b_HPK=b)
@@ -55,7 +55,7 @@ def test_a_written_jacobian_takes_far_fewer_operations_than_a_derived_one(op, ti
 
 @pytest.mark.parametrize("name", OPS)
 def test_few_iterations_reach_the_states(x64, name):
-    """Quadratic convergence: 32 tokens need far fewer iterations than 32, the last of which only confirms."""
+    """Quadratic convergence: 32 tokens need far fewer than 32 iterations; the last one only confirms."""
     op, xs, weights, first, _, pos = case(name)
     step = jax.jit(op.RECURRENCE.step)
     states = [first]
@@ -70,11 +70,11 @@ def test_few_iterations_reach_the_states(x64, name):
 def test_a_linear_recurrence_is_one_scan(x64):
     _, xs, weights, first, _, pos = case("sru")
     weights = (0 * weights[0], weights[1])
-    assert int(_newton.solve(sru.RECURRENCE, first, xs, weights, pos)[1]) == 2  # the second confirms
+    assert int(_newton.solve(sru.RECURRENCE, first, xs, weights, pos)[1]) == 2  # the second iteration confirms
 
 
 def stiff(time: int = 140):
-    """An LSTM whose cells switch each other wildly: chaotic, so that iterations must be about as many as tokens."""
+    """An LSTM with large recurrent weights: chaotic, so that it needs about as many iterations as tokens."""
     rng = np.random.default_rng(0)
     u_BTHPK = rng.normal(size=(2, time, 1, 4, 4)).astype(np.float32)
     u_BTHPK[1] = 0
@@ -82,7 +82,7 @@ def stiff(time: int = 140):
 
 
 def test_what_does_not_converge_is_refused():
-    """In the open by a UserError, under jit by NaN in the rows concerned; never by another method's numbers."""
+    """Outside jit by a UserError, inside jit by NaN in these rows; there is no fallback to another method."""
     u, weights = stiff()
     with pytest.raises(UserError, match="did not converge in 100 Newton iterations"):
         lstm.parallel(u, **weights)
@@ -112,5 +112,5 @@ def test_a_while_counts_its_declared_bound():
     assert [int(bounded(1.0, limit)[1]) for limit in (0.5, 5.0, 1e9)] == [0, 3, 7] and bounded(1.0, 1e9)[0] == 128
     assert longest_loop(lambda x: jax.lax.scan(lambda c, y: (c + y, None), 0.0, x), jnp.ones(5)) == 5
     assert longest_loop(lambda x: jax.lax.scan(lambda c, y: (c * y, y * c), x[0], x), jnp.ones((5, 3))) == 5
-    assert longest_loop(lambda x: jax.lax.map(lambda y: y + 1, x), jnp.ones(5)) == 1  # carries nothing: no sequence
+    assert longest_loop(lambda x: jax.lax.map(lambda y: y + 1, x), jnp.ones(5)) == 1  # no carry: not sequential
     assert longest_loop(lambda x: jax.lax.while_loop(lambda c: c < 3, lambda c: c * 2, x), 1.0) == float("inf")

@@ -1,4 +1,4 @@
-"""Every op, in every form, against a plain loop written from its paper and against other implementations' numbers."""
+"""Every op in every form against a plain loop from its paper, and against outputs of other implementations."""
 
 import functools
 import importlib
@@ -28,7 +28,7 @@ def test_plain_loop(name, form):
         case = subject.case(np.float64)
         y, _ = subject.run(form, np.float64, case.xs, case.weights, None, None)
         options = subject.options_of(subject.op.FORMS["recurrent"], subject.options)
-        options.pop("chunk", None)  # how, not what
+        options.pop("chunk", None)  # options for the computation, not for the result
         assert compare.error(y, loop(*case.xs, **case.weights, **options)) < compare.FLOAT64
 
 

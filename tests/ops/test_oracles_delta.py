@@ -26,7 +26,7 @@ def data():
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_flash_linear_attention(data, name, form):
-    """Theirs divides queries by sqrt(K); the plain delta rule, heads first, is ours with log_a = 0."""
+    """Theirs divides queries by sqrt(K). Their plain delta rule, with heads first, is ours with log_a = 0."""
     ungated = name == "delta_rule"
     xs = [data[f"input/{name}/{argument}"] for argument in ARGUMENTS[name]]
     xs = [np.moveaxis(x, 1, 2) for x in xs] if ungated else xs
@@ -45,7 +45,7 @@ def test_flash_linear_attention(data, name, form):
 
 @pytest.mark.parametrize("channels", [(), (3,)], ids=["a head", "a channel"])
 def test_stages_of_a_chunk(x64, channels):
-    """Each against its definition, written out with every decay as a product of its tokens'."""
+    """Each stage against its definition, with every decay as a product over its tokens."""
     batch, time, heads, size, width = 2, 21, 2, 3, 4
     keys = jax.random.split(jax.random.key(0), 6)
     q, k, e = (jax.random.normal(key, (batch, time, heads, size)) for key in keys[:3])
@@ -53,7 +53,7 @@ def test_stages_of_a_chunk(x64, channels):
     log_w = -jax.random.exponential(keys[5], (batch, time, heads, *channels))
     pos = jnp.ones((batch, time), int)
     w = np.broadcast_to(np.exp(log_w).reshape(batch, time, heads, -1), q.shape)
-    decay = np.zeros((batch, heads, time, time, size))  # after s up to and with t
+    decay = np.zeros((batch, heads, time, time, size))  # after s up to and including t
     for t in range(time):
         for s in range(t + 1):
             decay[:, :, t, s] = np.prod(w[:, s + 1 : t + 1], axis=1)

@@ -1,4 +1,4 @@
-"""Hard inputs, case by case: every op at T = 257 with gradients, and in `slow` at T = 4096 and in bfloat16."""
+"""Hard inputs: every op at T = 257 with gradients; slow tests at T = 4096 and in bfloat16."""
 
 import functools
 
@@ -21,7 +21,7 @@ def inputs(name: str, time: int, dtype, batch: int):
 
 
 def hold(record_property, name: str, column: str, cases: dict, gradients: bool):
-    """Put the cases to every subject of an op; the table shows the largest error."""
+    """Check the cases on every subject of an op; the table shows the largest error."""
     error = float("nan")
     try:
         with jax.enable_x64(True), jax.default_matmul_precision("highest"):

@@ -1,4 +1,5 @@
-"""S4's bilinear step with full complex matrices: both halves of the conjugate pairs, one channel and one token at a time."""
+"""S4's bilinear step with full complex matrices, including both values of each conjugate pair, one channel and one token at a
+time."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Eq. 10 of Yang et al. 2024 (Gated DeltaNet), the state as the paper has it: [value, key]; log_w is one number a head."""
+"""Eq. 10 of Yang et al. 2024 (Gated DeltaNet), with the state as in the paper, [value, key]; log_w is one number per head."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The defining sum of a causal convolution with one filter a channel, the past before the sequence being zero."""
+"""The defining sum of a causal convolution with one filter per channel; inputs before the sequence are zero."""
 
 import numpy as np
 

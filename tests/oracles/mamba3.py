@@ -9,7 +9,7 @@ import numpy as np
 def loop(q, k, v, log_a, dt, m, theta):
     pairs, share = theta.shape[3], v.shape[2] // q.shape[2]
 
-    def joined(x):  # channels past the pairs are real
+    def joined(x):  # channels after the pairs are real
         return np.concatenate([x[:pairs] + 1j * x[pairs : 2 * pairs], x[2 * pairs :]])
 
     y = np.zeros(v.shape)

@@ -1,4 +1,4 @@
-"""§3.2.3 of Feng et al. 2024 for one channel at a time, with gates f and i whose logits differ by what the op is given."""
+"""§3.2.3 of Feng et al. 2024, one channel at a time, with gates f and i for which log f - log i is the op's input."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Eq. 6 of Sun et al. 2023, one token and one head at a time; q and k are those of the head's group."""
+"""Eq. 6 of Sun et al. 2023, one token and one head at a time, with q and k of the head's group."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The mean of all tokens up to and with each."""
+"""The mean of all tokens up to and including t."""
 
 import numpy as np
 

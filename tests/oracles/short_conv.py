@@ -1,4 +1,4 @@
-"""The defining sum of a causal depthwise convolution, the past before the sequence being zero."""
+"""The defining sum of a causal depthwise convolution; inputs before the sequence are zero."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Eq. 16 of Peng et al. 2023 (RWKV-4) as it is printed: two sums over the whole past for every token."""
+"""Eq. 16 of Peng et al. 2023 (RWKV-4) as printed: two sums over the whole past for every token."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The recurrence of Peng et al. 2025 (RWKV-7), §3, with the state as the paper has it: [value, key]."""
+"""The recurrence of Peng et al. 2025 (RWKV-7), §3, with the state as in the paper, [value, key]."""
 
 import numpy as np
 

@@ -1,9 +1,6 @@
-"""Files and configs that nobody would write: each ends well or in one line of UserError, soon, and without much memory.
-
-50 cases of each of four kinds in the ordinary run, the same ones every time; 500 others, new each time, in `slow`. A case is
-determined by its seed, which a failure names. (hypothesis also draws constants of the modules that happen to be loaded, even
-with derandomize=True.)
-"""
+"""Fuzzing of files and configs: each case succeeds or raises a UserError of one line, quickly and without much memory. The
+default run has 50 fixed cases of each of four kinds; slow tests have 500 others, new each time. A case is determined by its
+seed, which failures name. (hypothesis also samples constants of modules that happen to be loaded, even with derandomize=True.)"""
 
 import contextlib
 import gzip
@@ -31,7 +28,7 @@ from jaxseq.convert import _files
 from jaxseq.data import labelled
 from jaxseq.train.workdirs import saved_config
 
-SECONDS, GROWTH = 60, 1 << 30  # that a case may take; bytes that the process may grow by in all of them
+SECONDS, GROWTH = 60, 1 << 30  # maximum seconds of a case; maximum growth in bytes of the process over all cases
 ORDINARY = 50
 NUMBERS = [0, -1, 1, 2**31, -(2**31), 2**63, 10**30, 0.5, -0.0, 1e300, 5e-324, float("nan"), float("inf"), -float("inf")]
 TEXTS = ["", " ", "none", "true", "1e999", "../x", "{}", "\0", "\ud800", "\N{GREEK SMALL LETTER ALPHA}" * 99]
@@ -39,10 +36,10 @@ COUNTS = [pytest.param(ORDINARY, id="some"), pytest.param(500, id="many", marks=
 
 
 class Draw(random.Random):
-    """Random values of the fuzz, determined by a seed."""
+    """Random values for fuzzing, determined by a seed."""
 
     def value(self, depth: int = 2):
-        """A JSON value; most have no more than a few parts."""
+        """A JSON value; most have only a few elements."""
         kind = self.choice(["plain", "plain", "list", "object"]) if depth else "plain"
         if kind == "list":
             return [self.value(depth - 1) for _ in range(self.randrange(4))]
@@ -60,7 +57,7 @@ class Draw(random.Random):
 
 
 def cases(count: int):
-    """Decorates a function of one case: it is run `count` times, here and now."""
+    """Decorator that runs a function of one case `count` times, immediately."""
 
     def run(case):
         first = 0 if count == ORDINARY else random.SystemRandom().randrange(1 << 32)
@@ -83,7 +80,7 @@ def small():
 
 @contextlib.contextmanager
 def refused_at_most():
-    """What happens within it ends well, or in a UserError of one line, within SECONDS."""
+    """The body must succeed, or raise a UserError of one line, within SECONDS."""
 
     def late(number, frame):
         raise TimeoutError(f"more than {SECONDS} s")
@@ -100,7 +97,7 @@ def refused_at_most():
 
 
 def edited(content: bytes, edits) -> bytes:
-    """`content` after some edits, each at a place that is a fraction of its length."""
+    """`content` after some edits, each at a position given as a fraction of its length."""
     for kind, where, extra in edits:
         at = int(where * len(content))
         before, after = content[:at], content[at:]
@@ -124,7 +121,7 @@ def places(content, path=()) -> list[tuple]:
 
 
 def replaced(content, draw: Draw):
-    """A copy of some JSON with another value at one place."""
+    """A copy of some JSON with one value replaced."""
     *path, last = draw.choice(places(content)[1:])
     content = place = json.loads(json.dumps(content))
     for key in path:

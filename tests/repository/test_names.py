@@ -1,4 +1,4 @@
-"""One idea has one name."""
+"""Names: unique class names, the dimension key, standard terms."""
 
 import ast
 import re
@@ -47,7 +47,7 @@ def test_the_dimension_key_has_each_letter_once_and_all_that_are_used():
     assert set(key) == set().union(*used.values())
 
 
-PRIVATE = {  # words that this project once had of its own: what the field says
+PRIVATE = {  # former private words of this project: the standard term
     "door": "entry point",
     "room": "capacity",
     "stretch": "segment",

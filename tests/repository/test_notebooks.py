@@ -10,7 +10,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def outputs(cells):
-    """What kinds of output each code cell has; how a stream is cut into messages is chance."""
+    """The kinds of output of each code cell; the number of messages of a stream is random."""
     return [sorted({out["output_type"] for out in cell.get("outputs", [])}) for cell in cells if cell.cell_type == "code"]
 
 

@@ -16,7 +16,7 @@ from jaxseq import cli
 from jaxseq.compare.presets import PRESETS
 
 README = (ROOT / "README.md").read_text("utf-8")
-# What makes each command short. The published model of the README is one of its kind, with the fields in LLAMA.
+# What makes each command short. The published model is replaced by a tiny one with the fields in LLAMA.
 LLAMA = {"model.width": 16, "model.stack": "1*(attention swiglu)", "model.swiglu.hidden": 24, "model.vocab": 300}
 LLAMA |= {"model.attention.heads": 2, "model.attention.kv_heads": 1}
 TRAIN = {"train.steps": 2, "train.batch": 2, "train.length": 16, "train.warmup": 1, "eval.documents": 1, "eval.length": 64}
@@ -30,27 +30,27 @@ SMALL = {
 
 
 def blocks(language: str, below: str = "") -> list[str]:
-    """The fenced blocks of a language, all of them or those below a heading."""
+    """The fenced blocks of a language, all or those below a heading."""
     text = README.partition(f"## {below}\n")[2].partition("\n## ")[0] if below else README
     return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
 
 
 def commands(block: str) -> list[list[str]]:
-    """Words of each command of a block; what makes the environment is left to who runs the tests."""
+    """Words of each command of a block, without the commands that create the environment."""
     parts = [part for line in block.splitlines() for part in line.split("&&")]
     words = [shlex.split(part, comments=True) for part in parts]
     return [w for w in words if w and w[0] not in ("python3", "source", "pip", "pytest")]
 
 
 def small(words: list[str]) -> list[str]:
-    """What is added to a command of the README."""
+    """The arguments added to a command of the README."""
     more = next((value for start, value in SMALL.items() if " ".join(words[1:]).startswith(start)), [])
     return [f"--config.{key}={value}" for key, value in more.items()] if isinstance(more, dict) else more
 
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """A home folder with my.txt and a published model in it, which is where the commands run."""
+    """A home folder with my.txt and a published model; the commands run there."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setitem(PRESETS, "standard", TINY)
@@ -60,7 +60,7 @@ def home(tmp_path, monkeypatch):
 
 
 def published(folder: Path) -> None:
-    """A small model and its tokenizer, as they are published."""
+    """A small model and its tokenizer, in the published layout."""
     assert cli.main(["tokenizer", "--config.data.path=my.txt", "--vocab=300", "--out=bpe.json"]) == 0
     config = jaxseq.config("llama:smollm2-135m", **LLAMA)
     model = jaxseq.build(config)
@@ -69,7 +69,7 @@ def published(folder: Path) -> None:
     (folder / "tokenizer.json").write_bytes(Path("bpe.json").read_bytes())
 
 
-HERE = [block for block in blocks("bash") if commands(block) and "jaxseq new" not in block]  # for which see cli/test_new.py
+HERE = [block for block in blocks("bash") if commands(block) and "jaxseq new" not in block]  # see cli/test_new.py
 
 
 @pytest.mark.parametrize("block", HERE, ids=lambda block: commands(block)[0][1])

@@ -1,4 +1,4 @@
-"""The launch scripts, against a stub `gcloud` that writes down what it is called with."""
+"""The launch scripts with a stub `gcloud` that records its arguments."""
 
 import json
 import os
@@ -19,7 +19,7 @@ sys.exit(int(os.environ.get("GCLOUD_STATUS", 0)))
 
 @pytest.fixture
 def gcloud(tmp_path, monkeypatch):
-    """Puts the stub on PATH; the returned function runs the script and gives its result and the stub's calls."""
+    """Puts the stub on PATH; the returned function runs the script and returns its result and the stub's calls."""
     stub = tmp_path / "bin" / "gcloud"
     stub.parent.mkdir()
     stub.write_text(STUB)

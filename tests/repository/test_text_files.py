@@ -1,4 +1,4 @@
-"""Text is read and written as UTF-8 whatever the locale, in the whole package: every call names its encoding."""
+"""Text is read and written as UTF-8 in any locale: every call in the package names its encoding."""
 
 import ast
 

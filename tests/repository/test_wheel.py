@@ -1,4 +1,4 @@
-"""A wheel holds every file of the package: a new folder, a template or a table cannot be lost in silence."""
+"""A wheel contains every file of the package, including new folders, templates and tables."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""`check_laws` on an op that somebody else wrote: a running sum whose state is defined only up to a gauge."""
+"""`check_laws` on an external op: a running sum whose state is defined only up to a factor, the gauge."""
 
 import types
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from jaxseq.ops._example import Example
 
 class SumState(NamedTuple):
     h_BD: jax.Array
-    gauge_BD: jax.Array  # the sum is h * gauge; forms choose the gauge as they like
+    gauge_BD: jax.Array  # the sum is h * gauge; each form may choose another gauge
 
 
 def recurrent(x_BTD, *, state=None, pos=None):
@@ -84,7 +84,7 @@ def test_table_marks_missing_and_broken_cells():
     laws = dict.fromkeys(testing.LAWS["op"], 0.0)
     del laws["reset"]
     table = testing.laws_table({"one": laws | {"split": float("nan")}})
-    assert "MISSING" not in table  # nobody ran `reset`: it is no column
+    assert "MISSING" not in table  # `reset` was not run, so it has no column
     table = testing.laws_table({"one": laws | {"split": float("nan")}, "two": dict.fromkeys(testing.LAWS["op"], 1e-12)})
     assert table.count("MISSING") == 1 and table.count("BROKEN") == 1 and "1e-12" in table
 

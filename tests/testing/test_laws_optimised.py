@@ -1,4 +1,4 @@
-"""A subject of each kind compiled as users' programs are: the other tests leave most optimisations out."""
+"""A subject of each kind, compiled with the usual options: the other tests use few optimisations."""
 
 import functools
 

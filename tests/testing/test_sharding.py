@@ -1,4 +1,4 @@
-"""Eight devices compute what one does, for ops and models: the ordinary run takes one of each kind, `slow` the others."""
+"""Eight devices compute the same as one, for ops and models: one of each kind in the default run, the others as slow tests."""
 
 import json
 import os
@@ -17,7 +17,7 @@ KINDS = ("attention", "retention", "retnet")
 
 
 def errors(*names: str) -> dict[str, dict[str, float]]:
-    """{name: {how it was split: largest error}}, found in a process with eight devices."""
+    """{name: {sharding: largest error}}, from a process with eight devices."""
     given = {"XLA_FLAGS": flags("--xla_force_host_platform_device_count=8"), "JAX_PLATFORMS": "cpu"}
     words = [sys.executable, "-m", "jaxseq.testing.sharding", *names]
     done = subprocess.run(words, env=os.environ | given, capture_output=True, text=True, check=False)
@@ -26,7 +26,7 @@ def errors(*names: str) -> dict[str, dict[str, float]]:
 
 
 def expected(name: str) -> set[str]:
-    """The ways in which it is split."""
+    """The shardings that are tested."""
     op = registry.load("ops", name) if name in registry.names("ops") else None
     ways = {"rows", "sequence"} | ({"summaries"} if hasattr(op, "summary") else set()) if op else set()
     return ways | (set(sharding.meshes(name)) if name in jaxseq.names() else set())

@@ -1,4 +1,4 @@
-"""Every law refuses every op that breaks it: a law which cannot fail proves nothing."""
+"""Every law fails for the ops that break it: a law that cannot fail proves nothing."""
 
 import pytest
 from helpers.laws import cells, of_op

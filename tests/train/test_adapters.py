@@ -1,4 +1,4 @@
-"""Types of weights that only training has: changes of low rank (LoRA and DoRA), and weights rounded in the forward pass."""
+"""Types of weights that exist only in training: low-rank adapters (LoRA, DoRA), and weights rounded in the forward pass."""
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +57,7 @@ def test_only_the_adapter_is_trained_and_in_the_checkpoint(name, documents, tmp_
 
 
 def test_it_begins_with_the_given_weights_and_resumes(documents, tmp_path):
-    """The first loss is that of the base; two runs of three steps are one of six."""
+    """The first loss is that of the base; two runs of three steps equal one of six."""
     fields = base("transformer", documents, tmp_path / "base") | {"train.lora_magnitude": True, "train.decay_steps": 6}
     losses: dict[str, list] = {"whole": [], "parts": [], "plain": []}
 
@@ -109,7 +109,8 @@ def test_what_cannot_be_trained_is_told(documents, tmp_path, more, told):
 
 
 def test_rounded_weights_are_trained_as_they_are_quantized_afterwards(documents, tmp_path):
-    """With train.rounding the logits of a run are those of its int4 weights; without, they are others. All weights move."""
+    """With train.rounding the logits of a run equal those of its int4 weights; without it they differ. All weights are
+    trained."""
     fields = base("transformer", documents, tmp_path / "base") | {"train.lora_rank": 0, "train.rounding": "int4"}
     train(jaxseq.config("transformer", **fields), tmp_path / "run")
     model, params, config = load(tmp_path / "run")

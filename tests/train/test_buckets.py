@@ -1,4 +1,4 @@
-"""gs:// workdirs: as local ones, also killed and resumed; locks; damage; other schemes are refused."""
+"""gs:// workdirs: like local ones, also if killed and resumed; locks; damage; other schemes are refused."""
 
 import importlib.util
 import json
@@ -22,7 +22,7 @@ from jaxseq.train import load, locks, metrics, train
 
 
 def _installed(name: str) -> bool:
-    """Without importing it: gcsfs reads its environment then."""
+    """Without importing it, because gcsfs reads its environment at import."""
     try:
         return importlib.util.find_spec(name) is not None
     except ModuleNotFoundError:
@@ -46,7 +46,7 @@ def documents(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def config(documents, tmp_path_factory):
-    """With a tokenizer file, which must be copied into the workdir."""
+    """With a tokenizer file, which is copied into the workdir."""
     out = tmp_path_factory.mktemp("tokenizer") / "bpe.json"
     assert main(["tokenizer", f"--config.data.path={documents}", "--vocab=270", f"--out={out}"]) == 0
     more = {"model.vocab": None, "data.tokenizer": str(out), "train.checkpoint_every": 2, "train.steps": 8, "train.keep": 3}
@@ -55,7 +55,7 @@ def config(documents, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def killed(bucket, config):
-    """A run in the bucket that was killed after its fourth record and started again."""
+    """A run in the bucket that was killed after its fourth record and restarted."""
     workdir = f"{bucket}/runs/killed"
     process = launch(config, workdir)
     for line in process.stdout:
@@ -83,7 +83,7 @@ def test_a_run_killed_in_a_bucket_goes_on_and_is_a_local_run(killed, config, tmp
 
 
 def _events(workdir):
-    """The events of all TensorBoard files of a workdir, read as TensorBoard does: length, checksum, record, checksum."""
+    """The events of all TensorBoard files of a workdir, parsed as TensorBoard does: length, checksum, record, checksum."""
     for name in sorted(name for name in paths.files(workdir) if name.startswith("events.")):
         data = (paths.of(workdir) / name).read_bytes()
         while data:
@@ -113,7 +113,7 @@ def test_commands_open_what_lies_in_a_bucket(killed, documents, tmp_path, capsys
 
 
 def test_weights_go_into_a_bucket_and_come_from_it(bucket, killed, config, documents, tmp_path):
-    """import DIR, train.init and a tokenizer that lies in a bucket."""
+    """`import DIR`, train.init and a tokenizer in a bucket."""
     assert main(["export", killed, str(tmp_path / "out"), "--source=hf/llama"]) == 0
     assert main(["import", str(tmp_path / "out"), f"{bucket}/imported"]) == 0
     more = {"model.vocab": None, "train.steps": 1, "train.warmup": 0, "data.tokenizer": f"{killed}/tokenizer.json"}

@@ -16,7 +16,7 @@ from jaxseq.train.weights import restore_variables
 
 
 class Centred(nn.Module):
-    """A classifier of images minus a running mean, which moves half-way to the mean of each batch."""
+    """A classifier of images minus a running mean, which is averaged with the mean of each batch."""
 
     classes: int = 3
     dtype = jnp.float32
@@ -53,7 +53,7 @@ def trainer(monkeypatch):
 
 
 def batch_of(values):
-    """Rows of images of one value each."""
+    """Rows of constant images."""
     rows = np.asarray(values, np.float32)
     ones = np.ones(len(rows), np.float32)
     images = np.broadcast_to(rows[:, None, None, None], (len(rows), 4, 4, 1))

@@ -23,7 +23,7 @@ def config(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(config, tmp_path_factory):
-    """(a workdir with the checkpoints 1 and 2, the weights of both)"""
+    """(a workdir with checkpoints 1 and 2, the weights of both)"""
     workdir = tmp_path_factory.mktemp("damage") / "run"
     train(config, workdir, devices=jax.devices()[:1])
     return workdir, {step: jax.device_get(load(workdir, step)[1]) for step in (1, 2)}

@@ -1,4 +1,4 @@
-"""The objective distillation: its divergences, what it changes in a run, and what it refuses."""
+"""The objective distillation: its divergences, its effect on a run, and errors."""
 
 import random
 
@@ -24,14 +24,14 @@ def documents(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def teacher(documents, tmp_path_factory):
-    """The workdir of a small RetNet that has learnt something."""
+    """The workdir of a small trained RetNet."""
     folder = tmp_path_factory.mktemp("teacher")
     train(jaxseq.config("retnet", **small(documents) | TEACHER | {"train.steps": 30}), folder, devices=jax.devices()[:1])
     return folder
 
 
 def student(documents, teacher, **more):
-    """The config of a small Transformer that learns from the teacher alone, unless `more` says otherwise."""
+    """The config of a small Transformer that learns only from the teacher, unless `more` changes that."""
     own = {"train.objective": "distillation", "train.distill_teacher": str(teacher), "train.distill_alpha": 1.0}
     return jaxseq.config("transformer", **small(documents) | STUDENT | own | more)
 

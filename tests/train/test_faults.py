@@ -1,5 +1,5 @@
-"""Processes that are killed at any moment, workers that die, a disk that fills, other meshes: nothing that was saved is lost,
-and a run that goes on has the losses that it would have had."""
+"""Processes killed at any moment, dying workers, a full disk, other meshes: nothing that was saved is lost, and a resumed run
+has the same losses as an undisturbed one."""
 
 import collections
 import random
@@ -52,7 +52,7 @@ def numbers(workdir):
 
 @pytest.fixture(scope="module")
 def whole(forks, config, tmp_path_factory):
-    """(the records of a run that nothing happened to, the seconds from its start to its first step)"""
+    """(the records of an undisturbed run, the seconds from its start to its first step)"""
     folder, began = tmp_path_factory.mktemp("whole"), time.monotonic()
     child = forks.start(TRAIN, config, folder / "log", str(folder / "run"))
     assert child.until("step 1 done")
@@ -63,7 +63,7 @@ def whole(forks, config, tmp_path_factory):
 
 @pytest.mark.parametrize("runs", [1, pytest.param(10, marks=pytest.mark.slow)])
 def test_killed_at_any_moment_a_run_goes_on_with_the_losses_that_it_would_have_had(runs, forks, config, whole, tmp_path):
-    """Five kills a run: one at a random moment before the first step, the others a random time behind a random step."""
+    """Five kills per run: one at a random moment before the first step, the others a random time after a random step."""
     found, chance = collections.Counter(), random.Random(runs)
     for number in range(runs):
         workdir = tmp_path / str(number)
@@ -95,7 +95,7 @@ def address() -> str:
 
 
 def pair(forks, code, config, folder, *args, count=2):
-    """So many processes that are one run."""
+    """Several processes of one run."""
     where = address()
     return [
         forks.start(code, config, folder / f"log {where[-5:]} {i}", *args, world=(where, count, i)) for i in range(count)
@@ -111,7 +111,7 @@ def test_one_worker_of_two_dies_and_the_pair_is_started_again(forks, config, tmp
     assert first.until("step 5 done")
     second.kill()
     assert second.wait() == -9
-    first.until("never", seconds=200)  # it ends by itself, when the other has sent no sign of life for 100 s
+    first.until("never", seconds=200)  # it ends by itself, 100 s after the last heartbeat of the other
     assert first.wait() != 0
     assert steps(tmp_path / "run") and steps(tmp_path / "run")[-1] < 10
     for child in pair(forks, TRAIN, two, tmp_path, str(tmp_path / "run")):
@@ -119,7 +119,7 @@ def test_one_worker_of_two_dies_and_the_pair_is_started_again(forks, config, tmp
     assert numbers(tmp_path / "run") == numbers(tmp_path / "whole") and len(numbers(tmp_path / "run")) == 10
 
 
-# Prints a hash of a workdir's whole state, restored on the mesh of `config`, and saves it from there into another workdir.
+# Prints a hash of a workdir's state, restored on the mesh of `config`, and saves it into another workdir.
 MOVE = """
 import hashlib, jax, numpy as np
 from jax.experimental import multihost_utils
@@ -174,7 +174,7 @@ def test_weights_in_another_dtype_are_those_rounded_and_back_the_same(config, tm
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, y.astype(jnp.float32)), back, narrow)
 
 
-# Trains on a file system of its own, which fills while the checkpoint of step 6 is written, and then before a record is.
+# Trains on a separate file system, which becomes full while the checkpoint of step 6 is written, then before a record.
 FULL = """
 import ctypes, errno, os, shutil, sys
 from jaxseq.train import train
@@ -218,7 +218,7 @@ print("through", flush=True)
 
 
 def test_a_disk_that_fills_loses_nothing_that_was_saved(forks, config, whole, tmp_path):
-    """A tmpfs of 4 MB in a mount namespace of the process, which root and, on most systems, any user may make."""
+    """On a tmpfs of 4 MB in the process's mount namespace, which root and, on most systems, any user can create."""
     (tmp_path / "disk").mkdir()
     said = forks.start(FULL, config, tmp_path / "log", str(tmp_path / "disk" / "run"), str(tmp_path / "disk")).finish()
     if "no file system" in said:

@@ -1,4 +1,4 @@
-"""Weights under another config than their own: what may differ, what is refused by name, and what fine-tuning starts from."""
+"""Weights under another config than their own: allowed differences, errors that name the field, and starting points."""
 
 import logging
 import tarfile
@@ -24,7 +24,7 @@ SIZES = [
 
 @pytest.fixture(autouse=True)
 def heard(monkeypatch):
-    """`jaxseq train` keeps its lines from the root logger, where caplog listens."""
+    """Lets caplog see jaxseq's log, which does not propagate to the root logger."""
     monkeypatch.setattr(logging.getLogger("jaxseq"), "propagate", True)
 
 
@@ -39,7 +39,7 @@ def workdir(tmp_path_factory):
 
 @pytest.mark.parametrize("name", SIZES)
 def test_every_built_in_config_passes_the_trainers_checks(name):
-    """Its optimiser, its batch on one device, its model."""
+    """Checks of the optimiser, the batch on one device, and the model."""
     config = jaxseq.config(name)
     optimizer.check(config.train)
     mesh = meshes.make_mesh(config.mesh, jax.devices()[:1])
@@ -72,7 +72,7 @@ def test_a_field_that_changes_what_is_computed_is_a_difference(name, field, valu
         ("llama", {"model.remat": "full", "model.dtype": "bfloat16", "model.embedding_std": 0.5}),
         ("mamba", {"model.mamba.dt_min": 0.01}),  # of new weights
         ("bert", {"model.classes": 3, "model.dropout": 0.5}),  # another head
-        ("llama", {"model.width": 64}),  # told with the shapes
+        ("llama", {"model.width": 64}),  # reported with the shapes
     ],
 )
 def test_what_may_differ(name, changes):

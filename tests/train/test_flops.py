@@ -1,4 +1,4 @@
-"""The FLOP counter, and what a training step is said to take, against numbers worked out by hand. Nothing here is computed."""
+"""The FLOP counter, and the FLOPs of training steps, against counts by hand. Nothing is executed."""
 
 import inspect
 import math
@@ -47,7 +47,7 @@ doubled.defvjp(lambda x: (doubled(x), x), lambda x, ct: (ct * x,))
     ],
 )
 def test_count(function, args, expected):
-    # Comparisons and loop counters are at most a handful; a loop's body is the smallest thing that could be missed.
+    # Comparisons and loop counters are at most a handful of operations; a loop's body is more.
     counted = flops.count(function, *args)
     assert expected <= counted <= expected + X.size + 64
 
@@ -94,12 +94,12 @@ def test_a_pallas_kernel_counts_once_for_each_core_and_is_one_step():
 
 
 ROWS, TIME, WIDTH, VOCAB = 2, 512, 1024, 2048
-HIDDEN, HEADS, VALUE, CHUNK = 3072, 8, 256, 64  # of SwiGLU; of retention, whose keys have WIDTH / HEADS channels
+HIDDEN, HEADS, VALUE, CHUNK = 3072, 8, 256, 64  # of SwiGLU; of retention with WIDTH / HEADS key channels
 INNER, STATES, RANK, TAPS = 2 * WIDTH, 16, 64, 4  # of Mamba
 
 
 def combined(tokens: int) -> int:
-    """Pairs that an associative scan combines: neighbours, the scan of the pairs, and then the tokens between."""
+    """Number of pairs that an associative scan combines: neighbours, the scan of the pairs, then the tokens in between."""
     return 0 if tokens < 2 else tokens // 2 + combined(tokens // 2) + (tokens - 1) // 2
 
 
@@ -134,7 +134,8 @@ def trainer(mixer: str, layers: int = 1, **options):
 
 @pytest.mark.parametrize("mixer", PRODUCTS)
 def test_model_flops_are_three_times_those_of_the_forward_pass(mixer):
-    """What is left are norms, gates, rotations and the softmax: some operations a channel, a head's position, a score."""
+    """The remainder is norms, gates, rotations and the softmax: a few operations per channel, per position of a head and per
+    score."""
     forward = 2 * (PRODUCTS[mixer] + VOCAB * WIDTH) + SCAN.get(mixer, 0)
     rest = {"attention": 12 * HEADS * TIME, "retention": 12 * HEADS * CHUNK, "mamba": 3 * INNER * STATES + 30 * INNER}
     counted = trainer(mixer).flops_per_token()
@@ -142,7 +143,7 @@ def test_model_flops_are_three_times_those_of_the_forward_pass(mixer):
 
 
 def test_neither_form_nor_recomputation_changes_model_flops(monkeypatch):
-    """Nor is a second model built to count them. What is executed differs."""
+    """No second model is built to count them. The executed FLOPs differ."""
     choices = [{"train.form": form} for form in ("recurrent", "parallel", "chunkwise", "auto")] + [{"model.remat": "full"}]
     trainers = [trainer("retention", **choice) for choice in choices]
     monkeypatch.setattr(jaxseq, "build", None)
@@ -153,8 +154,8 @@ def test_neither_form_nor_recomputation_changes_model_flops(monkeypatch):
 
 @pytest.mark.parametrize("remat", ["none", "full"])
 def test_executed_flops_hold_recomputation(remat):
-    """A block that is computed again does so but for the last of its three products, whose result no gradient asks for."""
-    layers, updates = 2, 30  # operations on each parameter: clipping, Adam and the norms that are told
+    """A recomputed block repeats all but the last of its three products, which no gradient needs."""
+    layers, updates = 2, 30  # operations per parameter: clipping, Adam and the reported norms
     one = trainer("swiglu", layers, **{"model.remat": remat})
     again = {"none": 0, "full": 2 * WIDTH * HIDDEN}[remat]
     wanted = 2 * (3 * (layers * PRODUCTS["swiglu"] + VOCAB * WIDTH) + layers * again)

@@ -1,4 +1,4 @@
-"""Where a run's time went, in its records and its last line; and traces of chosen steps."""
+"""Goodput in the records and the last line of a run; traces of selected steps."""
 
 import time
 

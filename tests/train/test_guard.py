@@ -36,7 +36,7 @@ def run(documents, tmp_path):
 
 @pytest.fixture
 def batches(monkeypatch):
-    """({number of a batch of the data: factor of its tokens' weights}, the numbers of the batches that were handed out)"""
+    """({number of a batch: factor of its tokens' weights}, the numbers of the batches that were used)"""
     factors, seen, plain = {}, [], RowBatches.__next__
 
     def poison(self):
@@ -67,7 +67,7 @@ def test_a_bad_step_is_passed_over_and_counted_and_one_too_many_is_the_end(run, 
     plain = {"train.schedule": "linear", "train.decay_steps": 9}
     with pytest.raises(NonFiniteError, match="not finite at step 6: .*the checkpoint of step 4 is kept"):
         run("one", 8, **plain, **{"train.skip": 1})
-    record = run("one", 8, **plain, **{"train.skip": 2})  # the run that ended goes on where it is allowed more
+    record = run("one", 8, **plain, **{"train.skip": 2})  # the ended run continues if more skips are allowed
     assert record["skipped"] == 2 and "step 6 is skipped: not finite (the loss is nan" in told.text
     assert "2 of train.skip=2" in told.text
     found = losses(tmp_path / "one")
@@ -95,7 +95,7 @@ def test_a_run_goes_back_past_bad_data_and_does_so_again_after_a_kill(run, batch
     assert record["rewound"] == 2 and record["time_lost"] > 0
     assert "step 6: not finite" in told.text and "back to step 4, continuing with later data (1 of" in told.text
     assert list(losses(tmp_path / "twice")) == list(range(1, 9))
-    # A step is recorded when the next one is on its way. Steps 5 to 7, then with the batches from 7 on 5 to 8, then from 10 on.
+    # A step is recorded after the next one is dispatched: steps 5 to 7, then 5 to 8 with batches from 7 on, then from 10 on.
     assert batches[1] == [*range(1, 8), 7, 8, 9, 10, 10, 11, 12, 13]
     asked = iter(range(99))  # stopped after the second rewind, before there is another checkpoint
     run("stopped", 8, stop=lambda: next(asked) >= 12, **back)

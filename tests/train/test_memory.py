@@ -13,7 +13,7 @@ from jaxseq.train import checkpoints, prepare
 
 
 def status(field: str) -> int:
-    """Bytes in this field of /proc/self/status."""
+    """Bytes of a field of /proc/self/status."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
@@ -21,8 +21,8 @@ def status(field: str) -> int:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of a part is told by Linux alone")
 @pytest.mark.parametrize("beside", [True, False], ids=["beside steps", "as on the CPU"])
 def test_saving_takes_at_most_the_state_once_more_and_on_the_cpu_a_part_of_it(beside, tmp_path, monkeypatch):
-    """The next step writes over the state that is being saved: beside it that one copy is needed, and no more than it. On
-    the CPU the step waits, and a few arrays are copied at a time."""
+    """The next step overwrites the state that is being saved, so one copy is needed, and no more. On the CPU the step waits,
+    and a few arrays are copied at a time."""
     monkeypatch.setattr(checkpoints, "COPY", 1 << 20)
     config = tiny(tmp_path, **{"model.stack": "6*(attention swiglu)", "model.width": 512})
     trainer = prepare(config, jax.devices()[:1])
@@ -32,7 +32,7 @@ def test_saving_takes_at_most_the_state_once_more_and_on_the_cpu_a_part_of_it(be
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     assert size > 200e6 and (beside or at_once < size / 8)
     with checkpoints.Checkpoints(tmp_path / "run", 1, at_once) as saved:
-        for _ in range(2):  # the first also starts what Orbax needs for all
+        for _ in range(2):  # the first save also starts Orbax's threads
             Path("/proc/self/clear_refs").write_text("5")
             before = status("VmRSS")
             saved.save(state, {}, config)
@@ -49,7 +49,7 @@ def test_a_small_state_is_written_while_training_goes_on(tmp_path):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_step_writes_over_its_state_and_holds_two_sets_of_gradients_at_most(tmp_path, accumulate):
-    """Rows so few and short that activations are nothing beside the parameters. Two with accumulation: the sum and the next."""
+    """Rows are so few and short that activations are negligible. With accumulation there are two sets: the sum and the next."""
     config = tiny(tmp_path, **{
         "model.stack": "4*(attention swiglu)", "model.width": 128, "train.batch": 2, "train.length": 2, "train.clip": 1.0,
         "train.weight_decay": 0.1, "train.accumulate": accumulate,

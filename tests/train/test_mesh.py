@@ -1,4 +1,4 @@
-"""Meshes and sharding: rules on their own, then training on eight devices against training on one."""
+"""Meshes and sharding: the rules, then training on eight devices against training on one."""
 
 import json
 
@@ -93,7 +93,7 @@ MESHES = {
 
 @pytest.fixture(scope="module")
 def eight(tmp_path_factory):
-    """(config, losses on one device, {mesh: what eight devices reported}, workdir)."""
+    """(config, losses on one device, {mesh: output of eight devices}, workdir)."""
     folder = tmp_path_factory.mktemp("eight")
     config = tiny(write_documents(folder / "documents"), **{"train.steps": 4, "train.checkpoint_every": 2})
     process = launch(config, folder, devices=8, code=ON_EIGHT, meshes=MESHES)
@@ -117,7 +117,7 @@ def test_fsdp_gives_each_device_an_eighth_of_the_parameters(eight):
 
 
 def test_a_run_goes_on_on_another_number_of_devices(eight):
-    """Eight devices to one, one device to eight: both go on from the same point, and meet again."""
+    """From eight devices to one and from one to eight: both continue from the same state and end in the same."""
     config, _, _, folder = eight
     moves = {"fsdp": (1, {}), "one": (8, {"fsdp": 2, "tensor": 2, "sequence": 2})}
     running = []

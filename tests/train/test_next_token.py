@@ -1,4 +1,4 @@
-"""The loss of next-token prediction in blocks of tokens: the same sums and gradients, and never all logits at once."""
+"""The next-token loss in blocks of tokens: the same sums and gradients, and never all logits at once."""
 
 import functools
 
@@ -28,7 +28,7 @@ def made(penalty: float):
 
 
 def program(penalty: float):
-    """Compiled ((loss, sums), gradients) with the present next_token.BLOCK."""
+    """Compiled ((loss, sums), gradients) with the current next_token.BLOCK."""
     model, variables, batch = made(penalty)
 
     def total(variables):

@@ -1,4 +1,4 @@
-"""Objectives beside the next token: what a row becomes, and whole runs in the one loop."""
+"""Objectives other than next_token: their rows, and whole runs."""
 
 import functools
 import json
@@ -45,7 +45,7 @@ def test_masking_hides_as_the_paper_says():
 
 
 def test_what_is_hidden_depends_on_the_row_alone(documents):
-    """Not on the size of the batch, on processes, or on where a run was resumed."""
+    """Not on the batch size, the number of processes, or the point of resumption."""
     task = masked.task(small("bert", documents))
     whole = next(task.batches(0, 1))["tokens"]
     halves = [next(task.batches(process, 2))["tokens"] for process in range(2)]
@@ -86,7 +86,7 @@ def test_what_makes_no_sense_is_refused_in_one_line(documents, tmp_path):
 
 
 def squares(path, count=48):
-    """Images of two classes: bright above or bright below."""
+    """Images of two classes: bright at the top or at the bottom."""
     random = np.random.default_rng(0)
     labels = np.arange(count) // 3 % 2
     images = random.integers(0, 120, (count, 8, 8, 3))
@@ -122,7 +122,7 @@ def lines(path, count=40):
 
 
 def test_a_masked_model_goes_on_as_a_classifier_of_texts(documents, tmp_path):
-    """The head of the masked tokens stays behind, pooler and classifier are new, all else is taken over."""
+    """The masked-token head is dropped, pooler and classifier are new, and everything else is loaded."""
     model = jaxseq.build(config := small("bert", documents, **{"model.vocab": 258}))
     before = model.init(jax.random.key(0), *model.example())["params"]
     save_params(tmp_path / "masked", config, before)
@@ -156,7 +156,7 @@ def test_a_folder_of_images(tmp_path):
 
 
 def test_span_corruption_loses_nothing():
-    """Source and targets put together are the text; lengths are those that a batch has."""
+    """Source and targets together are the text; lengths are those of the batch."""
     random, sentinels, lengths = np.random.default_rng(0), np.arange(1000, 900, -1), []
     for length in (2, 3, 7, 100, 333):
         text = random.integers(0, 900, length)

@@ -28,7 +28,7 @@ RUNS = sorted(path.name.removesuffix(".tar.xz") for path in FOLDER.glob("*.tar.x
 
 @pytest.fixture(scope="module", params=RUNS)
 def run(request, tmp_path_factory):
-    """(workdir, what the version that wrote it printed)."""
+    """(workdir, output of the version that wrote it)."""
     workdir = tmp_path_factory.mktemp(request.param)
     with tarfile.open(FOLDER / f"{request.param}.tar.xz") as archive:
         archive.extractall(workdir, filter="data")
@@ -53,7 +53,8 @@ def test_an_old_run_generates_what_it_did(run, sampling, capsys):
 
 
 def test_an_old_run_goes_on_with_the_losses_it_had(run, capsys):
-    """By the name of its config, whose defaults are others today. Last of this module: it adds checkpoints to the workdir."""
+    """By the name of its config, whose defaults have changed since. Last in this module, because it adds checkpoints to the
+    workdir."""
     workdir, old = run
     words = [f"--config.{field}={value}" for field, value in (GIVEN | STACKS[old["config"]]).items()]
     again = ["train", f"--workdir={workdir}", f"--config={old['config']}", *words]

@@ -1,4 +1,4 @@
-"""The optimiser: schedules, parameter groups, and what it refuses."""
+"""The optimiser: schedules, parameter groups, and errors."""
 
 import chex
 import jax
@@ -73,7 +73,7 @@ def test_learning_rate_multiplier_scales_the_update():
 
 
 def test_updates_and_state_are_those_of_optax():
-    """The same tree of states, too: checkpoints of either are those of the other."""
+    """The tree of states is also the same, so that checkpoints are interchangeable."""
     params = {"a": jnp.linspace(-1, 1, 12).reshape(3, 4), "b": jnp.ones(5)}
     ours = optimizer.optimizer(TRAIN, {"a": Parameter(None, (None, None)), "b": Parameter(None, (None,))})
     theirs = optax.chain(

@@ -1,5 +1,5 @@
-"""Twenty steps of training from the same weights in transformers or torchscale and here: `pip install torch transformers
-torchscale` beside the tests; without them this is skipped."""
+"""Twenty training steps from the same weights in transformers or torchscale and here. Skipped unless torch, transformers and
+torchscale are installed."""
 
 import json
 import types
@@ -26,7 +26,7 @@ KINDS = {
     "hf/mamba2": ("Mamba2", SIZE | {"state_size": 8, "num_heads": 8, "head_dim": 8, "n_groups": 2, "chunk_size": 8}),
     "blinkdl/rwkv4": ("Rwkv", SIZE | {"attention_hidden_size": 32, "intermediate_size": 64, "context_length": LENGTH}),
 }
-HEADS = {"GPT2": "GPT2LMHeadModel"}  # the others are called …ForCausalLM
+HEADS = {"GPT2": "GPT2LMHeadModel"}  # the others are …ForCausalLM
 RENAMED = {  # names in memory -> names in files, where they differ
     "hf/gpt_neox": (("lm_head.", "embed_out."),),
     "blinkdl/rwkv4": (
@@ -41,7 +41,7 @@ RETNET = {
 
 
 def tensors(source: str, theirs) -> dict[str, "torch.nn.Parameter"]:
-    """Their parameters by the names that the conversion knows."""
+    """Their parameters by the names that jaxseq.convert uses."""
     found = {}
     for name, parameter in theirs.named_parameters():
         for memory, file in RENAMED.get(source, ()):
@@ -51,7 +51,7 @@ def tensors(source: str, theirs) -> dict[str, "torch.nn.Parameter"]:
 
 
 class TorchscaleRetNet(torch.nn.Module):
-    """torchscale's decoder, called as transformers' models are."""
+    """torchscale's decoder, called like transformers' models."""
 
     def __init__(self):
         from torchscale.architecture.config import RetNetConfig
@@ -70,13 +70,13 @@ class TorchscaleRetNet(torch.nn.Module):
 
 
 def rows() -> np.ndarray:
-    """[steps, B, T + 1]: every next token is the last one plus 1 or 2, so that there is something to learn."""
+    """[steps, B, T + 1]: each token is the one before plus 1 or 2, which can be learnt."""
     draw = np.random.default_rng(0)
     return (draw.integers(1, 3, (STEPS, BATCH, LENGTH + 1)).cumsum(-1) + draw.integers(VOCAB, size=(STEPS, BATCH, 1))) % VOCAB
 
 
 def configured(source: str, theirs) -> tuple:
-    """Our config of their model, with its training, and its parameters."""
+    """Our config for their model and its training, and its parameters."""
     fields = theirs.config.to_dict()
     arrays = {name: p.detach().numpy().copy() for name, p in tensors(source, theirs).items()}
     if source.startswith("blinkdl"):
@@ -85,7 +85,7 @@ def configured(source: str, theirs) -> tuple:
     config = convert._source(source).config(fields)
     model, params = from_state_dict(source, fields, arrays)
     with config.unlocked():
-        config.model.logit_penalty = 0.0  # RWKV's, which transformers leaves out
+        config.model.logit_penalty = 0.0  # RWKV's L2Wrap, which transformers omits
         config.train.update(steps=STEPS, batch=BATCH, length=LENGTH, lr=3e-3, warmup=5, weight_decay=0.1, clip=1.0)
         config.train.form = "parallel"
     return config, model, params

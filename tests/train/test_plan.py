@@ -1,4 +1,4 @@
-"""What a run prints before its first step, during training and when it is stopped."""
+"""Output of a run before its first step, during training and when it is stopped."""
 
 import io
 import json
@@ -30,7 +30,7 @@ def files(folder):
 
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path, capsys):
-    """Without --config too. The field that it says would lower the memory does."""
+    """Also without --config. The field that is said to lower the memory does."""
     documents = write_documents(tmp_path / "documents")
     options = MODEL | SIZES | {"model.stack": "4*(attention swiglu)", "data.path": str(documents), "data.validation_every": 4}
     words = [f"--config.{name}={value}" for name, value in options.items()]
@@ -49,7 +49,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path, capsys):
     assert 0 < found["splits"]["validation"]["scored"] <= 900 < found["splits"]["validation"]["tokens"]
     assert (found["tokenizer"], found["vocab"], found["steps"], found["tokens"]) == ("byte", 257, 40, 40 * 8 * 64)
     assert found["flops"] > 6 * found["parameters"] * found["tokens"] / 3
-    assert 0.9 < found["hardware_flops"] / found["flops"] < 1.5  # next to no products: three times the rest is a little too much
+    assert 0.9 < found["hardware_flops"] / found["flops"] < 1.5  # few matrix products: three times the rest is slightly too much
     assert found["memory_bytes"] > 12 * found["parameters"] and found["mesh"]["data"] == 1
     lines = err.strip().splitlines()[-6:]
     assert lines[0].startswith("model: ") and "eval.tokens" in lines[1] and lines[5].startswith("mesh: data=1 on 1 x ")

@@ -1,4 +1,4 @@
-"""A number that is not finite has an address: layer, module and step. In debugging every layer's norms are told."""
+"""A non-finite value is reported with layer, module and step. In debug mode every layer's norms are reported."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def batch(trainer):
 
 
 def with_layer(state: TrainState, change: dict, layer: int = 1) -> TrainState:
-    """The state with some arrays of one layer of the first stack filled with a number: {"swiglu/out/kernel": 1.0}."""
+    """The state with some arrays of one layer of the first stack filled with a value: {"swiglu/out/kernel": 1.0}."""
 
     def fill(path, leaf):
         name = "/".join(key.key for key in path).removeprefix("blocks_0/")
@@ -37,7 +37,7 @@ def with_layer(state: TrainState, change: dict, layer: int = 1) -> TrainState:
     return state._replace(params=jax.tree_util.tree_map_with_path(fill, state.params))
 
 
-# What is put into layer 1, and what is told.
+# What layer 1 is filled with, and the report.
 FAULTS = {
     "parameter": ({"attention/q/kernel": jnp.nan}, "parameter layer 1 of blocks_0, attention/q/kernel was already bad"),
     "output": ({"swiglu/up/kernel": 1e38}, "the output of layer 1 of blocks_0, swiglu/up (and"),

@@ -17,7 +17,7 @@ from jaxseq.train.checkpoints import Checkpoints, steps
 from jaxseq.train.metrics import MetricsWriter
 
 STEPS = 8
-# What depends on the clock or the machine; all else must be bitwise equal.
+# Values that depend on the clock or the machine; all others must be bitwise equal.
 TIMES = {"tokens_per_second", "flops_utilisation", "hardware_flops_utilisation", "memory_bytes", "goodput",
          *(f"time_{kind}" for kind in goodput.KINDS)}  # fmt: skip
 
@@ -45,7 +45,7 @@ def step_of(process):
 
 @pytest.fixture(scope="module")
 def whole(config, tmp_path_factory):
-    """The workdir of an undisturbed run, and the record that it returned."""
+    """The workdir of an undisturbed run, and its last record."""
     workdir = tmp_path_factory.mktemp("whole")
     finish(launch(config, workdir))
     return workdir

@@ -1,4 +1,4 @@
-"""Configs of older schemas: what they meant then they mean today, whatever the defaults are by now."""
+"""Configs of older schemas keep their meaning, even if defaults have changed."""
 
 import json
 
@@ -16,7 +16,7 @@ OLD = json.loads((FILES / "old_runs" / "defaults_0.json").read_text("utf-8"))
 
 @pytest.mark.parametrize("name", OLD)
 def test_an_older_run_of_every_built_in_config_goes_on_by_its_name(name):
-    """Where this fails a default has changed: raise SCHEMA in jaxseq/schemas.py, or name the field among those of a step."""
+    """If this fails, a default has changed: raise SCHEMA in jaxseq/schemas.py, or list the field in one of its steps."""
     run = flat(to_dict(from_dict(OLD[name])))
     today = flat(to_dict(jaxseq.config(name)))
     own = schemas.own_defaults(run, today, since=0)

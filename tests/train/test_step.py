@@ -1,4 +1,4 @@
-"""The jitted step: accumulation is exact, a bad step changes nothing, randomness belongs to the step."""
+"""The jitted step: accumulation is exact, a bad step changes nothing, random numbers depend on seed and step."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jaxseq.train.step import prepare
 
 
 def batch_of(config, seed=0):
-    """Rows with different numbers of weighted tokens, the last of them padding alone."""
+    """Rows with different numbers of weighted tokens; the last is only padding."""
     chance = np.random.default_rng(seed)
     shape = (config.train.batch, config.train.length)
     counts = chance.integers(1, shape[1], shape[0])
@@ -27,7 +27,7 @@ def batch_of(config, seed=0):
 
 
 def made(folder, **overrides):
-    """(trainer, its compiled step) of a config without dropout."""
+    """(trainer, compiled step) for a config without dropout."""
     trainer = prepare(tiny(folder, **{"model.dropout": 0.0, "train.schedule": "constant"} | overrides), jax.devices()[:1])
     return trainer, trainer.compile()
 
@@ -45,7 +45,7 @@ def test_accumulated_steps_equal_the_step_on_the_whole_batch(plain, tmp_path):
     assert metrics.keys() == accumulated.keys()
     for name in metrics:
         np.testing.assert_allclose(metrics[name], accumulated[name], rtol=2e-4, err_msg=name)
-    # Adam's first update is the sign of the gradient wherever it is far from eps, so moments are compared, not weights.
+    # Adam's first update is the sign of the gradient unless this is near eps, so moments are compared, not weights.
     for one, other in zip(jax.tree.leaves(whole.optimizer), jax.tree.leaves(parts.optimizer), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-7)
 
@@ -68,7 +68,7 @@ def test_a_bad_step_leaves_the_state_as_it_was_and_so_do_all_later_ones(plain):
 
 
 def test_an_update_that_overflows_leaves_the_parameters_and_is_diagnosed(plain):
-    """Gradients are finite here, so the moments are already updated."""
+    """The gradients are finite, so the moments are already updated."""
     trainer, compiled = plain
     state, batch = trainer.init(), batch_of(trainer.config)
     low = jax.tree.map(lambda leaf: jnp.full_like(leaf, 1e-40), state.optimizer[1].nu)

@@ -1,4 +1,4 @@
-"""The folder of a run: refused before step 1, locked, resumed, and the messages about it."""
+"""The folder of a run: errors before step 1, locks, resumption, and messages."""
 
 import json
 import logging
@@ -110,7 +110,7 @@ def test_a_run_that_is_refused_leaves_nothing_behind(run, tmp_path, option, word
 
 
 def test_stopped_between_pieces_of_the_last_evaluation_it_is_saved_and_judged_later(run, tmp_path, monkeypatch):
-    """The weights are on disk before; a run that is finished and judged is neither loaded nor judged again."""
+    """The weights are on disk before; a run that is finished and evaluated is neither loaded nor evaluated again."""
     record = run(2, stop=(tmp_path / "run" / "checkpoints" / "2").exists)
     assert "in the evaluation after step 2" in record["stopped"] and record["signal"] == 0
     assert steps(tmp_path / "run") == [2]
@@ -132,7 +132,7 @@ def test_an_evaluation_on_the_way_can_be_stopped_too(run, tmp_path):
 
 
 def test_another_listener_hears_signals_only_in_an_evaluation_that_follows_a_save(run, monkeypatch):
-    """The command line's ends the process when Python does not act, because it compiles."""
+    """The command line's listener ends the process if Python does not react, because it is compiling."""
     reader, listener = os.pipe()
     os.set_blocking(listener, False)
     heard, plain = [], next_token.NextToken.evaluate

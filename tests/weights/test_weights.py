@@ -1,4 +1,4 @@
-"""Weights that are no plain arrays: what they stand for, and that they compute what that array does."""
+"""Weights that are not plain arrays: their dense arrays, and that they compute the same as these."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ KEY = jax.random.key(0)
 
 
 def test_a_plain_kernel_is_one_dot_general():
-    """The program of a dense model is the one without this module."""
+    """The program of a dense model is the same as without this module."""
     x, w = jnp.ones((2, 3, 4, 5)), jnp.ones((4, 5, 6))
     plain = lambda x, w: jax.lax.dot_general(x, w.astype(x.dtype), (((2, 3), (0, 1)), ((), ())))  # noqa: E731
     assert str(jax.make_jaxpr(lambda x, w: weights.contract(x, w, 2))(x, w)) == str(jax.make_jaxpr(plain)(x, w))
@@ -40,7 +40,7 @@ def test_two_codes_in_a_byte_come_out_again(axis):
 @pytest.mark.parametrize("kind", weights.CODES)
 @pytest.mark.parametrize("contracts", [(-3,), (-3, -2), (-1,)])
 def test_quantized_numbers_are_the_nearest(kind, contracts):
-    """No number is farther off than half of the largest gap between codes; zeros are exact."""
+    """The error is at most half of the largest gap between codes; zeros are exact."""
     w = jax.random.normal(KEY, (2, 32, 4, 64)).at[0, 0].set(0)
     found = QuantizedWeight.of(w, kind, contracts)
     values = found.dense()
@@ -59,7 +59,7 @@ def test_rows_of_a_quantized_table():
 
 
 def kernels() -> dict[str, weights.Weight]:
-    """One of each type, standing for an array [6, 4, 8] with two contracted axes."""
+    """One weight of each type, for an array [6, 4, 8] with two contracted axes."""
     keys = jax.random.split(KEY, 4)
     w, a, b = (jax.random.normal(k, s) for k, s in zip(keys, [(6, 4, 8), (6, 4, 3), (3, 8)], strict=False))
     magnitude = jnp.abs(jax.random.normal(keys[3], (1, 1, 8)))
@@ -89,13 +89,13 @@ def test_the_zeros_of_an_adapted_sparse_stay_zero():
 
 
 def test_magnitudes_are_the_norms_of_the_outputs():
-    """DoRA, eq. 5: whatever a and b are, output j has the norm m_j."""
+    """DoRA, eq. 5: for any a and b, output j has the norm m_j."""
     w = kernels()["adapted magnitude"]
     np.testing.assert_allclose(jnp.linalg.norm(w.dense().reshape(24, 8), axis=0), w.magnitude[0, 0], rtol=1e-5)
 
 
 def test_parts_are_joined_to_the_whole():
-    """Adapters alone are trained if there are some; codes and scales never are."""
+    """If there are adapters, only these are trained; codes and scales never are."""
     tree = {"norm": jnp.ones(3), "kernel": kernels()["nf4"], "factored": kernels()["factored"]}
     trained, frozen = weights.parted(tree)
     assert sorted(weights.leaves(trained)) == ["factored/a", "factored/b", "norm"]
@@ -132,10 +132,10 @@ def test_four_bits_need_an_even_number_of_inputs():
 
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 def test_codes_are_those_of_qwix(kind):
-    """`pip install qwix` beside the tests; without it this is skipped."""
+    """Skipped unless qwix is installed."""
     qarray = pytest.importorskip("qwix._src.core.qarray")
     w = jax.random.normal(KEY, (128, 16))
     how = {"channelwise_axes": (1,), "tiled_axes": {0: 64} if kind == "int4" else {}}
     theirs = qarray.quantize(w, qarray.HowToQuantize(qtype=kind, calibration_method="absmax", **how))
     ours, theirs = np.asarray(QuantizedWeight.of(w, kind, (-2,)).dense()), np.asarray(qarray.dequantize(theirs))
-    assert np.mean(np.isclose(ours, theirs, rtol=1e-5)) > 0.999  # a few lie between two codes
+    assert np.mean(np.isclose(ours, theirs, rtol=1e-5)) > 0.999  # a few are halfway between two codes
