@@ -1,9 +1,9 @@
-"""The slow tests, a file at a time, and their last result, which is committed: tests/slow.json.
+"""Runs the slow tests file by file and writes their results to tests/slow.json, which is committed.
 
-    python tests/slow.py [WORD ...]     runs what has no result of the present sources (only tests with a WORD in their names)
+    python tests/slow.py [WORD ...]     runs tests without an up-to-date result (only those with a WORD in their names)
 
-It may be stopped and started again: results are written as they come. A file's results are of one state of the sources that it
-covers; when these change they are stale, the ordinary run says so, and the next run of this command begins the file anew.
+It can be interrupted and restarted: results are written as they come. The results of a file are for one state of the sources that
+it covers. If these change, the results are stale: the default run says so, and the next run of this command repeats the file.
 """
 
 import ast

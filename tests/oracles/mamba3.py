@@ -1,4 +1,4 @@
-"""Mamba-3, §3: the generalised trapezoidal rule on a state of complex numbers, each pair of key channels (i, i + P) being one.
+"""Mamba-3, §3: the generalised trapezoidal rule on a complex state; key channels (i, i + P) form one complex number.
 
     h_t = e^{dt A + i theta} h_{t-1} + (1 - lambda) dt e^{dt A + i theta} B_{t-1} x_{t-1} + lambda dt B_t x_t,   y = Re(conj(C) h)
 """

@@ -1,8 +1,8 @@
-"""Runs of earlier versions stay usable: two workdirs as version 0.1.0 wrote them evaluate, generate and go on as they did then.
+"""Runs of earlier versions stay usable: two workdirs of version 0.1.0 evaluate, generate and resume as they did then.
 
-Each was trained for 8 steps on the built-in addresses and stopped after step 4, its last checkpoint here:
-`jaxseq train --config=NAME` with the fields of GIVEN and STACKS. The .json beside it holds what that version went on to print,
-defaults_0.json what its built-in configs were.
+Each was trained for 8 steps on the built-in addresses; the checkpoint here is that of step 4:
+`jaxseq train --config=NAME` with the fields of GIVEN and STACKS. The .json next to it has the further output of that version,
+defaults_0.json its built-in configs.
 """
 
 import json

@@ -1,6 +1,6 @@
-"""Makes expected.json: what transformers' apply_chat_template makes of some conversations with the templates of this folder.
+"""Writes expected.json: the output of transformers' apply_chat_template for some conversations with the templates in this folder.
 
-  python tests/files/chat/make.py        needs transformers, which jaxseq itself does not
+  python tests/files/chat/make.py        (needs transformers, which jaxseq does not)
 """
 
 import json

@@ -1,5 +1,5 @@
-"""Writes the folders beside it as transformers' own `save_pretrained` does: tiny models of random weights, once whole and once
-in about four shards, with the inputs and outputs of the model in outputs.npz.
+"""Writes the folders next to it with transformers' `save_pretrained`: tiny models with random weights, in one file and in about
+four shards, with the inputs and outputs of the model in outputs.npz.
 
 Run with torch and transformers: python tests/files/published/make.py [NAME ...]
 """
@@ -38,7 +38,7 @@ KIMI = {
     "linear_num_heads": 2,
     "layer_types": ["linear_attention", "full_attention"],
     "mlp_layer_types": ["sparse", "sparse"],
-}  # dense ones get names in files that the authors' files do not have
+}  # a dense model has names in files that the authors' files do not have
 QWEN3_NEXT = {
     "head_dim": 8,
     "linear_num_key_heads": 2,
@@ -198,7 +198,7 @@ def build(name: str):
     kind, fields = MODELS[name]
     kind = getattr(tf, kind)
     model = kind(kind.config_class(**fields)).eval()
-    with torch.no_grad():  # libraries start biases at 0 and scales at 1, which would hide an exchange of names
+    with torch.no_grad():  # initial biases of 0 and scales of 1 would hide exchanged names
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     return model

@@ -1,10 +1,10 @@
-"""Makes the tiny tokenizers of this folder and ids.json: what transformers and sentencepiece make of some texts.
+"""Makes the tiny tokenizers of this folder and ids.json: ids of some texts by transformers and sentencepiece.
 
-  python tests/files/tokenizers/make.py        needs transformers, tokenizers and sentencepiece, which jaxseq itself does not
+  python tests/files/tokenizers/make.py        (needs transformers, tokenizers and sentencepiece, which jaxseq does not)
 
-Every kind of pipeline that published language models have is here once, each as the tokenizer.json that its library saves.
-Of the SentencePiece models the sentencepiece library itself gives the ids too. Run again only to change the set: training is
-not the same in all versions of these libraries.
+Every kind of pipeline of published language models is here once, as the tokenizer.json that its library saves. For SentencePiece
+models there are also the ids of the sentencepiece library. Run again only to change the set: training differs between versions of
+these libraries.
 """
 
 import io
@@ -62,7 +62,7 @@ def gpt2():
 
 
 def llama3():
-    """Whole words of the vocabulary are taken without merges: one of its words cannot be merged together."""
+    """Whole words of the vocabulary are used without merges; one of them cannot be built by merges."""
     tokenizer = bpe(330, [], WORDS)
     data = json.loads(tokenizer.to_str())
     vocab = data["model"]["vocab"]
@@ -80,7 +80,7 @@ def llama3():
 
 
 def spm(kind, vocab, **more):
-    """A SentencePiece model of the corpus with byte fallback, as its library trains it."""
+    """A SentencePiece model with byte fallback, trained by its library on the corpus."""
     out = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(line for text in CORPUS for line in text.split("\n") if line), model_writer=out, model_type=kind,
@@ -95,7 +95,7 @@ def pieces(model):
 
 
 def merges(scored):
-    """Of a SentencePiece BPE: every cut of a piece into two others, in the order in which the pieces were made."""
+    """Merges of a SentencePiece BPE: every split of a piece into two others, in the order in which the pieces were made."""
     ids = {piece: i for i, (piece, _) in enumerate(scored)}
     found = []
     for piece, score in scored:
@@ -120,7 +120,7 @@ def llama2(model):
 
 
 def gemma(model):
-    """No space is put in front, and spaces in a row may be one token."""
+    """No space is prepended, and several spaces may be one token."""
     scored = pieces(model)
     vocab = {piece: i for i, (piece, _) in enumerate(scored)}
     tokenizer = Tokenizer(models.BPE(vocab, merges(scored), unk_token="<unk>", fuse_unk=True, byte_fallback=True))
@@ -165,7 +165,7 @@ def bert():
 
 def main():
     ids = {}
-    # The token types and scores of GGUF are what SentencePiece has.
+    # The token types and scores of GGUF are those of SentencePiece.
     llama = spm("bpe", 420, user_defined_symbols=["\n", "▁▁"])
     unigram = spm("unigram", 340)
     gemma_model = spm("bpe", 420, add_dummy_prefix=False, user_defined_symbols=["<start_of_turn>", "<end_of_turn>"],

@@ -1,8 +1,8 @@
-"""Makes the folders gpt2_parts and llama_model: tokenizers as older checkpoints hold them, with the ids of transformers.
+"""Makes the folders gpt2_parts and llama_model: tokenizers in the files of older checkpoints, with the ids of transformers.
 
-  python tests/files/tokenizers/make_vocabularies.py      needs transformers, sentencepiece, protobuf
+  python tests/files/tokenizers/make_vocabularies.py      (needs transformers, sentencepiece, protobuf)
 
-gpt2_parts has vocab.json and merges.txt, those of gpt2.json; llama_model has a tokenizer.model of SentencePiece.
+gpt2_parts has the vocab.json and merges.txt of gpt2.json; llama_model has a SentencePiece tokenizer.model.
 """
 
 import io
