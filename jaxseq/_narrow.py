@@ -37,7 +37,7 @@ def _cast(leaf: jax.Array, uses: set) -> jax.Array:
 
 
 def _uses(jaxpr, var) -> tuple[set, set[int]]:
-    """(dtypes that a variable is cast to, with None for any other use, the outputs of the jaxpr that it becomes)."""
+    """(dtypes to which a variable is cast, with None for any other use; the outputs of the jaxpr that are casts of it)."""
     known, dtypes = {var}, set()
     for eqn in jaxpr.eqns:
         for i, read in enumerate(eqn.invars):
@@ -51,7 +51,7 @@ def _uses(jaxpr, var) -> tuple[set, set[int]]:
                 more, outputs = _uses(inner, inner.invars[i])
                 dtypes |= more
                 if eqn.primitive.name == "scan" and outputs:
-                    dtypes.add(None)  # stacked or carried on
+                    dtypes.add(None)  # stacked or carried
                 known |= {eqn.outvars[o] for o in outputs}
             else:
                 dtypes.add(None)
@@ -59,12 +59,12 @@ def _uses(jaxpr, var) -> tuple[set, set[int]]:
 
 
 def _inner(eqn):
-    """The one jaxpr that an equation calls with its own operands; None if there is none, or several."""
+    """The jaxpr that an equation calls with its own operands; None if there is none, or more than one."""
     found = [getattr(value, "jaxpr", value) for value in eqn.params.values() if hasattr(getattr(value, "jaxpr", value), "eqns")]
     return found[0] if len(found) == 1 and len(found[0].invars) == len(eqn.invars) else None
 
 
 def _enters(eqn, inner, i: int) -> bool:
-    """Whether operand i reaches the inner jaxpr as it is. Of a scan only what it slices: a carry must keep its dtype."""
+    """Whether operand i reaches the inner jaxpr unchanged. For a scan only sliced operands do: a carry must keep its dtype."""
     outside, inside = len(eqn.invars[i].aval.shape), len(inner.invars[i].aval.shape)
     return outside == inside + (eqn.primitive.name == "scan") and eqn.primitive.name != "while"

@@ -1,4 +1,4 @@
-"""The text of a row while its tokens come: complete characters only, cut at the first stop string."""
+"""The text of a row while tokens are generated: complete characters only, cut at the first stop string."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,12 +9,12 @@ class NewTokens(NamedTuple):
 
     row: int  # index of the prompt
     tokens: list[int]
-    text: str  # of complete characters, without one that is cut at the end; "" without a tokenizer
-    end: str  # "": there is more to come; "stop": a stop id or string; "length": max_tokens
+    text: str  # complete characters only; "" without a tokenizer
+    end: str  # "": not finished; "stop": a stop id or string; "length": max_tokens
 
 
 class Row:
-    """The host's side of a row: its text so far, held back where it may turn out to be a stop string."""
+    """The text of a row so far; a possible beginning of a stop string is held back."""
 
     def __init__(self, number: int, tokenizer: Any, stop_ids: set[int], stop_strings: Sequence[str], prompt: Sequence[int] = ()):
         self.number, self.stop_ids, self.stop_strings = number, stop_ids, stop_strings
@@ -33,14 +33,14 @@ class Row:
             self._extend(self.stream.push(token))
 
     def finish(self, end: str) -> None:
-        """No more tokens. A character that the length cut is left out; one that the model left incomplete is shown so."""
+        """Ends the row. An incomplete character is dropped if the length limit caused it, and shown as such if the model did."""
         if self.stream:
             text = self.stream.finish()
             self._extend(text.rstrip("\ufffd") if end == "length" else text)
         self.end = self.end or end
 
     def _extend(self, text: str) -> None:
-        """Append; the stop string that is complete first ends the text in front of it, the longest if there are several."""
+        """Appends text. It ends before the stop string that is complete first, the longest if there are several."""
         self.text += text
         found = [(self.text.find(stop, self.sent_text), stop) for stop in self.stop_strings]
         if hits := [(start + len(stop), start) for start, stop in found if start >= 0]:
@@ -50,7 +50,7 @@ class Row:
             del self.tokens[kept:], self.starts[kept:]
 
     def take(self) -> NewTokens:
-        """What can no longer change and has not been taken."""
+        """The part that can no longer change and has not been returned yet."""
         text, tokens = len(self.text), len(self.tokens)
         if not self.end and self.stop_strings:
             text -= held_back(self.text[self.sent_text :], self.stop_strings)
@@ -61,6 +61,6 @@ class Row:
 
 
 def held_back(text: str, stops: Sequence[str]) -> int:
-    """Length of the longest end of `text` with which one of the stop strings could begin."""
+    """Length of the longest suffix of `text` that is a prefix of a stop string."""
     longest = min(len(text), max(map(len, stops)) - 1)
     return next((n for n in range(longest, 0, -1) if any(stop.startswith(text[-n:]) for stop in stops)), 0)

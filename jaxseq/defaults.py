@@ -16,7 +16,7 @@ def sections() -> dict[str, dict]:
             # vocabulary (.txt)
             "tokenizer": "auto",
             "validation_every": 20,
-            "stream": False,  # train while the data are read; see jaxseq.data.streaming
+            "stream": False,  # train while the data is read; see jaxseq.data.streaming
             "prefetch": 4,
             "seed": 0,
             "cache": placeholder(str),
@@ -57,12 +57,12 @@ def sections() -> dict[str, dict]:
             "distill_alpha": 0.5,  # weight of the teacher's distribution; the text itself has 1 - distill_alpha
             "distill_temperature": 1.0,  # of both distributions
             "distill_kind": "forward",  # KL divergence: forward (teacher || student) or reverse (student || teacher)
-            "distill_top_k": 0,  # forward: only the teacher's so many most likely tokens, renormalised; 0: all
-            "lora_rank": 0,  # fine-tune only a change of this rank of each linear map of train.init; 0: all weights
-            "lora_alpha": 16.0,  # the change is multiplied by lora_alpha / lora_rank
+            "distill_top_k": 0,  # forward: only the teacher's k most likely tokens, renormalised; 0: all
+            "lora_rank": 0,  # rank of adapters (LoRA) for the linear maps of train.init; 0: train all weights
+            "lora_alpha": 16.0,  # adapters are scaled by lora_alpha / lora_rank
             "lora_magnitude": False,  # also train the norm of each output's weights (DoRA)
-            "lora_targets": "",  # comma-separated parts of the paths of the maps to change; empty: all
-            "rounding": "",  # int8, int4, nf4, fp8: train weights that are rounded so, for `jaxseq compress`; empty: none
+            "lora_targets": "",  # comma-separated parts of the paths of the maps with adapters; empty: all
+            "rounding": "",  # int8, int4, nf4, fp8: quantization-aware training; empty: none
             "log_every": 10,
             "logger": placeholder(str),  # additional logger: wandb
             "checkpoint_every": 200,

@@ -30,7 +30,7 @@ def set_field(cfg: ConfigDict, key: str, value: Any) -> None:
 
 
 def unknown(key: str, part: str, section: Iterable[str]) -> str:
-    """Error message for `key`, of which `part` is no field of `section`."""
+    """Error message for `key`: its `part` is not a field of `section`."""
     close = difflib.get_close_matches(part, list(section), n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"there is: {', '.join(section)}"
     return f"config has no {key!r}; {hint}"

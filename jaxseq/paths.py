@@ -16,7 +16,7 @@ from jaxseq.errors import UserError, is_disk_full
 
 GS = "gs://"
 EXTRA = "pip install 'jaxseq[gcs]'"
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # one slash is what pathlib leaves of two
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # pathlib reduces two slashes to one
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -41,7 +41,7 @@ def of(name: str | os.PathLike, what: str = "") -> Any:
 
 
 def local(name: str, what: str = "") -> str:
-    """`name`, which is no URL. Raises UserError."""
+    """`name`. Raises UserError if it is a URL."""
     if scheme := _SCHEME.match(name):
         raise UserError(f"{what or name} is not a local path, and {scheme[1]}:// is not supported there; copy or mount the files")
     return name
@@ -49,7 +49,7 @@ def local(name: str, what: str = "") -> str:
 
 @functools.cache
 def _configure() -> None:
-    """Before the first path: no listing is kept, as others (tensorstore, another process) write there too."""
+    """Called before the first path: disables the cache of listings, because others (tensorstore, other processes) also write."""
     try:
         import fsspec
         import gcsfs  # noqa: F401
@@ -67,13 +67,13 @@ def _client() -> Any:
 
 
 def blob(path: Any) -> Any:
-    """The object of a path in a bucket, for what only the store's own library can do: write if nobody has written meanwhile."""
+    """The object of a path in a bucket, for conditional writes, which only the store's own library supports."""
     bucket, _, name = os.fspath(path).removeprefix(GS).partition("/")
     return _client().bucket(bucket).blob(name)
 
 
 def check_bucket(path: Any) -> None:
-    """Raises UserError when the bucket of a path is not there, or we may not look into it."""
+    """Raises UserError if the bucket of a path does not exist or cannot be accessed."""
     from google.api_core.exceptions import GoogleAPIError
     from google.auth.exceptions import GoogleAuthError
 
@@ -117,7 +117,7 @@ def make_folder(path: Path, what: str) -> None:
 
 
 def size(path: Any) -> int:
-    """Bytes of a file that is there."""
+    """Size of an existing file in bytes."""
     return path.stat().length if is_remote(path) else path.stat().st_size
 
 
@@ -142,7 +142,7 @@ def write(path: Any, data: bytes | str, *, mode: int | None = None, sync: bool =
 
 
 def checksums(folder: Any) -> dict[str, str]:
-    """{path below a folder in a bucket: the CRC-32C that the store keeps of it}, without reading any."""
+    """{path below a folder in a bucket: CRC-32C}, as stored by the bucket; no file is read."""
     bucket, _, prefix = os.fspath(folder).removeprefix(GS).partition("/")
     found = _client().list_blobs(bucket, prefix=f"{prefix}/")
     return {one.name.removeprefix(f"{prefix}/"): one.crc32c for one in found if not one.name.endswith("/")}
@@ -157,19 +157,19 @@ def files(folder: Any) -> Iterator[str]:
 
 
 def appending(path: Any) -> BinaryIO:
-    """A binary file to write at the end of. In a bucket what is written is there after `flush`."""
+    """A binary file opened for appending. In a bucket, data are stored at `flush`."""
     return Growing(path) if is_remote(path) else path.open("ab")
 
 
 def sync(file: BinaryIO) -> None:
-    """What was written to a file of `appending` is there, whatever happens to this machine."""
+    """Makes the data written to a file of `appending` durable."""
     file.flush()
     if not isinstance(file, Growing):
         os.fsync(file.fileno())
 
 
 class Growing:
-    """An object that grows: what is written is kept here until `flush`, which lets the store join it to what is there."""
+    """An object to append to: data are buffered until `flush`, which composes them with the stored object."""
 
     def __init__(self, path: Any):
         self._blob, self._part = blob(path), blob(path.with_name(f".{path.name}.part"))
@@ -193,7 +193,7 @@ class Growing:
         del self._kept[: len(data)]
 
     def _join(self, size: int) -> None:
-        """The part behind the object, once: a repeated request, whose first answer was lost, must not do it again."""
+        """Appends the part exactly once: a retried request, whose first response was lost, must not append it again."""
         from google.api_core.exceptions import PreconditionFailed
 
         bucket, name, known = self._blob.bucket, self._blob.name, self._blob.generation

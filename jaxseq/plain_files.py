@@ -1,5 +1,4 @@
-"""Files that users give, read without trust: regular ones only, of a known size, JSON that is no deeper than Python reads, and
-headers of arrays."""
+"""Reads untrusted files: regular files of a limited size, JSON of limited depth, and headers of arrays."""
 
 import contextlib
 import json
@@ -16,14 +15,12 @@ import numpy as np
 from jaxseq import paths
 from jaxseq.errors import UserError
 
-JSON_BYTES = 64 << 20  # the longest that `read_json` takes unless it is told otherwise
+JSON_BYTES = 64 << 20  # default limit of `read_json`
 
 
 def regular(path: str | os.PathLike) -> Path:
-    """`path`, which is there and is a regular file, or a link to one.
-
-    Raises UserError otherwise: opening a pipe would wait for ever, and reading a device might never end.
-    """
+    """`path`. Raises UserError unless it is a regular file or a link to one: opening a pipe may block forever, and reading a
+    device may never end."""
     path = paths.of(path)
     if paths.is_remote(path):
         if not path.is_file():
@@ -46,7 +43,7 @@ _KINDS = (
 
 
 def read_bytes(path: str | os.PathLike, limit: int) -> bytes:
-    """The whole of a regular file. Raises UserError for one of more than `limit` bytes, before it is read."""
+    """The content of a regular file. Raises UserError for more than `limit` bytes, before reading."""
     path = regular(path)
     try:
         if (size := paths.size(path)) > limit:
@@ -58,10 +55,8 @@ def read_bytes(path: str | os.PathLike, limit: int) -> bytes:
 
 
 def read_json(path: str | os.PathLike, limit: int = JSON_BYTES) -> Any:
-    """What a JSON file in UTF-8 says. transformers' {"__float__": "Infinity"} is that number.
-
-    Raises UserError for anything else, also for one nested too deep.
-    """
+    """The data in a UTF-8 JSON file; transformers' {"__float__": "Infinity"} becomes that number. Raises UserError for
+    anything else, and for JSON that is nested too deeply."""
     data = read_bytes(path, limit)
     try:
         return json.loads(data.decode("utf-8-sig"), object_hook=_number)
@@ -74,7 +69,7 @@ def read_json(path: str | os.PathLike, limit: int = JSON_BYTES) -> Any:
 
 
 def read_object(path: str | os.PathLike, limit: int = JSON_BYTES) -> dict:
-    """`read_json` of a file that must hold an object."""
+    """`read_json` for a file that must contain an object."""
     content = read_json(path, limit)
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no JSON object; fetch it again, or restore it")
@@ -91,8 +86,8 @@ def _number(content: dict) -> Any:
 
 
 def json_text(data: Any, default: Callable[[Any], Any] | None = None, **options: Any) -> str:
-    """Data as JSON that every reader takes: numbers that JSON lacks are written as transformers writes them,
-    {"__float__": "Infinity"}, and `read_json` reads them so. default, options: of json.dumps."""
+    """Data as strict JSON: numbers that JSON lacks are written as in transformers, {"__float__": "Infinity"}, which
+    `read_json` reads. default, options: of json.dumps."""
     return json.dumps(_finite(data, default), allow_nan=False, **options)
 
 
@@ -110,10 +105,8 @@ def _finite(data: Any, default: Callable[[Any], Any] | None) -> Any:
 
 @contextlib.contextmanager
 def reads_npy_header() -> Iterator[None]:
-    """Inside this context numpy reads headers of .npy: what it raises for a damaged one becomes a ValueError.
-
-    numpy parses a header as a Python literal, and again after removing Python 2's `L` from numbers.
-    """
+    """Context for numpy's parser of .npy headers: its errors for a damaged header become ValueError. numpy parses a header as
+    a Python literal, then again without Python 2's `L` suffixes."""
     try:
         yield
     except (SyntaxError, tokenize.TokenError, RecursionError, MemoryError) as error:

@@ -25,7 +25,7 @@ GB = 1e9
 
 
 class Used(NamedTuple):
-    """What a process took: user and system seconds, and the most resident memory in bytes."""
+    """Resources of a process: user and system seconds, and peak resident memory in bytes."""
 
     cpu: float
     peak: int
@@ -101,7 +101,7 @@ train(config(sys.argv[1], **{
 
 
 def save(args: argparse.Namespace, folder: Path) -> Iterator[Figure]:
-    """Peak memory of steps beside a save, relative to steps without one; rows of 1 x 512, remat=full."""
+    """Peak memory of steps during a save, relative to steps without one; rows of 1 x 512, remat=full."""
     out = subprocess.run(
         [sys.executable, "-c", SAVE, args.config, folder / "run"], stdout=subprocess.PIPE, check=True, encoding="utf-8"
     ).stdout
@@ -175,8 +175,8 @@ print("\\0".join(document.text for document in data.texts(base().data)))
 
 
 def synthetic(path: Path, size: int) -> None:
-    """A text of about `size` bytes: the built-in addresses again and again, with every 20th word made of halves of two others,
-    so that new words keep coming."""
+    """A text of about `size` bytes: the built-in addresses repeated, with every 20th word made of halves of two others, so
+    that there are always new words."""
     found = subprocess.run([sys.executable, "-c", NATURAL], stdout=subprocess.PIPE, check=True, encoding="utf-8").stdout
     addresses, chance, written = [text.split(" ") for text in found.split("\0")], random.Random(0), 0
     every = [word for words in addresses for word in words if word.isalpha()]
@@ -205,7 +205,7 @@ def tokenizer(args: argparse.Namespace, folder: Path) -> Iterator[Figure]:
 
 
 def commands(args: argparse.Namespace, folder: Path) -> Iterator[Figure]:
-    """CPU seconds of commands with empty caches and again, and what `jaxseq cache` prints then."""
+    """CPU seconds of commands with empty caches and again, and the output of `jaxseq cache` afterwards."""
     home, workdir = {"XDG_CACHE_HOME": str(folder / "cache")}, f"--workdir={folder / 'run'}"
     measured(*jaxseq("train", "--config=transformer", "--config.train.steps=2", "--config.eval.documents=1", workdir))
     for words, limit in ((["generate", workdir, "--prompt=The", "--max_tokens=32"], 6), (["list"], 3)):

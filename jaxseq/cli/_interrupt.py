@@ -50,7 +50,7 @@ def bounded(line: Callable[[], str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stoppable(console: Console) -> Iterator[None]:
-    """Makes SIGTERM stop the command as Ctrl-C does. Finished work must be on disk at any moment."""
+    """Makes SIGTERM stop the command like Ctrl-C. Finished work must be on disk at any moment."""
     from jaxseq.compare.engine import Interrupted
 
     received = []

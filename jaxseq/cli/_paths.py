@@ -8,7 +8,7 @@ from jaxseq import paths
 from jaxseq.errors import UserError
 
 RUNS = ("DIR",)  # metavars of the arguments that may be gs://
-LOCAL = ("FILE", "FILE.py", "FOLDER", "OUT", "SRC")  # and of those that may not
+LOCAL = ("FILE", "FILE.py", "FOLDER", "OUT", "SRC")  # and of those that must be local
 RUN_FIELDS = ("train.init", "train.distill_teacher", "data.tokenizer")  # of a config: a run, and a file that may lie in one
 
 

@@ -95,7 +95,7 @@ def _prompts(args) -> list[str]:
 
 
 def _text(option: str, word: str) -> str:
-    """A word of the command line. What the locale's encoding lacks arrives as lone surrogates, which may be UTF-8 after all."""
+    """An argument of the command line. Bytes that the locale cannot decode arrive as lone surrogates; they may be UTF-8."""
     try:
         return os.fsencode(word).decode("utf-8") if re.search("[\udc80-\udcff]", word) else word
     except UnicodeError:
@@ -128,8 +128,8 @@ def _show(piece, texts: list[str], prompts: list[str]) -> None:
 
 
 class _Clock:
-    """Seconds since the start, and the rate of decoding after compilation: the first piece of each row waits for the prefill
-    and the compiler, so its tokens and time are not counted."""
+    """Seconds since the start, and the decoding rate after compilation: the first tokens of each row wait for prefill and
+    compiler, so they are not counted."""
 
     def __init__(self):
         self.start = self.last = time.perf_counter()

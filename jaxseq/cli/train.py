@@ -56,7 +56,7 @@ def chosen(args: argparse.Namespace) -> ConfigDict:
 
 
 def older_defaults(args: argparse.Namespace) -> dict:
-    """The defaults that the run in DIR was started with, where an older version's differ from today's."""
+    """The defaults with which the run in DIR was started, where they differ from the current ones."""
     path = paths.of(args.workdir) / "config.json"
     if not path.is_file():
         return {}
@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _log_to(console) -> Iterator[None]:
-    """What the package logs is printed on the console."""
+    """Prints the package's log on the console."""
     from rich.logging import RichHandler
 
     logger = logging.getLogger("jaxseq")

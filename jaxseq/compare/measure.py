@@ -124,7 +124,7 @@ def decode(subjects: Models, context: int, steps: int, rounds: int, on_progress:
 
 
 def prefill(subjects: Models, length: int, rounds: int, on_progress: OnProgress = silent) -> Figures:
-    """Seconds to read a prompt of `length` tokens: to the logits of the next token and the final state."""
+    """Seconds of prefill with `length` tokens: the logits of the next token and the final state."""
 
     def make(subject: MeasuredModel) -> Callable[[], None]:
         return programs.reading(subject.model, subject.params, forms.freeze(subject.config.train.form), length)

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxseq.errors import UserError
 
-SHOWN = 12  # names of each kind in a message
+SHOWN = 12  # maximum number of names of each kind in a message
 
 
 class Entry(NamedTuple):

@@ -13,10 +13,10 @@ from jaxseq import paths
 from jaxseq.data import long_text, tokenizer_files
 from jaxseq.errors import UserError
 
-# The names under which published tokenizers keep their end-of-text token, the more specific first.
+# Names of the end-of-text token in published tokenizers, the more specific first.
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]", "<EOS>", "<|im_end|>", "[SEP]")
-LARGEST_ID = 1 << 22  # the largest vocabularies in use have some 260,000 ids, and a model has a row for each
-TRIAL = "a The naïve café, 12 345!\n\tx=1 日本語 😀 \U000f0000"  # the last character is in no vocabulary
+LARGEST_ID = 1 << 22  # the largest published vocabularies have about 260,000 ids, and a model has a row for each
+TRIAL = "a The naïve café, 12 345!\n\tx=1 日本語 😀 \U000f0000"  # the last character is not in any vocabulary
 
 
 class JsonTokenizer:
@@ -68,14 +68,14 @@ class JsonTokenizer:
                 yield
         except (KeyboardInterrupt, SystemExit, UserError):
             raise
-        except BaseException as error:  # tokenizers raises bare Exception, and panics are no Exception at all
+        except BaseException as error:  # tokenizers raises bare Exception, and panics are not subclasses of it
             raise UserError(
                 f"{self._field} is no tokenizers JSON file ({_reason(error)}); make one with `jaxseq tokenizer`"
             ) from error
 
     def _additions(self, texts: Sequence[str]) -> tuple[tuple[int, ...], list[int]]:
         """Ids that the post-processor adds before and after a text."""
-        for text in ("a", *texts):  # the first that has a token at all
+        for text in ("a", *texts):  # the first text that gives a token
             encoding = self._tokenizer.encode(text, add_special_tokens=True)
             own = [i for i, added in enumerate(encoding.special_tokens_mask) if not added]
             if own:
@@ -116,10 +116,8 @@ class JsonTokenizer:
         return [*self.begin, *self.encode(text).tolist()] or [self.start]
 
     def decode(self, ids: Sequence[int], after: Sequence[int] = ()) -> str:
-        """Ids to text. Boundaries are dropped; bytes that are no UTF-8 become U+FFFD.
-
-        after: the ids that they continue: with some decoders a text's first space is dropped, a continuation's is not.
-        """
+        """Ids to text. Boundaries are dropped; bytes that are not UTF-8 become U+FFFD. after: the ids before them. Some
+        decoders drop the first space of a text, but not of a continuation."""
         if len(after):
             stream = self.stream(after)
             return "".join(map(stream.push, ids)) + stream.finish()
@@ -128,7 +126,7 @@ class JsonTokenizer:
             return self._tokenizer.decode(kept, skip_special_tokens=False)
 
     def find(self, *names: str) -> int | None:
-        """The id of the first special token that there is, by its text, such as find("[MASK]", "<mask>")."""
+        """The id of the first of these special tokens that exists, such as find("[MASK]", "<mask>")."""
         return next((found for name in names if (found := self._tokenizer.token_to_id(name)) is not None), None)
 
     def bytes_per_token(self, ids: Sequence[int]) -> float:
@@ -137,7 +135,7 @@ class JsonTokenizer:
         return len(self.decode(kept).encode()) / max(1, len(kept))
 
     def stream(self, after: Sequence[int] = ()) -> "JsonStream":
-        """An incremental decoder of what follows the ids `after`."""
+        """An incremental decoder for the ids after `after`."""
         return JsonStream(self, after)
 
     def file(self) -> tuple[str, bytes]:
@@ -155,20 +153,20 @@ class JsonStream:
     """
 
     HELD = 8  # tokens
-    CONTEXT = 256  # tokens in front of the first
+    CONTEXT = 256  # tokens before the first
 
     def __init__(self, tokenizer: JsonTokenizer, after: Sequence[int] = ()):
         self._tokenizer = tokenizer
         after = list(map(int, after))
         start, end = self._characters(after)
         self._window = after[start:]
-        self._finished = end - start  # tokens of the window whose text is out
+        self._finished = end - start  # tokens of the window whose text was returned
         known = tokenizer.decode(after[start:end]), tokenizer.decode(self._window).rstrip("\ufffd")
-        self._out = max(map(len, known))  # characters of the window's text that are out; the last token may hold some of them
+        self._out = max(map(len, known))  # returned characters of the window's text; some may belong to the last token
 
     def _characters(self, after: list[int]) -> tuple[int, int]:
-        """(start, end) of the last CONTEXT ids or so, cut at characters: of SentencePiece's bytes in a row none is decoded
-        unless all are whole characters."""
+        """(start, end) of about the last CONTEXT ids, cut between characters: SentencePiece decodes a run of bytes only if all
+        are whole characters."""
         first, last = max(0, len(after) - self.CONTEXT), len(after)
         for end in range(last, max(first, last - self.HELD), -1):
             for start in range(first, max(-1, first - self.HELD), -1):
@@ -204,7 +202,7 @@ class JsonStream:
 
 @contextlib.contextmanager
 def _standard_error_kept() -> Iterator[None]:
-    """Holds back what is written to standard error, by the library's own threads too, and drops it if the block fails."""
+    """Buffers output to standard error, also of the library's threads, and drops it if the block fails."""
     with tempfile.TemporaryFile() as kept:
         try:
             own = os.dup(2)
@@ -222,5 +220,5 @@ def _standard_error_kept() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what an exception says, for a message of one line."""
+    """The first line of an exception's message."""
     return (str(error) or type(error).__name__).splitlines()[0]

@@ -37,8 +37,8 @@ from jaxseq.plain_files import npy_header
 Row = dict[str, np.ndarray]
 
 LARGEST_IMAGE = 80_000_000  # pixels
-LONGEST_IMAGE = 100  # times as long as wide
-# OSError: Pillow's own, and what it says of a file that is cut off; SyntaxError and the like come from its readers of formats.
+LONGEST_IMAGE = 100  # maximum ratio of the sides
+# OSError: Pillow's own errors and truncated files; SyntaxError and the others come from its format readers.
 _NO_IMAGE = (OSError, ValueError, SyntaxError, EOFError, zlib.error, struct.error, IndexError, KeyError, TypeError, MemoryError)
 _NO_ARRAYS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError,
               RuntimeError)  # fmt: skip
@@ -115,7 +115,7 @@ def _given(labelled: Labelled, held: np.ndarray) -> dict[str, Examples]:
 
 
 def _by_split(root: Path, names: Sequence[PurePath]) -> dict[str, list[PurePath]]:
-    """{"train", "validation"}: of names in a folder, by split; reports skipped files."""
+    """{"train", "validation"}: names in a folder by split; reports skipped files."""
     groups = grouped(root, names)
     if left := [path.as_posix() for split in ("test", "unnamed") for path in groups[split]]:
         files.say(f"{root}: trains on {shown([path.as_posix() for path in groups['train']])}; skips {shown(left)}")
@@ -123,12 +123,12 @@ def _by_split(root: Path, names: Sequence[PurePath]) -> dict[str, list[PurePath]
 
 
 def _held(counts: dict[str, int]) -> np.ndarray | None:
-    """What validates of examples that lie in the order of these splits."""
+    """[N] bool: the validation examples, if examples are in the order of these splits."""
     return np.repeat([False, True], [counts["train"], counts["validation"]]) if counts["validation"] else None
 
 
 def _numbered(labels: Sequence) -> tuple[np.ndarray, tuple[str, ...]]:
-    """(class of each label, the sorted different labels)"""
+    """(class of each label, the sorted distinct labels)"""
     classes = sorted(set(labels))
     number = {label: i for i, label in enumerate(classes)}
     return np.asarray([number[label] for label in labels], np.int32), tuple(map(str, classes))
@@ -184,7 +184,7 @@ def _labelled_text(place: str, record: dict, field: str, label: str) -> tuple[st
 
 
 def images(config: ConfigDict, side: int | None) -> Labelled:
-    """Images [side, side, channels] float32 in [-1, 1]. side: that the model wants, if it wants one."""
+    """Images [side, side, channels] float32 in [-1, 1]. side: the size that the model needs, if any."""
     path = files.existing(config.path or "")
     if not path.is_dir():
         return _arrays(path, side)
@@ -278,8 +278,8 @@ def _images_of(classes: list[Path]) -> list[Path]:
 
 
 def _split_folders(root: Path) -> dict[str, list[Path]]:
-    """{"train", "validation"}: folders that hold a folder for each class. It is `root` alone, unless all folders in it are named
-    by splits and hold folders."""
+    """{"train", "validation"}: folders with a folder for each class: `root` itself, unless all folders in it are named after
+    splits and contain folders."""
     names = [PurePath(path.name, "x") for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     if not names or not all(map(split_of, names)) or not any(_images_of([root / path.parent]) for path in names):
         return {"train": [root], "validation": []}

@@ -45,7 +45,7 @@ class NucleotideTokenizer:
         return [*self.begin, *self.encode(text).tolist()]
 
     def decode(self, ids: Sequence[int], after: Sequence[int] = ()) -> str:
-        """Ids to text. Boundaries are dropped. after: the ids before them, which make no difference."""
+        """Ids to text. Boundaries are dropped. after: the ids before them, which have no effect."""
         ids = np.asarray(ids, np.int64).reshape(-1)
         return self._letters[ids[(ids >= 0) & (ids < len(LETTERS))]].tobytes().decode()
 
@@ -58,7 +58,7 @@ class NucleotideTokenizer:
         return 1.0
 
     def stream(self, after: Sequence[int] = ()) -> ByteStream:
-        """An incremental decoder of what follows the ids `after`."""
+        """An incremental decoder for the ids after `after`."""
         return ByteStream(lambda token: self.decode([token]).encode(), after)
 
     def file(self) -> tuple[str, bytes]:

@@ -27,13 +27,13 @@ __all__ = ["ByteTokenizer", "JsonTokenizer", "Stream", "Tokenizer", "WorldTokeni
 
 
 class Stream(Protocol):
-    """Incremental decoder: text comes out as soon as its bytes are complete."""
+    """Incremental decoder: returns text as soon as its bytes are complete."""
 
     def push(self, token: int) -> str:
-        """Take one token id; the text that it completes (often "" inside a multi-byte character)."""
+        """Takes one token id; returns the text that it completes (often "" inside a multi-byte character)."""
 
     def finish(self) -> str:
-        """What is left: an incomplete character as U+FFFD."""
+        """The rest: an incomplete character as U+FFFD."""
 
 
 class ByteTokenizer:
@@ -56,14 +56,12 @@ class ByteTokenizer:
         return [np.frombuffer(text.encode(), np.uint8) for text in texts]
 
     def prompt(self, text: str) -> list[int]:
-        """The ids of a prompt, the boundary in front."""
+        """The ids of a prompt, beginning with the boundary."""
         return [*self.begin, *self.encode(text).tolist()]
 
     def decode(self, ids: Sequence[int], after: Sequence[int] = ()) -> str:
-        """Ids to text. Boundaries are dropped; bytes that are no UTF-8 become U+FFFD.
-
-        after: the ids that they continue: a character whose first bytes stand there is completed.
-        """
+        """Ids to text. Boundaries are dropped; bytes that are not UTF-8 become U+FFFD. after: the ids before them, which may
+        end inside a character."""
         ids = np.asarray(ids, np.int64).reshape(-1)
         if len(after):
             stream = self.stream(after)
@@ -71,7 +69,7 @@ class ByteTokenizer:
         return ids[(ids >= 0) & (ids < 256)].astype(np.uint8).tobytes().decode(errors="replace")
 
     def find(self, *names: str) -> int | None:
-        """The id of the first special token that there is, by its text; bytes have none."""
+        """The id of a special token by its text: None, because there are no special tokens."""
         return None
 
     def bytes_per_token(self, ids: Sequence[int]) -> float:
@@ -79,7 +77,7 @@ class ByteTokenizer:
         return 1.0
 
     def stream(self, after: Sequence[int] = ()) -> Stream:
-        """An incremental decoder of what follows the ids `after`."""
+        """An incremental decoder for the ids after `after`."""
         return ByteStream(lambda token: bytes([token]) if 0 <= token < 256 else b"", after)
 
     def file(self) -> tuple[str, bytes]:
@@ -89,12 +87,12 @@ class ByteTokenizer:
         return "tokenizer.json", bpe.of_bytes().encode()
 
 
-CHARACTER = 8  # tokens; UTF-8 has four bytes at most, and a token seldom less than one
+CHARACTER = 8  # tokens; UTF-8 has at most four bytes per character, and a token rarely less than one byte
 Tokenizer = ByteTokenizer | JsonTokenizer | NucleotideTokenizer | WorldTokenizer
 
 
 def whole_characters(tokenizer: Tokenizer, ids: Sequence[int]) -> Sequence[int]:
-    """`ids` without those at the end that are the first bytes of a character: a prompt that a model can go on from."""
+    """`ids` without an incomplete character at the end: a prompt that a model can continue."""
     for end in range(len(ids), max(0, len(ids) - CHARACTER), -1):
         if not tokenizer.decode(ids[:end]).endswith("\ufffd"):
             return ids[:end]

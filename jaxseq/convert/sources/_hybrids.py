@@ -67,7 +67,8 @@ def norms(layers: Sequence[Layer], names: tuple[str, str] | dict[str, str]) -> l
 
 
 def convolutions(ours: str, theirs: Sequence[str], sizes: Sequence[int], layers: Sequence[int]) -> Entry:
-    """Depthwise convolutions (channels, 1, taps), oldest first, of `sizes` channels, as one of [taps, channels], newest first."""
+    """Depthwise convolutions (channels, 1, taps), oldest tap first, with `sizes` channels, as one [taps, channels], newest tap
+    first."""
 
     def forward(*w):
         return (np.concatenate(w)[:, 0, ::-1].T,)

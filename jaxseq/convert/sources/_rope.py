@@ -8,7 +8,7 @@ from jaxseq.convert.sources import _decoders
 from jaxseq.errors import UserError
 
 CONTEXT = "original_max_position_embeddings"
-NUMBERS: dict[str, dict[str, str]] = {  # of each kind of scaling: {ours: theirs}
+NUMBERS: dict[str, dict[str, str]] = {  # for each kind of scaling: {ours: theirs}
     "default": {},
     "linear": {"rope_factor": "factor"},
     "llama3": {"rope_factor": "factor", "rope_context": CONTEXT, "rope_slow": "low_freq_factor", "rope_fast": "high_freq_factor"},
@@ -52,7 +52,7 @@ def temperature(factor: float, weight: float = 1.0) -> float:
 
 
 def amplitude(given: dict) -> float:
-    """The number by which q and k are multiplied; given: `settings`."""
+    """The factor of q and k; given: `settings`."""
     if given["rope_type"] != "yarn":
         return 1.0
     if given.get("attention_factor") is not None:

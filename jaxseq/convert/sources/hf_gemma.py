@@ -1,4 +1,4 @@
-"""Gemma: transformers' GemmaForCausalLM. Norms multiply by 1 + weight, embeddings by the root of the width."""
+"""Gemma: transformers' GemmaForCausalLM. Norms multiply by 1 + weight, embeddings by sqrt(width)."""
 
 from flax import linen as nn
 from ml_collections import ConfigDict

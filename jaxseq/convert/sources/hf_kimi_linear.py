@@ -136,7 +136,7 @@ def describe(model: nn.Module) -> dict | None:
         "hidden_act": "silu",
         "rms_norm_eps": model.norm_eps,
         "tie_word_embeddings": model.tied,
-        "pad_token_id": None,  # its default may be no token of the vocabulary
+        "pad_token_id": None,  # its default may be outside the vocabulary
         "intermediate_size": swiglu.features if swiglu else 4 * model.width,
     }
     theirs |= _deepseek.mla_described(mla) if mla else {}

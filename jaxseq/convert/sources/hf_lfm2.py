@@ -1,4 +1,4 @@
-"""LFM2 (350M, 700M, 1.2B): transformers' Lfm2ForCausalLM. Rotary pairs are halves of a head, as ours."""
+"""LFM2 (350M, 700M, 1.2B): transformers' Lfm2ForCausalLM. Rotary pairs are halves of a head, as in jaxseq."""
 
 from flax import linen as nn
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""Llama and its family (Llama 3, SmolLM2): transformers' LlamaForCausalLM. Rotary pairs are halves of a head, as ours."""
+"""Llama and its family (Llama 3, SmolLM2): transformers' LlamaForCausalLM. Rotary pairs are halves of a head, as in jaxseq."""
 
 from flax import linen as nn
 from ml_collections import ConfigDict

@@ -33,7 +33,7 @@ def _layers(theirs: dict) -> list[_hybrids.Layer]:
 
 
 def _block(theirs: dict) -> dict:
-    """alpha and beta. Raises UserError if the parts of a layer differ in them."""
+    """alpha and beta. Raises UserError if the mixers of a layer differ in them."""
     found = {}
     for factor, names in FACTORS.items():
         found[factor] = float(theirs.get(names[0], 1))

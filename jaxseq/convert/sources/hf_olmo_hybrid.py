@@ -19,7 +19,7 @@ def _channel(mixer) -> str:
 
 LABELS = {"linear_attention": ("gdn", "swiglu"), "full_attention": ("normed_attention", "swiglu:attention")}
 KINDS = {"GatedDeltaNet": "gdn", "NormedAttention": "normed_attention", "SwiGLU": _channel}
-NORMS = {  # transformers writes the first three of a layer under two names, whatever they are called in memory
+NORMS = {  # transformers writes the first three tensors of a layer under two names, whatever their names in memory
     "gdn": "attention_layer_norm",
     "swiglu": "feedforward_layer_norm",
     "normed_attention": "feedforward_layer_norm",
@@ -121,7 +121,7 @@ def describe(model: nn.Module) -> dict | None:
         "linear_value_head_dim": value_size,
         "linear_conv_kernel_dim": gdn.taps,
         "linear_allow_neg_eigval": gdn.negative,
-        "pad_token_id": None,  # its default may be no token of the vocabulary
+        "pad_token_id": None,  # its default may be outside the vocabulary
     }
 
 

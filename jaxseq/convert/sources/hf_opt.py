@@ -19,7 +19,7 @@ def recognises(theirs: dict, names: set[str]) -> bool:
 
 
 def rename(names: set[str]) -> dict:
-    """Some published files have no "model." in front."""
+    """Some published files lack the prefix "model."."""
     return {f"model.{name}" if name.startswith("decoder.") else name: name for name in names}
 
 
@@ -28,7 +28,7 @@ def _layers(theirs: dict) -> list[_hybrids.Layer]:
 
 
 def _before(theirs: dict) -> bool:
-    """Whether norms come before attention and feed-forward; with norms after them (350m) none comes after the last block."""
+    """Whether the model is pre-norm; the post-norm model (350m) has no norm after the last block."""
     return theirs.get("do_layer_norm_before", True)
 
 

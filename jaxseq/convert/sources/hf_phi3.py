@@ -37,7 +37,7 @@ def describe(model: nn.Module) -> dict | None:
     attention, swiglu = found[0]
     fields = _family.fields(model, found, "phi3", "Phi3ForCausalLM", part=True)
     own = {"intermediate_size": swiglu.features, "sliding_window": attention.window}
-    return fields and fields | own | {"pad_token_id": None}  # its default may be no token of the vocabulary
+    return fields and fields | own | {"pad_token_id": None}  # its default may be outside the vocabulary
 
 
 aliases = _family.aliases

@@ -25,7 +25,7 @@ KERNELS = {
 
 
 def rename(names: set[str]) -> dict[str, str]:
-    """Some files have the weights under "model", beside other training state."""
+    """Some files have the weights under "model", next to other training state."""
     inside = {name.removeprefix("model."): name for name in names if name.startswith("model.")}
     return inside or {name: name for name in names}
 

@@ -1,4 +1,4 @@
-"""Texts: a document is what stands between two "<|endoftext|>", else a piece of the text."""
+"""Texts: documents are separated by "<|endoftext|>", or else are segments of the text."""
 
 import mmap
 from collections.abc import Iterator
