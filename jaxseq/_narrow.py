@@ -1,7 +1,7 @@
-"""Weights in the dtype that a model computes in, where that changes no bit.
+"""Casts weights to the dtype in which a model computes, where this changes no bit of the results.
 
-A model keeps its weights in float32 and casts most of them each time it uses them. Where the same weights are used again and
-again, as in decoding, those that are always cast are better cast once: half of the memory, half of the bytes read a token.
+A model keeps its weights in float32 and casts most of them at each use. In decoding, the same weights are used again and again;
+casting them once halves their memory and the bytes read per token.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,9 @@ MOVES = {
 
 
 def narrowed(params: Any, *calls: tuple[Callable, tuple]) -> Any:
-    """`params`, cast to a narrower dtype where all of the calls do so before they compute with them.
+    """`params`, each cast to a narrower dtype if all calls cast it to this dtype before any other use.
 
-    calls: (function, its other arguments) each, for function(params, *arguments); they are traced, not run.
+    calls: pairs (function, further arguments), for function(params, *arguments); they are traced, not run.
     """
     leaves, tree = jax.tree.flatten(params)
     found: list[set] = [set() for _ in leaves]

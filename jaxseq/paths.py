@@ -1,7 +1,7 @@
-"""Where runs lie: folders of this machine, and gs://bucket/folder on Google Cloud Storage (extra `gcs`).
+"""Paths of runs: local folders, and gs://bucket/folder on Google Cloud Storage (extra `gcs`).
 
-A local path is pathlib's; one in a bucket is etils' `epath.Path`, whose methods have the same names. A bucket has no folders of
-its own, moves nothing (a rename copies) and appends nothing; what follows from that is settled here.
+A local path is a pathlib path; one in a bucket is an `epath.Path` of etils, with the same methods. A bucket has no folders, no
+moves (a rename copies) and no appends; this module handles these differences.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ def is_remote(path: str | os.PathLike) -> bool:
 def of(name: str | os.PathLike, what: str = "") -> Any:
     """The path of that name: pathlib's, or epath's for gs://. what: the field and value to name, such as "--out=s3://a/b".
 
-    Raises UserError for any other scheme (a folder `s3:` would be made of it otherwise), and where gs:// cannot be used.
+    Raises UserError for any other scheme (else a folder `s3:` would be created), and if gs:// cannot be used.
     """
     text = os.fspath(name)
     if not is_remote(text):
@@ -122,9 +122,9 @@ def size(path: Any) -> int:
 
 
 def write(path: Any, data: bytes | str, *, mode: int | None = None, sync: bool = False) -> None:
-    """A whole file in one move: a reader sees what was there before, or all of `data`.
+    """Writes a file atomically: readers see the old content or all of `data`.
 
-    mode: of a local file, such as 0o644. sync: it is on disk when this returns.
+    mode: of a local file, such as 0o644. sync: the file is on disk when this returns.
     """
     data = data.encode() if isinstance(data, str) else data
     if is_remote(path):

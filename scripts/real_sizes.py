@@ -3,8 +3,8 @@
 
     python scripts/real_sizes.py stop | save | generate | tokenizer | commands
 
-Every command runs in a process of its own. Peaks are the most resident memory of that process, as the kernel counts it, in
-units of 1e9 bytes; CPU seconds are its user and system time. Exit status 1: a figure misses its limit.
+Every command runs in its own process. Peaks are the peak resident memory of that process, as counted by the kernel, in units
+of 1e9 bytes; CPU seconds are its user and system time. Exit status 1: a figure exceeds its limit.
 """
 
 import argparse

@@ -10,9 +10,9 @@ ops: every op forward and in training; its forms are compared with each other an
 form that is fastest at each length on this platform in jaxseq/ops/_auto.json, from which the form "auto" chooses.
 
 train, prefill, decode: whole models of --width with random weights. --peers runs the same weights in the libraries that are
-installed (transformers with torch), and prints ratios; a ratio whose spread over rounds is above 10 % ranks nothing.
+installed (transformers with torch), and prints ratios; ratios with a spread over rounds above 10 % are inconclusive.
 
-Everything that is compared runs in turns; times are medians in milliseconds.
+Compared runs are interleaved; times are medians in milliseconds.
 """
 
 import argparse

@@ -4,13 +4,13 @@
 
   jaxseq compress --workdir=runs/mamba --recipe=channels:0.25+wanda:0.5+nf4 --out=runs/small
 
-A recipe is steps joined by "+", applied in order. Put those that remove parts first, then zeros, then bits.
+A recipe is steps joined by "+", applied in order. Put structured pruning first, then sparsity, then quantization.
 
-  heads:0.25 channels:0.25 layers:0.25     remove this part of them; the model gets smaller and faster
+  heads:0.25 channels:0.25 layers:0.25     remove this fraction; the model gets smaller and faster
 
-  lowrank:0.5                              each matrix as a product of two, with half of its numbers
+  lowrank:0.5                              each matrix as a product of two, with half of the parameters
 
-  magnitude:0.5 wanda:0.5 sparsegpt:0.5    this part of the weights zero; or 2:4, two of every four kept
+  magnitude:0.5 wanda:0.5 sparsegpt:0.5    set this fraction of weights to zero; or 2:4: keep two of four
 
   int8 int4 nf4 fp8                        8 or 4 bits per weight
 

@@ -2,7 +2,7 @@
 
 The data are those of the run unless --config.data.path=PATH or another --config.data field is given. The whole split is scored;
 --config.eval.tokens=N limits it to about N tokens. The state is carried over each whole document;
---config.eval.carry_state=false scores each piece of a document from an empty state.
+--config.eval.carry_state=false scores each segment of a document from an empty state.
 """
 
 import argparse

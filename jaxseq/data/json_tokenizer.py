@@ -22,9 +22,9 @@ TRIAL = "a The naïve café, 12 345!\n\tx=1 日本語 😀 \U000f0000"  # the la
 class JsonTokenizer:
     """`encode` returns only the ids of the text: truncation, padding and special tokens are switched off.
 
-    boundary: the file's end-of-text token: the eos_token of a tokenizer_config.json beside it, else one of END_OF_TEXT, else
-    what the post-processor adds behind a text, else one id added after the last.
-    begin: what the post-processor adds in front of a text, such as the one id of "<s>"; often nothing.
+    boundary: the end-of-text token: the eos_token of a tokenizer_config.json in the same folder, else one of END_OF_TEXT, else
+    the first id that the post-processor adds after a text, else a new id after the last.
+    begin: the ids that the post-processor adds before a text, such as that of "<s>"; often none.
     """
 
     def __init__(self, path: str | Path):
@@ -111,8 +111,8 @@ class JsonTokenizer:
             return [np.asarray(ids, self.storage) for ids in long_text.encode_batch(self._tokenizer, texts)]
 
     def prompt(self, text: str) -> list[int]:
-        """The ids of a prompt: what the post-processor adds in front of a text, and the text's own. An empty prompt is the
-        start of a document."""
+        """The ids of a prompt: those that the post-processor adds before a text, then those of the text. An empty prompt is
+        the start of a document."""
         return [*self.begin, *self.encode(text).tolist()] or [self.start]
 
     def decode(self, ids: Sequence[int], after: Sequence[int] = ()) -> str:
@@ -144,12 +144,12 @@ class JsonTokenizer:
 
 
 class JsonStream:
-    """Decodes a window of tokens again at each push, and hands out what can no longer change.
+    """Decodes a window of tokens again at each push, and returns the text that can no longer change.
 
-    A token's text may depend on the tokens in front of it (SentencePiece drops a leading space, and decodes bytes in a
-    row together), so the window keeps the last tokens whose text is out. Text that ends with U+FFFD may be an
-    unfinished character and is held back; when it is held for longer than any character takes, only its last three
-    U+FFFD are (UTF-8 has four bytes at most).
+    A token's text may depend on earlier tokens (SentencePiece drops a leading space, and decodes consecutive bytes
+    together), so the window also keeps the last tokens whose text was already returned. Text that ends with U+FFFD may
+    be an incomplete character and is held back. If it is held for more tokens than a character has, only its last three
+    U+FFFD stay held back (UTF-8 has at most four bytes per character).
     """
 
     HELD = 8  # tokens

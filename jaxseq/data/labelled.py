@@ -2,11 +2,11 @@
 
     jsonl   lines (compressed or not) with the text under data.field and its label, text or a whole number, under data.label
     npz     one file with `images` [N, side, side, channels] or [N, side, side], uint8, and `labels` [N]
-    images  a folder with a folder of images for each class (PNG, JPEG and what else Pillow reads; the extra `images`)
+    images  a folder with a folder of images for each class (PNG, JPEG and other formats of Pillow; extra `images`)
 
-A folder of .jsonl or .npz files, or of such folders of images, may have splits, which `splits` finds by name: test splits are
-skipped, validation splits are used for validation. Without them every data.validation_every-th example is. Classes are numbered
-in the order of the sorted labels.
+A folder of .jsonl or .npz files, or of such folders of images, may have splits, which `jaxseq.data.splits` finds by name. Test
+splits are skipped. Validation splits are used for validation; without them, every data.validation_every-th example is used.
+Classes are numbered in the order of the sorted labels.
 """
 
 import functools
@@ -45,8 +45,8 @@ _NO_ARRAYS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.
 
 
 class Labelled(NamedTuple):
-    """examples(i) is the i-th one's row without its label; it raises UserError for one that cannot be used, which `damage`
-    may leave out. side: of images of one size, in pixels. held: [N] bool, what validates; None where nothing says so."""
+    """examples(i): row i without its label; raises UserError if it is unusable (`damage` may skip it). side: pixels, if all
+    images have one size. held: [N] bool, the validation examples; None if the data has no splits."""
 
     name: str
     examples: Callable[[int], Row]

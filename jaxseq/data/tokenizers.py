@@ -2,13 +2,13 @@
 
 All have the same interface:
 
-    vocab         ids in all; text_vocab: ids that text can give, which may be fewer (padding, reserved tokens)
-    boundary      the id that ends a document; start: the id in front of it, often the same; begin: those in front of a prompt
-    ends          ids that end what a model writes: the boundary, and what generation_config.json adds to it
+    vocab         number of ids; text_vocab: 1 + the largest id that text can give (padding and reserved ids may follow)
+    boundary      the id that ends a document; start: the id before it, often the same; begin: the ids before a prompt
+    ends          ids that end generation: the boundary, and those in generation_config.json
     encode, encode_batch, prompt, decode, stream, find, bytes_per_token, file, fingerprint
 
 Text is never parsed for special tokens: a document that spells out "<|endoftext|>" is encoded as those characters, so that
-`boundary` means the end of a document and nothing else.
+`boundary` only ever means the end of a document.
 """
 
 from collections.abc import Sequence
@@ -104,10 +104,10 @@ def tokenizer(config: ConfigDict) -> Tokenizer:
 
     Args:
         config: the data section; reads `tokenizer`: "byte", "nucleotide", or the path of a tokenizers JSON file or of an RWKV
-            vocabulary, whose name ends in .txt; "auto", which a run settles, is "byte" where nothing else is known.
+            vocabulary (.txt); "auto" means "byte" here, after a run has looked for a tokenizer.
 
     Raises:
-        UserError: the file is missing, or is none of these; the tokenizer of imported weights is not known.
+        UserError: the file is missing or has another format, or the tokenizer of imported weights is unknown.
     """
     if config.tokenizer == tokenizer_files.UNKNOWN:
         raise UserError(
