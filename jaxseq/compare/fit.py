@@ -133,7 +133,8 @@ def candidates(
     found = []
     for width in widths:
         fixed, *layers = sum(row * width ** (len(curve) - 1 - i) for i, row in enumerate(curve))
-        for depth in range(1, int(parameters * (1 + MARGIN) / max(sum(layers), 1)) + 2):
+        deepest = min(parameters * (1 + MARGIN) / max(sum(layers), 1), LIMIT * width / aspect)
+        for depth in range(1, int(deepest) + 2):
             shape = ModelSize(width, scaled(segments, depth), factor)
             if shape.distance(aspect) > LIMIT:
                 continue
@@ -163,7 +164,7 @@ def total(sizes: tuple, repeats: tuple[int, ...]) -> float:
 def scaled(segments: Sequence[_stack.Segment], depth: int) -> tuple[int, ...]:
     """The segments' repeats scaled in proportion, the largest to `depth`; a segment without a count stays single."""
     most = max(segment.repeats for segment in segments)
-    return tuple(1 if segment.fixed else max(1, round(segment.repeats * depth / most)) for segment in segments)
+    return tuple(segment.repeated(round(segment.repeats * depth / most)).repeats for segment in segments)
 
 
 def reshape(config: ConfigDict, shape: ModelSize) -> ConfigDict:
@@ -171,8 +172,7 @@ def reshape(config: ConfigDict, shape: ModelSize) -> ConfigDict:
     segments = _stack.parse(config.model.stack)
     out = config.copy_and_resolve_references()
     with out.unlocked():
-        times = ["" if s.fixed else f"{n}*" for n, s in zip(shape.repeats, segments, strict=True)]
-        out.model.stack = " + ".join(f"{n}({' '.join(s.labels)})" for n, s in zip(times, segments, strict=True))
+        out.model.stack = _stack.text(s.repeated(n) for n, s in zip(shape.repeats, segments, strict=True))
         for label, hidden in hidden_widths(config, shape).items():
             out.model[label].hidden = max(8, round(hidden / 8) * 8)
         for label, numbers in heads_at(config, shape.width, shape.exact).items():
@@ -223,14 +223,16 @@ def _boxes(config: ConfigDict) -> list:
 
 
 def count(config: ConfigDict, width: int, factor: float = 1.0, exact: bool = True) -> tuple[int, tuple[int, ...]]:
-    """Parameters outside the segments and of one repeat of each segment, at this width."""
-    segments = len(_stack.parse(config.model.stack))
-    fixed, layers = 0, [0] * segments
-    for path, box in _boxes(reshape(config, ModelSize(width, (1,) * segments, factor, exact))):
-        if box.names[:1] == ("layers",):
-            layers[int(path[0].key.rpartition("_")[2])] += math.prod(box.value.shape)
-        else:
+    """Parameters outside the segments and of one repeat of each segment, at this width. Those of a segment whose repeats share
+    weights do not depend on their number and belong to the first."""
+    segments = _stack.parse(config.model.stack)
+    fixed, layers = 0, [0] * len(segments)
+    for path, box in _boxes(reshape(config, ModelSize(width, (1,) * len(segments), factor, exact))):
+        n = int(path[0].key.rpartition("_")[2]) if box.names[:1] == ("layers",) else None
+        if n is None or segments[n].distinct:
             fixed += math.prod(box.value.shape)
+        else:
+            layers[n] += math.prod(box.value.shape)
     return fixed, tuple(layers)
 
 

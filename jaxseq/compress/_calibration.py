@@ -47,6 +47,9 @@ class Calibration:
         for batch in self.rows:
             total = add(total, params, batch["tokens"], batch["pos"])
         grams = {path.removesuffix("gram") + "kernel": np.asarray(x, np.float64) for path, x in weights.leaves(total).items()}
+        for n, distinct in enumerate(model.distinct or ()):
+            if distinct < model.repeats[n]:  # over all applications of the same weights
+                grams |= {path: gram.sum(axis=1) for path, gram in grams.items() if path.startswith(f"blocks_{n}/")}
         return {path: gram.reshape(-1, *gram.shape[-2:]) for path, gram in grams.items()}
 
     def loss(self, model: Any, params: Any) -> float:

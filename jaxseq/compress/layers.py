@@ -26,9 +26,10 @@ def apply(work: Work, argument: str) -> Work:
 
 def _without_one(work: Work) -> Work:
     segments = _stack.parse(work.config.model.stack)
-    choices = [(n, i) for n, segment in enumerate(segments) if segment.repeats > 1 for i in range(segment.repeats)]
+    choices = [(n, i) for n, segment in enumerate(segments) if not segment.distinct for i in range(segment.repeats)]
+    choices = [(n, i) for n, i in choices if segments[n].repeats > 1]
     if not choices:
-        raise UserError("each block of this model occurs once, so none can be removed; lower the fraction")
+        raise UserError("each block of this model occurs once, or shares its weights, so none can be removed; lower the fraction")
     found = [(work.calibration.loss((one := without(work, n, i)).model, one.params), n, i) for n, i in choices]
     return without(work, *min(found)[1:])
 
@@ -36,8 +37,7 @@ def _without_one(work: Work) -> Work:
 def without(work: Work, n: int, i: int) -> Work:
     """The model without repeat i of its segment n."""
     segments = list(_stack.parse(work.config.model.stack))
-    segments[n] = segments[n]._replace(repeats=segments[n].repeats - 1)
-    text = " + ".join(f"{segment.repeats}*({' '.join(segment.labels)})" for segment in segments)
+    segments[n] = segments[n].repeated(segments[n].repeats - 1)
     drop = lambda x: jnp.delete(x, i, axis=0, assume_unique_indices=True)  # noqa: E731
     new = {path: drop(x) for path, x in weights.leaves(work.params).items() if path.startswith(f"blocks_{n}/")}
-    return work.configured({"model.stack": text}).replaced(new, {})
+    return work.configured({"model.stack": _stack.text(segments)}).replaced(new, {})

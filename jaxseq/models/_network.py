@@ -85,23 +85,37 @@ class Network(nn.Module):
         return metadata(jax.eval_shape(init, jax.random.key(0)))
 
 
-def scan(layer: nn.Module, repeats: int, carry: Any, xs: Any, call: Callable, remat: str = "none") -> tuple[Any, Any]:
+def scan(
+    layer: nn.Module, repeats: int, carry: Any, xs: Any, call: Callable, remat: str = "none", distinct: int | None = None
+) -> tuple[Any, Any]:
     """Apply `repeats` copies of `layer` in sequence, `carry, y = call(layer, carry, x)`, compiled once; returns (carry, ys).
 
-    xs, ys: leaves [repeats, …], one slice per copy. Values that `call` closes over are shared by all copies.
+    xs, ys: leaves [repeats, …], one slice per copy. Values that `call` closes over are shared by all copies. distinct: only so
+    many copies have weights of their own, and each is applied repeats / distinct times in succession; what these applications
+    sow has the axes [distinct, repeats / distinct, …].
     """
     body = call if remat == "none" else nn.remat(call, prevent_cse=False, policy=REMAT[remat])
-    scanned = nn.scan(
-        body,
-        variable_axes={"params": 0, "batch_stats": 0, "losses": 0, "intermediates": 0, "calibration": 0},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=0,
-        out_axes=0,
-        length=repeats,
-        unroll=repeats if _unscanned.get() else 1,
-        metadata_params={nn.PARTITION_NAME: "layers"},
-    )
-    return scanned(layer, carry, xs)
+    axes, rngs = {"batch_stats": 0, "losses": 0, "intermediates": 0, "calibration": 0}, {"params": True, "dropout": True}
+    if distinct is None or distinct == repeats:
+        return _scanned(body, repeats, variable_axes=axes | {"params": 0}, split_rngs=rngs)(layer, carry, xs)
+    times = repeats // distinct
+    again = _scanned(body, times, variable_axes=axes, variable_broadcast="params", split_rngs=rngs | {"params": False})
+
+    def applied(layer, carry, xs):
+        if not layer.is_initializing():
+            return again(layer, carry, xs)
+        carry, y = body(layer, carry, jax.tree.map(lambda x: x[0], xs))  # initialisers may read the number of the layer
+        return carry, jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (times, *leaf.shape)), y)
+
+    xs = jax.tree.map(lambda x: x.reshape(distinct, times, *x.shape[1:]), xs)
+    scanned = _scanned(applied, distinct, variable_axes=axes | {"params": 0}, split_rngs=rngs)
+    carry, ys = scanned(layer, carry, xs)
+    return carry, jax.tree.map(lambda y: y.reshape(repeats, *y.shape[2:]), ys)
+
+
+def _scanned(body: Callable, length: int, **options: Any) -> Callable:
+    unroll = length if _unscanned.get() else 1
+    return nn.scan(body, length=length, unroll=unroll, metadata_params={nn.PARTITION_NAME: "layers"}, **options)
 
 
 def fields(model: ConfigDict) -> dict[str, Any]:

@@ -75,6 +75,7 @@ class LM(Network):
     width: int
     repeats: tuple[int, ...]  # number of times the block of each segment is repeated
     blocks: tuple[nn.Module, ...]  # one per segment
+    distinct: tuple[int, ...] | None = None  # copies of each segment's block with weights of their own, see `scan`; None: all
     tied: bool = True  # the head is the embedding's transpose
     norm: str = "rmsnorm"
     norm_eps: float = 1e-5
@@ -208,7 +209,8 @@ class LM(Network):
         after = []
         for n, (repeats, block) in enumerate(zip(self.repeats, self.blocks, strict=True)):
             before = None if state is None else state.segments[n]
-            x_BTD, states, streams = self._segment(block, repeats, x_BTD, before, call)
+            distinct = self.distinct[n] if self.distinct else None
+            x_BTD, states, streams = self._segment(block, repeats, distinct, x_BTD, before, call)
             after.append(states)
             call = call.replace(layer=call.layer + repeats, streams=call.streams | streams)
         x_BTD = _time.select(valid_BT, self.final_norm(x_BTD) if self.last_norm else x_BTD.astype(self.dtype))
@@ -219,7 +221,7 @@ class LM(Network):
             next_pos_B = jnp.where(valid_BT[:, 0], last_pos_B + 1, next_pos_B)
         return x_BTD, LMState(tuple(after), next_pos_B)
 
-    def _segment(self, block, repeats, x_BTD, before, call):
+    def _segment(self, block, repeats, distinct, x_BTD, before, call):
         """(x_BTD, states with a leading layer axis, streams) after `repeats` copies of a block, by a scan."""
         in_place = {} if before is None else _in_place(block, call)
         needed = jnp.any(call.pos_BT[:, :1] != _time.START)  # in some row a document continues, or there is no token
@@ -235,7 +237,7 @@ class LM(Network):
         stacks = {j: before[j] for j in in_place}
         scanned = before and tuple(() if j in stacks else s for j, s in enumerate(before))
         xs = scanned, jnp.arange(repeats)
-        (x_BTD, stacks), (states, streams) = scan(block, repeats, (x_BTD, stacks), xs, layer, self.remat)
+        (x_BTD, stacks), (states, streams) = scan(block, repeats, (x_BTD, stacks), xs, layer, self.remat, distinct)
         if streams and repeats > 1:
             raise ValueError(f"a block that is repeated {repeats} times cannot write the streams {sorted(streams)}; put it first")
         streams = {name: value_LBTD[0] for name, value_LBTD in streams.items()}
@@ -276,6 +278,7 @@ def build(config: ConfigDict) -> LM:
         return registry.load_class("mixers", label.split(":")[0])(**fields, **known)
 
     repeats = tuple(s.repeats for s in segments)
+    distinct = tuple(s.own for s in segments) if any(s.distinct for s in segments) else None
     mixers = _numbered(repeats, [tuple(map(mixer, s.labels, _stack.paths(s.labels))) for s in segments])
     blocks = tuple(
         block_class(
@@ -293,7 +296,7 @@ def build(config: ConfigDict) -> LM:
         "dtype": dtype,
         "residual_dtype": jnp.promote_types(DTYPES[model.residual_dtype], dtype),
     }
-    return LM(repeats=repeats, blocks=blocks, **fields)
+    return LM(repeats=repeats, blocks=blocks, distinct=distinct, **fields)
 
 
 def _numbered(repeats: tuple[int, ...], segments: list[tuple[Mixer, ...]]) -> list[tuple[Mixer, ...]]:

@@ -69,7 +69,7 @@ def remat(subject: ModelSubject) -> float:
 
 
 def layers(subject: ModelSubject) -> float:
-    """The scan over layers equals applying the layers one by one, each with its slice of parameters and state."""
+    """The scan over layers equals applying the layers one by one, each with its parameters and slice of the state."""
     check = Check(subject, "layers")
     case, pos, form = subject.case(np.float64), positions(subject, PIECE), "recurrent"
     module = with_dtype(subject.module, np.float64)
@@ -79,9 +79,10 @@ def layers(subject: ModelSubject) -> float:
         x = module.apply({"params": params}, jnp.where(pos >= 0, tokens, 0), pos, method="embed")
         index, after, streams = 0, [], {}
         for i, (block, repeats) in enumerate(zip(module.blocks, module.repeats, strict=True)):
-            states = []
+            states, times = [], repeats // module.distinct[i] if module.distinct else 1
             for n in range(repeats):
-                own, before = jax.tree.map(lambda a, n=n: a[n], (params[f"blocks_{i}"], state.segments[i]))
+                own = jax.tree.map(lambda a, n=n // times: a[n], params[f"blocks_{i}"])
+                before = jax.tree.map(lambda a, n=n: a[n], state.segments[i])
                 call = Call.of(pos, form, layer=index, streams=streams)
                 x, s, written = block.clone(name=None).apply({"params": own}, x, before, call)
                 streams = streams | written

@@ -90,9 +90,9 @@ class Probe:
         return 0
 
     def _places(self, path: Path, values: np.ndarray) -> list[Place]:
-        """values: [2] or, in a stack, [layers, 2]: finite and norm."""
+        """values: [2] or, in a stack, [layers, 2]: finite and norm; [layers, times, 2] for outputs of shared blocks."""
         stack = self._stack(path)
-        rows = values if stack else values[None]
+        rows = values.reshape(-1, 2) if stack else values[None]
         return [Place(path, stack, layer, bool(row[0] == 1), float(row[1])) for layer, row in enumerate(rows)]
 
     def when(self, place: Place) -> tuple[int, int, int]:

@@ -6,7 +6,7 @@ from jaxseq.models.lm import LM
 
 PLAIN = {  # fields of a model that only some sources can hold
     "positions": "none", "position_offset": 0, "embedding_norm": False, "embedding_scale": 1.0, "embedding_width": 0,
-    "last_norm": True, "logit_scale": 1.0, "logit_cap": 0.0,
+    "distinct": None, "last_norm": True, "logit_scale": 1.0, "logit_cap": 0.0,
 }  # fmt: skip
 
 

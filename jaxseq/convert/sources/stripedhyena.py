@@ -64,6 +64,8 @@ def config(theirs: dict) -> ConfigDict:
 def describe(model: nn.Module) -> dict | None:
     if not isinstance(model, LM) or model.norm != "rmsnorm_outer" or model.positions != "none" or model.embedding_norm:
         return None
+    if model.distinct:  # blocks that share weights
+        return None
     kinds, found = [], {}
     for repeats, block in zip(model.repeats, model.blocks, strict=True):
         names = [type(mixer).__name__ for mixer in block.mixers]

@@ -1,0 +1,88 @@
+"""Blocks that share weights, "6/2*(…)" in model.stack, equal blocks with copies of the weights, and are stored once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.train_tiny import tiny
+
+import jaxseq
+from jaxseq import convert
+from jaxseq.compare.fit import fit
+from jaxseq.errors import UserError
+from jaxseq.models import _stack
+from jaxseq.train import prepare
+
+SMALL = {"model.width": 16, "model.vocab": 20}
+
+
+def model(stack: str):
+    return jaxseq.build(jaxseq.config("transformer", **SMALL, **{"model.stack": stack}))
+
+
+@pytest.mark.parametrize(
+    ("stack", "plain"),
+    [
+        ("6/2*(attention mlp)", "6*(attention mlp)"),
+        ("4/1*(retention mlp) + (gru)", "4*(retention mlp) + (gru)"),
+        ("2/1*(differential_attention mlp)", "2*(differential_attention mlp)"),  # reads the number of its layer
+    ],
+)
+def test_shared_blocks_are_blocks_with_equal_weights(stack, plain):
+    shared, copied = model(stack), model(plain)
+    params = shared.init(jax.random.key(0), *shared.example())["params"]
+    times = shared.repeats[0] // shared.distinct[0]
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(params["blocks_0"])} == {shared.distinct[0]}
+    copies = params | {"blocks_0": jax.tree.map(lambda x: jnp.repeat(x, times, axis=0), params["blocks_0"])}
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 20, (2, 9)))
+
+    def run(m, params):
+        def loss(params):
+            logits, state = m.apply({"params": params}, tokens, state=m.init_state(2, 12))
+            return jnp.sum(logits**2), (logits, state)
+
+        gradients, (logits, state) = jax.grad(loss, has_aux=True)(params)
+        step = m.apply({"params": params}, tokens[:, :1], state=state, form="recurrent")  # in place
+        return (logits, state, step), gradients["blocks_0"]
+
+    (got, gradients), (wanted, of_copies) = (jax.jit(run, static_argnums=0)(*x) for x in ((shared, params), (copied, copies)))
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max(initial=0))  # noqa: E731
+    jax.tree.map(close, got, wanted)
+    jax.tree.map(close, gradients, jax.tree.map(lambda x: x.reshape(-1, times, *x.shape[1:]).sum(1), of_copies))
+
+
+def test_the_optimiser_holds_each_tensor_once(tmp_path):
+    config = tiny(tmp_path, **{"model.stack": "4/1*(attention mlp)", "model.remat": "full", "model.dropout": 0.1})
+    trainer = prepare(config, jax.devices()[:1])
+    for tree in (trainer.abstract.params, trainer.abstract.optimizer[1].mu):
+        assert {leaf.shape[0] for leaf in jax.tree.leaves(tree["blocks_0"])} == {1}
+    state = trainer.init()
+    tokens = np.zeros(trainer.abstract_batch()["tokens"].shape, np.int32)
+    batch = {name: np.ones(leaf.shape, leaf.dtype) for name, leaf in trainer.abstract_batch().items()}
+    batch |= {"tokens": tokens, "pos": np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)}
+    state, metrics = trainer.compile()(state, batch)
+    assert bool(metrics["ok"]) and metrics["grad_norm"] > 0
+
+
+def test_a_shared_stack_is_fitted_by_width_and_depth():
+    config = jaxseq.config("transformer", **{"model.stack": "6/2*(attention swiglu)", "model.vocab": 257})
+    (segment,) = _stack.parse(fit(config, 164_000).model.stack)
+    assert segment.distinct == 2 or segment.repeats == 2
+
+
+@pytest.mark.parametrize("stack", ["6/4*(attention mlp)", "6/0*(attention mlp)", "/2*(attention mlp)"])
+def test_what_cannot_be_shared_is_refused(stack):
+    with pytest.raises(UserError, match="model.stack") as caught:
+        model(stack)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_source_takes_shared_blocks_for_others():
+    with pytest.raises(UserError, match="no source holds this model"):
+        convert._holder(jaxseq.build(jaxseq.config("llama", **SMALL, **{"model.stack": "4/2*(attention swiglu)"})))
+    convert._holder(jaxseq.build(jaxseq.config("llama", **SMALL)))
+
+
+def test_text_is_the_inverse_of_parse():
+    text = "12/4*(attention mlp) + 2*(mamba) + (gru mlp)"
+    assert _stack.text(_stack.parse(text)) == text
