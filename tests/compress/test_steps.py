@@ -217,7 +217,7 @@ def test_low_rank_has_the_smallest_error_on_the_inputs():
         ("int8:3", "int8 takes no argument"),
         ("wanda", "needs a fraction"),
         ("wanda:1.5", "needs a fraction"),
-        ("wanda:4:2", "no pattern N:M"),
+        ("wanda:4:2", "not a pattern N:M"),
         ("wanda:0.5+lowrank:0.5", "put lowrank before pruning"),
         ("int8+channels:0.25", "put these steps first"),
         ("int8+nf4", "changes nothing"),
