@@ -16,11 +16,11 @@ def check() -> None:
         raise UserError("train.logger=wandb needs the package wandb; pip install 'jaxseq[wandb]', or leave it empty") from None
 
 
-def start(workdir: Path, config: dict[str, Any]) -> "Logger":
-    return Logger(workdir, config)
+def start(workdir: Path, config: dict[str, Any]) -> "WandbLogger":
+    return WandbLogger(workdir, config)
 
 
-class Logger:
+class WandbLogger:
     def __init__(self, workdir: Path, config: dict[str, Any]):
         wandb = importlib.import_module("wandb")
         identity = hashlib.blake2b(str(paths.absolute(workdir)).encode(), digest_size=8).hexdigest()
