@@ -33,7 +33,7 @@ def of(name: str | os.PathLike, what: str = "") -> Any:
         return Path(local(text, what))
     bucket, _, folder = text.removeprefix(GS).partition("/")
     if not bucket or not folder.strip("/") or "#" in text:
-        raise UserError(f"{what or text} names no folder in a bucket; write it like gs://bucket/folder, without #")
+        raise UserError(f"{what or text} is not a folder in a bucket; write it like gs://bucket/folder, without #")
     _configure()
     from etils import epath
 

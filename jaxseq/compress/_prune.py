@@ -43,7 +43,7 @@ class Pattern(NamedTuple):
     def why_not(self, kernel: Kernel) -> str:
         """Why a kernel cannot have this pattern; empty if it can."""
         inputs = kernel.matrices.shape[1]
-        return f"{inputs} inputs are no multiple of {self.block}" if self.block and inputs % self.block else ""
+        return f"{inputs} inputs are not a multiple of {self.block}" if self.block and inputs % self.block else ""
 
 
 def _ranks(x: np.ndarray, axis: int) -> np.ndarray:

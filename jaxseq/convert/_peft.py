@@ -63,7 +63,7 @@ def _adapted(entries: Sequence[Entry], params: Any) -> Iterator[tuple[Adapted, E
 def _order(entry: Entry, node: Adapted, row: int | None, name: str) -> tuple[np.ndarray, np.ndarray, bool]:
     """(our input of each of theirs, our output of each of theirs, whether their matrix is [inputs, outputs]).
 
-    Found by converting a matrix of the numbers of the inputs, and one of those of the outputs.
+    Found by converting a matrix that contains the input numbers, and one that contains the output numbers.
     """
     lead = 0 if row is None else 1
     ins, outs = node.a.shape[lead:-1], node.b.shape[lead + 1 :]
@@ -75,4 +75,4 @@ def _order(entry: Entry, node: Adapted, row: int | None, name: str) -> tuple[np.
         inputs, outputs = (input_[:, 0], output[0]) if swapped else (input_[0], output[:, 0])
         if np.array_equal(np.sort(inputs), number_I) and np.array_equal(np.sort(outputs), number_O):
             return inputs.astype(int), outputs.astype(int), bool(swapped)
-    raise UserError(f"PEFT cannot hold the adapter of {entry.ours[0]}: {name} is no such matrix; export without --adapter")
+    raise UserError(f"PEFT cannot hold the adapter of {entry.ours[0]}: {name} is another kind of map; export without --adapter")

@@ -28,7 +28,7 @@ def made(folder: Path, model_type: Any) -> tuple[str | None, str]:
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         return _merged(folder, model_type)
     other = next((name for name in OTHERS if (folder / name).is_file()), None)
-    return None, f"{other} alone is not read; {REMEDY}" if other else "none lies beside the weights"
+    return None, f"{other} alone is not read; {REMEDY}" if other else "there is none next to the weights"
 
 
 def _config(folder: Path) -> dict[str, Any]:

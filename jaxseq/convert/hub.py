@@ -85,7 +85,7 @@ def _chosen(address: str, found: list[str], file: str | None) -> list[str]:
         if weights := [name for name in top if name.endswith(ending)]:
             break
     else:
-        raise UserError(f"{address} has no weights at its top ({', '.join(WEIGHTS)}); it has: {', '.join(sorted(found)[:12])}")
+        raise UserError(f"{address} has no top-level weights ({', '.join(WEIGHTS)}); it has: {', '.join(sorted(found)[:12])}")
     if ending in (".gguf", ".pth") and len(weights) > 1:
         raise UserError(f"{address} holds {len(weights)} models; add one of their names: {', '.join(weights[:12])}")
     return [*weights, *beside]

@@ -70,7 +70,7 @@ class JsonTokenizer:
             raise
         except BaseException as error:  # tokenizers raises bare Exception, and panics are not subclasses of it
             raise UserError(
-                f"{self._field} is no tokenizers JSON file ({_reason(error)}); make one with `jaxseq tokenizer`"
+                f"{self._field} is not a tokenizers JSON file ({_reason(error)}); make one with `jaxseq tokenizer`"
             ) from error
 
     def _additions(self, texts: Sequence[str]) -> tuple[tuple[int, ...], list[int]]:

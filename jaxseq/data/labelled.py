@@ -154,7 +154,7 @@ def text(config: ConfigDict, row: Callable[[str], Row]) -> Labelled:
     if len({type(label) for label in labels}) > 1:
         raise UserError(f"{root} has labels that are text and labels that are numbers; write one kind")
     if not labels:
-        raise UserError(f"{root} holds no line; write one JSON object a line, with a text and a label")
+        raise UserError(f"{root} has no lines; write one JSON object per line, with a text and a label")
     stamp = [*files.stamp(paths, root if root.is_dir() else None), config.field, config.label]
     return Labelled(str(root), lambda i: row(texts[i]), *_numbered(labels), stamp, damage=damage, held=_held(counts))
 
@@ -235,7 +235,7 @@ def _pixels(path: Path, side: int | None) -> tuple[np.ndarray, np.ndarray]:
             f"it holds {pixels.dtype} {list(shape)} and {labels.dtype} {list(labels.shape)}"
         )
     if side is not None and shape[1] != side:
-        raise UserError(f"{path} holds images of {shape[1]} pixels, the model wants {side}; set model.size, or resize them")
+        raise UserError(f"{path} holds images of {shape[1]} pixels, but the model needs {side}; set model.size, or resize them")
     return pixels, labels
 
 

@@ -29,7 +29,7 @@ class NucleotideTokenizer:
         ids = self._ids[np.frombuffer(data, np.uint8)]
         if len(bad := np.flatnonzero(ids == 255)):
             letter = data[bad[0] : bad[0] + 4].decode(errors="replace")[0]
-            raise UserError(f"{letter!r} is no letter of a nucleotide sequence ({LETTERS}); set data.tokenizer=byte or another")
+            raise UserError(f"{letter!r} is not a letter of a nucleotide sequence ({LETTERS}); set data.tokenizer, such as byte")
         return ids
 
     def encode(self, text: str | bytes) -> np.ndarray:

@@ -126,7 +126,7 @@ def _read(path: str | Path, data: bytes) -> dict[int, bytes]:
         if token is None:
             raise UserError(f"data.tokenizer={path}, line {number} is not `ID LITERAL LENGTH`; is it an RWKV vocabulary?")
         if token == WorldTokenizer.boundary or token in words:
-            raise UserError(f"data.tokenizer={path}, line {number}: id {token} is taken; give each word an id of its own from 1")
+            raise UserError(f"data.tokenizer={path}, line {number}: id {token} is already used; give each word its own id from 1")
         words[token] = word
     known = set(words.values())
     if lost := [byte for byte in range(256) if bytes([byte]) not in known]:

@@ -60,7 +60,7 @@ def typed(boxes: Any, text: str) -> Any:
         known, new = leaves(boxes), {}
         for path in paths:
             if not getattr(known.get(path), "contracts", ()):
-                raise UserError(f"model.weights makes {path} {kind}, but this model has no such matrix; mend model.weights")
+                raise UserError(f"model.weights makes {path} {kind}, but this model has no such matrix; change model.weights")
             new[path] = TYPES[kind](known[path], argument)
         boxes = replaced(boxes, new)
     return boxes

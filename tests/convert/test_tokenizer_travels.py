@@ -109,7 +109,7 @@ def test_a_tokenizer_that_does_not_fit_is_refused_at_import(tmp_path, capsys):
     )
     assert "ids up to 500 and the model has rows for 480" in said(capsys, "import", str(folder), str(tmp_path / "run"), status=2)
     (folder / "tokenizer.json").write_text("{}")
-    assert "tokenizer.json is no tokenizers JSON file" in said(capsys, "import", str(folder), str(tmp_path / "run"), status=2)
+    assert "tokenizer.json is not a tokenizers JSON file" in said(capsys, "import", str(folder), str(tmp_path / "run"), status=2)
     assert not (tmp_path / "run").exists()
 
 

@@ -92,7 +92,7 @@ def test_what_is_not_read_names_the_remedy(folder, tmp_path):
     (tmp_path / "bert" / "vocab.txt").write_text("[CLS]\n")
     text, why = _vocabularies.made(tmp_path / "bert", "bert")
     assert text is None and why.startswith("vocab.txt alone is not read") and remedy in why
-    assert _vocabularies.made(tmp_path, "x") == (None, "none lies beside the weights")
+    assert _vocabularies.made(tmp_path, "x") == (None, "there is none next to the weights")
 
 
 def test_a_sentencepiece_model_of_another_kind_names_the_remedy(folder):

@@ -90,7 +90,7 @@ def test_a_source_of_files_needs_a_path(source):
 def test_an_unreadable_tokenizer(tmp_path, content):
     (tmp_path / "tokenizer.json").write_bytes(content)
     message = refused(data_config(tokenizer=str(tmp_path / "tokenizer.json")))
-    assert "is no tokenizers JSON file (" in message and message.endswith("make one with `jaxseq tokenizer`")
+    assert "is not a tokenizers JSON file (" in message and message.endswith("make one with `jaxseq tokenizer`")
 
 
 def test_a_cache_that_cannot_be_written(tmp_path):

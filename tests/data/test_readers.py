@@ -68,10 +68,10 @@ CASES = {
     "column.csv": ("a,b\n1,2\n", r"has no column 'text' \(it has: a, b\); set data.field"),
     "empty.csv": ("", r"has no column 'text' \(it has: none\)"),
     "short.csv": ("n,text\n1\n", r"row 1: 'text' is null"),
-    "quote.csv": ('n,text\n1,"a" b\n', r"is no table behind line 1 \("),
+    "quote.csv": ('n,text\n1,"a" b\n', r"is not a table after line 1 \("),
     "latin.csv": (b"text\nfin\xe9\n", r"is not UTF-8 \(0xe9"),
-    "prose.fa": ("once upon a time", r"line 1 stands before the first header; begin each sequence with a line >NAME"),
-    "digits.fa": (">a\nAC9T\n", r"line 2 holds what is no letter of a sequence"),
+    "prose.fa": ("once upon a time", r"line 1 is before the first header; begin each sequence with a line >NAME"),
+    "digits.fa": (">a\nAC9T\n", r"line 2 has a character that is not a letter of a sequence"),
     "odd.bin": (b"abc", r"holds token ids; set data.tokenizer to the file that they were made with"),
     "wide.txt": (b"\xff\xfea\0b", r"begins as utf-16 and is not \(.*\); convert it: iconv"),
     "frame.jsonl.zst": (b"plain", r"cannot be decompressed \(.*\); it is damaged"),
@@ -151,7 +151,7 @@ def test_the_nucleotide_tokenizer_refuses_what_it_cannot_hold(tmp_path):
     stream = tokenizer.stream()
     assert "".join(map(stream.push, [*ids, tokenizer.boundary])) + stream.finish() == text
     (tmp_path / "x.jsonl").write_text('{"text": "ACé"}\n')
-    with pytest.raises(UserError, match="'é' is no letter of a nucleotide sequence"):
+    with pytest.raises(UserError, match="'é' is not a letter of a nucleotide sequence"):
         data.corpus(data_config(path=str(tmp_path / "x.jsonl"), tokenizer="nucleotide").data)
     import tokenizers
 
@@ -187,7 +187,7 @@ def test_token_ids_of_another_tokenizer_are_refused(tmp_path, bpe):
     np.asarray([1, 2, 50_000], "<u2").tofile(tmp_path / "x.bin")
     assert "has the token id 50000" in refused(tmp_path / "x.bin", tokenizer=bpe[0])
     (tmp_path / "x.bin").write_bytes(b"abc")
-    assert "has 3 bytes, which is no number of uint16 ids" in refused(tmp_path / "x.bin", tokenizer=bpe[0])
+    assert "has 3 bytes, so it does not hold uint16 ids" in refused(tmp_path / "x.bin", tokenizer=bpe[0])
     for name in ("meta.pkl", "prepare.py"):
         (tmp_path / "nano" / name).unlink()
     assert "it skips train.bin, val.bin (token ids; set data.tokenizer to the file" in refused(tmp_path / "nano")
@@ -215,7 +215,7 @@ def test_a_damaged_table_is_told_in_a_line(tmp_path, suffix):
     whole = path.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"garbage", b"", whole[:4] + b"\xff" * 400 + whole[404:]):
         path.write_bytes(damaged)
-        assert "is no table from row " in refused(path)
+        assert "is not a table from row " in refused(path)
     path.write_bytes(whole)
     assert "has no column 'body' (it has: text); set data.field" in refused(path, field="body")
     nothing = pyarrow.table({"text": ["a", None]})

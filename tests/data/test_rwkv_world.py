@@ -84,8 +84,8 @@ def test_fingerprint_is_the_vocabularys(tokenizer, path, tmp_path):
         ("301 'abc' 2", "line 271 is not"),
         ("301 '' 0", "line 271 is not"),
         ("", "line 271 is not"),
-        ("0 'abc' 3", "id 0 is taken"),
-        ("300 'abc' 3", "id 300 is taken"),
+        ("0 'abc' 3", "id 0 is already used"),
+        ("300 'abc' 3", "id 300 is already used"),
         ("301 'then' 4", "same word under two ids"),
     ],
 )

@@ -195,7 +195,7 @@ def test_a_panic_in_the_middle_of_the_data_is_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(tokenizer, "_tokenizer", Panicking())
     for call in (lambda: tokenizer.encode("a"), lambda: tokenizer.encode_batch(["a"]), lambda: tokenizer.decode([1])):
-        with pytest.raises(UserError, match=r"is no tokenizers JSON file \(index out of bounds\); make"):
+        with pytest.raises(UserError, match=r"is not a tokenizers JSON file \(index out of bounds\); make"):
             call()
 
 

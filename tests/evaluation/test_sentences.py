@@ -41,7 +41,7 @@ RELATED = [
 ]
 
 
-@pytest.mark.skipif("JAXSEQ_MINILM" not in os.environ, reason="JAXSEQ_MINILM names no folder or wheel of all-MiniLM-L6-v2")
+@pytest.mark.skipif("JAXSEQ_MINILM" not in os.environ, reason="JAXSEQ_MINILM is not a folder or wheel of all-MiniLM-L6-v2")
 def test_related_sentences_are_nearer_than_unrelated_ones(tmp_path):
     """With all-MiniLM-L6-v2 the smallest cosine of a related pair exceeds the largest of all others."""
     path = Path(os.environ["JAXSEQ_MINILM"])

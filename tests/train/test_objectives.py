@@ -110,7 +110,7 @@ def test_a_run_that_tells_images_apart(tmp_path):
     assert (result["tokens"], result["rows"]) == (12, 12)
     assert classification.task(config).describe(result).endswith(", over 12 images")
     assert result["loss"] == pytest.approx(result["nats"])  # unsmoothed
-    with pytest.raises(UserError, match="holds images of 8 pixels, the model wants 16"):
+    with pytest.raises(UserError, match="holds images of 8 pixels, but the model needs 16"):
         classification.task(jaxseq.config("vit", **RUN | VIT | where | {"model.size": 16}))
 
 

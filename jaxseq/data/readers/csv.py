@@ -23,9 +23,9 @@ def read(path: Path, name: str, options: Options) -> Iterator[Document]:
             _records.check_field(path, "column", rows.fieldnames or (), options.field)
             yield from _records.documents(enumerate(rows, 1), path, "row", name, options)
         except csv.Error as error:
-            raise UserError(f"{path} is no table behind line {rows.line_num} ({error}); quote its fields") from error
+            raise UserError(f"{path} is not a table after line {rows.line_num} ({error}); quote its fields") from error
         except UnicodeDecodeError as error:
             raise UserError(
-                f"{path} is not UTF-8 (0x{error.object[error.start]:02x} behind line {rows.line_num}); "
+                f"{path} is not UTF-8 (0x{error.object[error.start]:02x} after line {rows.line_num}); "
                 "convert it: iconv -f ENCODING -t UTF-8"
             ) from error

@@ -26,9 +26,9 @@ def read(path: Path, name: str, options: Options) -> Iterator[Document]:
                 continue
             letters = b"".join(line.split()).upper()
             if letters and not record:
-                raise UserError(f"{path} line {number} stands before the first header; begin each sequence with a line >NAME")
+                raise UserError(f"{path} line {number} is before the first header; begin each sequence with a line >NAME")
             if letters.translate(None, b"ABCDEFGHIJKLMNOPQRSTUVWXYZ*-"):
-                raise UserError(f"{path} line {number} holds what is no letter of a sequence; is it a FASTA file?")
+                raise UserError(f"{path} line {number} has a character that is not a letter of a sequence; is it a FASTA file?")
             held += letters
             while len(held) > DNA_DOCUMENT:
                 yield _sequence(record, held[:DNA_DOCUMENT], before)

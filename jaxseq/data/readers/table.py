@@ -31,7 +31,7 @@ def read(path: Path, name: str, options: Options) -> Iterator[Document]:
         yield from _records.documents(rows(), path, "row", name, options)
     except (pyarrow.ArrowException, OSError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path} is no table from row {number} on ({reason}); it is damaged: fetch it again") from error
+        raise UserError(f"{path} is not a table from row {number} on ({reason}); it is damaged: fetch it again") from error
 
 
 def _batches(path: Path, field: str) -> Iterator:

@@ -14,12 +14,12 @@ BINARY = True
 
 
 def read(path: Path, name: str, options: Options) -> Iterator[TokenDocument]:
-    """nanoGPT's .bin: token ids, uint16, end to end. The boundary's id ends a document; one without it is cut."""
+    """nanoGPT's .bin: token ids, uint16, end to end. A document ends at the boundary's id, or after PIECE_BYTES ids."""
     if options.boundary is None:
         raise UserError(f"{path} holds token ids; set data.tokenizer to the file that they were made with")
     files.regular(path)
     if (size := path.stat().st_size) % 2:
-        raise UserError(f"{path} has {size} bytes, which is no number of uint16 ids; write it as nanoGPT's prepare.py does")
+        raise UserError(f"{path} has {size} bytes, so it does not hold uint16 ids; write it as nanoGPT's prepare.py does")
     ids = np.memmap(path, "<u2", "r") if size else np.zeros(0, "<u2")
     start, block = 0, PIECE_BYTES
     while start < len(ids):
