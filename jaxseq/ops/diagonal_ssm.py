@@ -117,7 +117,8 @@ def summary(
     """p^T, and the state after the segment starting from zero. T >= 1."""
     acc, pos_BT, (p_DM, b_DM, _) = _prepare(u_BTD, p_DM, b_DM, c_DM, d_D, None, pos)
     ones_BDM = _empty(u_BTD, p_DM, acc).x_BDM.at[..., : p_DM.shape[1] // 2].set(1)
-    A_BDM = _lti.advance(DIAGONAL, p_DM, ones_BDM, jnp.sum(_time.valid(pos_BT), axis=1), u_BTD.shape[1])
+    squares = _lti.squares(DIAGONAL, p_DM, u_BTD.shape[1])
+    A_BDM = _lti.advance(DIAGONAL, squares, ones_BDM, jnp.sum(_time.valid(pos_BT), axis=1))
     x_BDM = _lti.total(DIAGONAL, p_DM, b_DM, _time.clean(pos_BT, u_BTD)[0].astype(acc), pos_BT)
     return Summary(_time.select(_time.continues(pos_BT), A_BDM), x_BDM)
 
