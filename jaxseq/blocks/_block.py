@@ -13,7 +13,7 @@ from jaxseq.layers import NORMS, Mixer
 class Block(nn.Module):
     """x_BTD, state, streams = block(x_BTD, state, call)
 
-    The state is a tuple with one entry per mixer; `streams` holds what the mixers wrote for later segments. The residual stream
+    The state is a tuple with one entry per mixer; `streams` holds values for later segments. The residual stream
     keeps its dtype; mixers compute in their own. A subclass defines `__call__`; its additional fields are set by
     `config.model.<name of its file>`.
     """

@@ -1,4 +1,4 @@
-"""Residual connections around norm and mixer of a normed stream: DeepNorm as in MiniMax-01 (arXiv:2501.08313, §2.1)."""
+"""Residual connections that carry the normed stream: DeepNorm as in MiniMax-01 (arXiv:2501.08313, §2.1)."""
 
 import jax
 

@@ -11,9 +11,9 @@ from jaxseq.layers import constrain
 
 
 class SemiParallel(Block):
-    """x <- x + sum_i mixer_i(norm(x)) for neighbouring mixers with a state, x <- x + mixer(norm(x)) for each without one.
+    """x <- x + sum_i mixer_i(norm(x)) for adjacent mixers with a state; x <- x + mixer(norm(x)) for each mixer without one.
 
-    The norm of parallel mixers has the name of the first of them.
+    The norm of parallel mixers is named after the first of them.
     """
 
     @nn.compact
@@ -27,6 +27,6 @@ class SemiParallel(Block):
             streams |= written
             x_BTD = constrain(x_BTD + y_BTD.astype(x_BTD.dtype), ("batch", "time", None))
             after.append(s)
-            if alone:  # what follows has the sum as its input
+            if alone:  # the next mixer reads the new x
                 h_BTD = None
         return Mixed(x_BTD, tuple(after), streams)

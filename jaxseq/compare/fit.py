@@ -223,8 +223,8 @@ def _boxes(config: ConfigDict) -> list:
 
 
 def count(config: ConfigDict, width: int, factor: float = 1.0, exact: bool = True) -> tuple[int, tuple[int, ...]]:
-    """Parameters outside the segments and of one repeat of each segment, at this width. Those of a segment whose repeats share
-    weights do not depend on their number and belong to the first."""
+    """(parameters outside the segments, [those of one repeat of each segment]) at this width. Segments with shared weights count
+    as outside, because their parameters do not depend on the number of repeats."""
     segments = _stack.parse(config.model.stack)
     fixed, layers = 0, [0] * len(segments)
     for path, box in _boxes(reshape(config, ModelSize(width, (1,) * len(segments), factor, exact))):

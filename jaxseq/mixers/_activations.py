@@ -19,7 +19,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def gated(activation: Callable[[jax.Array], jax.Array], gate: jax.Array, up: jax.Array) -> jax.Array:
-    """activation(gate) * up, of which the backward pass stores the arguments only."""
+    """activation(gate) * up; the backward pass stores only the arguments."""
     return recomputed(lambda gate, up: activation(gate) * up)(gate, up)
 
 

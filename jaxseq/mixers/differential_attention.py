@@ -53,8 +53,8 @@ class DifferentialAttention(Attention):
         return "the heads of differential attention are pairs" if kind == "heads" else super().units(kind)
 
     def _attend(self, q_BTHK, k_BTGK, v_BTGV, state, call: Call, limits: dict[str, Any]):
-        """One call of the op for both attentions: the keys of a pair stand side by side, and each query has zeros at those
-        of the other one. So the state holds every key and value once, as that of `attention` does."""
+        """One call of the op for both attentions: the keys of a pair are concatenated, and each query is zero at those of the
+        other head. So the state stores every key and value once, as in `attention`."""
         self._pairs()
         first, second = jnp.split(q_BTHK, 2, axis=2)
         zeros = jnp.zeros_like(first)

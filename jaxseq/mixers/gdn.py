@@ -13,8 +13,8 @@ class GatedDeltaNet(DeltaMixer):
     """y = (rms_norm(gated_delta_rule(q, k, v, log_a, beta)) * gate(x W_g)) W_o, the norm over each head.
 
     q, k, v = silu(conv(x W)); q and k are normalised to unit length. beta = sigmoid(x W_beta); log_a = -A softplus(x W_a + b_dt).
-    A and b_dt are one number per value head, in float32, without weight decay. Initial values: A from U(0, 16), b_dt the inverse
-    softplus of a log-uniform step (flash-linear-attention, layers/gated_deltanet.py).
+    A and b_dt are one number per value head, in float32, without weight decay. Initial values: A from U(1e-4, 16) (U(0, 16) in
+    flash-linear-attention, layers/gated_deltanet.py), b_dt the inverse softplus of a log-uniform step.
     """
 
     @nn.compact

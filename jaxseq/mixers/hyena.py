@@ -14,9 +14,9 @@ from jaxseq.ops import long_conv
 class Hyena(_hyena.GatedConvolutions):
     """Hyena with implicit filters of `l_max` taps; see `_hyena.GatedConvolutions` for the equations.
 
-    The state holds the last l_max - 1 inputs of every long convolution, the least that is exact. Filters are recomputed in every
-    call, also for a single token; `jaxseq modal` converts a trained model to `hyena_modal`, whose state and step are small. Do
-    not change `l_max` of trained weights: positions are fractions of it, so another l_max gives another filter.
+    The state holds the last l_max - 1 inputs of every long convolution, the smallest exact state. Filters are recomputed in
+    every call, also for a single token; `jaxseq modal` converts a trained model to `hyena_modal`, with a small state and step.
+    Do not change `l_max` of trained weights: positions are fractions of it, so another l_max gives another filter.
     """
 
     hidden_role: ClassVar[str] = "other"

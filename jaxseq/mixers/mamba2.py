@@ -39,7 +39,7 @@ class Mamba2(Mixer):
     """
 
     expand: int = 2  # inner width = expand * width
-    inner: int | None = None  # inner width, if it is no multiple of the width
+    inner: int | None = None  # inner width, if it is not a multiple of the width
     heads: int = 4  # the released models have heads of 64 channels
     groups: int = 1  # of B and C
     state_size: int = 128
@@ -80,7 +80,7 @@ class Mamba2(Mixer):
         return nn.silu(y_BTD), state
 
     def _projected(self, all_BTD):
-        """z, x, B, C and dt, one after another, before their use."""
+        """Hook for subclasses: z, x, B, C and dt, concatenated, before they are used."""
         return all_BTD
 
     def _gated_norm(self, y_BTHV, x_BTHV, d_H, z_BTD):

@@ -90,12 +90,12 @@ class MoE(Mixer):
         return *(map_(name, *up, paired) for name in names), down
 
     def _inner(self) -> Callable[..., jax.Array]:
-        """The hidden activations of an expert, as a function of the results of its maps before the last."""
+        """The hidden activations of an expert, as a function of the outputs of its first maps."""
         activation = _activations.find(self.activation)
         return (lambda gate, up: activation(gate) * up) if self.gated else activation
 
     def _route(self, x_BTD, call):
-        """(expert [B, T, R] int32, weight [B, T, R]) of each token's R = top_k choices, largest first."""
+        """(expert [B, T, A] int32, weight [B, T, A]) of each token's A = top_k choices, largest first."""
         acc = _time.accumulation_dtype(x_BTD)
         x_BTD = x_BTD.astype(acc)
         if call.train and self.jitter:

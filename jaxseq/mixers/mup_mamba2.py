@@ -13,7 +13,7 @@ from jaxseq.mixers.mamba2 import Mamba2, gated
 class MupMamba2(Mamba2):
     """y = out mamba2(in u), and each of (z, x, B, C, dt) = (in u) W_in has a multiplier too. Fields as in `mamba2`.
 
-    Unless `normed`, the output has its gate without the norm: ((ssd(x, dt, B, C) + D x) * silu(z)) W_out.
+    Without `normed`, the output is gated but not normalised: ((ssd(x, dt, B, C) + D x) * silu(z)) W_out.
     """
 
     in_multiplier: float = 1.0

@@ -39,7 +39,7 @@ class SharedMoE(MoE):
         if self.router != "sigmoid":
             raise UserError(f"there is no router {self.router!r}; choose one of: softmax, sigmoid")
         if self.experts % self.groups or not self.top_groups <= self.groups:
-            raise UserError(f"{self.groups} groups do not divide {self.experts} experts, or are fewer than {self.top_groups}")
+            raise UserError(f"groups={self.groups} must divide experts={self.experts} and be >= top_groups={self.top_groups}")
         acc = _time.accumulation_dtype(x_BTD)
         init = _init.inward(self)
         router = Linear((self.experts,), ("embed", None), bias=self.bias, init_fn=init, dtype=acc, name="router")

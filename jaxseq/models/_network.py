@@ -37,7 +37,7 @@ def unscanned() -> Iterator[None]:
 
 
 class Network(nn.Module):
-    """Base of whole models. A subclass defines `example`, inputs that show their shapes and dtypes."""
+    """Base of whole models. A subclass defines `example`, inputs with valid shapes and dtypes."""
 
     collections: ClassVar[tuple[str, ...]] = ("params",)  # collections that `init` returns
     optional: ClassVar[tuple[str, ...]] = ()  # parameters that fine-tuning may add or leave out
@@ -80,7 +80,8 @@ class Network(nn.Module):
         """{collection: tree of jaxseq.layers.Parameter around ShapeDtypeStructs}: logical axes and optimiser groups."""
 
         def init(key):
-            return super(Network, self).init(key, *self.example(), mutable=self.collections)  # inside: the inputs take no memory
+            # Only traced: the example takes no memory.
+            return super(Network, self).init(key, *self.example(), mutable=self.collections)
 
         return metadata(jax.eval_shape(init, jax.random.key(0)))
 
@@ -90,9 +91,9 @@ def scan(
 ) -> tuple[Any, Any]:
     """Apply `repeats` copies of `layer` in sequence, `carry, y = call(layer, carry, x)`, compiled once; returns (carry, ys).
 
-    xs, ys: leaves [repeats, …], one slice per copy. Values that `call` closes over are shared by all copies. distinct: only so
-    many copies have weights of their own, and each is applied repeats / distinct times in succession; what these applications
-    sow has the axes [distinct, repeats / distinct, …].
+    xs, ys: leaves [repeats, …], one slice per copy. Values that `call` closes over are shared by all copies. distinct: the
+    number of copies with their own weights (None: all). Each is applied repeats / distinct times in succession; values that it
+    sows have the axes [distinct, repeats / distinct, …].
     """
     body = call if remat == "none" else nn.remat(call, prevent_cse=False, policy=REMAT[remat])
     axes, rngs = {"batch_stats": 0, "losses": 0, "intermediates": 0, "calibration": 0}, {"params": True, "dropout": True}

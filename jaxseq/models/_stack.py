@@ -29,7 +29,7 @@ class Segment(NamedTuple):
         return self.distinct or self.repeats
 
     def repeated(self, repeats: int) -> "Segment":
-        """With about as many repeats: a multiple of the distinct blocks; a segment without a number stays single."""
+        """The segment with about `repeats` repeats, a multiple of `distinct`. A segment without a number is unchanged."""
         times = self.distinct or 1
         return self if self.fixed else self._replace(repeats=times * max(1, round(repeats / times)))
 
@@ -48,7 +48,7 @@ def parse(stack: str) -> tuple[Segment, ...]:
             raise UserError(f"cannot read {part.strip()!r} in model.stack; write it like 4*(attention swiglu) + (mamba)")
         repeats, distinct = int(match[1] or 1), match[2] and int(match[2])
         if distinct is not None and (not distinct or repeats % distinct):
-            raise UserError(f"{part.strip()!r} in model.stack: {distinct} distinct blocks cannot make {repeats}; use a divisor")
+            raise UserError(f"{part.strip()!r} in model.stack: {distinct} must divide {repeats}")
         segments.append(Segment(repeats, labels, match[1] is None, distinct if distinct != repeats else None))
     return tuple(segments)
 

@@ -65,7 +65,7 @@ class _Tile:
         self.inside = [min(side, size - at) for at, side, size in zip(corner, cut.sides, cut.shape, strict=True)]
 
     def read(self, x: np.ndarray, stride: int = 1, rim: int = 0, after: int = 0) -> np.ndarray:
-        """The part of `x` at stride * tile, with `rim` extra positions before and `after` behind it; zero outside the map."""
+        """The part of `x` at stride * tile, with `rim` extra positions before it and `after` after it; zero outside the map."""
         bounds = [(stride * at - rim, stride * (at + side) + after) for at, side in zip(self.corner, self.sides, strict=True)]
         slices = [slice(max(start, 0), stop) for start, stop in bounds]
         cut = x[:, slices[0], slices[1]]

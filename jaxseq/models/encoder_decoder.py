@@ -158,7 +158,7 @@ def _positions(tokens: jax.Array, pos: jax.Array | None) -> jax.Array:
 
 
 def _causal(segment_BT: jax.Array, number_BT: jax.Array, first_BT: jax.Array) -> Span:
-    """A token sees its document, from the number of its first token to its own; padding (segment 0) sees nothing."""
+    """A token sees the tokens of its document from the first up to itself; padding (segment 0) sees nothing."""
     real_BT = segment_BT > 0
     return Span(jnp.where(real_BT, first_BT, _attend.NEVER), jnp.where(real_BT, number_BT, -1))
 
@@ -184,7 +184,7 @@ def build(config: ConfigDict) -> EncoderDecoder:
     if every < 0 or any(count % max(every, 1) for count in layers):
         raise UserError(f"model.sparse_every={every} does not divide the {layers[0]} and {layers[1]} layers; choose another")
     if model["buckets"] % 4 or not model["buckets"] // 2 < model["max_distance"]:
-        raise UserError(f"model.buckets={model['buckets']} is no multiple of 4 or too many for model.max_distance; lower it")
+        raise UserError(f"model.buckets={model['buckets']} is not a multiple of 4 or too large for model.max_distance; lower it")
     experts = {name[len("expert_") :]: model[name] for name in model if name.startswith("expert_")}
     moe = dict(experts=model["experts"], hidden=model["hidden"], gated=model["gated"], activation=model["activation"], top_k=1)
     own = {

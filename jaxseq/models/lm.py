@@ -35,8 +35,8 @@ def _gather(x: jax.Array, order_BT: jax.Array) -> jax.Array:
 def _in_place(block: nn.Module, call: Call) -> dict[int, bool]:
     """{index of each mixer whose states are updated in place: whether the mixer does that itself, with a `Layered`}.
 
-    States that are inputs and outputs of a scan are held twice. These are parts of its carry instead, which a gradient would
-    store for every layer: not for training.
+    A scan holds states twice if they are its inputs and outputs. These states are part of its carry instead. Not in training,
+    where the backward pass would store the carry of every layer.
     """
     time = call.pos_BT.shape[1]
     if call.train or not time:
@@ -48,8 +48,8 @@ def _in_place(block: nn.Module, call: Call) -> dict[int, bool]:
 def _layer(stack: Any, i: jax.Array, needed: jax.Array) -> Any:
     """The state of layer i, zeros (attention's empty state) if it is not needed.
 
-    The condition also keeps XLA from reading the layer several times out of the stack, which would then be copied before it is
-    written.
+    The condition also keeps XLA from reading the layer from the stack several times, in which case it would copy the stack before
+    writing.
     """
     own = lambda: jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), stack)  # noqa: E731
     return jax.lax.cond(needed, own, lambda: jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), stack))

@@ -21,7 +21,7 @@ GatedState = lstm.LSTMState | gru.GRUState
 
 
 class GatedLayer(nn.Module):
-    """One direction of one LSTM or GRU layer. It has two biases, as in torch; those of an LSTM only matter as their sum.
+    """One direction of one LSTM or GRU layer. It has two biases, as in torch; for an LSTM only their sum matters.
 
     Initial values: U(-b, b) with b = 1 / sqrt(hidden), torch's default; `forget_bias` is added to the forget bias of an LSTM.
     """

@@ -1,4 +1,4 @@
-"""States of language models as data: take and replace rows, join batches, store, and go back some tokens.
+"""States of language models as data: take and replace rows, join batches, save, load and rewind.
 
 state = concatenate([state_a, state_b])              # two batches as one
 state = put_rows(state, other, [3, 0])               # row 0 of `other` becomes row 3, row 1 becomes row 0
@@ -73,9 +73,9 @@ def rewind(
 ) -> LMState:  # fmt: skip
     """The state after the first kept_B tokens of each row, from the states before and after all tokens.
 
-    Full attention drops the last tokens from its count; their slots become invisible. Any other state is computed again from
-    `before`, with the dropped tokens as padding, which leaves a state as it is: no state per token is stored. With `pos_BT`,
-    which may begin documents, every state is computed again.
+    If every mixer with a state is full attention, the dropped tokens are subtracted from its count: their slots become invisible.
+    Otherwise, or with `pos_BT` (which may begin documents), all states are recomputed from `before` with the dropped tokens as
+    padding, so no state per token is stored.
     """
     time = tokens_BT.shape[1]
     if pos_BT is None and _all_full_attention(model, before):
@@ -100,7 +100,7 @@ def _all_full_attention(model: LM, state: LMState) -> bool:
 
 
 def fingerprint(model: LM) -> str:
-    """A hash of what the model is: all fields of it, its blocks and mixers; not its parameters."""
+    """A hash of all fields of the model, its blocks and its mixers, without the parameters."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, nn.Module):
@@ -117,7 +117,7 @@ def fingerprint(model: LM) -> str:
 
 
 def save(path: str | os.PathLike, model: LM, state: LMState) -> None:
-    """Writes the state as safetensors, with the model's fingerprint. Fit for another process; parameters are not in it."""
+    """Writes the state as safetensors, with the model's fingerprint. Other processes can load it; it contains no parameters."""
     leaves = {str(i): np.ascontiguousarray(x) for i, x in enumerate(jax.device_get(jax.tree.leaves(state)))}
     metadata = {"schema": str(SCHEMA), "model": fingerprint(model)}
     draft = Path(f"{path}.part")

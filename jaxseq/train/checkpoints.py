@@ -1,7 +1,7 @@
 """Checkpoints of a run: DIR/config.json and DIR/checkpoints/STEP with the items params, optimizer, data, config and, if the
 model has any, collections (batch_stats).
 
-Of a model with frozen parameters, params are the others; the frozen ones are in DIR/frozen, written once.
+If some parameters are frozen, params holds the others; the frozen ones are written once, to DIR/frozen.
 
 Orbax writes in the background and commits a step by a rename, so a killed process leaves complete checkpoints only. Later
 damage is detected by `digests`; a damaged checkpoint is skipped, and the newest intact one is used. Arrays are restored with
@@ -31,7 +31,7 @@ from jaxseq.train.step import Trainer, TrainState
 
 T = TypeVar("T")
 FINISHED = "commit_success.txt"  # Orbax's, in a bucket
-COPY = 64 << 20  # bytes of a state that are copied on the CPU while training goes on
+COPY = 64 << 20  # size in bytes up to which a state on the CPU is copied, so that training goes on
 log = logging.getLogger(__name__)
 
 
@@ -70,7 +70,7 @@ def manager(
 def writer(
     workdir: str | os.PathLike, at_once: int | None = None, compressed: bool = False, **options: Any
 ) -> ocp.CheckpointManager:  # fmt: skip
-    """A manager that writes checkpoints and their digests. at_once: the most bytes of arrays to hold until written. compressed:
+    """A manager that writes checkpoints and their digests. at_once: maximum bytes of arrays held until written. compressed:
     for weights with many zeros; others hardly compress, and the copies would stay in memory until written."""
 
     def arrays():
@@ -141,7 +141,7 @@ def newest(workdir: str | os.PathLike, read: Callable[[int], T], step: int | Non
 def copied_at_once(abstract: TrainState) -> int | None:
     """`at_once` of Checkpoints for states of these shapes and shardings: all, unless the state is large and on the CPU.
 
-    There the copy would take the memory that the steps need, while on other devices they do not share it.
+    On the CPU the copy would take memory that the steps need. Other devices do not share memory with the host.
     """
     leaves = jax.tree.leaves(abstract)
     on_cpu = all(device.platform == "cpu" for device in leaves[0].sharding.device_set)
@@ -153,8 +153,8 @@ def copied_at_once(abstract: TrainState) -> int | None:
 class Checkpoints:
     """The checkpoints of one run; use as a context manager.
 
-    at_once: None copies the state at once, and training goes on while the copy is written. Otherwise the number of bytes to
-    copy at a time, more than those of the largest array; `save` then returns when all is on disk.
+    at_once: None copies the whole state, and training goes on while the copy is written. Otherwise the number of bytes to copy at
+    a time, more than the size of the largest array; `save` then returns when everything is on disk.
     """
 
     def __init__(self, workdir: str | os.PathLike, keep: int, at_once: int | None = None):
@@ -180,7 +180,7 @@ class Checkpoints:
         return False
 
     def save(self, state: TrainState, data: dict[str, Any], config: ConfigDict) -> None:
-        """Writes `state`, the result of a good step, or starts to (see `at_once`), once the previous write is done.
+        """Waits for the previous write, then writes `state`, the result of a good step; in the background if `at_once` is None.
 
         data: JSON data that a resumed run needs besides the state.
         """

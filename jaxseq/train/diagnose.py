@@ -1,4 +1,4 @@
-"""Diagnosis of a step that was not finite: which array of which layer was the first one not finite."""
+"""Diagnosis of a non-finite step: the first array, and its layer, that is not finite."""
 
 from collections.abc import Iterable
 

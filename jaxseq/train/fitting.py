@@ -1,4 +1,4 @@
-"""Checks that weights compute the same under a new config as under their own; equal shapes are not enough.
+"""Checks that weights compute the same function under a new config as under their own; equal shapes are not enough.
 
 Both models are traced and their computations compared, so different ways to write the same setting (a head size that is given,
 or one that follows from the width) do not count as a difference.
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 
 def check(source: str | os.PathLike, config: ConfigDict) -> None:
-    """Raises UserError naming each field of `config.model` that makes the weights of the workdir `source` compute something
-    else than in their own run, unless train.init_allow names it. Different shapes are reported when the weights are restored."""
+    """Raises UserError with each field of `config.model` that changes what the weights of the workdir `source` compute, unless
+    train.init_allow names it. Different shapes are reported when the weights are restored."""
     saved = saved_config(source)
     if saved is None or saved.model.kind != config.model.kind:
         return
@@ -67,7 +67,7 @@ def differences(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any]]:
         for name in names
         if name in before and name in after and computed(_with(old, {name: after[name]}), length) != wanted
     }
-    return found or {name: (before.get(name), after.get(name)) for name in names}  # they change it only together
+    return found or {name: (before.get(name), after.get(name)) for name in names}  # only their combination changes it
 
 
 def _with(config, values: dict[str, Any]):

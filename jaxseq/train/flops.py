@@ -1,8 +1,8 @@
 """Floating-point operations of a JAX function, counted on its jaxpr, and the measured matmul rate of this machine.
 
 XLA's cost analysis counts the body of a loop only once, so a network scanned over layers or over time seems far too cheap.
-Here a scan counts its body `length` times, a branch counts its most expensive arm, and a `while` of unknown length counts its
-body once. A multiply-add is two operations; a transcendental function counts as one; moving data is not counted.
+Here a scan counts its body `length` times, a conditional its most expensive branch, and a `while` of unknown length its body
+once. A multiply-add is two operations; a transcendental function counts as one; moving data is not counted.
 """
 
 import functools

@@ -22,7 +22,7 @@ class Goodput:
         self.kind, self.since = "start", time.perf_counter()
 
     def turn(self, kind: str) -> None:
-        """From now on, time counts as `kind`."""
+        """Time counts as `kind` from now on."""
         now = time.perf_counter()
         self.seconds[self.kind] += now - self.since
         self.kind, self.since = kind, now
@@ -76,7 +76,7 @@ class Pace:
 
 
 def describe(figures: Mapping[str, Any]) -> str:
-    """`figures` in one line, the largest loss first; kinds below half a percent are left out."""
+    """`figures` in one line, the largest kinds first; kinds below half a percent are left out."""
     seconds = {kind: figures.get(f"time_{kind}", 0.0) for kind in KINDS}
     total = sum(seconds.values()) or 1.0
     others = sorted((kind for kind in KINDS if kind != "training"), key=lambda kind: -seconds[kind])

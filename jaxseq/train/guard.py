@@ -28,8 +28,8 @@ class Verdict(enum.Enum):
 
 
 class Guard:
-    """Judges a run's steps, in order, and counts the skipped ones. Its state is saved with the checkpoints, so that a run
-    that was killed comes to the same verdicts."""
+    """Decides about a run's steps, in order, and counts the skipped ones. Its state is saved with the checkpoints, so that a
+    resumed run makes the same decisions."""
 
     def __init__(self, train):
         self.train = train

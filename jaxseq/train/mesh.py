@@ -28,7 +28,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "expert": ("expert",),
     "layers": (),
 }
-Device: TypeAlias = Any  # jax.Device, which is no type for a checker because jaxlib has no stubs
+Device: TypeAlias = Any  # jax.Device; type checkers do not know it, because jaxlib has no stubs
 log = logging.getLogger(__name__)
 
 
@@ -64,7 +64,7 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[Device] | None = None)
     product = math.prod(shape.values())
     if product != len(devices):
         raise UserError(
-            f"the mesh {_sizes(shape)} wants {abs(product)} devices and there are {len(devices)}; make the product of "
+            f"the mesh {_sizes(shape)} needs {abs(product)} devices, but there are {len(devices)}; make the product of "
             "the mesh sizes equal the device count, for example with mesh.data=-1"
         )
     return jax.make_mesh(tuple(shape.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)

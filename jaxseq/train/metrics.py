@@ -96,7 +96,7 @@ class MetricsWriter:
     def close(self) -> None:
         if self.file is None or self.board is None:
             return
-        with contextlib.ExitStack() as each:  # in reverse order, each even if another fails
+        with contextlib.ExitStack() as each:  # in reverse order; each is closed even if another fails
             each.callback(self.board.close)
             each.callback(self.file.close)
             if self.logger is not None:
@@ -156,7 +156,7 @@ def _replace(path: Path, records: list[dict[str, Any]]) -> None:
 
 
 class _EventFiles:
-    """Files of tensorboardX in a bucket, by appending. Its own class uploads a whole file again for each addition."""
+    """tensorboardX's files in a bucket, written by appending. Its own class uploads the whole file again for each event."""
 
     def open(self, path: str):
         return paths.appending(paths.of(path))

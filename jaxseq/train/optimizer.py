@@ -1,6 +1,6 @@
 """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with warm-up and decay of the learning rate, as optax transformations.
 
-Whether a parameter has weight decay, and which multiple of the learning rate, is metadata of the parameter (`layers.param`).
+Weight decay and the learning-rate multiplier of a parameter are part of its metadata (`layers.param`).
 """
 
 import math
@@ -17,8 +17,8 @@ from ml_collections import ConfigDict
 from jaxseq import layers
 from jaxseq.errors import UserError
 
-# Each returns the learning rate as a fraction of its peak. done, tail: the part of all steps after warm-up, and of the last
-# decay_fraction of the steps, that has passed, in [0, 1]; f: the final learning rate as a fraction of the peak.
+# Each returns the learning rate as a fraction of its peak. done: the completed fraction of the steps after warm-up; tail: that of
+# the last decay_fraction of the steps; f: the final learning rate as a fraction of the peak.
 DECAYS: dict[str, Callable[[jax.Array, jax.Array, float], jax.Array]] = {
     "constant": lambda done, tail, f: jnp.ones_like(done),
     "linear": lambda done, tail, f: 1 - (1 - f) * done,
@@ -51,7 +51,7 @@ def check(train: ConfigDict) -> None:
         if not low <= train[name] < high:
             raise UserError(f"train.{name}={train[name]} is outside [{low}, {high:.0f}); give a fraction")
     if not np.float32(train.eps) > 0:
-        raise UserError(f"train.eps={train.eps} divides by zero where a gradient is 0; give a small positive number, as 1e-8")
+        raise UserError(f"train.eps={train.eps} divides by zero where a gradient is 0; give a small positive number such as 1e-8")
     for name in ("weight_decay", "clip"):
         if not train[name] >= 0:
             raise UserError(f"train.{name}={train[name]} is negative; give 0 or more")
@@ -111,9 +111,9 @@ def optimizer(train: ConfigDict, boxes: Any) -> optax.GradientTransformationExtr
 
 
 def _clip(limit: float) -> optax.GradientTransformationExtraArgs:
-    """g * min(1, limit / norm), as `optax.clip_by_global_norm`, but with a norm that may be given.
+    """g * min(1, limit / norm), as `optax.clip_by_global_norm`, but the norm can be passed in.
 
-    A product with one scalar is fused by XLA into the next operation; a choice between two arrays would make a second set of
+    XLA fuses the product with a scalar into the next operation; a `where` between two arrays would create a second set of
     gradients.
     """
 

@@ -60,7 +60,7 @@ class _Recorded:
         return result
 
     def apply(self, variables, *inputs, mutable=None, **more):
-        if mutable is None:  # the head, which may run in blocks of tokens: what it sows could not leave their loop
+        if mutable is None:  # the head may run in a loop over blocks of tokens, which cannot return sown values
             return self.model.apply(variables, *inputs, **more)
         with nn.intercept_methods(self._record):
             outputs, changed = self.model.apply(variables, *inputs, mutable=[*mutable, "intermediates"], **more)

@@ -58,7 +58,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:
-        """The context for tracing this run: mesh, logical axis rules and matmul precision."""
+        """The context for tracing this run: mesh, logical axis rules, matmul precision and, in debug mode, unrolled layers."""
         precision = self.config.train.precision
         with (
             jax.set_mesh(self.mesh),
@@ -82,7 +82,7 @@ class Trainer:
         return jax.jit(start, out_shardings=shardings)(variables, self.constants())
 
     def constants(self) -> dict:
-        """`constants` of the state, read from where the config says."""
+        """The state's `constants`, read from the paths in the config."""
         wanted = self.abstract.constants
         return self.objective.restored(self.config, wanted) if wanted else {}
 
@@ -155,7 +155,7 @@ class Trainer:
         """
         grads, metrics, collections = self.gradients(state, batch)
         grad_norm = optax.tree.norm(grads)
-        learning_rate = self.schedule(state.optimizer[-1].count)  # counts updates: a skipped step is none
+        learning_rate = self.schedule(state.optimizer[-1].count)  # counts updates, not skipped steps
         ok = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm) & jnp.isfinite(learning_rate)
         if limit := self.config.train.skip_norm:
             ok &= grad_norm <= limit

@@ -8,11 +8,11 @@ from typing import Any
 
 
 class Stopped(Exception):
-    """Raised between the pieces of an evaluation when the run has been asked to stop."""
+    """Raised between batches of an evaluation when the run has been asked to stop."""
 
 
 class Asked:
-    """Called, it returns the number of the first signal that asked for a stop, or 0."""
+    """A callable that returns the number of the first signal that asked for a stop, or 0."""
 
     def __init__(self):
         self.number, self.listener = 0, -1
@@ -22,8 +22,8 @@ class Asked:
 
     @contextlib.contextmanager
     def all_saved(self) -> Iterator[None]:
-        """Inside this context everything is saved: the listener that `terminated` switched off hears signals again, and may
-        end the process at once."""
+        """For code that runs when everything is saved: the listener that `terminated` switched off receives signals again, and
+        may end the process at once."""
         if self.listener < 0:
             yield
             return
@@ -36,7 +36,7 @@ class Asked:
 
 @contextlib.contextmanager
 def terminated() -> Iterator[Asked]:
-    """Yields what tells whether SIGTERM or Ctrl-C (SIGINT) asked for a stop.
+    """Yields an `Asked`, which reports SIGTERM and Ctrl-C (SIGINT).
 
     Only the main thread can handle signals. A second signal ends the process at once. Another listener
     (signal.set_wakeup_fd) is switched off inside this context, so that a run has the time it needs to save.

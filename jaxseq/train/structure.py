@@ -1,4 +1,4 @@
-"""The types of a run's weights: those of config.model.weights, and those that only training has: adapters of low rank for
+"""The types of a run's weights: those of config.model.weights, and those that exist only in training: low-rank adapters for
 fine-tuning (train.lora_rank), and weights that are rounded in the forward pass (train.rounding)."""
 
 import dataclasses
@@ -16,9 +16,9 @@ from jaxseq.weights import Adapted, Rounded, Sparse
 
 
 def boxed(config: ConfigDict, model: nn.Module, training: bool = True) -> dict:
-    """`model.boxed()` with the types of weights that `config` gives its parameters.
+    """`model.boxed()` with the types of weights that `config` assigns to its parameters.
 
-    training: also those of training. Raises UserError for types that do not fit the model.
+    training: include the types of training. Raises UserError for types that do not fit the model.
     """
     variables = model.boxed()
     boxes = weights.typed(variables["params"], config.model.weights)
@@ -32,7 +32,7 @@ def boxed(config: ConfigDict, model: nn.Module, training: bool = True) -> dict:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises UserError for a run that would start from random values of weights that need given ones."""
+    """Raises UserError for a run that would start from random weights but needs trained ones."""
     if config.train.init:
         return
     if config.model.weights:
@@ -42,8 +42,8 @@ def check(config: ConfigDict) -> None:
 
 
 def settled(config: ConfigDict, params: Any) -> tuple[str, Any]:
-    """(config.model.weights, parameters) of a run without the types of training: adapters are merged into arrays, and so is all
-    else then; weights that were rounded are what they were before."""
+    """(config.model.weights, parameters) of a run without the types of training. With adapters, all weights are merged into
+    arrays; rounded weights become the arrays before rounding."""
     if config.train.lora_rank:
         return "", jax.jit(weights.merged)(params)
     is_rounded = lambda node: isinstance(node, Rounded)  # noqa: E731
@@ -51,7 +51,7 @@ def settled(config: ConfigDict, params: Any) -> tuple[str, Any]:
 
 
 def _rounded(kind: str, plain: Any, boxes: Any) -> Any:
-    """boxes with a Rounded around each matrix that can be quantized so and is not yet."""
+    """boxes with a Rounded around each matrix that can be quantized in this way and is not yet quantized."""
     if kind not in weights.CODES:
         raise UserError(f"there is no train.rounding={kind}; choose one of: {', '.join(weights.CODES)}")
     own = {path: box for path, box in weights.leaves(plain).items() if box.contracts and weights.fits(box, kind)}

@@ -84,7 +84,7 @@ def initial(source: str | os.PathLike, config: ConfigDict, model: nn.Module, mes
     training.
 
     Compressed weights and adapters of `source` are merged into arrays unless the config has the same config.model.weights.
-    Raises UserError as `restore_variables`, and if the config has types of weights that the source has not.
+    Raises UserError as `restore_variables`, and if the config has types of weights that the source does not have.
     """
     saved = workdirs.saved_config(source)
     own = config if saved is None else saved

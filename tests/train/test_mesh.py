@@ -44,9 +44,9 @@ def test_partition(names, shape, sizes, expected):
 def test_the_mesh_must_use_every_device():
     devices = jax.devices()[:1]
     assert meshes.make_mesh(ONE | {"data": -1}, devices).shape["data"] == 1
-    with pytest.raises(UserError, match="data=2 fsdp=4 wants 8 devices and there are 1"):
+    with pytest.raises(UserError, match="data=2 fsdp=4 needs 8 devices, but there are 1"):
         meshes.make_mesh(ONE | {"data": 2, "fsdp": 4}, devices)
-    with pytest.raises(UserError, match="wants 3 devices and there are 1"):
+    with pytest.raises(UserError, match="needs 3 devices, but there are 1"):
         meshes.make_mesh(ONE | {"tensor": 3, "fsdp": -1}, devices)
     with pytest.raises(UserError, match="one of them may be -1"):
         meshes.make_mesh(ONE | {"data": -1, "fsdp": -1}, devices)

@@ -1,4 +1,4 @@
-"""More places for a run's figures than metrics.jsonl and TensorBoard, one file each; train.logger names one.
+"""Loggers in addition to metrics.jsonl and TensorBoard, one file each; train.logger names one.
 
 A logger is a module with two functions. `check()` raises UserError if the logger cannot be used here. `start(workdir, config)`
 takes a config with dotted keys and returns a `Logger`; it may raise UserError too.
@@ -11,7 +11,7 @@ from jaxseq import registry
 
 
 class Logger(Protocol):
-    """What `start` returns."""
+    """Receives the figures of a run; returned by `start`."""
 
     def write(self, step: int, scalars: dict[str, Any]) -> None: ...
 

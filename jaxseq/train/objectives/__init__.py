@@ -1,6 +1,6 @@
 """Training objectives, one file each; `train.objective` names the file.
 
-An objective is a module of functions; the loop asks it for everything that depends on what is learnt:
+An objective is a module that defines everything that depends on what is learnt:
 
 - `loss(model, variables, batch, rng, *, form, train) -> (total, sums, changed)`: the total loss of the batch as a *sum*
   over its tokens, a dict of further sums, and the collections of the model that it changed ({"batch_stats": …} or {}).
@@ -9,7 +9,7 @@ An objective is a module of functions; the loop asks it for everything that depe
 - `shapes(config) -> {name: ShapeDtypeStruct}`: the arrays [B, …] of a batch of all processes.
 - `tokens(config) -> int`: the number of tokens of a batch, for speed and FLOPs per token.
 - `constants(config, mesh) -> {name: tree of ShapeDtypeStructs}` and `restored(config, constants) -> {name: the same of arrays}`,
-  only where `loss` reads more than the model's own variables: entries that it also finds in `variables`, such as a teacher. No
-  step changes them, and no checkpoint holds them.
+  optional: further entries of `variables` that `loss` needs, such as a teacher. Steps do not change them, and checkpoints do not
+  contain them.
 - `task(config) -> Task`: opens the data; see `jaxseq.train.objectives._task`.
 """

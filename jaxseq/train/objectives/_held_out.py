@@ -22,7 +22,7 @@ def score(
 ) -> dict[str, Any]:  # fmt: skip
     """{"loss": …, and each of the objective's sums over its tokens, "tokens", "rows"}; deterministic.
 
-    rows: each with its `weights`; those of the last batch's empty rows are zero. between: called before each batch.
+    rows: each with its `weights`; the last batch is filled with rows of weight zero. between: called before each batch.
     """
     if batch < 1:
         raise UserError(f"eval.batch={batch} is not positive; set it to 1 or more")

@@ -1,6 +1,6 @@
 """One label for a whole image or text: cross entropy under label smoothing (Szegedy et al. 2016, arXiv:1512.00567, §7).
 
-Images where the model has `channels`, else text: [begin] text [end], cut to train.length tokens. See `jaxseq.data.labelled`
+Images if the model has `channels`, else text: [begin] text [end], cut to train.length tokens. See `jaxseq.data.labelled`
 for the data. In speeds per token, an example counts as one token.
 """
 
@@ -27,8 +27,8 @@ def loss(
     """Sum over examples of (1 - s) nats of the label + s mean nats of all classes, s = batch["smoothing"], 0 in evaluation.
 
     Sums: `tokens` (examples), `nats` (of the label alone), `accuracy`. batch: `images` [B, rows, columns, channels], or
-    `tokens` and `pos` [B, T]; `labels` int32 and `weights` float32 [B]. The model gives logits [B, classes], or something
-    that has them as `classes`.
+    `tokens` and `pos` [B, T]; `labels` int32 and `weights` float32 [B]. The model returns logits [B, classes], or an
+    object with these as `classes`.
     """
     inputs = (batch["images"],) if "images" in batch else (batch["tokens"], batch["pos"])
     out, extra, changed = _task.apply(model, variables, *inputs, rng=rng, train=train)
@@ -52,7 +52,7 @@ def shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     if of_images(config):
         side = config.data.side or model.get("size")
         if not side:
-            raise UserError("nothing says how large the images are; set data.side")
+            raise UserError("the size of the images is not known; set data.side")
         inputs = {"images": jax.ShapeDtypeStruct((batch, side, side, model.channels), jnp.float32)}
     else:
         inputs = dict.fromkeys(("tokens", "pos"), jax.ShapeDtypeStruct((batch, config.train.length), jnp.int32))

@@ -88,7 +88,7 @@ def divergence(
     """KL divergence between the distributions of two arrays of logits, in nats: [B, T] float32 or wider.
 
     kind: "forward", teacher from student, or "reverse". top_k: the teacher's distribution is that of its top_k largest logits;
-    0 for all. It is finite in the forward direction alone.
+    0 for all. With top_k only the forward divergence is finite.
     """
     wide = lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)) / temperature  # noqa: E731
     p_BTV, q_BTV = wide(teacher_BTV), jax.nn.log_softmax(wide(student_BTV))
@@ -102,7 +102,7 @@ def divergence(
 
 
 def constants(config: ConfigDict, mesh: Mesh) -> dict[str, Teacher]:
-    """The teacher's shapes, with shardings. Raises UserError if there is none that can teach `config`."""
+    """The teacher's shapes, with shardings. Raises UserError if there is no teacher, or none that fits `config`."""
     train, taught = config.train, _config_of_teacher(config)
     model = jaxseq.build(taught)
     model.check_length(train.length)
@@ -129,7 +129,7 @@ def _config_of_teacher(config):
         raise UserError(f"train.distill_teacher={source} is not the workdir of a run; give the path where the teacher is now")
     checkpoints.saved(source)
     if "stack" not in found.model:
-        raise UserError(f"train.distill_teacher={source} is no language model (model.kind={found.model.kind}); choose another")
+        raise UserError(f"train.distill_teacher={source} is not a language model (model.kind={found.model.kind}); choose another")
     if config.model.vocab not in (None, found.model.vocab):
         raise UserError(
             f"model.vocab={config.model.vocab} is not the teacher's {found.model.vocab} ({source}): their distributions cannot "

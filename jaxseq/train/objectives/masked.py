@@ -1,7 +1,8 @@
 """Masked language modelling: predict hidden tokens from both sides (Devlin et al. 2019, arXiv:1810.04805, §3.1).
 
 A share train.corruption (0.15) of a row's tokens is chosen, never document boundaries. Of these, 80 % become the mask, 10 % a
-random token and 10 % stay unchanged. Each visit of a row draws again, seeded by its number in the endless sequence of rows.
+random token and 10 % stay unchanged. The choice is sampled again in each epoch, seeded by the row's number in the endless
+sequence of rows.
 """
 
 import functools
@@ -28,9 +29,9 @@ def loss(
 ) -> tuple[jax.Array, dict[str, jax.Array], dict]:
     """Sum over the chosen tokens of their nats, and the sums `tokens` (chosen ones), `nats`, `accuracy`.
 
-    batch: tokens (some hidden) and pos int32 [B, T]; at int32 [B, M], the chosen places, targets int32 [B, M], what stands
-    there in truth, and weights float32 [B, M], 0 for places that are only filling. The model called with `at` gives
-    something with `logits` [B, M, V]: no others are computed.
+    batch: tokens (some masked) and pos int32 [B, T]; at int32 [B, M], the positions of the chosen tokens; targets int32
+    [B, M], the original tokens there; weights float32 [B, M], 0 for unused entries. The model, called with `at`, returns an
+    object with `logits` [B, M, V] at these positions only.
     """
     inputs = dict(pos=batch["pos"], at=batch["at"])
     out, extra, changed = _task.apply(model, variables, batch["tokens"], rng=rng, train=train, **inputs)
@@ -57,9 +58,10 @@ def shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
 def corrupt(
     tokens_T: np.ndarray, free_T: np.ndarray, rate: float, mask: int, vocab: int, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens with some hidden, where, ascending): round(rate * free tokens) of the free ones, at least one if there is any.
+    """(tokens with some masked, their positions in ascending order): round(rate * free tokens) of the free ones, at least one if
+    there is any.
 
-    vocab: random tokens are drawn from the ids below it.
+    vocab: random tokens are sampled from the ids below it.
     """
     free = np.flatnonzero(free_T)
     count = min(len(free), max(1, round(rate * len(free))))

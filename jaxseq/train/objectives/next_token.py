@@ -35,7 +35,7 @@ def loss(
 def hidden(
     model: LM, variables: dict[str, Any], batch: dict[str, jax.Array], rng: jax.Array, *, form: Any, train: bool
 ) -> tuple[jax.Array, jax.Array, dict]:
-    """(what the model's head takes [B, T, D], the sum of the sown losses, the changed collections)."""
+    """(the input of the model's head [B, T, D], the sum of the sown losses, the changed collections)."""
     (x_BTD, _), extra, changed = _task.apply(
         model, variables, batch["tokens"], pos=batch["pos"], form=form, rng=rng, train=train, method="hidden"
     )
@@ -44,7 +44,7 @@ def hidden(
 
 def logits(model: LM, variables: dict[str, Any], x_BTD: jax.Array) -> jax.Array:
     """The model's head: logits [B, T, V] from the first result of `hidden`."""
-    return cast(jax.Array, model.apply(variables, x_BTD, method="logits"))  # apply has no one type of result
+    return cast(jax.Array, model.apply(variables, x_BTD, method="logits"))  # apply returns Any
 
 
 def blocked_sums(
@@ -62,9 +62,9 @@ def blocked_sums(
 def in_blocks(
     sums: Callable[[tuple[jax.Array, ...]], tuple[dict[str, jax.Array], jax.Array]], vocab: int, *arrays: jax.Array
 ) -> tuple[dict[str, jax.Array], jax.Array]:
-    """`sums(arrays)`, (sums over tokens, the mean penalty of the logits), of arrays [B, T, …]. If all logits have more than
-    `BLOCK` elements on a device, they are computed block by block of tokens, and once more in the backward pass, so that they
-    are never held together."""
+    """`sums(arrays)`, (sums over tokens, the mean penalty of the logits), of arrays [B, T, …]. If the logits have more than
+    `BLOCK` elements on a device, they are computed in blocks of tokens and recomputed in the backward pass, so that they are
+    never all in memory."""
     rows, time = arrays[0].shape[:2]
     block = _block(rows, time, vocab)
     if block == time:

@@ -1,11 +1,11 @@
-"""Span corruption: guess the spans that were cut out of a text (Raffel et al. 2020, arXiv:1910.10683, §3.1.4 and 3.3.4).
+"""Span corruption: predict the spans that were removed from a text (Raffel et al. 2020, arXiv:1910.10683, §3.1.4 and 3.3.4).
 
     Thank you for inviting me to your party last week .
     source  Thank you <X> me to your party <Y> week . <end>       targets  <X> for inviting <Y> last <end>
 
-Of a row's n tokens round(train.corruption n) are cut out in round(that / train.mean_span) spans; how long each span and each
-gap between them is, is uniform over all ways to divide. A row is one text, boundaries and all. Sentinels <X>, <Y>, … are the
-tokenizer's <extra_id_0>, …, else SENTINELS ids behind its last, counted from the end as T5's are.
+Of a row's n tokens, c = round(train.corruption n) are removed in round(c / train.mean_span) spans. The lengths of the spans and
+of the gaps between them are uniform over all divisions. A row is treated as one text, even if it has several documents. Sentinels
+<X>, <Y>, … are the tokenizer's <extra_id_0>, …, else SENTINELS ids after its last one, numbered from the end as in T5.
 """
 
 import functools
@@ -32,8 +32,8 @@ def loss(
 ) -> tuple[jax.Array, dict[str, jax.Array], dict]:
     """Sum over the targets of their nats, and the sums `tokens`, `nats`, `accuracy`.
 
-    batch: source, source_pos int32 [B, S]; tokens (the targets moved by one, a start in front), targets, pos int32 and
-    weights float32 [B, T]. The model gives logits [B, T, V].
+    batch: source, source_pos int32 [B, S]; tokens (the targets shifted right by one, after a start token), targets,
+    pos int32 and weights float32 [B, T]. The model returns logits [B, T, V].
     """
     inputs = batch["source"], batch["tokens"], batch["source_pos"], batch["pos"]
     logits_BTV, extra, changed = _task.apply(model, variables, *inputs, rng=rng, train=train)
@@ -46,13 +46,13 @@ def loss(
 
 
 def counts(length: int, rate: float, mean_span: float) -> tuple[int, int]:
-    """(tokens cut out, spans) of a text of `length` >= 2 tokens: at least one, and at least one token stays."""
+    """(removed tokens, spans) for a text of `length` >= 2 tokens: at least one each, and at least one token stays."""
     cut = min(max(round(length * rate), 1), length - 1)
     return cut, min(max(round(cut / mean_span), 1), cut, length - cut)
 
 
 def _divided(total: int, parts: int, random: np.random.Generator) -> np.ndarray:
-    """[parts] positive numbers of sum `total`, uniform over all such."""
+    """`parts` positive integers with sum `total`, uniform over all such."""
     ends = np.sort(random.choice(total - 1, parts - 1, replace=False)) + 1
     return np.diff(np.concatenate([[0], ends, [total]]))
 
@@ -60,7 +60,7 @@ def _divided(total: int, parts: int, random: np.random.Generator) -> np.ndarray:
 def corrupt(
     tokens_T: np.ndarray, rate: float, mean_span: float, sentinels: np.ndarray, end: int, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(source, targets) of different lengths, each with `end` behind it. The text begins with tokens that stay."""
+    """(source, targets) of different lengths, each followed by `end`. The text begins with tokens that stay."""
     cut, spans = counts(len(tokens_T), rate, mean_span)
     lengths = np.stack([_divided(len(tokens_T) - cut, spans, random), _divided(cut, spans, random)], axis=1).reshape(-1)
     parts = np.split(tokens_T, np.cumsum(lengths)[:-1])
@@ -72,7 +72,7 @@ def corrupt(
 
 
 def sizes(config: ConfigDict) -> tuple[int, int]:
-    """(source, targets): lengths of a full row's, which no shorter row's are above."""
+    """(source, targets): the lengths for a full row, which are the maximum."""
     length = config.train.length
     cut, spans = counts(length, config.train.corruption, config.train.mean_span)
     return length - cut + spans + 1, cut + spans + 1
@@ -110,11 +110,11 @@ class SpanTask(_task.TextTask):
         known = [find(f"<extra_id_{i}>") for i in range(SENTINELS)]
         ids = [last - i for i in range(SENTINELS)] if known[0] is None else [i for i in known if i is not None]
         self.sentinels = np.asarray(ids, np.int32)
-        start = find("<pad>")  # T5 starts a text with its padding
+        start = find("<pad>")  # T5's start token is its padding token
         self.start = self.tokenizer.boundary if start is None else start
 
     def transform(self, row: dict[str, np.ndarray], random: np.random.Generator) -> dict[str, np.ndarray]:
-        """A row of one token, which cannot be cut, has no weight."""
+        """A row of one token, from which no span can be removed, has weight zero."""
         settings, end = self.config.train, self.tokenizer.boundary
         text = row["tokens"][row["pos"] >= 0]
         own = settings.corruption, settings.mean_span, self.sentinels, end, random
