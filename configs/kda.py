@@ -1,4 +1,4 @@
-"""Kimi Delta Attention alone: the gated delta rule with a decay per key channel (Kimi Team 2025, arXiv:2510.26692).
+"""Kimi Delta Attention: the gated delta rule with a decay per key channel (Kimi Team 2025, arXiv:2510.26692).
 
 Claim: finer control of forgetting than Gated DeltaNet, which has one decay per head, at equal size.
 Expected: near Gated DeltaNet on the quick comparison.

@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     models.add_argument("--width", type=int, default=256, help="of the models (default: 256)")
     models.add_argument("--rows", type=int, default=4, help="of a training batch (default: 4)")
     models.add_argument("--steps", type=int, default=64, help="tokens decoded in one call (default: 64)")
+    models.add_argument("--markdown", action="store_true", help="print the tables in Markdown on standard output")
     models.add_argument("--plot", metavar="FILE", help="draw times against lengths, as .svg, .png or .pdf")
     data = parser.add_argument_group("data")
     data.add_argument("--mb", type=int, default=100, metavar="N", help="megabytes of text (default: 100)")
@@ -86,7 +87,7 @@ def _models(args, lengths: list[int]):
 
     from jaxseq.bench import models, plot
 
-    console = Console(stderr=args.json)
+    console = Console(stderr=args.json or args.markdown)
     if args.plot:
         plot.check(args.plot)
     shape = models.Shape(args.width, args.rows, tuple(lengths), args.steps, args.dtype)
@@ -100,6 +101,9 @@ def _models(args, lengths: list[int]):
     for name, length in models.crossovers(result["records"]).items():
         if length and len(lengths) > 1 and name != names[0]:
             console.print(f"{name} is faster than {names[0]} from length {length:,} on")
+    if args.markdown and not args.json:
+        by_length = [[r for r in result["records"] if r["length"] == length] for length in lengths]
+        print("\n\n".join(models_markdown(args.what, records) for records in by_length))
     if args.plot:
         plot.save(Path(args.plot), result)
         console.print(f"{args.plot}: written")
@@ -107,30 +111,54 @@ def _models(args, lengths: list[int]):
 
 
 def models_table(what: str, records: list[dict]) -> "Table":
-    """The records of one length as a rich table."""
+    """The records of one length as a rich table, which fits 80 columns."""
     from rich import box
     from rich.table import Table
 
-    first = records[0]
+    header, *rows = _model_cells(records)
+    grid = Table(title=_title(what, records[0]), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name in header:
+        grid.add_column(name, justify="right" if name != "model" else "left", no_wrap=name == "model")
+    for row in rows:
+        grid.add_row(*row)
+    grid.caption = _no_peers(records) or None
+    return grid
+
+
+def models_markdown(what: str, records: list[dict]) -> str:
+    """The same in Markdown."""
+    header, *rows = _model_cells(records)
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    lines = [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]
+    return "\n".join([_title(what, records[0]), "", *lines, *(["", reasons] if (reasons := _no_peers(records)) else [])])
+
+
+def _title(what: str, first: dict) -> str:
     per = {"train": f"a training step of {first.get('rows')} rows", "prefill": "reading a prompt", "decode": "decoding a token"}
-    title = f"{per[what]}, {first['length']:,} tokens (x first: relative to {first['architecture']})"
-    grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    return f"{per[what]}, {first['length']:,} tokens (x first: relative to {first['architecture']})"
+
+
+def _no_peers(records: list[dict]) -> str:
+    return "; ".join(f"{r['architecture']}: {r['no_peer']}" for r in records if "no_peer" in r)
+
+
+def _model_cells(records: list[dict]) -> list[list[str]]:
+    """The header, and a row for each model."""
     peers = any("peer_ms" in r or "no_peer" in r for r in records)
-    grid.add_column("", no_wrap=True)
-    for name in ("size", "ours ms", "x floor", "x first", *(("peer ms", "ratio", "spread", "") if peers else ())):
-        grid.add_column(name, justify="right")
+    header = ["model", "size", "ours ms", "x floor", "x first", *(("peer ms", "ratio", "spread", "") if peers else ())]
+    rows = []
     for record in records:
+        cells = [record["architecture"]]
         if "failed" in record:
-            grid.add_row(record["architecture"], record["failed"])
-            continue
-        cells = [f"{record['parameters'] / 1e6:.1f}M", f"{record['ours_ms']:.4g}"]
-        cells += [f"{record['of_floor']:.1f}", f"{record['of_reference']:.2f}"]
+            cells.append(record["failed"])
+        else:
+            cells += [f"{record['parameters'] / 1e6:.1f}M", f"{record['ours_ms']:.4g}"]
+            cells += [f"{record['of_floor']:.1f}", f"{record['of_reference']:.2f}"]
         if "ratio" in record:
             cells += [f"{record['peer_ms']:.4g}", f"{record['ratio']:.2f}", f"{record['spread']:.0%}"]
             cells.append(record["verdict"] or "no rank")
-        grid.add_row(record["architecture"], *cells)
-    grid.caption = "; ".join(f"{r['architecture']}: {r['no_peer']}" for r in records if "no_peer" in r) or None
-    return grid
+        rows.append(cells + [""] * (len(header) - len(cells)))
+    return [header, *rows]
 
 
 def _data(args):

@@ -1,6 +1,7 @@
 """`jaxseq bench train|prefill|decode`: records, comparison with other libraries, errors."""
 
 import importlib.util
+import io
 import json
 import time
 from types import SimpleNamespace
@@ -8,9 +9,11 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 from jaxseq import cli
 from jaxseq.bench import models, timing
+from jaxseq.cli import bench
 from jaxseq.errors import UserError
 
 SHAPE = models.Shape(width=16, rows=1, lengths=(16,), steps=2)
@@ -99,6 +102,23 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert [(r["architecture"], r["length"]) for r in records] == [(n, t) for t in (16, 32) for n in ("transformer", "retnet")]
     assert "reading a prompt, 32 tokens" in err and "retnet" in err and max(map(len, err.splitlines())) <= 80
     assert plot.read_text().startswith("<?xml")
+
+
+def test_a_table_fits_80_columns_and_says_the_same_in_markdown():
+    record = {"rows": 4, "length": 512, "parameters": 3_229_952, "ours_ms": 1156.2, "of_floor": 12.3, "of_reference": 10.25}
+    compared = {"peer_ms": 1343.9, "ratio": 0.86, "spread": 0.13, "verdict": None}
+    records = [
+        {"architecture": "transformer", **record, **compared},
+        {"architecture": "stripedhyena", **record, "no_peer": "no source holds this model"},
+        {"architecture": "retnet", "length": 512, "failed": "out of memory"},
+    ]
+    console = Console(width=80, file=io.StringIO())
+    console.print(bench.models_table("train", records))
+    shown = console.file.getvalue()
+    assert "…" not in shown and "stripedhyena: no source holds this model" in shown and "10.25" in shown
+    lines = [line for line in bench.models_markdown("train", records).splitlines() if line.startswith("|")]
+    assert lines[2] == "| transformer | 3.2M | 1156 | 12.3 | 10.25 | 1344 | 0.86 | 13% | no rank |"
+    assert {line.count("|") for line in lines} == {10} and "out of memory" in lines[-1]
 
 
 @pytest.mark.parametrize(
