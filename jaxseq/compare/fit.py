@@ -3,8 +3,8 @@
 Depth and width vary, and hidden widths vary in proportion to the width. Everything else is as in the config, including the
 head size: the number of heads changes with the width. Only if no sound shape meets the budget do hidden widths vary on their
 own, and after that the head size. A shape near the config's with other hidden widths is preferred to one of half the depth.
-Of the shapes within TOLERANCE of the budget, the one whose width / layers is nearest to the config's is taken, and none
-whose ratio is more than a factor LIMIT away. Parameters are counted from shapes; nothing is allocated.
+Among the shapes within TOLERANCE of the budget, the one with width / layers nearest to the config's is used. Shapes whose
+ratio is more than a factor LIMIT away are excluded. Parameters are counted from shapes; nothing is allocated.
 """
 
 import functools

@@ -1,10 +1,12 @@
 """Turns the figures of a comparison into sentences by fixed rules; no sentence is written by hand.
 
 Quality is judged on two bases. Equal tokens: the final validations. Equal time: the moment when the first architecture
-finished training; the others are interpolated linearly between their evaluations before and after it. A model is ahead of
-another if the 95 % interval of their difference over documents and seeds (jaxseq.compare.intervals) excludes 0, still does
-after Holm's correction for all pairs, and both are better than an order-2 Markov model of the training text by the same
-test. With one seed, the difference must also exceed SEED_SPREAD. In every other case the verdict is NOT_TOLD_APART.
+finished training; the others are interpolated linearly between their evaluations before and after it.
+A model is ahead of another if the 95 % interval of their difference over documents and seeds (jaxseq.compare.intervals)
+excludes 0, also after Holm's correction for all pairs. Both must also be better than an order-2 Markov model of the training
+text, by the same test. With one seed, the difference must also exceed SEED_SPREAD. In every other case the verdict is
+NOT_TOLD_APART.
+
 Speed, memory and decoding are in jaxseq.compare.costs.
 """
 

@@ -25,8 +25,8 @@ class Removable(NamedTuple):
 def apply(work: Work, kind: str, part: float) -> Work:
     """Removes a fraction of the heads or channels of each mixer: in each layer, those that contribute least to the output.
 
-    The contribution of a unit u is |X_u W_u|^2 = tr(W_u^T X_u^T X_u W_u), where X_u are its inputs to the output projection on
-    calibration data and W_u are that projection's weights.
+    The contribution of a unit u is |X_u W_u|^2 = tr(W_u^T X_u^T X_u W_u). X_u are its inputs to the output projection on
+    calibration data, and W_u are its weights in that projection.
     """
     if "stack" not in work.config.model:
         raise UserError(f"{kind} are removed from causal language models only, not from a {work.config.model.kind}")

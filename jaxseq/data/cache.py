@@ -9,8 +9,8 @@ An entry is a folder named by a hash of its inputs (the source's names, sizes an
     digests.npy   [documents] uint64: a hash of each document's tokens
     ids.jsonl     one JSON string a line: the documents' ids
 
-An entry is written under a temporary name and renamed when complete, so that a crash leaves no partial entry and two processes
-can write the same entry at the same time.
+An entry is written under a temporary name and renamed when complete. So a crash leaves no partial entry, and two processes can
+write the same entry at the same time.
 """
 
 import contextlib

@@ -4,8 +4,8 @@ Files are read in an order that depends on seed and epoch, in blocks of about BL
 shuffled and packed as `jaxseq.data.packing` does for a whole corpus; the last row of a block is padded. Documents of different
 blocks are not shuffled together, and nothing is counted in advance.
 
-A block of a mixture has documents of all parts, in proportion to weight x bytes, so that a part is read about `weight` times
-while a part of weight 1 is read once.
+A block of a mixture has documents of all parts, in proportion to weight x bytes: while a part of weight 1 is read once, a part
+of weight w is read about w times.
 
 If the source has no validation split, about one document in data.validation_every is held out, selected by a hash of its file
 and its position there. Before the first step, held-out documents are read, in a fixed order, until they have about eval.tokens

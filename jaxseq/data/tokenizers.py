@@ -104,7 +104,7 @@ def tokenizer(config: ConfigDict) -> Tokenizer:
 
     Args:
         config: the data section; reads `tokenizer`: "byte", "nucleotide", or the path of a tokenizers JSON file or of an RWKV
-            vocabulary (.txt); "auto" means "byte" here, after a run has looked for a tokenizer.
+            vocabulary (.txt); "auto" means "byte" here; a run resolves it first.
 
     Raises:
         UserError: the file is missing or has another format, or the tokenizer of imported weights is unknown.

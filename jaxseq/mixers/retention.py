@@ -34,10 +34,10 @@ class Retention(Mixer):
     Initial values: Xavier-uniform with gain 2^-2.5, and 2^-1 for the output; with `deepnet` v and the output are divided by
     (8 layers)^(1/4) (Wang et al. 2022, arXiv:2203.00555).
 
-    torchscale_scaling: the output is divided by sqrt(sum_i gamma^i), a function of the position, and then, without gradient, by
-    max(|sum_m R_nm|, 1), where R are the decayed scores after the first division. sum_m R_nm is q_n times the decayed sum of
-    keys. It is computed as one more value channel with value 1, so that it is part of the state and all forms are equal. The
-    chunkwise form of the released code uses other factors; the difference is of the order of eps.
+    torchscale_scaling: the output is divided by sqrt(sum_i gamma^i), a function of the position. Then it is divided, without
+    gradient, by max(|sum_m R_nm|, 1); R are the decayed scores after the first division. sum_m R_nm is q_n times the decayed
+    sum of keys. It is computed as one more value channel with value 1, so it is part of the state and all forms are equal.
+    The chunkwise form of the released code uses other factors; the difference is of the order of eps.
     """
 
     heads: int = 4

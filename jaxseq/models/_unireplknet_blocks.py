@@ -42,8 +42,8 @@ def drop_path(module: nn.Module, y: jax.Array, rate: jax.Array) -> jax.Array:
 class BatchNorm(nn.Module):
     """scale * (x - mean) / sqrt(variance + eps) + bias (Ioffe & Szegedy 2015, arXiv:1502.03167).
 
-    In training, mean and variance are those of the batch over all devices, and the running statistics are updated with weight
-    `momentum` (the running variance uses the divisor n - 1, as in torch). In evaluation the running statistics are used. The
+    In training, mean and variance are those of the batch over all devices. The running statistics are updated with weight
+    `momentum`; the running variance uses the divisor n - 1, as in torch. In evaluation the running statistics are used. The
     collection `batch_stats` holds mean, var and count, the number of batches.
     """
 

@@ -1,7 +1,7 @@
 """Exact tiled evaluation of UniRepLKNet, for images larger than device memory.
 
-A convolution needs a margin around its tile. Squeeze-and-excitation and global response normalisation need all positions, so a
-block passes over the tiles three times, with a sum over the whole image after the first and the second pass. Feature maps are
+A convolution needs a margin around its tile. Squeeze-and-excitation and global response normalisation need all positions.
+So a block makes three passes over the tiles, and sums over the whole image after the first and the second one. Feature maps are
 kept on the host; the device holds the activations of one tile.
 """
 

@@ -40,8 +40,8 @@ def conjugate(a: jax.Array) -> jax.Array:
 class Power(NamedTuple):
     """A power of a diagonal A as a sum of two numbers, the second below the rounding error of the first.
 
-    Squaring doubles the relative error of a power, so A^4096 by 12 roundings to float32 loses three more decimal digits than
-    4096 products one after another, whose errors are independent.
+    Squaring doubles the relative error of a power. So A^4096 by 12 squarings in float32 loses three more decimal digits than 4096
+    successive products, whose errors are independent.
     """
 
     high: jax.Array

@@ -3,8 +3,8 @@
     S_t = a_t S_{t-1} + k_t^T v_t          (eq. 6; there a_t = gamma, fixed)
     y_t = q_t S_t
 
-with S [K, V] per head. `log_a_BTH <= 0` is log a_t and may depend on the data, so that gated retention, GLA with scalar
-gates and Mamba-2's SSD are this op too (Dao & Gu 2024, arXiv:2405.21060, §7: there q = C, k = B, v = dt x, log a = dt A).
+with S [K, V] per head. `log_a_BTH <= 0` is log a_t. It may depend on the data, so gated retention, GLA with scalar gates and
+Mamba-2's SSD are also this op (Dao & Gu 2024, arXiv:2405.21060, §7: there q = C, k = B, v = dt x, log a = dt A).
 q and k may have fewer heads G than v: each is shared by H / G heads (the groups of SSD). The mixer does the rotation, the
 scaling of k and the normalisation.
 

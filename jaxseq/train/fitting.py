@@ -1,7 +1,7 @@
 """Checks that weights compute the same function under a new config as under their own; equal shapes are not enough.
 
-Both models are traced and their computations compared, so different ways to write the same setting (a head size that is given,
-or one that follows from the width) do not count as a difference.
+Both models are traced and their computations compared. So two ways to write the same setting are equal, such as a head size
+that is given and one that follows from the width.
 """
 
 import logging

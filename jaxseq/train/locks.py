@@ -107,7 +107,7 @@ class ObjectLock:
     """A lock in a bucket: an object that its owner rewrites every BEAT seconds.
 
     A write fails if another process has written since. A lock is taken over at once if its process is known to be dead, else
-    after it has not changed for PATIENCE seconds, measured by the waiting process: clocks of machines are not compared.
+    if it has not changed for PATIENCE seconds. The waiting process measures this: clocks of machines are not compared.
     """
 
     def __init__(self, workdir: Any):

@@ -53,8 +53,8 @@ def train(
         returns early. The record is then that of the saved step, with two more fields: `stopped`, a sentence that says where,
         and `signal`, the number of the received signal or 0.
       devices: all devices by default.
-      debug: run layers one after another instead of in a scan, and log and record the norms of each layer's activations and
-        gradients at every recorded step ("activation_rms/blocks_0/attention/1"). Such a step is computed twice.
+      debug: unroll the scan over layers. At every recorded step, log and record the norms of each layer's activations and
+        gradients ("activation_rms/blocks_0/attention/1"). Such a step is computed twice.
       profile: the steps for which jax.profiler writes a trace to workdir/profile.
 
     Signals are handled from the first step on; before it there is nothing to save.

@@ -62,9 +62,8 @@ def blocked_sums(
 def in_blocks(
     sums: Callable[[tuple[jax.Array, ...]], tuple[dict[str, jax.Array], jax.Array]], vocab: int, *arrays: jax.Array
 ) -> tuple[dict[str, jax.Array], jax.Array]:
-    """`sums(arrays)`, (sums over tokens, the mean penalty of the logits), of arrays [B, T, …]. If the logits have more than
-    `BLOCK` elements on a device, they are computed in blocks of tokens and recomputed in the backward pass, so that they are
-    never all in memory."""
+    """`sums(arrays)`, (sums over tokens, the mean penalty of the logits), of arrays [B, T, …]. Logits with more than `BLOCK`
+    elements on a device are never all in memory: they are computed in blocks of tokens, and again in the backward pass."""
     rows, time = arrays[0].shape[:2]
     block = _block(rows, time, vocab)
     if block == time:
