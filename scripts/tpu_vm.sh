@@ -7,24 +7,24 @@ usage() {
 usage: scripts/tpu_vm.sh [--dry-run] --name=NAME --zone=ZONE [options] ACTION [ACTION ...] [-- JAXSEQ ARGUMENTS]
 
 actions, carried out in the order given:
-  create    ask for the slice (--spot for a preemptible one) and wait for it
+  create    request the slice (--spot for a preemptible one) and wait for it
   setup     copy this checkout's committed files to every worker and install jaxseq[tpu,gcs] there
-  run       run `jaxseq ARGUMENTS` on every worker at once, in the background of each; survives this shell
+  run       run `jaxseq ARGUMENTS` on every worker at once, in the background; it continues when this shell ends
   logs      follow worker 0's log
   fetch     copy the workdir to --into, from worker 0 or from its bucket
-  delete    give the slice back
+  delete    delete the slice
 
 options:
   --name=NAME           of the TPU VM
   --zone=ZONE           e.g. us-west4-a
   --accelerator=TYPE    default v5litepod-8
-  --runtime=VERSION     default v2-alpha-tpuv5-lite; the one that fits the accelerator
+  --runtime=VERSION     default v2-alpha-tpuv5-lite; must fit the accelerator
   --project=PROJECT     default: gcloud's own
   --workdir=DIR         where the run keeps its files; default runs/tpu on the worker. More than one worker, and --spot, need
                         gs://bucket/folder (the slice's service account must be able to read and write objects there), or a
                         folder that all of them mount
   --into=DIR            where fetch puts them here; default runs
-  --spot                may be taken away at any time; create, set up and run again with the same gs:// workdir, and it resumes
+  --spot                can be preempted at any time; to resume, create, set up and run again with the same gs:// workdir
   --dry-run             print the commands, run none
 
 example, a whole run:
@@ -58,7 +58,7 @@ done
 [[ -n $name ]] || fail "which TPU VM? add --name=NAME"
 [[ -n $zone ]] || fail "in which zone? add --zone=ZONE, e.g. --zone=us-west4-a"
 [[ $workdir != *://* || $workdir == gs://?*/?* ]] || fail "--workdir=$workdir is no folder; name one, or gs://bucket/folder"
-((${#actions[@]})) || fail "what shall be done? name at least one of: create setup run logs fetch delete"
+((${#actions[@]})) || fail "no action given; name at least one of: create setup run logs fetch delete"
 if [[ " ${actions[*]} " == *" run "* ]] && ((!${#arguments[@]})); then
   fail "run needs the jaxseq command after --, e.g. -- train --config=mamba"
 fi
