@@ -20,7 +20,7 @@ def apply(work: Work, argument: str) -> Work:
         work.say(f"removing layer {done + 1} of {count}")
         work = _without_one(work)
     if not count:
-        raise UserError(f"layers:{argument} of {total} layers is none; give a larger fraction")
+        raise UserError(f"layers:{argument} of {total} layers removes none; give a larger fraction")
     return work
 
 
