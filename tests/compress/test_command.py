@@ -89,7 +89,7 @@ def test_quantized_weights_are_frozen_in_training(run, tmp_path, capsys):
         (["--recipe=int9"], "there is no step 'int9'"),
         (["--recipe=wanda:0.5", "--tokens=1000000"], "too few to calibrate"),
         (["--recipe=int8", "--config.model.width=3"], "was fixed by the run"),
-        (["--recipe=layers:0.1"], "of 2 layers is none"),
+        (["--recipe=layers:0.1"], "of 2 layers removes none"),
         (["--recipe=int8", "--tokens=0"], "--tokens=0"),
     ],
 )
