@@ -1,4 +1,5 @@
-"""A bidirectional encoder of tokens with a masked-language-model head: BERT (Devlin et al. 2019, arXiv:1810.04805)."""
+"""A bidirectional encoder of tokens with a masked-language-model head: BERT (Devlin et al. 2019, arXiv:1810.04805), and ALBERT,
+whose layers share weights and whose embedding is factorised (Lan et al. 2019, arXiv:1909.11942, §3.1)."""
 
 import functools
 from typing import Any, ClassVar, NamedTuple
@@ -44,6 +45,8 @@ class Encoder(Network):
     layers: int
     heads: int
     hidden: int  # of the feed-forward
+    distinct: int = 0  # layers with weights of their own, each applied layers / distinct times in succession; 0: all
+    embedding_width: int = 0  # of the embedding and the masked head, with a linear map to the width; 0: the width
     max_positions: int = 512
     positions: str = "learned"
     types: int = 2  # rows of the table of segment types; 0: none
@@ -70,21 +73,23 @@ class Encoder(Network):
         return (jnp.zeros((1, 2), jnp.int32),)
 
     def setup(self) -> None:
-        std = normal(self.init_std)
-        self.embedding_VD = param(self, "embedding", std, (self.vocab, self.width), ("vocab", "embed"), contracts=(-1,))
-        self.position_SD = _positions.table(self, self.positions, self.max_positions, self.width, std)
+        std, width = normal(self.init_std), self.embedding_width or self.width
+        self.embedding_VD = param(self, "embedding", std, (self.vocab, width), ("vocab", "embed"), contracts=(-1,))
+        self.position_SD = _positions.table(self, self.positions, self.max_positions, width, std)
         if self.types:
-            self.type_ND = param(self, "type", std, (self.types, self.width), (None, "embed"), decay=False)
+            self.type_ND = param(self, "type", std, (self.types, width), (None, "embed"), decay=False)
         norm = functools.partial(LayerNorm, self.norm_eps, self.dtype)
         linear = functools.partial(Linear, bias=True, init_fn=std, dtype=self.dtype)
         fields = self.norm_first, self.norm_eps, self.activation, std, self.dropout, self.dtype
         self.first_norm = norm()
+        if self.embedding_width:
+            self.project_in = linear((self.width,), (None, "embed"))
         self.drop = nn.Dropout(self.dropout)
         self.blocks = _transformer.TransformerLayer(self.width, self.heads, self.hidden, *fields)
         if self.norm_first:
             self.final_norm = norm()
         if self.masked_head:
-            self.masked = _MaskedHead(self.vocab, self.activation, self.norm_eps, std, self.dtype)
+            self.masked = _MaskedHead(self.vocab, width, self.activation, self.norm_eps, std, self.dtype)
         if self.pooler:
             self.pool = linear((self.width,), ("embed", "mlp"))
         if self.classes:
@@ -102,7 +107,7 @@ class Encoder(Network):
         x_BTD = self.embed(jnp.where(segment_BT > 0, tokens, 0), pos, types, train)
         sight = _transformer.same_document(segment_BT, segment_BT)
         call = lambda block, x_BTD, _: (block(x_BTD, sight, train), None)  # noqa: E731
-        x_BTD, _ = scan(self.blocks, self.layers, x_BTD, None, call, self.remat)
+        x_BTD, _ = scan(self.blocks, self.layers, x_BTD, None, call, self.remat, self.distinct or None)
         x_BTD = self.final_norm(x_BTD) if self.norm_first else x_BTD
         x_BTD = _time.select(segment_BT > 0, x_BTD)
         wanted_BMD = x_BTD if at is None else jnp.take_along_axis(x_BTD, at[..., None], axis=1)
@@ -119,14 +124,15 @@ class Encoder(Network):
         x_BTD = _positions.add(lookup(self.embedding_VD, tokens_BT), pos_BT, self.positions, self.position_SD)
         if self.types:
             x_BTD += constrain(self.type_ND, (None, None))[jnp.zeros_like(tokens_BT) if types_BT is None else types_BT]
-        x_BTD = self.first_norm(x_BTD)
-        return constrain(self.drop(x_BTD, deterministic=not train), ("batch", "time", None))
+        x_BTD = self.drop(self.first_norm(x_BTD), deterministic=not train)
+        return constrain(self.project_in(x_BTD) if self.embedding_width else x_BTD, ("batch", "time", None))
 
 
 class _MaskedHead(nn.Module):
     """logits = norm(act(x W + b)) E^T + c with the embedding E (Devlin et al. 2019 and the released code)."""
 
     vocab: int
+    width: int
     activation: str
     norm_eps: float
     init_fn: Initializer
@@ -134,8 +140,8 @@ class _MaskedHead(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, embedding_VD: jax.Array) -> jax.Array:
-        width, acc = x_BTD.shape[-1], _time.accumulation_dtype(x_BTD)
-        x_BTD = Linear((width,), ("embed", "mlp"), bias=True, init_fn=self.init_fn, dtype=self.dtype, name="transform")(x_BTD)
+        acc, axes = _time.accumulation_dtype(x_BTD), ("embed", "mlp")
+        x_BTD = Linear((self.width,), axes, bias=True, init_fn=self.init_fn, dtype=self.dtype, name="transform")(x_BTD)
         x_BTD = LayerNorm(self.norm_eps, self.dtype, name="norm")(_activations.find(self.activation)(x_BTD))
         bias_V = param(self, "bias", jax.nn.initializers.zeros, (self.vocab,), ("vocab",), decay=False)
         logits_BTV = compat.einsum("btd,vd->btv", x_BTD, weights.dense(embedding_VD, self.dtype), dtype=acc)
@@ -149,6 +155,8 @@ def build(config: ConfigDict) -> Encoder:
     _activations.find(model["activation"])
     if model["width"] % model["heads"]:
         raise UserError(f"model.width={model['width']} is not a multiple of model.heads={model['heads']}; change one of them")
+    if model["distinct"] and model["layers"] % model["distinct"]:
+        raise UserError(f"model.distinct={model['distinct']} is no divisor of model.layers={model['layers']}; choose one")
     model["vocab"] = model["vocab"] or BYTE_VOCAB + 1  # and one id for the mask
     model["classes"] = model["classes"] or 0
     model["pooler"] = model["pooler"] or model["classes"] > 0
@@ -161,6 +169,8 @@ DEFAULTS = {
     "layers": 4,
     "heads": 4,
     "hidden": 512,
+    "distinct": 0,
+    "embedding_width": 0,
     "max_positions": 512,
     "positions": "learned",
     "types": 2,

@@ -10,7 +10,8 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 NAMES = (
-    "llama", "gpt2", "gpt_neox", "mixtral", "mamba", "mamba2", "falcon_mamba", "bert", "vit", "mistral", "qwen2", "qwen3", "phi3",
+    "llama", "gpt2", "gpt_neox", "mixtral", "mamba", "mamba2", "falcon_mamba", "bert", "albert", "vit", "mistral", "qwen2",
+    "qwen3", "phi3",
     "gemma", "gemma2", "olmo2", "diffllama", "opt", "lfm2", "qwen3_next", "deepseek_v3", "olmo_hybrid", "minimax", "gpt_oss",
     "recurrent_gemma",
 )  # fmt: skip

@@ -69,16 +69,24 @@ def config(theirs: dict) -> ConfigDict:
 
 
 def describe(model: nn.Module) -> dict | None:
-    if not isinstance(model, Encoder) or model.positions != "learned" or model.norm_first or not model.types:
+    if not isinstance(model, Encoder) or model.distinct or model.embedding_width:
         return None
+    kinds = {heads: name for name, heads in HEADS.items()} | {(False, False, False): "BertModel"}
+    theirs = described(model, "bert", kinds)
+    return theirs and theirs | {"add_pooling_layer": model.pooler}
+
+
+def described(model: Encoder, kind: str, kinds: dict[tuple[bool, bool, bool], str]) -> dict | None:
+    """The part of the config that BERT and ALBERT share; kinds: {heads: their class}."""
     activations = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     heads = model.masked_head, model.pooler, model.classes > 0
-    kinds = {wanted: name for name, wanted in HEADS.items()} | {(False, False, False): "BertModel"}
+    if model.positions != "learned" or model.norm_first or not model.types:
+        return None
     if model.activation not in activations or heads not in kinds or (model.masked_head and model.classes not in (0, 2)):
         return None
     return {
         "architectures": [kinds[heads]],
-        "model_type": "bert",
+        "model_type": kind,
         "vocab_size": model.vocab,
         "hidden_size": model.width,
         "num_hidden_layers": model.layers,
@@ -94,7 +102,6 @@ def describe(model: nn.Module) -> dict | None:
         "tie_word_embeddings": True,
         "id2label": {str(n): f"LABEL_{n}" for n in range(model.classes or 2)},
         "label2id": {f"LABEL_{n}": n for n in range(model.classes or 2)},
-        "add_pooling_layer": model.pooler,
     }
 
 

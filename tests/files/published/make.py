@@ -133,6 +133,7 @@ FALCON_H1 = {
     "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"},
 }
 BERT = COMMON | HEADS | {"max_position_embeddings": 32}
+ALBERT = {"embedding_size": 8, "num_hidden_layers": 4, "num_hidden_groups": 2}
 VIT = HEADS | {"hidden_size": 16, "num_hidden_layers": 2, "image_size": 8, "patch_size": 4}
 
 MODELS = {
@@ -184,6 +185,9 @@ MODELS = {
     "bert_masked": ("BertForMaskedLM", BERT),
     "bert_pretraining": ("BertForPreTraining", BERT),
     "bert_classifier": ("BertForSequenceClassification", BERT | {"num_labels": 3}),
+    "albert": ("AlbertForMaskedLM", BERT | ALBERT),
+    "albert_bare": ("AlbertModel", BERT | ALBERT),
+    "albert_classifier": ("AlbertForSequenceClassification", BERT | ALBERT | {"num_labels": 3}),
     "vit": ("ViTForImageClassification", VIT | {"num_labels": 5}),
     "vit_bare": ("ViTModel", VIT),
     "t5": ("T5ForConditionalGeneration", T5),
@@ -210,7 +214,7 @@ def inputs(model) -> dict:
     tokens = torch.randint(3, VOCAB, (2, 9))
     if model.config.is_encoder_decoder:
         return {"input_ids": tokens, "decoder_input_ids": torch.randint(3, VOCAB, (2, 6))}
-    if model.config.model_type == "bert":
+    if model.config.model_type in ("bert", "albert"):
         return {"input_ids": tokens, "token_type_ids": (torch.arange(9) > 4).long().expand(2, 9).contiguous()}
     return {"input_ids": tokens}
 
