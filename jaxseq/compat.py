@@ -15,9 +15,9 @@ __all__ = ["einsum", "enable_x64"]
 def einsum(subscripts: str, *arrays: jax.Array, dtype: DTypeLike) -> jax.Array:
     """`jnp.einsum` with sums and result in `dtype`, which is at least as precise as the arrays' dtypes.
 
-    XLA of JAX 0.7 cannot multiply bfloat16 matrices to a float32 result on processors that have bfloat16 instructions ("DotThunk:
-    Unsupported element type"). There the arrays are converted first; the result is the same, as a product of two bfloat16 numbers
-    is exact in float32.
+    XLA of some versions before JAX 0.10 cannot multiply bfloat16 matrices to a float32 result on processors with bfloat16
+    instructions ("DotThunk: Unsupported element type", seen with 0.7.2). On the CPU these versions convert the arrays first; the
+    result is the same, as a product of two bfloat16 numbers is exact in float32.
     """
     if jax.__version_info__ < (0, 10) and jax.default_backend() == "cpu":
         arrays = tuple(x.astype(dtype) for x in arrays)

@@ -52,14 +52,14 @@ class SharedMoE(MoE):
             best_BTG = jnp.sum(jax.lax.top_k(grouped, min(2, grouped.shape[-1]))[0], axis=-1)
             kept_BTG = best_BTG >= jax.lax.top_k(best_BTG, self.top_groups)[0][..., -1:]
             choice_BTE = jnp.where(kept_BTG[..., None], grouped, -jnp.inf).reshape(choice_BTE.shape)
-        _, expert_BTR = jax.lax.top_k(choice_BTE, self.top_k)
+        _, expert_BTA = jax.lax.top_k(choice_BTE, self.top_k)
         if not self.is_initializing():  # init must create parameters only
-            self.sow("intermediates", "choice", expert_BTR)
-            self._sow(logits_BTE, jax.nn.logsumexp(logits_BTE, axis=-1), expert_BTR, _time.valid(call.pos_BT))
-        weight_BTR = jnp.take_along_axis(score_BTE, expert_BTR, axis=-1)
+            self.sow("intermediates", "choice", expert_BTA)
+            self._sow(logits_BTE, jax.nn.logsumexp(logits_BTE, axis=-1), expert_BTA, _time.valid(call.pos_BT))
+        weight_BTA = jnp.take_along_axis(score_BTE, expert_BTA, axis=-1)
         if self.normalize:
-            weight_BTR /= jnp.sum(weight_BTR, axis=-1, keepdims=True) + 1e-20
-        return expert_BTR, self.scale * weight_BTR
+            weight_BTA /= jnp.sum(weight_BTA, axis=-1, keepdims=True) + 1e-20
+        return expert_BTA, self.scale * weight_BTA
 
     @nn.compact
     def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
