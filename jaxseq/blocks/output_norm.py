@@ -4,7 +4,7 @@ import re
 
 import jax
 
-from jaxseq.blocks._serial import Serial
+from jaxseq.blocks._block import Serial
 
 
 class OutputNorm(Serial):

@@ -2,7 +2,7 @@
 
 import jax
 
-from jaxseq.blocks._serial import Serial
+from jaxseq.blocks._block import Serial
 
 
 class Scaled(Serial):
