@@ -99,8 +99,7 @@ def _text(option: str, word: str) -> str:
     try:
         return os.fsencode(word).decode("utf-8") if re.search("[\udc80-\udcff]", word) else word
     except UnicodeError:
-        mend = "write it in UTF-8, or put it into a file of that encoding"
-        raise UserError(f"--{option}={word!r} is not UTF-8 text; {mend}") from None
+        raise UserError(f"--{option}={word!r} is not UTF-8 text; convert it first") from None
 
 
 def _hint(option: str, text: str) -> None:

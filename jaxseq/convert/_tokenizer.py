@@ -127,7 +127,7 @@ def _tokenizer_config(path: Path, tokenizer, positions: int) -> bytes:
     """tokenizer_config.json: tells transformers the end-of-text tokens and the ids to put before a text."""
     import tokenizers
 
-    word = tokenizers.Tokenizer.from_file(str(path)).id_to_token
+    word = tokenizers.Tokenizer.from_buffer(path.read_bytes()).id_to_token  # `from_file` takes no path that is not UTF-8
     special = {"bos_token": word(tokenizer.start), "eos_token": word(tokenizer.boundary)}
     return _text(
         {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": positions, "clean_up_tokenization_spaces": False}

@@ -57,7 +57,7 @@ def train(texts: Iterable[str], vocab: int, out: str | Path) -> int:
         if bounded.left:
             files.say(f"{bounded.left / 1e6:.3g} M characters of rare words were left out of the training, to bound its memory")
         model.post_processor = _after_the_end()
-        model.save(str(draft))
+        draft.write_text(model.to_str(pretty=True), encoding="utf-8")  # `save` takes no path that is not UTF-8
         os.replace(draft, out)
     finally:
         draft.unlink(missing_ok=True)

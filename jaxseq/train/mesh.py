@@ -5,6 +5,7 @@ name may be split. GSPMD (Xu et al. 2021, arXiv:2105.04663) does the rest: every
 does not accept Explicit ones.
 """
 
+import functools
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -74,6 +75,12 @@ def _sizes(shape: Mapping[str, int]) -> str:
     return " ".join(f"{axis}={size}" for axis, size in shape.items() if size != 1) or "data=1"
 
 
+@functools.cache
+def _note_whole(name: str, size: int, axis: str, parts: int) -> None:
+    """Logs, once for all arrays, that the logical axis `name` of this size is not split."""
+    log.info("axis %s of size %d is not split over %s=%d", name, size, axis, parts)
+
+
 def partition(names: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
     """The sharding of one parameter of `shape` with logical axis `names`.
 
@@ -96,7 +103,7 @@ def partition(names: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> 
     for dim, name in enumerate(names):
         for axis in RULES.get(name, ()) if name else ():
             if not take(dim, axis) and mesh.shape[axis] > 1 and axis not in used:
-                log.info("axis %s of size %d is not split over %s=%d", name, shape[dim], axis, mesh.shape[axis])
+                _note_whole(name, shape[dim], axis, mesh.shape[axis])
     if "fsdp" not in used:
         order = sorted((d for d in range(len(shape)) if names[d] != "layers"), key=lambda d: -shape[d])
         any(take(dim, "fsdp") for dim in order)

@@ -109,11 +109,16 @@ def grouped(name: str) -> str:
     return f"{group}/{rest}" if group in ("validation", "time") else f"train/{name}"
 
 
+def _utf8(text: str) -> str:
+    """`text` with escapes for what UTF-8 cannot hold: a path may have bytes that are not UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def described(config: dict[str, Any], figures: Iterable[str]) -> list:
     """A config with dotted keys as TensorBoard's text, and as hyper-parameters for the scalars with these names."""
     table = "\n".join(["| field | value |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in config.items())])
-    plain = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in config.items()}
-    return [text("config", table), *hparams(plain, {grouped(name): 0.0 for name in figures})]
+    plain = {key: value if isinstance(value, bool | int | float) else _utf8(str(value)) for key, value in config.items()}
+    return [text("config", _utf8(table)), *hparams(plain, {grouped(name): 0.0 for name in figures})]
 
 
 def read(workdir: str | os.PathLike) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 import jaxseq
 from jaxseq import cli, data, train
 from jaxseq.config import from_dict, to_dict
+from jaxseq.convert import _tokenizer
 from jaxseq.errors import UserError
 from jaxseq.train import tokenizers
 
@@ -181,3 +182,8 @@ def test_export_of_a_model_of_bytes_writes_a_tokenizer_of_bytes(tmp_path, capsys
     assert json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())["eos_token"] == "<|endoftext|>"
     tokenizer = data.JsonTokenizer(tmp_path / "out" / "tokenizer.json")
     assert tokenizer.prompt("é") == data.ByteTokenizer().prompt("é")
+    other = (tmp_path / "out").rename(tmp_path / "caf\udce9")  # a path that is not UTF-8
+    before = (other / "tokenizer_config.json").read_bytes()
+    (other / "tokenizer_config.json").unlink()
+    assert _tokenizer.export(other, train.load(tmp_path / "run")[2], tmp_path / "run")
+    assert (other / "tokenizer_config.json").read_bytes() == before

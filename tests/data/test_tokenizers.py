@@ -150,3 +150,10 @@ def test_bpe_that_cannot_be_trained(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot be written \(.*\); give another --out"):
         bpe.train(["text"], 300, tmp_path / "file" / "x.json")
+
+
+def test_bpe_in_a_path_that_is_not_utf8(tmp_path, trained):
+    path = tmp_path / "caf\udce9.json"
+    assert bpe.train([TEXT * 3, "the other document"], 300, path) == 300
+    assert path.read_bytes() == trained.read_bytes()
+    assert data.JsonTokenizer(path).decode(data.JsonTokenizer(trained).encode(TEXT)) == TEXT

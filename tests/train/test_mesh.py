@@ -41,6 +41,13 @@ def test_partition(names, shape, sizes, expected):
     assert meshes.partition(names, shape, abstract(**sizes)) == expected
 
 
+def test_an_axis_that_is_not_split_is_named_once(caplog):
+    with caplog.at_level("INFO", "jaxseq.train.mesh"):
+        for names in (("vocab", "embed"), ("embed", "vocab")):  # an embedding and an untied head
+            meshes.partition(names, tuple({"vocab": 263, "embed": 32}[name] for name in names), abstract(tensor=2))
+    assert [record.getMessage() for record in caplog.records] == ["axis vocab of size 263 is not split over tensor=2"]
+
+
 def test_the_mesh_must_use_every_device():
     devices = jax.devices()[:1]
     assert meshes.make_mesh(ONE | {"data": -1}, devices).shape["data"] == 1

@@ -136,3 +136,8 @@ def test_a_full_disk_loses_nothing_that_was_written(config, whole, tmp_path, mon
     monkeypatch.undo()
     assert steps(tmp_path) == [3]
     assert numbers(tmp_path)[: len(before)] == before
+
+
+def test_tensorboard_shows_a_path_that_is_not_utf8():
+    config, *_ = records_of.described({"data.path": "caf\udce9.txt"}, ["loss"])
+    assert config.value[0].tensor.string_val == [b"| field | value |\n| --- | --- |\n| data.path | caf\\udce9.txt |"]
