@@ -94,7 +94,7 @@ def _models(args, lengths: list[int]):
     names = [name for name in args.architectures.split(",") if name]
     with console.status("") as status:
         progress = lambda fraction, note: status.update(note)  # noqa: E731
-        show = lambda records: console.print(models_table(args.what, records))  # noqa: E731
+        show = lambda records: console.print(_title(args.what, records[0]), models_table(records))  # noqa: E731
         result = models.bench(args.what, names, shape, args.peers, args.rounds or 10, progress, show)
     versions = ", ".join([f"jax {result['versions']['jax']}", *result["versions"]["peers"]])
     console.print(f"{result['device']}; {result['dtype']}, width {result['width']}; {versions}; {result['date']}")
@@ -110,13 +110,13 @@ def _models(args, lengths: list[int]):
     return result
 
 
-def models_table(what: str, records: list[dict]) -> "Table":
+def models_table(records: list[dict]) -> "Table":
     """The records of one length as a rich table, which fits 80 columns."""
     from rich import box
     from rich.table import Table
 
     header, *rows = _model_cells(records)
-    grid = Table(title=_title(what, records[0]), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in header:
         grid.add_column(name, justify="right" if name != "model" else "left", no_wrap=name == "model")
     for row in rows:

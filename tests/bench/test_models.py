@@ -113,7 +113,7 @@ def test_a_table_fits_80_columns_and_says_the_same_in_markdown():
         {"architecture": "retnet", "length": 512, "failed": "out of memory"},
     ]
     console = Console(width=80, file=io.StringIO())
-    console.print(bench.models_table("train", records))
+    console.print(bench.models_table(records))
     shown = console.file.getvalue()
     assert "…" not in shown and "stripedhyena: no source holds this model" in shown and "10.25" in shown
     lines = [line for line in bench.models_markdown("train", records).splitlines() if line.startswith("|")]
