@@ -70,8 +70,8 @@ def _square(high: jax.Array, low: jax.Array) -> tuple[jax.Array, jax.Array]:
     parts = _two_sum(a * a, -(c * c)), (2 * (a * c), jnp.zeros_like(a))
     rest_re = 2 * (a * b) - 2 * (c * d) + (b * b - d * d) + 2 * (re * re_low - im * im_low)
     rest_im = 2 * (a * d + b * c) + 2 * (b * d) + 2 * (re * im_low + im * re_low)
-    sums = [_two_sum(first, error + rest) for (first, error), rest in zip(parts, (rest_re, rest_im), strict=True)]
-    return tuple(jnp.concatenate(x, axis=-1) for x in zip(*sums, strict=True))
+    (re, re_low), (im, im_low) = (_two_sum(x, error + more) for (x, error), more in zip(parts, (rest_re, rest_im), strict=True))
+    return jnp.concatenate([re, im], axis=-1), jnp.concatenate([re_low, im_low], axis=-1)
 
 
 @_square.defjvp
