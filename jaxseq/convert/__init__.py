@@ -161,8 +161,10 @@ def _unknown(theirs: Mapping, names: set[str], found: list[str]) -> str:
     kind = theirs.get("model_type")
     what = f"is of model_type={_fields.shown(kind)}, which no source reads" if kind else "is of no known source (no model_type)"
     own = _patterns(names)
-    shared = {s: len(own & _patterns(_table_names(s, theirs, names))) for s in source_names() if _source(s).config}
-    best = max(shared, key=shared.get, default=None)
+    tables = {s: _patterns(_table_names(s, theirs, names)) for s in source_names() if _source(s).config}
+    shared = {source: len(own & table) for source, table in tables.items()}
+    # Of sources with equally many, the one that lacks fewest.
+    best = max(shared, key=lambda source: (shared[source], -len(tables[source])), default=None)
     if best and 2 * shared[best] >= len(own):
         near = f"the nearest is {best}, which has {shared[best]} of the {len(own)} kinds of tensors here"
         return f"{what}; {near}, but the model may compute something else: --source={best} reads it as that source"
