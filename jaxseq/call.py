@@ -22,7 +22,7 @@ class Call:
     plan: forms.Plan = struct.field(pytree_node=False)
     train: bool = struct.field(pytree_node=False, default=False)
     label: str | None = struct.field(pytree_node=False, default=None)  # the mixer's name in the stack: selects its form
-    layer: Any = 0  # index of the block, traced in a scan over layers; read only by initialisers
+    layer: Any = 0  # index of the block, traced in a scan over layers; for initial values and `Mixer.place`
     streams: dict[str, jax.Array] = struct.field(default_factory=dict)  # values [B, T, D] from earlier layers, by name
 
     @classmethod

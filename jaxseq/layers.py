@@ -307,6 +307,12 @@ class Mixer(nn.Module):
         return None
 
     @nn.nowrap
+    def place(self, call: Call) -> tuple[Any, int]:
+        """(number of this mixer, how many there are) among the network's mixers with a state; for a class with `numbered`."""
+        first, step, count = self.number or (0, 1, self.layers)
+        return first + step * call.layer, count
+
+    @nn.nowrap
     def units(self, kind: str) -> "Units | str":
         """The units of `kind`, "heads" or "channels", of this mixer; or a sentence that says why none can be removed."""
         return f"{type(self).__name__} has no {kind} that can be removed one by one"

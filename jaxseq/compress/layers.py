@@ -26,8 +26,8 @@ def apply(work: Work, argument: str) -> Work:
 
 def _without_one(work: Work) -> Work:
     segments = _stack.parse(work.config.model.stack)
-    choices = [(n, i) for n, segment in enumerate(segments) if not segment.distinct for i in range(segment.repeats)]
-    choices = [(n, i) for n, i in choices if segments[n].repeats > 1]
+    removable = [(n, s) for n, s in enumerate(segments) if s.repeats > 1 and not s.distinct]
+    choices = [(n, i) for n, segment in removable for i in range(segment.repeats)]
     if not choices:
         raise UserError("each block of this model occurs once, or shares its weights, so none can be removed; lower the fraction")
     found = [(work.calibration.loss((one := without(work, n, i)).model, one.params), n, i) for n, i in choices]

@@ -42,6 +42,13 @@ def add_alibi(q_BTHK: jax.Array, k_BTGK: jax.Array, pos_BT: jax.Array, scale: fl
     return jnp.concatenate([q_BTHK, more_q], axis=-1), jnp.concatenate([k_BTGK, more_k], axis=-1)
 
 
+def slots(context: int | None) -> int:
+    """The slots of a state that holds `context` tokens. Raises UserError if their number is not given."""
+    if context is None:
+        raise UserError("full attention stores every token: pass their maximum number, init_state(batch, context=N)")
+    return context
+
+
 class Attention(Mixer):
     """y = softmax(q k^T / sqrt(K)) v W_O with q, k, v = rotate(x W_Q), rotate(x W_K), x W_V.
 
@@ -97,12 +104,13 @@ class Attention(Mixer):
 
     @nn.nowrap
     def init_state(self, batch: int, context: int | None) -> attention.AttentionState:
+        return attention.init_state(batch, self.window or slots(context), *self._state_sizes(), self.dtype)
+
+    @nn.nowrap
+    def _state_sizes(self) -> tuple[int, int, int]:
+        """(heads, channels of a key, channels of a value) that the state stores."""
         kv_heads, size = self._sizes()
-        slots = self.window or context
-        if slots is None:
-            raise UserError("full attention stores every token: pass their maximum number, init_state(batch, context=N)")
-        key_size = size + 2 if self.alibi else size
-        return attention.init_state(batch, slots, kv_heads, key_size, size, self.dtype)
+        return kv_heads, size + 2 if self.alibi else size, size
 
     @nn.nowrap
     def remaining_capacity(self, state: attention.AttentionState) -> jax.Array | None:

@@ -8,9 +8,9 @@ from flax import linen as nn
 
 from jaxseq.call import Call
 from jaxseq.errors import UserError
-from jaxseq.layers import Units, normal, param
+from jaxseq.layers import Units, normal, param, rms_normalize
 from jaxseq.mixers.attention import Attention
-from jaxseq.ops import _time, attention
+from jaxseq.ops import _time
 
 
 class DifferentialAttention(Attention):
@@ -31,22 +31,18 @@ class DifferentialAttention(Attention):
     lambda_std: float = 0.1
 
     @nn.nowrap
-    def _pairs(self) -> tuple[int, int]:
-        """(pairs of key heads, channels of a pair)."""
-        kv_heads, size = self._sizes()
+    def _sizes(self) -> tuple[int, int]:
+        kv_heads, size = super()._sizes()
         if kv_heads % 2:
             raise UserError(f"differential attention pairs its heads: kv_heads {kv_heads} must be even")
         if self.alibi or self.sink:
             raise UserError("differential attention has neither alibi nor sinks; set both to false")
-        return kv_heads // 2, 2 * size
+        return kv_heads, size
 
     @nn.nowrap
-    def init_state(self, batch: int, context: int | None) -> attention.AttentionState:
-        pairs, size = self._pairs()
-        slots = self.window or context
-        if slots is None:
-            raise UserError("full attention stores every token: pass their maximum number, init_state(batch, context=N)")
-        return attention.init_state(batch, slots, pairs, size, size, self.dtype)
+    def _state_sizes(self) -> tuple[int, int, int]:
+        kv_heads, size = self._sizes()
+        return kv_heads // 2, 2 * size, 2 * size
 
     @nn.nowrap
     def units(self, kind: str) -> Units | str:
@@ -55,7 +51,6 @@ class DifferentialAttention(Attention):
     def _attend(self, q_BTHK, k_BTGK, v_BTGV, state, call: Call, limits: dict[str, Any]):
         """One call of the op for both attentions: the keys of a pair are concatenated, and each query is zero at those of the
         other head. So the state stores every key and value once, as in `attention`."""
-        self._pairs()
         first, second = jnp.split(q_BTHK, 2, axis=2)
         zeros = jnp.zeros_like(first)
         q_BTH2V = jnp.stack([jnp.concatenate([first, zeros], -1), jnp.concatenate([zeros, second], -1)], axis=3)
@@ -63,19 +58,13 @@ class DifferentialAttention(Attention):
         q_BTHV = q_BTH2V.reshape(*q_BTHK.shape[:3], q_BTH2V.shape[-1])
         y_BTHV, state = call.op("attention")(q_BTHV, k_BTGV, v_BTGV, state=state, **limits)
         y_BTH2V = y_BTHV.reshape(q_BTH2V.shape).astype(_time.accumulation_dtype(y_BTHV))
-        start = self._start(call)
-        y_BTHV = y_BTH2V[:, :, :, 0] - self._lambda(q_BTHK.shape[-1], start) * y_BTH2V[:, :, :, 1]
-        inverse_BTH1 = jax.lax.rsqrt(jnp.mean(jnp.square(y_BTHV), axis=-1, keepdims=True) + self.eps)
-        return ((1 - start) * y_BTHV * inverse_BTH1).astype(q_BTHK.dtype).reshape(q_BTHK.shape), state
+        c = 0.8 - 0.6 * jnp.exp(-0.3 * self.place(call)[0])
+        y_BTHV = y_BTH2V[:, :, :, 0] - self._lambda(q_BTHK.shape[-1], c) * y_BTH2V[:, :, :, 1]
+        return ((1 - c) * rms_normalize(y_BTHV, self.eps)).astype(q_BTHK.dtype).reshape(q_BTHK.shape), state
 
-    def _start(self, call: Call):
-        """lambda's part c that is not learned."""
-        first, step, _ = self.number or (0, 1, self.layers)
-        return 0.8 - 0.6 * jnp.exp(-0.3 * (first + step * call.layer))
-
-    def _lambda(self, size: int, start) -> jax.Array:
+    def _lambda(self, size: int, c: jax.Array) -> jax.Array:
         def vector(name):
             return param(self, name, normal(self.lambda_std), (size,), (None,), decay=False)
 
         q1, k1, q2, k2 = (vector(f"lambda_{name}") for name in ("q1", "k1", "q2", "k2"))
-        return jnp.exp(jnp.vdot(q1, k1)) - jnp.exp(jnp.vdot(q2, k2)) + start
+        return jnp.exp(jnp.vdot(q1, k1)) - jnp.exp(jnp.vdot(q2, k2)) + c

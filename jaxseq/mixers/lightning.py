@@ -49,8 +49,8 @@ class LightningAttention(Mixer):
             return Linear((self.heads, self._size()), axes, init_fn=init, dtype=self.dtype, name=name)(x_BTD)
 
         q, k, v = (nn.silu(project(name)) for name in "qkv")
-        first, step, count = self.number or (0, 1, self.layers)
-        left = 1 - (first + step * call.layer) / (count - 1 + 1e-5) + 1e-5
+        number, count = self.place(call)
+        left = 1 - number / (count - 1 + 1e-5) + 1e-5
         log_a_H = -(2.0 ** (-8 * jnp.arange(1, self.heads + 1) / self.heads)) * left
         y_BTHV, state = call.op("retention")(q, k, v, jnp.broadcast_to(log_a_H, q.shape[:3]), state=state)
         y_BTD = RMSNorm(self.eps, self.dtype, name="norm")(jax.lax.collapse(y_BTHV, 2)).reshape(y_BTHV.shape)

@@ -11,6 +11,7 @@ from jaxseq.call import Call, Mixed
 from jaxseq.errors import UserError
 from jaxseq.layers import Linear, Mixer, RMSNorm, on_matrix, param, rotate
 from jaxseq.mixers import _init, _rotary
+from jaxseq.mixers.attention import slots
 from jaxseq.ops import attention
 
 
@@ -52,11 +53,9 @@ class LatentAttention(Mixer):
 
     @nn.nowrap
     def init_state(self, batch: int, context: int | None) -> MLAState:
-        if context is None:
-            raise UserError("full attention stores every token: pass their maximum number, init_state(batch, context=N)")
         if self.rotary_size % 2:
             raise UserError(f"rotary positions rotate pairs of channels: make rotary_size {self.rotary_size} even")
-        latent = jnp.zeros((batch, context, self.kv_rank + self.rotary_size), self.dtype)
+        latent = jnp.zeros((batch, slots(context), self.kv_rank + self.rotary_size), self.dtype)
         return MLAState(latent, jnp.zeros((batch,), jnp.int32))
 
     @nn.nowrap
@@ -90,8 +89,8 @@ class LatentAttention(Mixer):
         q_BTHR = jnp.concatenate([own_BTHR, turned_BTHK], axis=-1)
         latent_BT1K = jnp.concatenate([c_BTR[:, :, None], shared_BT1K], axis=-1)
         if state is not None:
-            slots = state.latent_BSK[:, None]
-            state = attention.AttentionState(slots, slots[..., :rank], state.count_B)
+            latent_B1SK = state.latent_BSK[:, None]
+            state = attention.AttentionState(latent_B1SK, latent_B1SK[..., :rank], state.count_B)
         op = call.op("attention")
         scale = size**-0.5 if self.scale is None else self.scale
         y_BTHR, state = op(q_BTHR, latent_BT1K, c_BTR[:, :, None], state=state, window=None, scale=scale)

@@ -21,7 +21,7 @@ from jaxseq.testing.stress import FLOOR, LONG, OWN_ERROR, positions
 from jaxseq.testing.subjects import quick, split_floats
 
 CASES = ("repeated", "far")
-LIMIT = {"float32": 1e-2, "bfloat16": 0.5}  # maximum error of the recurrent form; beyond it the model amplifies any rounding
+LIMIT = {"float32": 1e-2, "bfloat16": 0.5}  # maximum error of the recurrent form; a case beyond it is rejected as meaningless
 SMALL = 1e-3  # fraction of the largest gradient; errors of smaller gradients, which may be only rounding, are relative to it
 SEEDS = 5
 
@@ -118,23 +118,40 @@ def _errors(found, exact) -> list[tuple[float, str]] | None:
 def hold(subject: ModelSubject, case: str, time: int, dtype: str = "float32", batch: int = 2, gradients: bool = True) -> float:
     """Check one case in all forms. Returns the largest error; raises LawBroken.
 
-    The first of SEEDS seeds is used with which rounding to `dtype` changes neither a router's choice nor, by more than LIMIT,
-    the recurrent form: some models with random weights are chaotic (a GRU with large recurrent weights), and say nothing then.
+    A seed with which rounding flips a router's choice, or with which the model is chaotic, is replaced by the next one, up to
+    SEEDS.
     """
     with enable_x64(True), jax.default_matmul_precision("highest"):
         for seed in range(SEEDS):
             tokens, params = inputs(subject, case, time, batch, seed)
             exact = _run(subject, "recurrent", "float64", tokens, params, gradients)
             errors = {form: _errors(_run(subject, form, dtype, tokens, params, gradients), exact) for form in subject.forms}
-            if all(errors.values()) and all(own <= LIMIT[dtype] for own, _ in errors["recurrent"]):
+            if all(errors.values()) and not _chaotic(subject, errors, exact, tokens, params, dtype, gradients):
                 return _judged(Check(subject, "stress"), errors, case, time, dtype)
-    found = "routers choose" if not all(errors.values()) else f"the recurrent form computes (errors {errors['recurrent']})"
-    raise compare.LawBroken(f"{subject.name}: {found} differently in {dtype} and float64 for all {SEEDS} seeds ({case})")
+    raise compare.LawBroken(
+        f"{subject.name}: for all {SEEDS} seeds routers choose differently in {dtype} and float64, or the model is chaotic "
+        f"({case})"
+    )
+
+
+def _chaotic(subject: ModelSubject, errors: dict, exact, tokens, params, dtype: str, gradients: bool) -> bool:
+    """Whether in float64 a change of the parameters by the rounding of `dtype` changes the result beyond LIMIT, which happens
+    with large recurrent weights (a GRU). Computed only if the recurrent form is beyond LIMIT."""
+    limit = LIMIT[dtype]
+    if all(own <= limit for own, _ in errors["recurrent"]):
+        return False
+    epsilon = compare.epsilon(jnp.dtype(dtype))
+    waves = lambda x: np.cos(np.arange(x.size)).reshape(x.shape)  # noqa: E731
+    near = jax.tree.map(lambda x: np.float64(x) * (1 + epsilon * waves(x)), params)
+    found = _errors(_run(subject, "recurrent", "float64", tokens, near, gradients), exact)
+    return found is None or any(not error <= limit for error, _ in found)
 
 
 def _judged(check: Check, errors: dict, case: str, time: int, dtype: str) -> float:
     for kind, name in enumerate(("values", "gradients")):
-        own, _ = errors["recurrent"][kind]
+        own, where = errors["recurrent"][kind]
+        if not own <= LIMIT[dtype]:
+            check.fail("recurrent", time, f"{case}: {name} and float64's differ by {own:.2e} in {where}: too hard", dtype)
         epsilon = compare.epsilon(jnp.dtype(dtype))
         allowed = OWN_ERROR * own + FLOOR if dtype == "float32" else compare.OWN_ERROR * max(own, epsilon)
         for form, found in errors.items():

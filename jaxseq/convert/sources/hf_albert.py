@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from jaxseq.config import base, finish
 from jaxseq.convert import _fields
 from jaxseq.convert._table import Entry, norm, same
-from jaxseq.convert.sources.hf_bert import ACTIVATIONS, attention, biased, described
+from jaxseq.convert.sources.hf_bert import ACTIVATIONS, attention, biased, described, embedded
 from jaxseq.errors import UserError
 from jaxseq.models.encoder import Encoder
 
@@ -83,12 +83,9 @@ def entries(theirs: dict) -> list[Entry]:
     masked, pooler, classes = _heads(theirs)
     prefix = "albert." if masked or classes else ""
     layers, width, heads = range(theirs["num_hidden_groups"]), theirs["hidden_size"], theirs["num_attention_heads"]
-    embeddings, ours, names = f"{prefix}embeddings", "blocks", f"{prefix}{LAYER}"
+    ours, names = "blocks", f"{prefix}{LAYER}"
     table = [
-        same("embedding", f"{embeddings}.word_embeddings.weight"),
-        same("position", f"{embeddings}.position_embeddings.weight"),
-        same("type", f"{embeddings}.token_type_embeddings.weight"),
-        *norm("first_norm", f"{embeddings}.LayerNorm"),
+        *embedded(f"{prefix}embeddings"),
         *biased("project_in", f"{prefix}encoder.embedding_hidden_mapping_in"),
         *norm(f"{ours}/norm_attention", f"{names}.attention.LayerNorm", layers),
         *norm(f"{ours}/norm_mlp", f"{names}.full_layer_layer_norm", layers),

@@ -118,12 +118,9 @@ def entries(theirs: dict) -> list[Entry]:
     masked, pooler, classes = _heads(theirs)
     layers, width, heads = range(theirs["num_hidden_layers"]), theirs["hidden_size"], theirs["num_attention_heads"]
     prefix = "bert." if masked or classes else ""
-    embeddings, ours, names = f"{prefix}embeddings", "blocks", f"{prefix}encoder.layer.{{layer}}"
+    ours, names = "blocks", f"{prefix}encoder.layer.{{layer}}"
     table = [
-        same("embedding", f"{embeddings}.word_embeddings.weight"),
-        same("position", f"{embeddings}.position_embeddings.weight"),
-        same("type", f"{embeddings}.token_type_embeddings.weight"),
-        *norm("first_norm", f"{embeddings}.LayerNorm"),
+        *embedded(f"{prefix}embeddings"),
         *norm(f"{ours}/norm_attention", f"{names}.attention.output.LayerNorm", layers),
         *norm(f"{ours}/norm_mlp", f"{names}.output.LayerNorm", layers),
         *biased(f"{ours}/mlp/up", f"{names}.intermediate.dense", layers),
@@ -142,6 +139,12 @@ def entries(theirs: dict) -> list[Entry]:
 
 
 PROJECTIONS = {"q": "self.query", "k": "self.key", "v": "self.value", "o": "output.dense"}
+
+
+def embedded(theirs: str) -> list[Entry]:
+    """Entries of the tables of tokens, positions and types, and of the norm of their sum."""
+    tables = {"embedding": "word_embeddings", "position": "position_embeddings", "type": "token_type_embeddings"}
+    return [same(ours, f"{theirs}.{name}.weight") for ours, name in tables.items()] + norm("first_norm", f"{theirs}.LayerNorm")
 
 
 def biased(ours: str, theirs: str, layers: Sequence[int] | None = None) -> list[Entry]:
