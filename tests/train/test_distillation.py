@@ -153,7 +153,7 @@ def test_a_teacher_that_is_no_language_model_is_refused(documents, tmp_path):
     config = jaxseq.config("bert", **sizes)
     model = jaxseq.build(config)
     save_params(tmp_path / "bert", config, model.init(jax.random.key(0), *model.example())["params"])
-    with pytest.raises(UserError, match="no language model"):
+    with pytest.raises(UserError, match="is not a language model"):
         train(student(documents, tmp_path / "bert"), tmp_path / "run")
 
 
