@@ -1,61 +1,32 @@
-"""Runs the slow tests file by file and writes their results to tests/slow.json, which is committed.
+"""Runs the slow tests and writes their results to tests/slow.json, which is committed.
 
     python tests/slow.py [WORD ...]     runs tests without an up-to-date result (only those with a WORD in their names)
 
-It can be interrupted and restarted: results are written as they come. The results of a file are for one state of the sources that
-it covers. If these change, the results are stale: the default run says so, and the next run of this command repeats the file.
+It can be interrupted and restarted: results are written as they come. A group of results is the tests of one architecture or op
+in one file, or the other tests of a file. If sources that it covers change, the group is stale: the default run says so, and the
+next run of this command repeats it.
 """
 
-import ast
+import contextlib
 import datetime
-import hashlib
+import fcntl
 import json
 import platform
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
+import covers
 import pytest
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "tests" / "slow.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
-# What the tests of a folder cover in addition to their own files; those of any other folder cover the whole package.
-OPS = ("jaxseq/ops", "jaxseq/testing", "jaxseq/compat.py")
-FILES = tuple(f"{name}.py" for name in ("layers", "forms", "call", "shards", "config", "config_files", "defaults", "overrides"))
-MODELS = (*OPS, *(f"jaxseq/{name}" for name in ("mixers", "blocks", "models", *FILES)), "configs")
-COVERS = {"ops": OPS, "kernels": (*OPS, "jaxseq/kernels"), "mixers": MODELS, "models": MODELS, "data": ("jaxseq/data",)}
-COVERS |= {"convert": (*MODELS, "jaxseq/convert"), "train": (*MODELS, "jaxseq/train", "jaxseq/data")}
 
 
-def covered(file: str) -> str:
-    """A hash of the code that a test file covers, of the file, and of shared helpers, without docstrings and types."""
-    places = (*COVERS.get(Path(file).parts[1], ("jaxseq", "configs")), "tests/helpers", "tests/conftest.py", file)
-    paths = {path for place in places for path in ((ROOT / place).rglob("*.py") if (ROOT / place).is_dir() else [ROOT / place])}
-    digest = hashlib.sha256()
-    for path in sorted(paths):
-        digest.update(f"{path.relative_to(ROOT).as_posix()} {outline(ast.parse(path.read_bytes()))}\n".encode())
-    return digest.hexdigest()[:16]
-
-
-def outline(node: Any) -> Any:
-    """The syntax tree as nested lists, without docstrings and annotations, which do not change outcomes. Empty fields are left
-    out, because only some versions of Python show them in `ast.dump`."""
-    if isinstance(node, list):
-        return [outline(part) for part in node]
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    fields = dict(ast.iter_fields(node))
-    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
-        fields["body"] = node.body[1:]
-    if isinstance(node, ast.arg | ast.FunctionDef):
-        fields = {name: value for name, value in fields.items() if name not in ("annotation", "returns")}
-    return [type(node).__name__, *([name, outline(value)] for name, value in fields.items() if value is not None and value != [])]
-
-
-def results() -> dict[str, dict]:
+def results() -> dict[str, dict[str, dict]]:
+    """{file: {architecture or op, or "": group}}, group = {hash, commit, date, versions, seconds, of, tests: {name: outcome}}."""
     return json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
 
 
@@ -65,26 +36,35 @@ def files() -> list[str]:
     return sorted(path.relative_to(ROOT).as_posix() for path in found)
 
 
+def state(file: str, about: str, group: dict) -> str:
+    if group["hash"] != covers.covered(file, about):
+        return "stale"
+    if "failed" in group["tests"].values():
+        return "failed"
+    return "up to date" if len(group["tests"]) == group["of"] else "run in part"
+
+
 def summary() -> str:
-    """One line: how many results are up to date, and which are stale, failed, incomplete or missing."""
+    """One line: how many groups of results are up to date, and which are stale, failed, incomplete or missing."""
     known, told = results(), {}
     for file in files():
-        entry = known.get(file)
-        outcomes = list(entry["tests"].values()) if entry else []
-        state = (
-            "never run" if not entry
-            else "stale" if entry["hash"] != covered(file)
-            else "failed" if "failed" in outcomes
-            else f"run in part ({len(outcomes)} of {entry['of']})" if len(outcomes) < entry["of"]
-            else "up to date"
-        )  # fmt: skip
-        told.setdefault(state, []).append(file.removeprefix("tests/"))
-    parts = [f"{state}: {', '.join(names)}" for state, names in sorted(told.items()) if state != "up to date"]
-    return "; ".join([f"{len(told.get('up to date', []))} of {len(files())} files up to date", *parts])
+        if file not in known:
+            told.setdefault("never run", []).append((file, ""))
+        for about, group in known.get(file, {}).items():
+            told.setdefault(state(file, about, group), []).append((file, about))
+    tested = {about for groups in known.values() for about in groups}
+    told.setdefault("never run", []).extend(("architecture", name) for name in covers.architectures() if name not in tested)
+    parts = [f"{state}: {_names(groups)}" for state, groups in sorted(told.items()) if groups and state != "up to date"]
+    return "; ".join([f"{len(told.get('up to date', []))} of {sum(map(len, told.values()))} groups up to date", *parts])
 
 
-def versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+def _names(groups: list[tuple[str, str]]) -> str:
+    """The groups by file, each with at most five of its architectures or ops."""
+    by_file: dict[str, list[str]] = {}
+    for file, about in groups:
+        by_file.setdefault(file.removeprefix("tests/"), []).append(about)
+    shown = lambda names: ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")  # noqa: E731
+    return ", ".join(file if names == [""] else f"{file} ({shown(names)})" for file, names in by_file.items())
 
 
 def commit() -> str:
@@ -98,49 +78,75 @@ def commit() -> str:
 
 
 class Collected:
-    """The ids of all slow tests, by file."""
+    """The ids of all slow tests, by file and by architecture or op."""
 
     def __init__(self):
-        self.by_file: dict[str, list[str]] = {}
+        self.ids: dict[str, dict[str, list[str]]] = {}
 
     def pytest_collection_finish(self, session):
         for item in session.items:
-            self.by_file.setdefault(item.nodeid.partition("::")[0], []).append(item.nodeid)
+            file = item.nodeid.partition("::")[0]
+            self.ids.setdefault(file, {}).setdefault(covers.subject(item.nodeid), []).append(item.nodeid)
 
 
 class Recorder:
-    """Writes the outcome of each test into the results as soon as it is known."""
+    """Writes the outcome of each test as soon as it is known."""
 
-    def __init__(self, everything: dict, file: str, ids: list[str]):
-        self.everything, self.entry, self.ids = everything, everything[file], set(ids)
+    def __init__(self, everything: dict, ids: list[str]):
+        self.everything, self.ids = everything, set(ids)
 
     def pytest_runtest_logreport(self, report):
         if report.when == "call" or report.outcome != "passed":
             name = report.nodeid if report.nodeid in self.ids else report.nodeid.rpartition("@")[0]  # xdist adds the group
-            self.entry["tests"][name.partition("::")[2]] = report.outcome
-            self.entry["seconds"] = round(self.entry["seconds"] + report.duration, 1)
-            text = json.dumps(dict(sorted(self.everything.items())), indent=1, ensure_ascii=False)
-            RESULTS.write_text(text + "\n", "utf-8")
+            group = self.everything[name.partition("::")[0]][covers.subject(name)]
+            group["tests"][name.partition("::")[2]] = report.outcome
+            group["seconds"] = round(group["seconds"] + report.duration, 1)
+            write(self.everything)
+
+
+def write(everything: dict) -> None:
+    ordered = {file: dict(sorted(groups.items())) for file, groups in sorted(everything.items())}
+    RESULTS.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def run(words: list[str]) -> int:
-    collected, everything, worst = Collected(), results(), 0
+    collected, everything = Collected(), results()
     if code := pytest.main([*files(), "-m", "slow", "--collect-only", "-qq", "-n", "0"], plugins=[collected]):
         return code
-    everything = {file: entry for file, entry in everything.items() if file in collected.by_file}
-    for file, ids in collected.by_file.items():
-        entry = everything.get(file, {})
-        done = entry["tests"] if entry.get("hash") == covered(file) else {}
-        done = {name: outcome for name, outcome in done.items() if outcome != "failed"}
-        left = [i for i in ids if i.partition("::")[2] not in done and (not words or any(word in i for word in words))]
-        if not left:
-            continue
-        everything[file] = {"hash": covered(file), "commit": commit(), "date": str(datetime.date.today()), "versions": versions()}
-        everything[file] |= {"seconds": entry["seconds"] if done else 0.0, "of": len(ids), "tests": done}
-        worst = max(worst, pytest.main([*left, "-m", "slow"], plugins=[Recorder(everything, file, ids)]))
+    versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    everything = {
+        file: {about: group for about, group in everything.get(file, {}).items() if about in groups}
+        for file, groups in collected.ids.items()
+    }
+    left = []
+    for file, groups in collected.ids.items():
+        for about, ids in groups.items():
+            group, covered = everything[file].get(about, {}), covers.covered(file, about)
+            done = group["tests"] if group.get("hash") == covered else {}
+            done = {name: outcome for name, outcome in done.items() if outcome != "failed"}
+            missing = [i for i in ids if i.partition("::")[2] not in done and (not words or any(word in i for word in words))]
+            if missing:
+                left += missing
+                about_it = {"commit": commit(), "date": str(datetime.date.today()), "versions": versions}
+                seconds = group["seconds"] if done else 0.0
+                everything[file][about] = {"hash": covered, **about_it, "seconds": seconds, "of": len(ids), "tests": done}
+    write(everything)
+    code = pytest.main([*left, "-m", "slow"], plugins=[Recorder(everything, left)]) if left else 0
     print(f"slow tests: {summary()}")
-    return worst
+    return code
+
+
+@contextlib.contextmanager
+def locked():
+    """Two runs at once would overwrite each other's results."""
+    with Path(__file__).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit("slow.py is already running in this checkout; wait for it")
+        yield
 
 
 if __name__ == "__main__":
-    sys.exit(run(sys.argv[1:]))
+    with locked():
+        sys.exit(run(sys.argv[1:]))
