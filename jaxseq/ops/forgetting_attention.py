@@ -66,7 +66,7 @@ def _add(state: ForgettingAttentionState, log_BH) -> jax.Array:
 
 
 def _next_state(state: ForgettingAttentionState, k_BTGK, v_BTGV, log_f_BTH, pos_BT) -> ForgettingAttentionState:
-    """The state after these tokens. T >= 1."""
+    """The state after these tokens. T >= 1. The sums are stored like keys: in the slots of a ring buffer of their own."""
     old_BHS1, new_BTH1 = _add(state, jnp.sum(log_f_BTH, axis=1))[..., None], jax.vmap(_decay.after)(log_f_BTH)[..., None]
     sums = attention.next_state(AttentionState(old_BHS1, old_BHS1, state.ring.count_B), new_BTH1, new_BTH1, pos_BT)
     return ForgettingAttentionState(attention.next_state(state.ring, k_BTGK, v_BTGV, pos_BT), sums.k_BGSK[..., 0])
@@ -166,8 +166,7 @@ def _blocks(q_BTHK, keys: Keys, span: Span, scale: float, log_f_BTH, slots_BHS, 
     def queries(row):
         q_BCHK, span, own, log_BCH, before_U, need_U = row
         upto_BHC1 = _upto(log_BCH)
-        y_BCHV, lse_BCH = attend(q_BCHK, own, span, Score(scale, bias_BHTS=_between(log_BCH)))
-        lse_BCH = jnp.where(jnp.isneginf(lse_BCH), 0, lse_BCH)  # padding: the gradient of `merge` needs a finite value
+        part = attend(q_BCHK, own, span, Score(scale, bias_BHTS=_between(log_BCH)))
 
         def add(carry, inputs):
             part, far_BH = carry
@@ -180,7 +179,7 @@ def _blocks(q_BTHK, keys: Keys, span: Span, scale: float, log_f_BTH, slots_BHS, 
             part = jax.lax.cond(need, merged, lambda part: part, part)
             return (part, far_BH + jnp.where(before, block.total_BH, 0)), None
 
-        start = (y_BCHV, lse_BCH), jnp.zeros_like(log_BCH[:, 0])  # the sum over the blocks between is carried
+        start = part, jnp.zeros_like(log_BCH[:, 0])  # the sum over the blocks between is carried
         (part, _), _ = jax.lax.scan(jax.checkpoint(add, prevent_cse=False), start, (blocks, before_U, need_U), reverse=True)
         return part
 
