@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from jaxseq._decoding import Drafts
+
 
 class NewTokens(NamedTuple):
     """The new tokens of one row since the last step. `tokens` and `text` leave out stop ids and stop strings."""
@@ -11,6 +13,7 @@ class NewTokens(NamedTuple):
     tokens: list[int]
     text: str  # complete characters only; "" without a tokenizer
     end: str  # "": not finished; "stop": a stop id or string; "length": max_tokens
+    drafts: Drafts | None = None  # where a row ends, if a draft model proposed its tokens
 
 
 class Row:

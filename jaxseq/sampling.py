@@ -36,9 +36,31 @@ def _keep_top(logits_BV: jax.Array, top_k: jax.Array | int, top_p: jax.Array | f
     return jnp.take_along_axis(kept_BV, jnp.argsort(order_BV, axis=-1), axis=-1)
 
 
-def sample(logits_BV: jax.Array, keys_B: jax.Array, sampling: Sampling) -> jax.Array:
-    """One id [B] int32 per row, by the Gumbel-max trick: row i depends only on its logits and its key."""
-    logits_BV = (logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)) / sampling.temperature
-    logits_BV = keep_top(logits_BV, sampling.top_k, sampling.top_p)
+def filtered(logits: jax.Array, sampling: Sampling, greedy: bool = False) -> jax.Array:
+    """Logits [..., V] of the distribution that a token is drawn from: after temperature, top-k and top-p, at least float32.
+
+    greedy: that of the token with the largest logit alone, the lowest id in a tie.
+    """
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    if greedy:
+        return jnp.where(jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=bool), 0.0, -jnp.inf)
+    logits = (logits - jnp.max(logits, axis=-1, keepdims=True)) / sampling.temperature
+    return keep_top(logits, sampling.top_k, sampling.top_p)
+
+
+def draw(logits_BV: jax.Array, keys_B: jax.Array) -> jax.Array:
+    """One id [B] int32 per row from softmax(logits), by the Gumbel-max trick: row i depends only on its logits and its key."""
     noise_BV = jax.vmap(lambda key: jax.random.gumbel(key, logits_BV.shape[1:], logits_BV.dtype))(keys_B)
     return jnp.argmax(logits_BV + noise_BV, axis=-1).astype(jnp.int32)
+
+
+def sample(logits_BV: jax.Array, keys_B: jax.Array, sampling: Sampling, greedy: bool = False) -> jax.Array:
+    """One id [B] int32 per row: that of the largest logit, or drawn after temperature, top-k and top-p."""
+    if greedy:
+        return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    return draw(filtered(logits_BV, sampling), keys_B)
+
+
+def token_keys(seed_B: jax.Array, number_B: jax.Array) -> jax.Array:
+    """The random keys [B] of tokens with these numbers in their rows."""
+    return jax.vmap(lambda seed, number: jax.random.fold_in(jax.random.key(seed), number))(seed_B, number_B)

@@ -73,17 +73,16 @@ def rewind(
 ) -> LMState:  # fmt: skip
     """The state after the first kept_B tokens of each row, from the states before and after all tokens.
 
-    If every mixer with a state is full attention, the dropped tokens are subtracted from its count: their slots become invisible.
-    Otherwise, or with `pos_BT` (which may begin documents), all states are recomputed from `before` with the dropped tokens as
-    padding, so no state per token is stored.
+    `after` may have read the dropped tokens as padding. If every mixer with a state is full attention, only its count of tokens
+    is lowered: the slots of the dropped tokens become invisible. Otherwise, or with `pos_BT` (which may begin documents), all
+    states are recomputed from `before` with the dropped tokens as padding, so no state per token is stored.
     """
     time = tokens_BT.shape[1]
     if pos_BT is None and _all_full_attention(model, before):
-        dropped_B = time - jnp.clip(kept_B, 0, time)
-        segments = [
-            tuple(s._replace(count_B=s.count_B - dropped_B) if s != () else s for s in segment) for segment in after.segments
-        ]
-        return LMState(tuple(segments), after.next_pos_B - dropped_B)
+        kept_B = jnp.clip(kept_B, 0, time)
+        counted = lambda new, old: new._replace(count_B=old.count_B + kept_B) if new != () else new  # noqa: E731
+        segments = tuple(tuple(map(counted, *pair)) for pair in zip(after.segments, before.segments, strict=True))
+        return LMState(segments, before.next_pos_B + kept_B)
     pos_BT = before.next_pos_B[:, None] + jnp.arange(time) if pos_BT is None else pos_BT
     pos_BT = jnp.where(jnp.arange(time) < kept_B[:, None], pos_BT, PAD)
     return model.apply({"params": params}, tokens_BT, before, pos_BT, form=form, method="hidden")[1]

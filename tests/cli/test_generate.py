@@ -11,14 +11,18 @@ import jaxseq
 from jaxseq import cli
 from jaxseq.train import save_params
 
+RETNET = {"model.stack": "1*(retention mlp)"}
+
+
+def saved(path, name, settings, init=lambda model: model.init(jax.random.key(0))):
+    config = jaxseq.config(name, **{"model.width": 16} | settings)
+    save_params(path, config, init(jaxseq.build(config))["params"])
+    return path
+
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    path = tmp_path_factory.mktemp("generate") / "run"
-    config = jaxseq.config("retnet", **{"model.width": 16, "model.stack": "1*(retention mlp)"})
-    params = jaxseq.build(config).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
-    save_params(path, config, params)
-    return path
+    return saved(tmp_path_factory.mktemp("generate") / "run", "retnet", RETNET)
 
 
 def generate(workdir, *words):
@@ -69,6 +73,41 @@ def test_an_escape_that_the_shell_left_alone_is_hinted_at(workdir, capsys):
     assert "--stop=$'\\n'" in capsys.readouterr().err
     assert generate(workdir, "--prompt=a", "--stop=\n", "--max_tokens=1") == 0
     assert "$" not in capsys.readouterr().err
+
+
+def test_a_draft_model_and_how_many_of_its_proposals_are_accepted(workdir, capsys, tmp_path):
+    assert generate(workdir, "--prompt=a", "--json") == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert "acceptance_rate" not in plain
+    assert generate(workdir, "--prompt=a", f"--draft={workdir}", "--draft_tokens=3", "--json") == 0
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert result["texts"] == plain["texts"]
+    assert (result["acceptance_rate"], result["tokens_per_call"]) == (1, 20 / 5)
+    assert "100% of 15 proposals accepted, 4.00 tokens per call" in err
+    other = saved(tmp_path / "other", "lstm", {"model.stack": "1*(lstm swiglu)"})
+    assert generate(workdir, "--prompt=a", "--temperature=0", "--json") == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert generate(workdir, "--prompt=a", "--temperature=0", f"--draft={other}", "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["texts"] == plain["texts"] and result["acceptance_rate"] < 1
+
+
+def test_a_draft_model_that_does_not_fit(workdir, capsys, tmp_path):
+    zeros = lambda model: jax.tree.map(jnp.zeros_like, jax.eval_shape(model.init, jax.random.key(0)))  # noqa: E731
+    vocabulary = saved(tmp_path / "vocabulary", "retnet", RETNET | {"model.vocab": 300}, zeros)
+    tokenizer = saved(tmp_path / "tokenizer", "retnet", RETNET | {"data.tokenizer": "nucleotide"}, zeros)
+    kind = saved(tmp_path / "kind", "bert", {}, zeros)
+    for words, message in (
+        ([f"--draft={vocabulary}"], "vocabulary of 300"),
+        ([f"--draft={tokenizer}"], "nucleotide"),
+        ([f"--draft={kind}"], "kind encoder"),
+        ([f"--draft={tmp_path}"], "config.json"),
+        ([f"--draft={workdir}", "--draft_tokens=0"], "draft_tokens=0"),
+    ):
+        assert generate(workdir, "--prompt=a", *words) == 2
+        error = capsys.readouterr().err.strip()
+        assert message in error and "\n" not in error
 
 
 @pytest.mark.parametrize(

@@ -67,15 +67,16 @@ def test_rows_are_replaced_and_joined(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("given", [False, True], ids=["goes on", "with pos"])
-def test_rewinding_is_not_having_read_the_rest(name, given):
+@pytest.mark.parametrize("how", ["goes on", "with pos", "with padding"])
+def test_rewinding_is_not_having_read_the_rest(name, how):
     """The state and the next logits are as if the dropped tokens had never been read."""
     model, params, tokens, state = made(name)
     new, kept = tokens[:, 8:13], jnp.array([0, 3, 5])
     pos = state.next_pos_B[:, None] + jnp.arange(5)
-    _, after = run(name, params, new, state)
+    read = jnp.array([2, 4, 5]) if how == "with padding" else jnp.array([5, 5, 5])
+    _, after = run(name, params, new, state, jnp.where(jnp.arange(5) < read[:, None], pos, -1))
     rewound = jax.jit(functools.partial(states.rewind, model, form="parallel"))(
-        params, state, after, new, kept, pos if given else None
+        params, state, after, new, kept, pos if how == "with pos" else None
     )
     _, wanted = run(name, params, new, state, jnp.where(jnp.arange(5) < kept[:, None], pos, -1))
     close(rewound.next_pos_B, wanted.next_pos_B)
