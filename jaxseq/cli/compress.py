@@ -45,9 +45,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.tokens < 1:
         raise UserError(f"--tokens={args.tokens} is too small; give a positive number")
     _paths.new_folder(args.out, "--out")
-    from jaxseq import compress
+    from jaxseq import compress, recipes
 
-    compress.steps(args.recipe)  # before anything is loaded
+    recipes.steps("compress", args.recipe)  # before anything is loaded
     say = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
     result = compress.compress(
         args.workdir, args.recipe, args.out, step=args.step, tokens=args.tokens, overrides=overrides, say=say

@@ -4,6 +4,6 @@ Each step is a file of this folder, found by its name, with a function `apply(wo
 follows the first colon. A step changes the parameters and `config.model`; `work.left` names the parameters it did not change.
 """
 
-from jaxseq.compress._run import compress, steps
+from jaxseq.compress._run import compress
 
-__all__ = ["compress", "steps"]
+__all__ = ["compress"]

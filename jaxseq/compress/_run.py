@@ -5,36 +5,22 @@ import logging
 import math
 import os
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import jax
 
 import jaxseq
-from jaxseq import paths, registry, weights
+from jaxseq import paths, recipes, registry, weights
 from jaxseq.compare import measure
 from jaxseq.compress._calibration import Calibration
 from jaxseq.compress._work import Work
 from jaxseq.config import from_dict, to_dict
-from jaxseq.errors import UserError
 from jaxseq.train import checkpoints, load_variables, save_params, structure
 from jaxseq.weights import Factored, QuantizedWeight, Sparse
 
 NAME = "compress.json"  # in the new workdir: the recipe and the figures
 DECODED, ROUNDS = 32, 3  # tokens per timed call of decoding; timed calls
 log = logging.getLogger(__name__)
-
-
-def steps(recipe: str) -> list[tuple[ModuleType, str]]:
-    """(module, argument) of each step. Raises UserError for an unknown one."""
-    found = []
-    for word in recipe.split("+"):
-        name, _, argument = word.strip().partition(":")
-        if name not in registry.names("compress"):
-            known = ", ".join(registry.names("compress"))
-            raise UserError(f"there is no step {word.strip()!r}; join steps by +, as in wanda:0.5+int8, from: {known}")
-        found.append((registry.load("compress", name), argument))
-    return found
 
 
 def compress(
@@ -48,7 +34,7 @@ def compress(
 
     Raises UserError for a recipe that cannot be applied; nothing is written then.
     """
-    wanted = steps(recipe)
+    wanted = recipes.steps("compress", recipe)
     model, variables, config = load_variables(workdir, step)
     config = from_dict(to_dict(config), **overrides or {})
     types, params = structure.settled(config, variables["params"])
@@ -56,7 +42,7 @@ def compress(
     config = from_dict(to_dict(config), **{"model.weights": types, "train.lora_rank": 0, "train.rounding": ""})
     task = registry.load("train.objectives", config.train.objective).task(config)
     task.check(model)
-    work = Work(config, variables["params"], Calibration(task, tokens, say), say)
+    work = Work(config, variables["params"], say, Calibration(task, tokens, say))
     for module, argument in wanted:
         work = module.apply(work, argument)
     say(f"writing {out}")

@@ -1,21 +1,16 @@
 """The argument and result of a recipe's steps, and helpers that they share."""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import numpy as np
 
-import jaxseq
-from jaxseq import weights
+from jaxseq import recipes, weights
 from jaxseq.compress._calibration import Calibration
-from jaxseq.config import from_dict, to_dict
 from jaxseq.errors import UserError
 from jaxseq.layers import Parameter
-from jaxseq.train import structure
 from jaxseq.weights import Sparse
 
 
@@ -38,28 +33,11 @@ class Kernel(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
-    """A model between two steps of a recipe."""
+class Work(recipes.Work):
+    """A model between two steps of a recipe, and what the steps need to judge its weights."""
 
-    config: Any
-    params: Any  # with the types of config.model.weights
     calibration: Calibration
-    say: Callable[[str], None]  # called with a line about the progress
     left: tuple[tuple[str, str], ...] = ()  # (path, why a step did not change it)
-
-    @functools.cached_property
-    def model(self) -> nn.Module:
-        return jaxseq.build(self.config)
-
-    @functools.cached_property
-    def plain(self) -> Any:
-        """The boxes of the dense model's parameters."""
-        return self.model.boxed()["params"]
-
-    @functools.cached_property
-    def boxes(self) -> Any:
-        """The parameters' boxes, with the types of config.model.weights."""
-        return structure.boxed(self.config, self.model)["params"]
 
     def kernels(self) -> Iterator[Kernel]:
         """All arrays that a step may replace by a Weight."""
@@ -87,12 +65,7 @@ class Work:
         return self.configured({"model.weights": f"{before}; {text}" if before else text}).replaced(changed, left)
 
     def replaced(self, new: dict[str, Any], left: dict[str, str]) -> "Work":
-        params = weights.replaced(self.params, new, None)
-        return dataclasses.replace(self, params=params, left=self.left + tuple(left.items()))
-
-    def configured(self, values: dict[str, Any]) -> "Work":
-        """With these fields of the config changed."""
-        return dataclasses.replace(self, config=from_dict(to_dict(self.config), **values))
+        return dataclasses.replace(self.with_arrays(new), left=self.left + tuple(left.items()))
 
     def is_sparse(self, kernel: Kernel) -> bool:
         """Whether a kernel is the field of a Sparse, with fixed zeros."""

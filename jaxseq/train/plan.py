@@ -62,7 +62,7 @@ class RunPlan:
         lower = f"; {' or '.join(self.lowers)} lowers it" if self.lowers else ""
         lines = [
             f"model: {self.parameters:,} parameters",
-            f"data: {to_train(train)}; {held['documents']:,} documents, {held['tokens']:,} tokens to validate{scored}",
+            f"data: {to_train(train)}; {_documents(held)}, {held['tokens']:,} tokens to validate{scored}",
             f"tokenizer: {text}",
             f"training: {self.steps:,} steps, {self.tokens:,} tokens{passes}; {self.flops:.3g} FLOPs of the model, "
             f"{self.hardware_flops:.3g} executed",
@@ -91,7 +91,11 @@ def to_train(sizes: dict[str, Any]) -> str:
             f"{sizes['files']:,} file(s) of {size_of(sizes['bytes'])} to train, read while training (data.stream): not counted "
             f"beforehand, and shuffled only within blocks of about {sizes['shuffled']:,} tokens"
         )
-    return f"{sizes['documents']:,} documents, {sizes['tokens']:,} tokens to train"
+    return f"{_documents(sizes)}, {sizes['tokens']:,} tokens to train"
+
+
+def _documents(sizes: dict[str, Any]) -> str:
+    return f"{sizes['documents']:,} document{'' if sizes['documents'] == 1 else 's'}"
 
 
 def make(

@@ -7,8 +7,8 @@ import pytest
 from helpers.train_tiny import small, write_documents
 
 import jaxseq
-from jaxseq import UserError, registry, weights
-from jaxseq.compress import _units, layers, lowrank, sparsegpt, steps
+from jaxseq import UserError, recipes, registry, weights
+from jaxseq.compress import _units, layers, lowrank, sparsegpt
 from jaxseq.compress._calibration import Calibration
 from jaxseq.compress._prune import Pattern
 from jaxseq.compress._run import count
@@ -32,11 +32,11 @@ def work(request, tmp_path_factory):
     keys = iter(jax.random.split(jax.random.key(1), 100))
     params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(next(keys), x.shape), params)
     task = registry.load("train.objectives", "next_token").task(config)
-    return Work(config, params, Calibration(task, 256, lambda line: None), lambda line: None)
+    return Work(config, params, lambda line: None, Calibration(task, 256, lambda line: None))
 
 
 def applied(work: Work, recipe: str) -> Work:
-    for module, argument in steps(recipe):
+    for module, argument in recipes.steps("compress", recipe):
         work = module.apply(work, argument)
     shapes = jax.tree.map(lambda box: (box.value.shape, box.value.dtype), work.boxes, is_leaf=lambda x: hasattr(x, "contracts"))
     assert shapes == jax.tree.map(lambda x: (x.shape, x.dtype), work.params), "config.model.weights describes the parameters"
