@@ -72,8 +72,15 @@ class Network(nn.Module):
 
     @nn.nowrap
     def init(self, rngs: Any, *inputs: Any, **kwargs: Any) -> dict:
-        """{collection: tree of plain arrays}; see `boxed` for the metadata. Default inputs: those of `example`."""
-        return nn.meta.unbox(super().init(rngs, *(inputs or self.example()), mutable=self.collections, **kwargs))
+        """{collection: tree of plain arrays}; see `boxed` for the metadata. Default inputs: those of `example`.
+
+        It is compiled as one program, in which only the parameters are computed and not the outputs.
+        """
+
+        def initial(rngs, inputs):
+            return nn.meta.unbox(super(Network, self).init(rngs, *inputs, mutable=self.collections, **kwargs))
+
+        return jax.jit(initial)(rngs, inputs or self.example())
 
     @nn.nowrap
     def boxed(self) -> dict:

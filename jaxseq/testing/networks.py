@@ -35,9 +35,11 @@ def with_dtype(module: nn.Module, dtype: DTypeLike) -> nn.Module:
 
 
 def moved(params: Any, key: jax.Array) -> Any:
+    """Parameters with noise added. It is drawn at once for all of them, because each draw takes long to compile."""
     leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    leaves = [x + MOVE * jax.random.normal(k, x.shape, x.dtype) for x, k in zip(leaves, keys, strict=True)]
+    ends = np.cumsum([x.size for x in leaves])
+    parts = jnp.split(MOVE * jax.random.normal(key, (ends[-1] if leaves else 0,), leaves[0].dtype if leaves else None), ends[:-1])
+    leaves = [x + part.reshape(x.shape).astype(x.dtype) for x, part in zip(leaves, parts, strict=False)]
     return jax.tree.unflatten(structure, leaves)
 
 
