@@ -31,7 +31,7 @@ def steps(folder: str, recipe: str) -> list[tuple[ModuleType, str]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
+class Candidate:
     """A model between two steps of a recipe."""
 
     config: Any

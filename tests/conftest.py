@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 
 from helpers.cells import pytest_runtest_makereport  # noqa: F401
 from helpers.compiler import flags
@@ -20,6 +21,8 @@ from jaxseq.compat import enable_x64
 def pytest_configure(config):
     config.addinivalue_line("markers", "xdist_group(name): tests that share compiled functions, run by one worker")
     config.addinivalue_line("markers", "cell: a test that records one cell of a table that the run prints")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background jobs; tests and their processes need it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     jax.config.update("jax_default_matmul_precision", "highest")
     if hasattr(config, "cache") and config.cache is not None:
         directory = config.cache.mkdir("jax")

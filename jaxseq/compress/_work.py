@@ -33,7 +33,7 @@ class Kernel(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Work(recipes.Work):
+class Work(recipes.Candidate):
     """A model between two steps of a recipe, and what the steps need to judge its weights."""
 
     calibration: Calibration

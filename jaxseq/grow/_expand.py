@@ -25,7 +25,7 @@ def factor(argument: str, step: str) -> int:
     return int(argument)
 
 
-def expand(work: recipes.Work, fields: dict[str, Any], copies: int, key: jax.Array, counts: Counts) -> recipes.Work:
+def expand(work: recipes.Candidate, fields: dict[str, Any], copies: int, key: jax.Array, counts: Counts) -> recipes.Candidate:
     """The model with `fields` in its config, and each axis that they make `copies` times as long filled with copies.
 
     An axis [P, count] of other meaning than [count] is copied along `count` only. Raises UserError if the fields change an axis

@@ -35,7 +35,7 @@ def grow(
         raise UserError(f"{workdir} holds a model of kind {config.model.kind}; only causal language models grow")
     if config.model.weights or config.train.lora_rank:
         raise UserError(f"{workdir} holds weights that are quantized, pruned or adapted; grow the model that they were made from")
-    work = recipes.Work(config, variables["params"], say)
+    work = recipes.Candidate(config, variables["params"], say)
     difference = 0.0
     for number, (module, argument) in enumerate(wanted):
         before, work = work, module.apply(work, argument, jax.random.fold_in(jax.random.key(seed), number))
@@ -47,7 +47,7 @@ def grow(
     return {"workdir": str(out), "recipe": recipe, "difference": difference, "stack": work.config.model.stack} | sizes
 
 
-def _difference(before: recipes.Work, after: recipes.Work, step: str) -> float:
+def _difference(before: recipes.Candidate, after: recipes.Candidate, step: str) -> float:
     """The largest change of the logits, relative to the largest logit. Raises UserError if it is more than rounding."""
     shapes = jax.tree.map(lambda box: box.value.shape, after.boxes, is_leaf=lambda leaf: hasattr(leaf, "contracts"))
     if shapes != jax.tree.map(jnp.shape, after.params):

@@ -8,7 +8,7 @@ from jaxseq.grow._expand import expand
 from jaxseq.models import _stack
 
 
-def apply(work: recipes.Work, kind: str, copies: int, key: jax.Array) -> recipes.Work:
+def apply(work: recipes.Candidate, kind: str, copies: int, key: jax.Array) -> recipes.Candidate:
     """`copies` times as many heads or channels in each mixer that has such units."""
     found, fields, left = {}, {}, {}
     for n, (block, segment) in enumerate(zip(work.model.blocks, _stack.parse(work.config.model.stack), strict=True)):

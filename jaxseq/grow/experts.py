@@ -20,7 +20,7 @@ TOP_K = 2
 ROUTER_STD = 0.02  # of the router's initial values, §A.1.2
 
 
-def apply(work: recipes.Work, argument: str, key: jax.Array) -> recipes.Work:
+def apply(work: recipes.Candidate, argument: str, key: jax.Array) -> recipes.Candidate:
     """A model with `moe` in place of each feed-forward. The weights of a token's experts sum to 1, so equal experts compute what
     the dense feed-forward did. In training they become different because they get different tokens."""
     experts = factor(argument, "experts")

@@ -6,6 +6,6 @@ from jaxseq import recipes
 from jaxseq.grow import _expand, _units
 
 
-def apply(work: recipes.Work, argument: str, key: jax.Array) -> recipes.Work:
+def apply(work: recipes.Candidate, argument: str, key: jax.Array) -> recipes.Candidate:
     """A larger model; the fields of its config change with it."""
     return _units.apply(work, "heads", _expand.factor(argument, "heads"), key)

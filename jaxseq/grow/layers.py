@@ -10,7 +10,7 @@ from jaxseq.errors import UserError
 from jaxseq.models import _stack
 
 
-def apply(work: recipes.Work, argument: str, key: jax.Array) -> recipes.Work:
+def apply(work: recipes.Candidate, argument: str, key: jax.Array) -> recipes.Candidate:
     """A deeper model with a longer `model.stack`."""
     factor = _factor(argument)
     if any(mixer.numbered for block in work.model.blocks for mixer in block.mixers):

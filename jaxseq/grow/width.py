@@ -8,7 +8,7 @@ from jaxseq.grow import _expand
 from jaxseq.models import _stack
 
 
-def apply(work: recipes.Work, argument: str, key: jax.Array) -> recipes.Work:
+def apply(work: recipes.Candidate, argument: str, key: jax.Array) -> recipes.Candidate:
     """A larger model; the fields of its config that would follow the width are set to their present values.
 
     Raises UserError if other sizes of the model follow the width and no field sets them.

@@ -123,11 +123,10 @@ print(json.dumps({"losses": losses, "codes": {path: count for path, count in spr
 """
 
 
-@pytest.mark.parametrize("recipe", ["nf4", "wanda:0.5"])
-def test_eight_devices_fine_tune_as_one_does(run, tmp_path, capsys, recipe):
-    """Compressed weights are sharded like plain ones."""
+def test_eight_devices_fine_tune_as_one_does(run, tmp_path, capsys):
+    """Compressed weights, here codes with fixed zeros, are sharded like plain ones."""
     out = tmp_path / "out"
-    compressed(run, out, recipe, capsys)
+    compressed(run, out, "wanda:0.5+nf4", capsys)
     more = {"train.init": str(out), "train.steps": 3, "train.lora_rank": 2, "train.lr": 1e-2, "train.warmup": 0}
     config = jaxseq.config(str(out), **more)
     process = launch(config, tmp_path / "eight", devices=8, code=ON_EIGHT)
@@ -135,4 +134,4 @@ def test_eight_devices_fine_tune_as_one_does(run, tmp_path, capsys, recipe):
     train(config, tmp_path / "one", progress=lambda record: losses.append(record["loss"]), devices=jax.devices()[:1])
     found = json.loads(finish(process, 300).splitlines()[-1])
     np.testing.assert_allclose(found["losses"], losses, rtol=2e-4)
-    assert all(count > 1 for count in found["codes"].values()) and bool(found["codes"]) == (recipe == "nf4")
+    assert found["codes"] and all(count > 1 for count in found["codes"].values())

@@ -1,6 +1,7 @@
 """Language models of configs/ against every law, with two layers per segment. New configs are found automatically. Ops and
 mixers have their own tests of the laws (tests/ops, tests/mixers). A model adds a way to combine them, and the default run
-tests each way once: `REPRESENTED` lists the architectures that add no new one; their laws are slow tests."""
+tests each way once: `REPRESENTED` lists the architectures that add no new one; their laws are slow tests. So are some laws of
+the others, which for a model add only what the scan over layers does (`OF_LAYERS`)."""
 
 import dataclasses
 import functools
@@ -16,6 +17,9 @@ REPRESENTED = (
     *("minlstm", "mixtral", "qwen3_next", "retnet", "rwkv4", "rwkv5", "rwkv6", "s4d", "samba", "sru", "transformer"),
     "unireplknet",
 )
+# Laws that mixers are tested on too, or that depend on the scan over layers only. These
+# models have streams between layers, losses of routers, and learned positions.
+OF_LAYERS, LAYERED = ("dtype", "spec", "remat"), ("rwkv7", "switch", "gpt2")
 # Fields for sizes, initial values and dtypes: they do not change how components are combined.
 NO_PART = {"name", "parent", "mixers", "blocks", "repeats", "layers", "dtype", "residual_dtype"}
 NO_PART |= {"width", "hidden", "head_size", "dt_rank"}
@@ -63,8 +67,9 @@ def test_what_is_left_to_slow_tests_is_made_of_parts_that_the_others_have():
 
 
 def marked(cell):
-    represented = cell.values[0] in REPRESENTED
-    return pytest.param(*cell.values, id=cell.id, marks=[*cell.marks, *([pytest.mark.slow] if represented else [])])
+    name, law = cell.values
+    slow = name in REPRESENTED or (law in OF_LAYERS and name not in LAYERED)
+    return pytest.param(name, law, id=cell.id, marks=[*cell.marks, *([pytest.mark.slow] if slow else [])])
 
 
 @pytest.mark.cell
