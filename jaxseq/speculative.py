@@ -13,7 +13,7 @@ tokens of plain decoding. Acceptance, and the token that replaces a proposal, ha
 again with the same key, but only if no token that was generated depends on the earlier proposal.
 
 Rejected tokens leave no trace in the states (`jaxseq.models.state.rewind`): in full attention the count of tokens is lowered; all
-other states are computed again from the accepted tokens, in a second call of the model.
+other states are computed again from the accepted tokens, in a second call of the model, unless all rows accepted all tokens.
 """
 
 import functools
@@ -102,7 +102,7 @@ def _propose(
 
     xs = number_BT.T[:-1], pos_BT.T[:-1]
     (state, last_B), (new_TB, q_TBV) = jax.lax.scan(step, (carry.draft, carry.token_B), xs)
-    _, state = call(state, last_B, pos_BT[:, -1], "hidden")  # compiled only if `rewind` uses it
+    _, state = call(state, last_B, pos_BT[:, -1], "hidden")  # as if all are accepted
     return jnp.concatenate([carry.token_B[:, None], new_TB.T], axis=1), jnp.moveaxis(q_TBV, 0, 1), state
 
 

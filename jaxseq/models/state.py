@@ -23,7 +23,7 @@ from flax import linen as nn
 
 from jaxseq.errors import UserError
 from jaxseq.models.lm import LM, LMState
-from jaxseq.ops._time import PAD
+from jaxseq.ops._time import PAD, expand
 
 SCHEMA = 2  # 1: full attention's slots came before its heads
 
@@ -74,18 +74,27 @@ def rewind(
     """The state after the first kept_B tokens of each row, from the states before and after all tokens.
 
     `after` may have read the dropped tokens as padding. If every mixer with a state is full attention, only its count of tokens
-    is lowered: the slots of the dropped tokens become invisible. Otherwise, or with `pos_BT` (which may begin documents), all
-    states are recomputed from `before` with the dropped tokens as padding, so no state per token is stored.
+    is lowered: the slots of the dropped tokens become invisible. Otherwise all states are recomputed from `before` with the
+    dropped tokens as padding, so no state per token is stored. Rows without dropped tokens take `after` itself, and if there are
+    no others, nothing is recomputed. With `pos_BT`, which may begin documents, all rows are recomputed.
     """
     time = tokens_BT.shape[1]
+    kept_B = jnp.clip(kept_B, 0, time)
     if pos_BT is None and _all_full_attention(model, before):
-        kept_B = jnp.clip(kept_B, 0, time)
         counted = lambda new, old: new._replace(count_B=old.count_B + kept_B) if new != () else new  # noqa: E731
         segments = tuple(tuple(map(counted, *pair)) for pair in zip(after.segments, before.segments, strict=True))
         return LMState(segments, before.next_pos_B + kept_B)
-    pos_BT = before.next_pos_B[:, None] + jnp.arange(time) if pos_BT is None else pos_BT
-    pos_BT = jnp.where(jnp.arange(time) < kept_B[:, None], pos_BT, PAD)
-    return model.apply({"params": params}, tokens_BT, before, pos_BT, form=form, method="hidden")[1]
+
+    def recomputed(pos_BT: jax.Array) -> LMState:
+        pos_BT = jnp.where(jnp.arange(time) < kept_B[:, None], pos_BT, PAD)
+        return model.apply({"params": params}, tokens_BT, before, pos_BT, form=form, method="hidden")[1]
+
+    if pos_BT is not None:
+        return recomputed(pos_BT)
+    whole_B = before.next_pos_B + kept_B >= after.next_pos_B
+    pos_BT = before.next_pos_B[:, None] + jnp.arange(time)
+    state = jax.lax.cond(jnp.all(whole_B), lambda pos_BT: after, recomputed, pos_BT)
+    return _by_axis(lambda x, new, axis: jnp.where(expand(whole_B[(None,) * axis], x), x, new), after, state)
 
 
 def _all_full_attention(model: LM, state: LMState) -> bool:

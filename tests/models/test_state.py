@@ -85,6 +85,22 @@ def test_rewinding_is_not_having_read_the_rest(name, how):
     assert compare.worst(run(name, params, tokens[:, 13:], after)[0], expected[0])[0] > 1e-4  # else the rest would be visible
 
 
+@pytest.mark.parametrize("name", ["transformer", "mamba"])
+def test_rows_without_dropped_tokens_keep_their_states(name):
+    """Bit for bit, whatever the other rows drop. If no row drops any, nothing is computed."""
+    model, params, tokens, state = made(name)
+    new, read = tokens[:, 8:13], jnp.array([0, 3, 5])
+    pos = state.next_pos_B[:, None] + jnp.arange(5)
+    _, after = run(name, params, new, state, jnp.where(jnp.arange(5) < read[:, None], pos, -1))
+    rewind = jax.jit(functools.partial(states.rewind, model, form="parallel"))
+    assert compare.worst(rewind(params, state, after, new, read), after)[0] == 0
+    rewound = rewind(params, state, after, new, jnp.array([0, 2, 5]))
+    assert compare.worst(states.rows(rewound, [0, 2]), states.rows(after, [0, 2]))[0] == 0
+    assert compare.worst(states.rows(rewound, [1]), states.rows(after, [1]))[0] > 0
+    nothing = jax.tree.map(lambda x: x * jnp.nan, params)
+    assert compare.worst(rewind(nothing, state, after, new, read), after)[0] == 0
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_stored_state_is_the_same(name, tmp_path):
     model, _, _, state = made(name)
