@@ -52,22 +52,22 @@ TRAINING = (
         "Memory that the compiler plans for one training step on one row. Lower is better.",
     ),
 )
-INFERENCE = (
-    Spec(
-        costs.DECODE,
-        "Decoding time per token",
-        "context in tokens",
-        SECONDS,
-        duration,
-        "One token after a context of this length, one sequence. Lower is better.",
-    ),
-    Spec(
-        costs.STATE, "Size of the state", "context in tokens", STATE, size, "Kept from one token to the next, for one sequence."
-    ),
-    Spec(
-        costs.PREFILL, "Reading a prompt", "tokens in the prompt", SECONDS, duration, "Measured, one sequence. Lower is better."
-    ),
+DECODING = Spec(
+    costs.DECODE,
+    "Decoding time per token",
+    "context in tokens",
+    SECONDS,
+    duration,
+    "One token after a context of this length, one sequence. Lower is better.",
 )
+SIZE = Spec(
+    costs.STATE, "Size of the state", "context in tokens", STATE, size, "Kept from one token to the next, for one sequence."
+)
+READING = Spec(
+    costs.PREFILL, "Reading a prompt", "tokens in the prompt", SECONDS, duration, "Measured, one sequence. Lower is better."
+)
+INFERENCE = (DECODING, SIZE, READING)
+HIGHER_IS_BETTER = (costs.TRAIN_SPEED,)
 
 
 class Figures:
@@ -85,10 +85,10 @@ class Figures:
         return join(filter(None, [self.differences(), self.validation(), self.loss("tokens"), self.loss("seconds")]))
 
     def training(self) -> Markup:
-        return join(filter(None, map(self.lengths, TRAINING)))
+        return join(filter(None, [*map(self.lengths, TRAINING), *map(self.tradeoff, TRAINING)]))
 
     def inference(self) -> Markup:
-        return join(filter(None, [*map(self.lengths, INFERENCE), self.quality_of_state()]))
+        return join(filter(None, [*map(self.lengths, INFERENCE), self.tradeoff(SIZE), self.tradeoff(DECODING)]))
 
     def name(self, name: str) -> Markup:
         """The architecture's marker and label."""
@@ -203,26 +203,29 @@ class Figures:
         key = "Filled: at equal tokens. Hollow: at equal time. " if len(bases) > 1 else "At equal tokens. "
         return self.figure(title, key + "Bars are 95 % intervals; if one crosses 0, the two are not told apart.", svg)
 
-    def quality_of_state(self) -> Markup | None:
-        """Validation against state size at the longest context: how much quality each byte of state buys."""
+    def tradeoff(self, spec: Spec) -> Markup | None:
+        """Final validation against a measurement at the longest length, with the Pareto front."""
         ranked = {row["architecture"]: row["bits_per_byte"] for row in self.found["ranking"]["tokens"]}
-        states = {name: costs.series(self.architectures[name], costs.STATE) for name in ranked}
-        longest = max((max(found) for found in states.values() if found), default=None)
-        points = [(name, states[name][longest], ranked[name]) for name in ranked if longest in states[name]]
+        series = {name: costs.series(self.architectures[name], spec.metric) for name in ranked}
+        longest = max((max(values) for values in series.values() if values), default=None)
+        points = {name: (series[name][longest], ranked[name]) for name in ranked if longest in series[name]}
         if len(points) < 2:
             return None
-        points.sort(key=lambda point: -point[2])
-        said = [f"{self.labels[name]} {decimal(value, 2)} bits per byte with {size(kept)}" for name, kept, value in points]
-        title = "Quality against the state"
+        best = front(points, spec.metric in HIGHER_IS_BETTER)
+        order = sorted(points, key=lambda name: -points[name][1])
+        said = [f"{self.labels[n]} {decimal(points[n][1], 2)} bits per byte, {spec.say(points[n][0])}" for n in order]
+        title = f"Quality against {spec.title[0].lower()}{spec.title[1:]}"
         svg = plots.chart(
-            "c-quality-state",
-            [self.line(name, [kept], [value]) for name, kept, value in points],
-            plots.Axis(f"state at context {short_length(longest)}", size, log=2),
+            f"c-quality-{spec.metric.part.replace('_', '-')}",
+            [self.line(name, [points[name][0]], [points[name][1]]) for name in order],
+            spec.y._replace(label=f"{spec.y.label} at {short_length(longest)}"),
             plots.Axis("bits per byte", plain),
-            sentence(f"{title}: {', '.join(said)}"),
+            sentence(f"{title}: {', '.join(said)}; on the Pareto front: {', '.join(self.labels[name] for name in best)}"),
+            front=[points[name] for name in best],
         )
-        legend = [(name, decimal(value, 2)) for name, _, value in points]
-        return self.figure(title, "Final validation. Better is lower, smaller is further left.", svg, legend, "bits per byte")
+        legend = [(name, decimal(points[name][1], 2) + (" \u00b7 on the front" if name in best else "")) for name in order]
+        caption = "Final validation; lower is better. The line (the Pareto front) joins those that no other one beats in both."
+        return self.figure(title, caption, svg, legend, "bits per byte")
 
     def figure(
         self, title: str, caption: str, svg: str, legend: Sequence[tuple[str, str]] = (), when: str = "", extra: Markup | str = ""
@@ -232,6 +235,18 @@ class Figures:
         listed = tag("ul", *chips, class_="legend", aria_label=f"Legend, {when}") if chips else ""
         head = tag("div", tag("h3", title), tag("p", caption), class_="head")
         return tag("figure", tag("figcaption", head), Markup(svg), listed, extra)
+
+
+def front(points: Mapping[str, tuple[float, float]], higher: bool) -> list[str]:
+    """The Pareto front of (cost, bits per byte), from left to right: no other point is as good in both and better in one.
+
+    higher: larger costs are better, as of a speed.
+    """
+    sign = -1 if higher else 1
+    cost = {name: (sign * x, y) for name, (x, y) in points.items()}
+    beaten = lambda a, b: b != a and b[0] <= a[0] and b[1] <= a[1]  # noqa: E731
+    kept = [name for name, own in cost.items() if not any(beaten(own, other) for other in cost.values())]
+    return sorted(kept, key=lambda name: points[name][0])
 
 
 def mean_points(trained: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:

@@ -111,11 +111,15 @@ class Axis(NamedTuple):
     unit: float = 1.0  # ticks of a linear axis fall on round multiples of it
 
 
-def chart(name: str, lines: Sequence[Line], x: Axis, y: Axis, description: str, levels: Sequence[Level] = ()) -> str:
-    """Lines over x. `name` prefixes the ids; `description` is for screen readers."""
+def chart(
+    name: str, lines: Sequence[Line], x: Axis, y: Axis, description: str, levels: Sequence[Level] = (),
+    front: Sequence[tuple[float, float]] = (),
+) -> str:  # fmt: skip
+    """Lines over x. `name` prefixes the ids; `description` is for screen readers; a thin line joins the points of `front`."""
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
         axes = figure.add_axes((0, 0.155, 1, 0.745))
+        axes.plot([at for at, _ in front], [value for _, value in front], color=MUTED, linewidth=1, zorder=1)
         for line in lines:
             points = len(line.x)
             every = None if points <= 12 else (line.style.index % 5, max(1, points // 7))

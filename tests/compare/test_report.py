@@ -14,7 +14,7 @@ from rich.console import Console
 
 from jaxseq import cli
 from jaxseq.cli.report import generated
-from jaxseq.compare import plots, report, summary
+from jaxseq.compare import figures, plots, report, summary
 from jaxseq.compare.verdicts import verdicts
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
@@ -84,7 +84,7 @@ def test_well_formed_offline_and_small(which, request):
 def test_accessible(twelve):
     page = Page(twelve)
     charts = [attrs for tag, attrs in page.attributes if tag == "svg" and attrs.get("class") == "chart"]
-    assert len(charts) == 10
+    assert len(charts) == 13
     assert all(attrs["role"] == "img" and "-title" in attrs["aria-labelledby"] for attrs in charts)
     others = [attrs for tag, attrs in page.attributes if tag == "svg" and attrs.get("class") != "chart"]
     assert all(attrs["aria-hidden"] == "true" for attrs in others)
@@ -104,11 +104,24 @@ def test_says_the_verdicts_the_numbers_and_what_was_run(three):
         "Markov 1", "Markov 2", "Markov 3", "Validation during the run", "Training loss against tokens",
         "Training loss against time",
         "Training speed", "Training memory", "Decoding time per token", "Size of the state", "Reading a prompt",
+        "Quality against size of the state", "Quality against training speed", "on the front",
         "150,811", "My fellow Americans, ", "retnet: chunkwise", "twice the Transformer's", "32k", "16 MiB",
         "AMD EPYC 7B13, 2 cores", "jax 0.10.2", "train documents 231", "2025-11-21T21:30:00+00:00", "21 November 2025",
     ):  # fmt: skip
         assert part in said, part
     assert "--preset=quick" in said and "--architectures=transformer,retnet,mamba" in said
+
+
+@pytest.mark.parametrize("higher, expected", [(False, ["c", "a", "b"]), (True, ["b", "d"])])
+def test_the_pareto_front(higher, expected):
+    """d is worse than b in quality and larger; e has the cost of a and is worse."""
+    points = {"a": (10.0, 2.2), "b": (20.0, 2.0), "c": (5.0, 2.5), "d": (40.0, 2.1), "e": (10.0, 2.3)}
+    assert figures.front(points, higher) == expected
+
+
+def test_equal_points_are_both_on_the_front():
+    points = {"a": (10.0, 2.0), "b": (10.0, 2.0), "c": (11.0, 2.0)}
+    assert figures.front(points, False) == ["a", "b"]
 
 
 def test_what_failed_is_said(twelve):
@@ -149,7 +162,7 @@ def test_any_number_of_architectures(count):
 
 
 def test_every_part_may_be_missing(monkeypatch):
-    monkeypatch.setattr(plots, "chart", lambda name, lines, *rest: f'<svg id="{name}"></svg>')
+    monkeypatch.setattr(plots, "chart", lambda name, lines, *rest, **more: f'<svg id="{name}"></svg>')
     whole = fake_results.results()
     for part in list(whole["architectures"]["mamba"]):
         results = copy.deepcopy(whole)
