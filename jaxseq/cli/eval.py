@@ -23,20 +23,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    result, line = score(args.workdir, args.step, settings(args), args.split)
+    print(line, file=sys.stderr)
+    return result
+
+
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The given fields of the config. Raises UserError for one that the run has fixed."""
     overrides = _config.overrides(args)
     if fixed := [key for key in overrides if not key.startswith(SETTABLE)]:
-        raise UserError(f"--config.{fixed[0]} was fixed by the run; jaxseq eval takes only --config.data.… and --config.eval.…")
+        raise UserError(
+            f"--config.{fixed[0]} was fixed by the run; jaxseq {args.command} takes only --config.data.… and --config.eval.…"
+        )
+    return overrides
+
+
+def score(workdir: str, step: int | None, overrides: dict[str, Any], split: str = "validation") -> tuple[dict[str, Any], str]:
+    """(figures of a workdir's model on a split, the figures as a line of text)."""
     import jax
 
     from jaxseq import registry
     from jaxseq.config import from_dict, to_dict
     from jaxseq.train import load_variables
 
-    model, variables, config = load_variables(args.workdir, args.step, devices=jax.local_devices())
+    model, variables, config = load_variables(workdir, step, devices=jax.local_devices())
     config = from_dict(to_dict(config), **{"eval.tokens": 0} | overrides)
     task = registry.load("train.objectives", config.train.objective).task(config)
     mesh = jax.tree.leaves(variables)[0].sharding.mesh
     task.check(model)
-    result = task.evaluate(model, variables, args.split, mesh=mesh)
-    print(task.describe(result), file=sys.stderr)
-    return result
+    result = task.evaluate(model, variables, split, mesh=mesh)
+    return result, task.describe(result)
