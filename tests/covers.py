@@ -30,10 +30,6 @@ def subject(test: str) -> str:
     return word if named else ""
 
 
-def architectures() -> list[str]:
-    return sorted(path.stem for path in (ROOT / "configs").glob("*.py") if not path.stem.startswith("_"))
-
-
 def covered(file: str, about: str) -> str:
     """A hash of what the tests of `about` in a file cover, without docstrings and types."""
     return _hash(frozenset(sources(file, about)))
