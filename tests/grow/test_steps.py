@@ -11,9 +11,8 @@ from jaxseq.grow._run import _difference
 from jaxseq.testing.networks import moved
 
 STACKS = {
-    "transformer": "2*(attention swiglu)",
+    "transformer": "2*(attention swiglu)",  # here with grouped queries
     "gpt2": "2*(attention mlp)",  # biases, learned positions, a tied head
-    "llama": "2*(attention swiglu)",  # grouped queries
     "retnet": "2*(retention mlp)",
     "mamba": "2*(mamba)",
     "rwkv6": "2*(rwkv6 rwkv_channel)",
@@ -21,18 +20,18 @@ STACKS = {
 }
 FITS = {
     "layers:1.5": set(STACKS),
-    "layers:3": set(STACKS),
-    "channels:2": {"transformer", "gpt2", "llama", "retnet", "mamba", "rwkv6", "griffin"},
-    "heads:2": {"transformer", "gpt2", "llama", "griffin"},
-    "width:2": {"transformer", "gpt2", "llama"},
-    "experts:3": {"transformer", "gpt2", "llama", "retnet", "griffin"},
+    "channels:2": {"transformer", "gpt2", "retnet", "mamba", "rwkv6", "griffin"},
+    "heads:2": {"transformer", "gpt2", "griffin"},
+    "width:2": {"transformer", "gpt2"},
+    "experts:3": {"transformer", "gpt2", "retnet", "griffin"},
 }
 TOKENS = np.random.default_rng(0).integers(0, 64, (2, 24)).astype(np.int32)
 
 
 @pytest.fixture(scope="module", params=STACKS)
 def work(request):
-    return request.param, candidate(request.param, STACKS[request.param])
+    grouped = {"model.attention.heads": 4, "model.attention.kv_heads": 2} if request.param == "transformer" else {}
+    return request.param, candidate(request.param, STACKS[request.param], **grouped)
 
 
 def candidate(name: str, stack: str, **fields) -> recipes.Candidate:
