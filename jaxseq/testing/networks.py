@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 
 from jaxseq.call import Call
 from jaxseq.compat import enable_x64
+from jaxseq.testing import compare
 from jaxseq.testing.subjects import BATCH, PIECE, PREFIX, Subject
 
 WHOLE = 2 * PIECE + 1  # short: chunks are tested on the ops
@@ -115,6 +116,7 @@ class ModelSubject(NetworkSubject):
     """A language model as the subject of the laws."""
 
     kind = "model"
+    roundings = 2 * compare.ROUNDINGS  # errors add up over the layers
     forms_without_pos = ("recurrent",)  # LM.__call__ creates positions before it calls a form
 
     def applied(

@@ -76,7 +76,7 @@ def dtype(subject: Subject) -> float:
         arguments = compare.cast((case.xs, case.weights, case.state), np.float64)
         exact = subject.run("recurrent", np.float64, *arguments, pos)
         results = {form: run(subject, form, case.xs, case.state, pos, low) for form in subject.forms}
-        limit = compare.ROUNDINGS * compare.epsilon(low)
+        limit = subject.roundings * compare.epsilon(low)
         if any(subject.compare_values(got, exact)[0] > limit for got in results.values()):
             results = _up_to_other_choices(check, subject, low, arguments, exact, results, pos)
         rounding = subject.compare_values(results["recurrent"], exact)

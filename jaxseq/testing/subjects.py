@@ -67,6 +67,7 @@ class Subject:
     exact_caches = False
     compiler_options: dict[str, Any] | None = None  # None: `quick`, with fewer optimisations than in users' programs
     whole = 33  # odd: several chunks and a remainder
+    roundings = compare.ROUNDINGS  # tolerance of the recurrent form against float64, in units of the dtype's epsilon
     next_position = PREFIX  # position of the first token after the state, for rows that continue a document
 
     @property
