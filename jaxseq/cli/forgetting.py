@@ -1,14 +1,15 @@
 """Measure what fine-tuning has learned and what it has forgotten.
 
-  jaxseq forgetting --before=runs/base --after=runs/law --domain=law.txt --general=web.txt
+  jaxseq forgetting --before=runs/base --after=runs/law \\
+    --domain=law.txt --general=web.txt
 
 Scores the models before and after fine-tuning on the held-out parts of two texts, that of the domain and a general one, in bits
-per byte. A remedy against forgetting is replay: train on both texts, with a small weight for the general one. Write a file
-mix.json, such as
+per byte.
+
+A remedy against forgetting is replay: train on both texts, with a small weight for the general one, by
+--config.data.source=mixture --config.data.path=mix.json with a file mix.json like this.
 
   {"law": {"path": "law.txt"}, "web": {"path": "web.txt", "weight": 0.1}}
-
-and train with --config.data.source=mixture --config.data.path=mix.json.
 """
 
 import argparse

@@ -2,17 +2,20 @@
 
   jaxseq grow --workdir=runs/small --recipe=layers:2+channels:2 --out=runs/large
 
-  jaxseq train --config=runs/large --config.train.init=runs/large --workdir=runs/longer
+  jaxseq train --config=runs/large --config.train.init=runs/large \\
+    --workdir=runs/longer
 
 A recipe is steps joined by "+", applied in order.
 
-  layers:1.5              1.5 times as many layers; the new ones add nothing at first
+  layers:1.5   1.5 times as many layers; the new ones add nothing at first
 
-  heads:2 channels:2      twice as many heads of each attention, or hidden channels of each feed-forward
+  heads:2      twice as many heads of each attention
 
-  width:2                 a residual stream twice as wide
+  channels:2   twice as many hidden channels of each feed-forward
 
-  experts:8               a mixture of 8 equal experts in place of each feed-forward
+  width:2      a residual stream twice as wide
+
+  experts:8    a mixture of 8 equal experts in place of each feed-forward
 
 After each step the logits on random tokens are compared; a step that would change them is refused. OUT is a workdir for generate,
 eval, export and, as --config.train.init, train.
