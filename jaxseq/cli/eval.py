@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    result, line = score(args.workdir, args.step, settings(args), args.split)
+    overrides = settings(args)  # before anything is loaded
+    result, line = score(load(args.workdir, args.step), overrides, args.split)
     print(line, file=sys.stderr)
     return result
 
@@ -38,15 +39,25 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     return overrides
 
 
-def score(workdir: str, step: int | None, overrides: dict[str, Any], split: str = "validation") -> tuple[dict[str, Any], str]:
-    """(figures of a workdir's model on a split, the figures as a line of text)."""
+def load(workdir: str, step: int | None = None) -> tuple[Any, dict[str, Any], Any]:
+    """(model, variables, config) of a checkpoint, on all local devices."""
+    import jax
+
+    from jaxseq.train import load_variables
+
+    return load_variables(workdir, step, devices=jax.local_devices())
+
+
+def score(
+    loaded: tuple[Any, dict[str, Any], Any], overrides: dict[str, Any], split: str = "validation"
+) -> tuple[dict[str, Any], str]:
+    """(figures of a loaded model on a split, the figures as a line of text)."""
     import jax
 
     from jaxseq import registry
     from jaxseq.config import from_dict, to_dict
-    from jaxseq.train import load_variables
 
-    model, variables, config = load_variables(workdir, step, devices=jax.local_devices())
+    model, variables, config = loaded
     config = from_dict(to_dict(config), **{"eval.tokens": 0} | overrides)
     task = registry.load("train.objectives", config.train.objective).task(config)
     mesh = jax.tree.leaves(variables)[0].sharding.mesh

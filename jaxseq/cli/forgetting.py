@@ -36,16 +36,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if taken := [key for key in overrides if key in ("data.path", "data.source")]:
         raise UserError(f"--config.{taken[0]} would replace both texts; give them as --domain and --general")
     found: dict[str, dict[str, float]] = {text: {} for text in TEXTS}
-    for text in TEXTS:
-        for side in ("before", "after"):
+    for side in ("before", "after"):
+        loaded = evaluation.load(getattr(args, side))
+        for text in TEXTS:
             print(f"scoring {text}, {side}", file=sys.stderr)
             data = {"data.path": getattr(args, text), "data.source": "sotu"}  # the default source: guessed from the path
-            result, _ = evaluation.score(getattr(args, side), None, overrides | data)
+            result, _ = evaluation.score(loaded, overrides | data)
             if "bits_per_byte" not in result:
                 raise UserError(f"--{side}={getattr(args, side)} is no language model of text, so it has no bits per byte")
             found[text][side] = result["bits_per_byte"]
-        found[text]["change"] = found[text]["after"] - found[text]["before"]
     for text, row in found.items():
+        row["change"] = row["after"] - row["before"]
         change = f"{abs(row['change']):.4f} {'worse' if row['change'] > 0 else 'better'}"
         print(f"{text:8} {row['before']:.4f} -> {row['after']:.4f} bits per byte, {change}", file=sys.stderr)
     return found
