@@ -12,7 +12,7 @@ One dimension key for the whole project; arrays carry it as a suffix (`q_BTHK`),
     W taps of a filter                 O long convolutions of a Hyena operator
     P parts of one projection          E experts; A experts chosen for a token
     Y rows, X columns of an image      L layers
-    I inputs of a map; queries of a tile of a kernel        J outputs of a map; keys of a tile of a kernel
+    I inputs of a map; queries of a tile or a block         J outputs of a map; keys of a tile of a kernel
 
 A digit is an axis of that size (`start_BT1`).
 """

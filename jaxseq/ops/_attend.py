@@ -75,17 +75,21 @@ def attend(q_BTHK: jax.Array, keys: Keys, span: Span, score: Score, chunk: int |
     return _time.join_chunks(y_ZBCHV, time), _time.join_chunks(lse_ZBCH, time)
 
 
-def _plain_blocks(
-    score: Score, q_ZBCHK: jax.Array, blocks: Keys, spans: Span, need_ZU: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _plain_blocks(score: Score, q_ZBCHK: jax.Array, blocks: Keys, spans: Span, need_ZU: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`attend` for Z blocks of queries and U blocks of keys: (y_ZBCHV, lse_ZBCH). need_ZU: see `needed`."""
     acc, sizes = _time.accumulation_dtype(q_ZBCHK, blocks.v_BGSV), (blocks.v_BGSV.shape[2], blocks.v_BGSV.shape[4])
+    turned = blocks._replace(k_BGSK=_turned(blocks.k_BGSK))  # as the products read them, once and not for every pair of blocks
 
     def block(inputs):
         q_BCHK, span, need_U = inputs
-        return over_blocks(q_BCHK, span, score, need_U, blocks, lambda block: block, sizes, acc)
+        keys_of = lambda block: block._replace(k_BGSK=_turned(block.k_BGSK))  # noqa: E731
+        return over_blocks(q_BCHK, span, score, need_U, turned, keys_of, sizes, acc)
 
     return jax.lax.map(block, (q_ZBCHK, spans, need_ZU))
+
+
+def _turned(x: jax.Array) -> jax.Array:
+    return jnp.swapaxes(x, -1, -2)
 
 
 def _blocks_forward(score: Score, q_ZBCHK, blocks: Keys, spans: Span, need_ZU):
@@ -98,28 +102,31 @@ def _blocks_backward(score: Score, saved, cotangents):
     q_ZBCHK, blocks, spans, need_ZU, y_ZBCHV, lse_ZBCH = saved
     dy_ZBCHV, dlse_ZBCH = cotangents
     inner_ZBCH = jnp.sum(dy_ZBCHV * y_ZBCHV, axis=-1) - dlse_ZBCH
+    acc, (k_UBGSK, v_UBGSV, number_UBS) = lse_ZBCH.dtype, blocks
+    key_blocks = number_UBS, k_UBGSK, _turned(k_UBGSK), _turned(v_UBGSV)
 
-    def queries(dkv_UBGSK, row):
-        q_BCHK, span, need_U, *rest = row
+    def queries(dkv_UBGKS, row):
+        span, need_U, *arrays = row
+        arrays = _Queries.of(k_UBGSK.shape[2], v_UBGSV.dtype, *arrays)
 
-        def body(dq_BCHK, block):
-            need, keys, dkv_BGSK = block
+        def body(dq_BGIK, block):
+            need, keys, dkv_BGKS = block
 
-            def add(dq_BCHK, dkv_BGSK):
-                dq, *dkv = _pair_gradients(q_BCHK, keys, span, score, *rest)
-                return dq_BCHK + dq, tuple(map(jnp.add, dkv_BGSK, dkv))
+            def add(dq_BGIK, dkv_BGKS):
+                dq, *dkv = _pair_gradients(arrays, span, score, *keys)
+                return dq_BGIK + dq, tuple(map(jnp.add, dkv_BGKS, dkv))
 
-            return jax.lax.cond(need, add, lambda *both: both, dq_BCHK, dkv_BGSK)
+            return jax.lax.cond(need, add, lambda *both: both, dq_BGIK, dkv_BGKS)
 
-        dq_BCHK, dkv_UBGSK = jax.lax.scan(body, jnp.zeros(q_BCHK.shape, acc), (need_U, blocks, dkv_UBGSK))
-        return dkv_UBGSK, dq_BCHK.astype(q_BCHK.dtype)
+        start = jnp.zeros(_turned(arrays.q_BGKI).shape, acc)
+        dq_BGIK, dkv_UBGKS = jax.lax.scan(body, start, (need_U, key_blocks, dkv_UBGKS))
+        return dkv_UBGKS, _heads_last(dq_BGIK.reshape(arrays.q_BGRCK.shape)).astype(q_ZBCHK.dtype)
 
-    acc = lse_ZBCH.dtype
-    start = tuple(jnp.zeros(x.shape, acc) for x in blocks[:2])
-    rows = q_ZBCHK, spans, need_ZU, dy_ZBCHV, lse_ZBCH, inner_ZBCH
-    dkv_UBGSK, dq_ZBCHK = jax.lax.scan(queries, start, rows)
-    dk_UBGSK, dv_UBGSV = (dx.astype(x.dtype) for dx, x in zip(dkv_UBGSK, blocks[:2], strict=True))
-    none: Any = np.zeros(blocks.number_BS.shape, jax.dtypes.float0)  # JAX's gradient of integers
+    start = tuple(jnp.zeros(_turned(x).shape, acc) for x in blocks[:2])
+    rows = spans, need_ZU, q_ZBCHK, dy_ZBCHV, lse_ZBCH, inner_ZBCH
+    dkv_UBGKS, dq_ZBCHK = jax.lax.scan(queries, start, rows)
+    dk_UBGSK, dv_UBGSV = (_turned(dx).astype(x.dtype) for dx, x in zip(dkv_UBGKS, blocks[:2], strict=True))
+    none: Any = np.zeros(number_UBS.shape, jax.dtypes.float0)  # JAX's gradient of integers
     return dq_ZBCHK, Keys(dk_UBGSK, dv_UBGSV, none), None, None
 
 
@@ -127,24 +134,43 @@ _blocks = jax.custom_vjp(_plain_blocks, nondiff_argnums=(0,))
 _blocks.defvjp(_blocks_forward, _blocks_backward)
 
 
-def _pair_gradients(q_BCHK, keys: Keys, span: Span, score: Score, dy_BCHV, lse_BCH, inner_BCH):
-    """(dq_BCHK, dk_BGSK, dv_BGSV) of a block of queries and one of keys. With p = exp(score - lse):
+class _Queries(NamedTuple):
+    """What the backward pass reads of a block of queries; I = R C. Both orders of q and dy are stored, so that no product of
+    `_pair_gradients` transposes an operand: XLA copies a transposed operand of a batched product on CPU."""
 
-    dv = p dy,  d score = p (dy . v - inner),  inner = y . dy - dlse
+    q_BGRCK: jax.Array
+    q_BGKI: jax.Array
+    dy_BGIV: jax.Array
+    dy_BGVI: jax.Array
+    lse_BGI: jax.Array
+    inner_BGI: jax.Array  # y . dy - dlse
+
+    @classmethod
+    def of(cls, kv_heads: int, dtype: DTypeLike, q_BCHK, dy_BCHV, lse_BCH, inner_BCH) -> "_Queries":
+        """dtype: that of the values."""
+        q_BGRCK, lse_BCH = grouped(q_BCHK, kv_heads), jnp.where(jnp.isneginf(lse_BCH), 0, lse_BCH)
+        arrays = q_BGRCK, *(grouped(x, kv_heads) for x in (dy_BCHV.astype(dtype), lse_BCH, inner_BCH))
+        q_BGIK, dy_BGIV, lse_BGI, inner_BGI = (x.reshape(*x.shape[:2], -1, *x.shape[4:]) for x in arrays)
+        return cls(q_BGRCK, _turned(q_BGIK), dy_BGIV, _turned(dy_BGIV), lse_BGI, inner_BGI)
+
+
+def _pair_gradients(queries: _Queries, span: Span, score: Score, number_BS, k_BGSK, k_BGKS, v_BGVS):
+    """(dq_BGIK, dk_BGKS, dv_BGVS) of a block of queries and one of keys. With p = exp(score - lse):
+
+    dv = p dy,  d score = p (dy . v - inner)
     """
-    acc, (k_BGSK, v_BGSV, _) = lse_BCH.dtype, keys
-    grouped = lambda x: x.reshape(*x.shape[:2], k_BGSK.shape[1], -1, *x.shape[3:])  # noqa: E731 # [B, C, H, …] -> [B, C, G, R, …]
-    heads_first = lambda x_BCH: jnp.moveaxis(grouped(x_BCH), 1, 3)[..., None]  # noqa: E731
-    q_BCGRK, dy_BCGRV = grouped(q_BCHK), grouped(dy_BCHV).astype(v_BGSV.dtype)
-    scores_BGRCS = _scores(q_BCHK, keys, span, score, acc)
-    p_BGRCS = jnp.exp(scores_BGRCS - heads_first(jnp.where(jnp.isneginf(lse_BCH), 0, lse_BCH)))
-    dv_BGSV = compat.einsum("bgrcs,bcgrv->bgsv", p_BGRCS.astype(v_BGSV.dtype), dy_BCGRV, dtype=acc)
-    ds_BGRCS = p_BGRCS * (compat.einsum("bcgrv,bgsv->bgrcs", dy_BCGRV, v_BGSV, dtype=acc) - heads_first(inner_BCH))
+    q_BGRCK, q_BGKI, dy_BGIV, dy_BGVI, lse_BGI, inner_BGI = queries
+    acc = lse_BGI.dtype
+    scores_BGRCS = _scores(q_BGRCK, Keys(_turned(k_BGKS), _turned(v_BGVS), number_BS), span, score, acc)
+    scores_BGIS = scores_BGRCS.reshape(*lse_BGI.shape, -1)
+    p_BGIS = jnp.exp(scores_BGIS - lse_BGI[..., None])
+    dv_BGVS = compat.einsum("bgvi,bgis->bgvs", dy_BGVI, p_BGIS.astype(v_BGVS.dtype), dtype=acc)
+    ds_BGIS = p_BGIS * (compat.einsum("bgiv,bgvs->bgis", dy_BGIV, v_BGVS, dtype=acc) - inner_BGI[..., None])
     if score.cap is not None:
-        ds_BGRCS *= jnp.where(p_BGRCS > 0, 1 - jnp.square(scores_BGRCS / score.cap), 0)
-    ds_BGRCS = (ds_BGRCS * score.scale).astype(q_BCHK.dtype)
-    dq_BCGRK = compat.einsum("bgrcs,bgsk->bcgrk", ds_BGRCS, k_BGSK, dtype=acc)
-    return dq_BCGRK.reshape(q_BCHK.shape), compat.einsum("bgrcs,bcgrk->bgsk", ds_BGRCS, q_BCGRK, dtype=acc), dv_BGSV
+        ds_BGIS *= jnp.where(p_BGIS > 0, 1 - jnp.square(scores_BGIS / score.cap), 0)
+    ds_BGIS = (ds_BGIS * score.scale).astype(q_BGRCK.dtype)
+    dq_BGIK = compat.einsum("bgis,bgsk->bgik", ds_BGIS, k_BGSK, dtype=acc)
+    return dq_BGIK, compat.einsum("bgki,bgis->bgks", q_BGKI, ds_BGIS, dtype=acc), dv_BGVS
 
 
 def needed(spans: Span, number_UBC: jax.Array) -> jax.Array:
@@ -173,13 +199,13 @@ def over_blocks(
 
     blocks: scanned; keys_of(block) -> Keys. need_U: a block is skipped where it is False. sizes: (G, V).
     """
-    batch, time, heads, _ = q_BCHK.shape
     kv_heads, value_size = sizes
+    q_BGRCK = grouped(q_BCHK, kv_heads)
 
     def add(carry, block):
         top, total, y_BGRCV = carry
         keys = keys_of(block)
-        scores = _scores(q_BCHK, keys, span, score, acc)
+        scores = _scores(q_BGRCK, keys, span, score, acc)
         new_top = jax.lax.stop_gradient(jnp.maximum(top, jnp.max(scores, axis=-1)))  # the result does not depend on it
         shift = jnp.where(jnp.isneginf(new_top), 0, new_top)  # no visible key yet: exp(-inf - 0) = 0, not NaN
         p_BGRCS, keep = jnp.exp(scores - shift[..., None]), jnp.exp(top - shift)
@@ -190,7 +216,7 @@ def over_blocks(
         need, block = inputs
         return jax.lax.cond(need, add, lambda carry, _: carry, carry, block), None
 
-    shape = (batch, kv_heads, heads // kv_heads, time)
+    shape = q_BGRCK.shape[:4]
     start = jnp.full(shape, -jnp.inf, acc), jnp.zeros(shape, acc), jnp.zeros((*shape, value_size), acc)
     (top, total, y_BGRCV), _ = jax.lax.scan(jax.checkpoint(body, prevent_cse=False), start, (need_U, blocks))
     some = total > 0
@@ -221,7 +247,7 @@ def with_sink(y_BTHV: jax.Array, lse_BTH: jax.Array, sink_H: jax.Array | None) -
 
 def _whole(q_BTHK, keys: Keys, span: Span, score: Score):
     acc = _time.accumulation_dtype(q_BTHK, keys.v_BGSV)
-    scores = _scores(q_BTHK, keys, span, score, acc)
+    scores = _scores(grouped(q_BTHK, keys.k_BGSK.shape[1]), keys, span, score, acc)
     if scores.shape[-1] == 0:
         shape = (*q_BTHK.shape[:3], keys.v_BGSV.shape[3])
         return jnp.zeros(shape, acc), jnp.full(shape[:3], -jnp.inf, acc)
@@ -234,21 +260,24 @@ def _whole(q_BTHK, keys: Keys, span: Span, score: Score):
     return _heads_last(y_BGRTV), _heads_last(lse)
 
 
-def _scores(q_BTHK, keys: Keys, span: Span, score: Score, acc):
+def _scores(q_BGRTK, keys: Keys, span: Span, score: Score, acc):
     """[B, G, R, T, S] scores, -inf where not visible; R = H / G query heads share a key head."""
-    batch, time, heads, size = q_BTHK.shape
-    kv_heads = keys.k_BGSK.shape[1]
-    q_BTGRK = q_BTHK.reshape(batch, time, kv_heads, heads // kv_heads, size)
-    scores = compat.einsum("btgrk,bgsk->bgrts", q_BTGRK, keys.k_BGSK, dtype=acc) * score.scale
+    scores = compat.einsum("bgrtk,bgsk->bgrts", q_BGRTK, keys.k_BGSK, dtype=acc) * score.scale
     if score.cap is not None:
         scores = score.cap * jnp.tanh(scores / score.cap)
     if score.bias_BHTS is not None:
-        scores += score.bias_BHTS.reshape(score.bias_BHTS.shape[0], kv_heads, heads // kv_heads, *scores.shape[3:]).astype(acc)
+        scores += score.bias_BHTS.reshape(score.bias_BHTS.shape[0], *scores.shape[1:]).astype(acc)
     return jnp.where(visible(span, keys.number_BS)[:, None, None], scores, -jnp.inf)
 
 
 def _weighted(p_BGRTS, v_BGSV, acc):
     return compat.einsum("bgrts,bgsv->bgrtv", p_BGRTS.astype(v_BGSV.dtype), v_BGSV, dtype=acc)
+
+
+def grouped(x_BTH: jax.Array, kv_heads: int) -> jax.Array:
+    """[B, T, H, ...] -> [B, G, R, T, ...]."""
+    x = x_BTH.reshape(*x_BTH.shape[:2], kv_heads, x_BTH.shape[2] // kv_heads, *x_BTH.shape[3:])
+    return jnp.moveaxis(x, 1, 3)
 
 
 def _heads_last(x_BGRT):

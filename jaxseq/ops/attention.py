@@ -251,7 +251,7 @@ def parallel(
 def chunkwise(
     q_BTHK: jax.Array, k_BTGK: jax.Array, v_BTGV: jax.Array, *, state: AttentionState | None = None,
     pos: jax.Array | None = None, window: int | None = None, scale: float | None = None, cap: float | None = None,
-    sink_H: jax.Array | None = None, chunk: int = 128,
+    sink_H: jax.Array | None = None, chunk: int = 256,
 ) -> tuple[jax.Array, AttentionState]:  # fmt: skip
     """Blocks of `chunk` queries by blocks of `chunk` keys with an online softmax; the backward pass recomputes the scores."""
     return _all_at_once(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale, cap, sink_H, chunk)

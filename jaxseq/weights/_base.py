@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -45,8 +46,36 @@ def whole(part: Any) -> jax.Array:
 
 
 def product(x: jax.Array, w: jax.Array, inputs: int) -> jax.Array:
-    axes = tuple(range(x.ndim - inputs, x.ndim)), tuple(range(inputs))
-    return jax.lax.dot_general(x, w.astype(x.dtype), (axes, ((), ())))
+    """x W over the last `inputs` axes of x and the first of W, in the dtype of x."""
+    return _product(x, w.astype(x.dtype), inputs)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _product(x: jax.Array, w: jax.Array, inputs: int) -> jax.Array:
+    return _dot(x, w, range(x.ndim - inputs, x.ndim), range(inputs))
+
+
+def _dot(a: jax.Array, b: jax.Array, axes_a: Sequence[int], axes_b: Sequence[int]) -> jax.Array:
+    return jax.lax.dot_general(a, b, ((tuple(axes_a), tuple(axes_b)), ((), ())))
+
+
+def _product_forward(x, w, inputs: int):
+    return _product(x, w, inputs), (x, w)
+
+
+def _product_backward(inputs: int, saved, dy):
+    """JAX would compute dW as dy^T x, for which XLA copies all of dy transposed on CPU. Here the narrower operand is transposed;
+    the products are the same."""
+    x, w = saved
+    rows = range(x.ndim - inputs)
+    dx = _dot(dy, w, range(len(rows), dy.ndim), range(inputs, w.ndim))
+    if math.prod(w.shape[:inputs]) <= math.prod(w.shape[inputs:]):
+        return dx, _dot(x, dy, rows, rows)
+    outputs = w.ndim - inputs
+    return dx, jnp.moveaxis(_dot(dy, x, rows, rows), range(outputs), range(inputs, w.ndim))
+
+
+_product.defvjp(_product_forward, _product_backward)
 
 
 def weight(*static: str) -> Callable[[type], type]:
