@@ -150,7 +150,7 @@ class _Queries(NamedTuple):
         """dtype: that of the values."""
         q_BGRCK, lse_BCH = grouped(q_BCHK, kv_heads), jnp.where(jnp.isneginf(lse_BCH), 0, lse_BCH)
         arrays = q_BGRCK, *(grouped(x, kv_heads) for x in (dy_BCHV.astype(dtype), lse_BCH, inner_BCH))
-        q_BGIK, dy_BGIV, lse_BGI, inner_BGI = (x.reshape(*x.shape[:2], -1, *x.shape[4:]) for x in arrays)
+        q_BGIK, dy_BGIV, lse_BGI, inner_BGI = map(_rows, arrays)
         return cls(q_BGRCK, _turned(q_BGIK), dy_BGIV, _turned(dy_BGIV), lse_BGI, inner_BGI)
 
 
@@ -262,7 +262,8 @@ def _whole(q_BTHK, keys: Keys, span: Span, score: Score):
 
 def _scores(q_BGRTK, keys: Keys, span: Span, score: Score, acc):
     """[B, G, R, T, S] scores, -inf where not visible; R = H / G query heads share a key head."""
-    scores = compat.einsum("bgrtk,bgsk->bgrts", q_BGRTK, keys.k_BGSK, dtype=acc) * score.scale
+    scores = compat.einsum("bgik,bgsk->bgis", _rows(q_BGRTK), keys.k_BGSK, dtype=acc) * score.scale
+    scores = scores.reshape(*q_BGRTK.shape[:4], scores.shape[3])
     if score.cap is not None:
         scores = score.cap * jnp.tanh(scores / score.cap)
     if score.bias_BHTS is not None:
@@ -271,7 +272,13 @@ def _scores(q_BGRTK, keys: Keys, span: Span, score: Score, acc):
 
 
 def _weighted(p_BGRTS, v_BGSV, acc):
-    return compat.einsum("bgrts,bgsv->bgrtv", p_BGRTS.astype(v_BGSV.dtype), v_BGSV, dtype=acc)
+    y_BGIV = compat.einsum("bgis,bgsv->bgiv", _rows(p_BGRTS).astype(v_BGSV.dtype), v_BGSV, dtype=acc)
+    return y_BGIV.reshape(*p_BGRTS.shape[:4], v_BGSV.shape[3])
+
+
+def _rows(x_BGRT: jax.Array) -> jax.Array:
+    """[B, G, R, T, ...] -> [B, G, I, ...], I = R T. A product with both axes copies the keys transposed on CPU."""
+    return x_BGRT.reshape(*x_BGRT.shape[:2], x_BGRT.shape[2] * x_BGRT.shape[3], *x_BGRT.shape[4:])
 
 
 def grouped(x_BTH: jax.Array, kv_heads: int) -> jax.Array:

@@ -251,9 +251,13 @@ def parallel(
 def chunkwise(
     q_BTHK: jax.Array, k_BTGK: jax.Array, v_BTGV: jax.Array, *, state: AttentionState | None = None,
     pos: jax.Array | None = None, window: int | None = None, scale: float | None = None, cap: float | None = None,
-    sink_H: jax.Array | None = None, chunk: int = 256,
+    sink_H: jax.Array | None = None, chunk: int | None = None,
 ) -> tuple[jax.Array, AttentionState]:  # fmt: skip
-    """Blocks of `chunk` queries by blocks of `chunk` keys with an online softmax; the backward pass recomputes the scores."""
+    """Blocks of `chunk` queries by blocks of `chunk` keys with an online softmax; the backward pass recomputes the scores.
+
+    chunk: default 128, and 256 from T = 512, where fewer pairs of blocks on the diagonal are half empty.
+    """
+    chunk = chunk or (128 if q_BTHK.shape[1] < 512 else 256)
     return _all_at_once(q_BTHK, k_BTGK, v_BTGV, state, pos, window, scale, cap, sink_H, chunk)
 
 
