@@ -6,7 +6,6 @@ import os
 import socket
 import socketserver
 import sys
-import threading
 import traceback
 from collections.abc import Iterator
 from unittest import mock
@@ -19,6 +18,7 @@ NAME = "bucket"
 def served() -> Iterator[None]:
     """Context in which the emulator runs with one empty bucket; clients of this process and of its children use it."""
     from gcp_storage_emulator import server
+    from gcp_storage_emulator.handlers import objects
 
     from jaxseq import paths
 
@@ -33,6 +33,7 @@ def served() -> Iterator[None]:
     with (
         mock.patch.dict(os.environ, where),
         mock.patch.object(server.Router, "handle", _conditional(server)),
+        mock.patch.object(objects, "download", _with_generation(objects.download)),
         mock.patch.object(socketserver.BaseServer, "handle_error", _complain),
     ):
         paths._client.cache_clear()
@@ -49,16 +50,24 @@ def _complain(self, request, address) -> None:
         traceback.print_exc()
 
 
+def _with_generation(plain):
+    """The emulator's download, with the header that names the object's generation, as Google sends it. A client that has read an
+    object (tensorstore reads its manifest again if it commits twice) needs it to write on the condition that nobody else did."""
+
+    def download(request, response, storage, *args, **kwargs) -> None:
+        plain(request, response, storage, *args, **kwargs)
+        if response.status < 300:
+            found = storage.get_file_obj(request.params["bucket_name"], request.params["object_id"])
+            response["x-goog-generation"] = found["generation"]
+
+    return download
+
+
 def _conditional(server):
-    """The emulator's answer, after checking the condition on the object's generation, which the emulator ignores. One request
-    at a time: the emulator answers in threads, and an object read while it is written has no generation."""
-    plain, turn = server.Router.handle, threading.Lock()
+    """The emulator's answer, after checking the condition on the object's generation, which the emulator ignores."""
+    plain = server.Router.handle
 
     def handle(self, method: str) -> None:
-        with turn:
-            answer(self, method)
-
-    def answer(self, method: str) -> None:
         request = server.Request(self._request_handler, method)
         wanted = request.query.get("ifGenerationMatch")
         if wanted and int(wanted[0]) != _generation(self._request_handler.storage, request):
