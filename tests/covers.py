@@ -1,7 +1,7 @@
 """Which sources a slow test covers, and a hash of them.
 
-A test of one architecture or op covers what its files import, directly or not; any other test covers whole folders. So a new
-mixer leaves the results of all architectures without it valid.
+A test of one architecture, op or mixer covers what its files import, directly or not; any other test covers whole folders. So a
+new mixer leaves the results of all architectures without it valid.
 """
 
 import ast
@@ -14,7 +14,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"data": ("jaxseq/data",), "kernels": ("jaxseq/kernels", "jaxseq/ops", "jaxseq/testing")}  # the others: everything
-# Folders with tests of one architecture or op, which run no command. Every architecture covers ALWAYS, whatever its config names.
+# Folders with tests of one architecture, op or mixer, which run no command. Every architecture covers ALWAYS, whatever its config
+# names.
 BY_SUBJECT = ("ops", "mixers", "models", "testing")
 ALWAYS = ("jaxseq/blocks", "jaxseq/models/lm.py", "jaxseq/config.py", "jaxseq/defaults.py", "jaxseq/overrides.py")
 REPORTING = ("tests/slow.py", "tests/covers.py")
@@ -23,10 +24,11 @@ WITHOUT_EFFECT = ("jaxseq/__init__.py", "jaxseq/convert/", "jaxseq/data/", "conf
 
 
 def subject(test: str) -> str:
-    """The architecture or op of a test such as "tests/models/test_laws.py::test_law[gru-split]"; "" if it has none."""
+    """The architecture, op or mixer of a test such as "tests/models/test_laws.py::test_law[gru-split]"; "" if it has none."""
     file, _, name = test.partition("::")
     word = next(iter(re.findall(r"[\w.]+", name.partition("[")[2])), "")
-    named = Path(file).parts[1] in BY_SUBJECT and (_path(f"configs.{word}") or _path(f"jaxseq.ops.{word}"))
+    places = (f"configs.{word}", f"jaxseq.ops.{word}", f"jaxseq.mixers.{word}")
+    named = Path(file).parts[1] in BY_SUBJECT and any(map(_path, places))
     return word if named else ""
 
 
@@ -45,7 +47,7 @@ def sources(file: str, about: str) -> set[str]:
         named = (_path(f"jaxseq.{folder}.{word}") for folder in ("mixers", "models") for word in _words(config))
         places |= {config, *_files(ALWAYS), *filter(None, named)}
     else:
-        places.add(f"jaxseq/ops/{about}.py")
+        places |= set(filter(None, (_path(f"jaxseq.{folder}.{about}") for folder in ("ops", "mixers"))))
     found: set[str] = set()
     while places := {path for path in places - found if not path.startswith(left_out)}:
         found |= places

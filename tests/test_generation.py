@@ -62,7 +62,7 @@ def test_each_program_is_compiled_once(length, caplog):
 # Their mixers' states are tested here with another architecture; the laws test their recurrent form.
 ALIKE = (
     *("gdn", "gla", "granite_hybrid", "gru", "jamba", "kimi_linear", "lfm2", "llama", "minlstm", "mixtral", "pangu"),
-    *("qwen3_next", "rwkv5", "rwkv6", "s4d", "samba", "sru", "switch"),
+    *("h3", "kda", "qwen3_next", "rwkv5", "rwkv6", "s4d", "samba", "sru", "stripedhyena", "switch"),
 )
 
 
@@ -109,7 +109,7 @@ def test_nothing_is_sorted_unless_top_k_or_top_p_asks():
     assert sorts and all("cond" in inside for inside in sorts)
 
 
-@pytest.mark.parametrize("name", ["transformer", "mamba", "rwkv7"])
+@pytest.mark.parametrize("name", ["transformer", "mamba"])
 def test_a_bfloat16_model_decodes_with_bfloat16_weights(name):
     model, params = tiny(name)
     half = model.clone(dtype=jnp.bfloat16, blocks=tuple(

@@ -56,7 +56,11 @@ def kernels(work: Work) -> dict[str, np.ndarray]:
     return {p: np.asarray(weights.matrices(b, plain[p])) for p, b in boxes.items() if b.contracts and b.contracts != (-1,)}
 
 
-@pytest.mark.parametrize(("kind", "bits", "error"), [("int8", 8, 0.05), ("fp8", 8, 0.15), ("int4", 4, 0.6), ("nf4", 4, 0.6)])
+QUANTIZED = [("transformer", "int8", 8, 0.05), ("transformer", "fp8", 8, 0.15), ("transformer", "int4", 4, 0.6)]
+QUANTIZED += [("transformer", "nf4", 4, 0.6), ("retnet", "int8", 8, 0.05), ("mamba", "nf4", 4, 0.6), ("rwkv6", "int8", 8, 0.05)]
+
+
+@pytest.mark.parametrize(("work", "kind", "bits", "error"), QUANTIZED, indirect=["work"])
 def test_quantized_weights_take_their_bits_and_compute_nearly_the_same(work, kind, bits, error):
     made = applied(work, kind)
     codes = [x for path, x in weights.leaves(made.params).items() if path.endswith("/codes")]

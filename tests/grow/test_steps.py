@@ -20,7 +20,7 @@ STACKS = {
 }
 FITS = {
     "layers:1.5": set(STACKS),
-    "channels:2": {"transformer", "gpt2", "retnet", "mamba", "rwkv6", "griffin"},
+    "channels:2": set(STACKS),
     "heads:2": {"transformer", "gpt2", "griffin"},
     "width:2": {"transformer", "gpt2"},
     "experts:3": {"transformer", "gpt2", "retnet", "griffin"},

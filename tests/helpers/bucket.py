@@ -64,20 +64,26 @@ def _with_generation(plain):
 
 
 def _conditional(server):
-    """The emulator's answer, after checking the condition on the object's generation, which the emulator ignores."""
+    """The emulator's answer, after checking the condition on the object's generation, which the emulator ignores. A request to
+    move an object is refused with a status after which gcsfs copies and deletes; it repeats one that is answered with 501."""
     plain = server.Router.handle
 
     def handle(self, method: str) -> None:
         request = server.Request(self._request_handler, method)
         wanted = request.query.get("ifGenerationMatch")
         if wanted and int(wanted[0]) != _generation(self._request_handler.storage, request):
-            self._request_handler.rfile.read(int(self._request_handler.headers.get("Content-Length") or 0))
-            response = server.Response(self._request_handler)
-            response.status = server.HTTPStatus.PRECONDITION_FAILED
-            response.json({"error": {"code": 412, "message": "conditionNotMet"}})
-            response.close()
-            return
-        plain(self, method)
+            refuse(self, server.HTTPStatus.PRECONDITION_FAILED, "conditionNotMet")
+        elif "/moveTo/" in request.path:
+            refuse(self, server.HTTPStatus.BAD_REQUEST, "not implemented")
+        else:
+            plain(self, method)
+
+    def refuse(self, status, message: str) -> None:
+        self._request_handler.rfile.read(int(self._request_handler.headers.get("Content-Length") or 0))
+        response = server.Response(self._request_handler)
+        response.status = status
+        response.json({"error": {"code": int(status), "message": message}})
+        response.close()
 
     return handle
 

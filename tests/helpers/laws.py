@@ -9,6 +9,9 @@ from jaxseq import testing
 # Options of mixers that are tested in addition to the defaults: no architecture in the default run uses them.
 MIXER_OPTIONS = {  # named by the mixer and one more word
     "attention sink": {"sink": True, "cap": 5.0, "kv_heads": 2},
+    "forgetting_attention pro": {
+        "qk_norm": True, "output_norm": True, "output_gate": True, "kv_shift": True, "kv_heads": 2,
+    },
     "gdn value_heads": {"heads": 2, "value_heads": 4, "value_size": 5},
     "mamba selected_norm": {"selected_norm": "scaled"},
     "mla query_rank": {"query_rank": 6, "rotary": False},
@@ -16,13 +19,16 @@ MIXER_OPTIONS = {  # named by the mixer and one more word
     "normed_attention joint": {"joint": True, "kv_heads": 2},
     "normed_attention gated": {"gated": True, "kv_heads": 2},
     "shared_moe router": {"router": "sigmoid", "groups": 2, "shared_gate": True},
-}
+}  # fmt: skip
 
 
-def cells(package: str, names: tuple[str, ...], laws) -> list:
-    """All pairs of a name and a law; one worker runs all laws of a name."""
-    group = lambda name: pytest.mark.xdist_group(f"{package}/{name}")  # noqa: E731
-    return [pytest.param(name, law, marks=group(name), id=f"{name}-{law}") for name in names for law in laws]
+def cells(package: str, names: tuple[str, ...], laws, slow=lambda name, law: False) -> list:
+    """All pairs of a name and a law; one worker runs all laws of a name. slow(name, law): whether the pair is a slow test."""
+
+    def marks(name, law):
+        return [pytest.mark.xdist_group(f"{package}/{name}"), *([pytest.mark.slow] if slow(name, law) else [])]
+
+    return [pytest.param(name, law, marks=marks(name, law), id=f"{name}-{law}") for name in names for law in laws]
 
 
 # Laws of ops that kernels must satisfy; those that take minutes in interpret mode are separate. Not `loops`: a kernel's steps are

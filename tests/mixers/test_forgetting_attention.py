@@ -8,7 +8,6 @@ from flax import linen as nn
 from oracles.forgetting_attention import loop
 
 import jaxseq
-from jaxseq import testing
 from jaxseq.call import Call
 from jaxseq.compress import _units
 from jaxseq.layers import Parameter
@@ -70,17 +69,6 @@ def plain(mixer, params, x_BTD):
 def test_equation(name, x64):
     mixer, params, x_BTD = made(**OPTIONS[name])
     assert compare.error(run(mixer, params, x_BTD), plain(mixer, params, np.asarray(x_BTD))) < compare.FLOAT64
-
-
-@pytest.fixture(scope="module")
-def pro():
-    (subject,) = testing.subjects(ForgettingAttention(width=16, layers=2, **OPTIONS["Pro"]))
-    return subject
-
-
-@pytest.mark.parametrize("law", testing.LAWS["mixer"])
-def test_laws_of_pro(pro, law):
-    testing.check_law(pro, law)
 
 
 def test_a_removed_head_is_one_that_was_zero(x64):

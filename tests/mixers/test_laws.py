@@ -1,4 +1,6 @@
-"""Every mixer against every law, with a small width and its defaults. New mixer files are found automatically."""
+"""Every mixer against every law, with a small width and its defaults. New mixer files are found automatically. The
+laws `gradient`, `dtype` and `none` hold for the ops, which have all laws; the default run tests them for mixers of each kind, the
+others are slow tests."""
 
 import functools
 
@@ -6,6 +8,9 @@ import pytest
 from helpers.laws import MIXER_OPTIONS, cells, check
 
 from jaxseq import registry, testing
+
+OF_OPS = {"gradient", "dtype", "none"}
+KINDS = {"attention", "hyena", "lstm", "mamba", "mla", "moe", "retention", "rwkv7", "rwkv_channel", "s4", "swiglu", "unireplk"}
 
 
 @functools.cache
@@ -16,7 +21,11 @@ def subject(name: str):
     return found
 
 
+NAMES = (*registry.names("mixers"), *MIXER_OPTIONS)
+CELLS = cells("mixers", NAMES, testing.LAWS["mixer"], lambda name, law: law in OF_OPS and name not in KINDS)
+
+
 @pytest.mark.cell
-@pytest.mark.parametrize("name, law", cells("mixers", (*registry.names("mixers"), *MIXER_OPTIONS), testing.LAWS["mixer"]))
+@pytest.mark.parametrize("name, law", CELLS)
 def test_law(name, law, record_property):
     check(record_property, subject(name), law)

@@ -19,7 +19,7 @@ REPRESENTED = (
 )
 # Laws that mixers are tested on too, or that depend on the scan over layers only. These
 # models have streams between layers, losses of routers, and learned positions.
-OF_LAYERS, LAYERED = ("dtype", "spec", "remat"), ("rwkv7", "switch", "gpt2")
+OF_LAYERS, LAYERED = ("dtype", "spec", "remat", "gradient", "none"), ("rwkv7", "switch", "gpt2")
 # Fields for sizes, initial values and dtypes: they do not change how components are combined.
 NO_PART = {"name", "parent", "mixers", "blocks", "repeats", "layers", "dtype", "residual_dtype"}
 NO_PART |= {"width", "hidden", "head_size", "dt_rank"}
@@ -66,14 +66,12 @@ def test_what_is_left_to_slow_tests_is_made_of_parts_that_the_others_have():
     assert {name: alone for name in REPRESENTED if (alone := parts(name) - kept)} == {}
 
 
-def marked(cell):
-    name, law = cell.values
-    slow = name in REPRESENTED or (law in OF_LAYERS and name not in LAYERED)
-    return pytest.param(name, law, id=cell.id, marks=[*cell.marks, *([pytest.mark.slow] if slow else [])])
+def slow(name: str, law: str) -> bool:
+    return name in REPRESENTED or (law in OF_LAYERS and name not in LAYERED)
 
 
 @pytest.mark.cell
-@pytest.mark.parametrize("name, law", map(marked, cells("configs", jaxseq.names(), testing.LAWS["model"])))
+@pytest.mark.parametrize("name, law", cells("configs", jaxseq.names(), testing.LAWS["model"], slow))
 def test_law(name, law, record_property):
     for subject in subjects(name):
         check(record_property, subject, law)

@@ -41,7 +41,7 @@ def test_shared_blocks_are_blocks_with_equal_weights(stack, plain):
             logits, state = m.apply({"params": params}, tokens, state=m.init_state(2, 12))
             return jnp.sum(logits**2), (logits, state)
 
-        gradients, (logits, state) = jax.grad(loss, has_aux=True)(params)
+        gradients, (logits, state) = jax.jit(jax.grad(loss, has_aux=True))(params)
         step = m.apply({"params": params}, tokens[:, :1], state=state, form="recurrent")  # in place
         return (logits, state, step), gradients["blocks_0"]
 

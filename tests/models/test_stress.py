@@ -8,7 +8,7 @@ import jaxseq
 from jaxseq.ops import retention
 from jaxseq.testing import LawBroken, stress, stress_models
 
-KINDS = ("transformer", "mixtral", "retnet", "mamba", "rwkv7", "hyena", "lstm")
+KINDS = ("transformer", "mamba", "rwkv7", "hyena", "lstm")
 # {column: (T, dtype, rows, gradients)}
 COLUMNS = {"hard": (stress.TIME, "float32", 2, True), "long": (stress.LONG, "float32", 1, False),
            "bfloat16": (stress.TIME, "bfloat16", 2, False)}  # fmt: skip
