@@ -215,7 +215,7 @@ def example(key: jax.Array, batch: int, time: int, dtype: DTypeLike = jnp.float3
     """Random inputs, weights and state, see `jaxseq.ops.Example`."""
     window = 12
 
-    def inputs(key, time):
+    def inputs(key, time) -> tuple[jax.Array, ...]:
         keys = jax.random.split(key, 4)
         shapes = (batch, time, 4, 6), (batch, time, 2, 6), (batch, time, 2, 5), (batch, time, 4)
         *qkv, gate_BTH = (jax.random.normal(k, shape, dtype) for k, shape in zip(keys, shapes, strict=True))
