@@ -12,6 +12,7 @@ import datetime
 import fcntl
 import json
 import platform
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -33,8 +34,8 @@ def results() -> dict[str, dict[str, dict]]:
 
 
 def files() -> list[str]:
-    """The test files with slow tests."""
-    found = (path for path in (ROOT / "tests").rglob("test_*.py") if "mark.slow" in path.read_text("utf-8"))
+    """The test files with slow tests: those that use the mark, or the argument of `helpers.laws.cells`."""
+    found = (path for path in (ROOT / "tests").rglob("test_*.py") if re.search(r"mark\.slow|\bslow=", path.read_text("utf-8")))
     return sorted(path.relative_to(ROOT).as_posix() for path in found)
 
 

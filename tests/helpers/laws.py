@@ -22,7 +22,7 @@ MIXER_OPTIONS = {  # named by the mixer and one more word
 }  # fmt: skip
 
 
-def cells(package: str, names: tuple[str, ...], laws, slow=lambda name, law: False) -> list:
+def cells(package: str, names: tuple[str, ...], laws, *, slow=lambda name, law: False) -> list:
     """All pairs of a name and a law; one worker runs all laws of a name. slow(name, law): whether the pair is a slow test."""
 
     def marks(name, law):

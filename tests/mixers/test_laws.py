@@ -22,7 +22,7 @@ def subject(name: str):
 
 
 NAMES = (*registry.names("mixers"), *MIXER_OPTIONS)
-CELLS = cells("mixers", NAMES, testing.LAWS["mixer"], lambda name, law: law in OF_OPS and name not in KINDS)
+CELLS = cells("mixers", NAMES, testing.LAWS["mixer"], slow=lambda name, law: law in OF_OPS and name not in KINDS)
 
 
 @pytest.mark.cell

@@ -71,7 +71,7 @@ def slow(name: str, law: str) -> bool:
 
 
 @pytest.mark.cell
-@pytest.mark.parametrize("name, law", cells("configs", jaxseq.names(), testing.LAWS["model"], slow))
+@pytest.mark.parametrize("name, law", cells("configs", jaxseq.names(), testing.LAWS["model"], slow=slow))
 def test_law(name, law, record_property):
     for subject in subjects(name):
         check(record_property, subject, law)

@@ -17,7 +17,7 @@ def test_every_law_has_a_wrong_op():
     assert {registry.load("ops", name).CUT for name in KINDS} == {registry.load("ops", name).CUT for name in NAMES}
 
 
-@pytest.mark.parametrize("name, law", cells("ops", NAMES, testing.LAWS["op"], lambda name, law: name not in KINDS))
+@pytest.mark.parametrize("name, law", cells("ops", NAMES, testing.LAWS["op"], slow=lambda name, law: name not in KINDS))
 def test_wrong_op_is_caught(name, law):
     subject = of_op(name)[0]
     wrong = [op for broken, op in wrong_ops(subject.op) if broken == law]
