@@ -35,7 +35,8 @@ def results() -> dict[str, dict[str, dict]]:
 
 def files() -> list[str]:
     """The test files with slow tests: those that use the mark, or the argument of `helpers.laws.cells`."""
-    found = (path for path in (ROOT / "tests").rglob("test_*.py") if re.search(r"mark\.slow|\bslow=", path.read_text("utf-8")))
+    marks = re.compile(r"mark\.slow|cells\(.*slow=")
+    found = (path for path in (ROOT / "tests").rglob("test_*.py") if marks.search(path.read_text("utf-8")))
     return sorted(path.relative_to(ROOT).as_posix() for path in found)
 
 
