@@ -15,7 +15,7 @@ from jaxseq.ops import retention, short_conv
 
 class Mamba2State(NamedTuple):
     conv: short_conv.ShortConvState  # the last taps - 1 inputs of the convolution
-    ssd: retention.RetentionState  # one [state_size, head size] matrix per head
+    ssd: Any  # of retention: one [state_size, head size] matrix per head
 
 
 def a_log_init(low: float, high: float) -> Initializer:
@@ -83,6 +83,10 @@ class Mamba2(Mixer):
         """Hook for subclasses: z, x, B, C and dt, concatenated, before they are used."""
         return all_BTD
 
+    def _ssd(self, x_BTD, c_BTGK, b_BTGK, v_BTHV, log_a_BTH, state: Any, call: Call):
+        """Hook for subclasses: (y_BTHV, state) of the op. x: the mixer's input."""
+        return call.op("retention")(c_BTGK, b_BTGK, v_BTHV, log_a_BTH, state=state)
+
     def _gated_norm(self, y_BTHV, x_BTHV, d_H, z_BTD):
         """rms_norm((y + D x) * silu(z)), the norm over the channels of each group."""
         scale_D = param(self, "norm_scale", jax.nn.initializers.ones, z_BTD.shape[-1:], ("mlp",), decay=False)
@@ -114,8 +118,7 @@ class Mamba2(Mixer):
         dt_BTH = jnp.clip(nn.softplus(dt_BTH.astype(bias_H.dtype) + bias_H), self.dt_low, self.dt_high)
         a_log_H, d_H = self._head_param("A_log", a_log_init(1, 16)), self._head_param("D", jax.nn.initializers.ones)
         v_BTHV = (x_BTHV.astype(dt_BTH.dtype) * dt_BTH[..., None]).astype(self.dtype)
-        op = call.op("retention")
-        y_BTHV, ssd = op(c_BTGK, b_BTGK, v_BTHV, -jnp.exp(a_log_H) * dt_BTH, state=ssd)
+        y_BTHV, ssd = self._ssd(x_BTD, c_BTGK, b_BTGK, v_BTHV, -jnp.exp(a_log_H) * dt_BTH, ssd, call)
         y_BTD = self._gated_norm(y_BTHV, x_BTHV, d_H, z_BTD)
         shrink = (self.residuals * self.layers) ** -0.5
         init = lambda key, shape, dtype: shrink * fan_in_uniform(key, shape, dtype)  # noqa: E731

@@ -21,6 +21,9 @@ MIXER_OPTIONS = {  # named by the mixer and one more word
     "shared_moe router": {"router": "sigmoid", "groups": 2, "shared_gate": True},
 }  # fmt: skip
 
+# An op of each kind: of state, and of what a form computes.
+KINDS = {"attention", "dplr_ssm", "long_conv", "lstm", "running_mean", "short_conv", "wkv7"}
+
 
 def cells(package: str, names: tuple[str, ...], laws, *, slow=lambda name, law: False) -> list:
     """All pairs of a name and a law; one worker runs all laws of a name. slow(name, law): whether the pair is a slow test."""

@@ -2,13 +2,12 @@
 the others are slow tests."""
 
 import pytest
-from helpers.laws import cells, of_op
+from helpers.laws import KINDS, cells, of_op
 
 from jaxseq import registry, testing
 from jaxseq.testing.wrong import wrong_ops
 
 NAMES = registry.names("ops")
-KINDS = {"attention", "dplr_ssm", "long_conv", "lstm", "running_mean", "short_conv", "wkv7"}
 
 
 def test_every_law_has_a_wrong_op():
