@@ -50,7 +50,7 @@ def _newest(count: jax.Array, parts: int) -> jax.Array:
     return jnp.maximum(((count[..., None] >> bit_P) << bit_P) - 1, 0)
 
 
-def _prepare(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, scale_BTHL, state, pos):
+def _prepare(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, scale_BTHL, state: LogLinearState | None, pos):
     """(accumulation dtype, pos_BT, state)."""
     chex.assert_rank(scale_BTHL, 4)
     chex.assert_equal_shape_prefix([v_BTHV, scale_BTHL], 3)
@@ -161,10 +161,8 @@ def chunkwise(
     state: LogLinearState | None = None, pos: jax.Array | None = None, chunk: int = 64,
 ) -> tuple[jax.Array, LogLinearState]:  # fmt: skip
     """The parallel form chunk by chunk, carrying the parts: work is O(T (C + L)), memory linear in T."""
-    _, pos_BT, state = _prepare(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, scale_BTHL, state, pos)
-    xs = q_BTGK, k_BTGK, v_BTHV, log_a_BTH, scale_BTHL
-    y_BTHV, state = _time.scan_chunks(parallel, state, xs, pos_BT, chunk)
-    return y_BTHV, state
+    _, pos_BT, before = _prepare(q_BTGK, k_BTGK, v_BTHV, log_a_BTH, scale_BTHL, state, pos)
+    return _time.scan_chunks(parallel, before, (q_BTGK, k_BTGK, v_BTHV, log_a_BTH, scale_BTHL), pos_BT, chunk)
 
 
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
