@@ -100,7 +100,8 @@ def _compress(state: CompressedAttentionState, k_BTGK, v_BTGV, pos_BT, block: in
     high_BT = state.blocks.count_B[:, None] + ended_BT - 1
     span = Span(high_BT + 1 - (n_BT + 1) // block, jnp.where(valid_BT, high_BT, -1))
     after = attention.next_state(state.blocks, k_BUGK, v_BUGV, pos_BU)
-    after = jax.tree.map(lambda x: _time.select(open_B >= block, x), after)  # a new document without a complete block
+    kept_B = _time.continues(pos_BT) | (open_B >= block)
+    after = jax.tree.map(lambda x: _time.select(kept_B, x), after)  # a new document without a complete block: empty
     return _Blocks(keys, span, CompressedAttentionState(after, k_BGK, v_BGV, open_B % block), n_BT)
 
 
