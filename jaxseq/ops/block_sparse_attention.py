@@ -22,7 +22,7 @@ from jax.typing import DTypeLike
 
 from jaxseq import compat
 from jaxseq.ops import _attend, _time, attention
-from jaxseq.ops._attend import Keys, Span
+from jaxseq.ops._attend import Keys, Score, Span
 from jaxseq.ops._example import Example, stresses
 from jaxseq.ops.attention import AttentionState, init_state
 
@@ -49,7 +49,8 @@ def _once(index_BTGA: jax.Array, n_BT: jax.Array, block: int) -> jax.Array:
 def _weights(scores: jax.Array, mask: jax.Array) -> jax.Array:
     """softmax over the last axis where `mask` is true; zero if it is true nowhere."""
     some = jnp.any(mask, axis=-1, keepdims=True)  # an empty softmax has NaN gradients
-    return jnp.where(mask, jax.nn.softmax(jnp.where(mask | ~some, scores, -jnp.inf), axis=-1), 0)
+    scores = jnp.where(some, jnp.where(mask, scores, -jnp.inf), 0)
+    return jnp.where(mask, jax.nn.softmax(scores, axis=-1), 0)
 
 
 def _masked(q_BTHK, keys: Keys, span: Span, index_BTGA, scale: float, block: int) -> jax.Array:
@@ -58,12 +59,8 @@ def _masked(q_BTHK, keys: Keys, span: Span, index_BTGA, scale: float, block: int
     block_BTS = (keys.number_BS[:, None] - span.low_BT[..., None]) // block
     chosen_BTGS = jnp.any(index_BTGA[..., None, :] == block_BTS[:, :, None, :, None], axis=-1)
     mask_BGTS = jnp.moveaxis(chosen_BTGS & _attend.visible(span, keys.number_BS)[:, :, None], 2, 1)
-    q_BGRTK = _attend.grouped(q_BTHK, keys.k_BGSK.shape[1])
-    scores_BGIS = compat.einsum("bgik,bgsk->bgis", jax.lax.collapse(q_BGRTK, 2, 4), keys.k_BGSK, dtype=acc) * scale
-    scores_BGRTS = scores_BGIS.reshape(*q_BGRTK.shape[:4], -1)
-    p_BGIS = jax.lax.collapse(_weights(scores_BGRTS, mask_BGTS[:, :, None]), 2, 4).astype(keys.v_BGSV.dtype)
-    y_BGIV = compat.einsum("bgis,bgsv->bgiv", p_BGIS, keys.v_BGSV, dtype=acc)
-    return jax.lax.collapse(jnp.moveaxis(y_BGIV.reshape(*q_BGRTK.shape[:4], -1), 3, 1), 2, 4)
+    scores_BGRTS = _attend._scores(_attend.grouped(q_BTHK, keys.k_BGSK.shape[1]), keys, span, Score(scale), acc)
+    return _attend._heads_last(_attend._weighted(_weights(scores_BGRTS, mask_BGTS[:, :, None]), keys.v_BGSV, acc))
 
 
 def _gathered(q_BCHK, k_BGSK, v_BGSV, span: Span, index_BCGA, find: Callable, scale: float, block: int) -> jax.Array:
