@@ -59,14 +59,14 @@ def test_each_program_is_compiled_once(length, caplog):
     assert (programs["_decode"], programs["_prefill"]) == (1, int(length > 1))
 
 
-# Their mixers' states are tested here with another architecture; the laws test their recurrent form.
+# Slow tests: their mixers' states are tested here with another architecture; the laws test their recurrent form.
 ALIKE = (
     *("gdn", "gla", "granite_hybrid", "gru", "jamba", "kimi_linear", "lfm2", "llama", "minlstm", "mixtral", "pangu"),
     *("h3", "kda", "qwen3_next", "rwkv5", "rwkv6", "s4d", "samba", "sru", "stripedhyena", "switch"),
 )
 
 
-@pytest.mark.parametrize("name", [name for name in jaxseq.names() if name not in ALIKE])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in ALIKE else []) for n in jaxseq.names()])
 def test_greedy_tokens_are_those_of_the_whole_sequence(name):
     model, params = tiny(name)
     prompt = prompts()[1]
@@ -109,7 +109,7 @@ def test_nothing_is_sorted_unless_top_k_or_top_p_asks():
     assert sorts and all("cond" in inside for inside in sorts)
 
 
-@pytest.mark.parametrize("name", ["transformer", "mamba"])
+@pytest.mark.parametrize("name", ["transformer", "mamba", pytest.param("rwkv7", marks=pytest.mark.slow)])
 def test_a_bfloat16_model_decodes_with_bfloat16_weights(name):
     model, params = tiny(name)
     half = model.clone(dtype=jnp.bfloat16, blocks=tuple(

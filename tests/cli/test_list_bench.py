@@ -81,7 +81,7 @@ def test_calls_are_those_of_the_architectures():
     assert calls["selective_scan"].xs == (((256,), "float32"),) * 2 + (((16,), "float32"),) * 2
     args = bench.arguments("selective_scan", calls["selective_scan"], 2, 8)
     assert args.xs[0].shape == (2, 8, 256) and (args.xs[1] > 0).all() and (args.weights["a_DN"] < 0).all()
-    for op in ("attention", "gru", "long_conv", "mamba3", "retention", "selective_scan", "wkv7"):
+    for op in registry.names("ops"):
         call = calls.get(op) or bench.example_call(op, "float32")
         function = bench.functions(registry.load("ops", op).FORMS["chunkwise"], dict(call.options))["training"]
         grads = jax.eval_shape(function, bench.arguments(op, call, 2, 8))

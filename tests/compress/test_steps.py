@@ -56,8 +56,13 @@ def kernels(work: Work) -> dict[str, np.ndarray]:
     return {p: np.asarray(weights.matrices(b, plain[p])) for p, b in boxes.items() if b.contracts and b.contracts != (-1,)}
 
 
-QUANTIZED = [("transformer", "int8", 8, 0.05), ("transformer", "fp8", 8, 0.15), ("transformer", "int4", 4, 0.6)]
-QUANTIZED += [("transformer", "nf4", 4, 0.6), ("retnet", "int8", 8, 0.05), ("mamba", "nf4", 4, 0.6), ("rwkv6", "int8", 8, 0.05)]
+KINDS = [("int8", 8, 0.05), ("fp8", 8, 0.15), ("int4", 4, 0.6), ("nf4", 4, 0.6)]
+DEFAULT = {("retnet", "int8"), ("mamba", "nf4"), ("rwkv6", "int8")}  # and all kinds of a Transformer; the others are slow tests
+QUANTIZED = [
+    pytest.param(name, *kind, marks=[] if name == "transformer" or (name, kind[0]) in DEFAULT else [pytest.mark.slow])
+    for name in STACKS
+    for kind in KINDS
+]
 
 
 @pytest.mark.parametrize(("work", "kind", "bits", "error"), QUANTIZED, indirect=["work"])

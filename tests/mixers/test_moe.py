@@ -194,8 +194,9 @@ print(compare.worst(results[1], results[0])[0])
 """
 
 
-def test_experts_on_eight_devices_train_as_on_one(tmp_path):
-    settings = {"model.stack": "2*(attention moe)", "model.moe.bias": True, "model.dropout": 0.0, "train.length": 16}
+@pytest.mark.parametrize("bias", (pytest.param(False, marks=pytest.mark.slow), True))
+def test_experts_on_eight_devices_train_as_on_one(bias, tmp_path):
+    settings = {"model.stack": "2*(attention moe)", "model.moe.bias": bias, "model.dropout": 0.0, "train.length": 16}
     config = tiny(tmp_path, **settings)
     one, eight, share, error = finish(launch(config, tmp_path, devices=8, code=ON_EIGHT), 300).split()
     assert (one, eight, share) == ("False", "True", "0.25")

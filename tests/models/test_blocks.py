@@ -1,5 +1,7 @@
 """Laws and equations of blocks and options of language models that no architecture in configs/ uses."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -31,11 +33,20 @@ def build(name):
     return jaxseq.build(jaxseq.config("llama", **small | OPTIONS[name]))
 
 
+@functools.cache
+def subject(name):
+    (found,) = (s for s in testing.subjects(build(name)) if s.kind == "model")
+    return found
+
+
+# A block treats every token alike, so `reset`, `padding` and `spec` depend on its mixers: slow tests.
+LAWS = ("split", "parameters", *(pytest.param(law, marks=pytest.mark.slow) for law in ("reset", "padding", "spec")))
+
+
+@pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("name", OPTIONS)
-def test_laws(name):
-    (subject,) = (s for s in testing.subjects(build(name)) if s.kind == "model")
-    for law in ("split", "parameters"):
-        testing.check_law(subject, law)
+def test_laws(name, law):
+    testing.check_law(subject(name), law)
 
 
 def test_logits_are_capped():
