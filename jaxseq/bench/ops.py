@@ -83,10 +83,18 @@ def calls(dtype: str = "float32") -> dict[str, OpCall]:
 
 def example_call(op: str, dtype: str) -> OpCall:
     """The call in `example`, small, for an op that no architecture uses."""
-    example = jax.eval_shape(lambda: registry.load("ops", op).example(jax.random.key(0), 1, 8, jnp.dtype(dtype))[:2])
-    xs, weights = example
+    options: dict = {}
+
+    def arrays():
+        example = registry.load("ops", op).example(jax.random.key(0), 1, 8, jnp.dtype(dtype))
+        options.update(example.options)
+        return example.xs, example.weights
+
+    xs, weights = jax.eval_shape(arrays)
     return OpCall(
-        tuple((x.shape[2:], x.dtype.name) for x in xs), tuple((k, v.shape, v.dtype.name) for k, v in weights.items()), ()
+        tuple((x.shape[2:], x.dtype.name) for x in xs),
+        tuple((k, v.shape, v.dtype.name) for k, v in weights.items()),
+        tuple(options.items()),
     )
 
 
@@ -107,7 +115,7 @@ def arguments(op: str, call: OpCall, batch: int, length: int) -> Arguments:
 
 
 def functions(form: Callable, options: dict) -> dict[str, Callable]:
-    """{"forward": y, "training": gradients by inputs and weights} of Arguments."""
+    """{"forward": y, "training": gradients by inputs and weights} of Arguments. Gradients by integers have dtype float0."""
 
     def forward(args: Arguments):
         return form(*args.xs, **args.weights, **options, pos=args.pos_BT)[0]
@@ -116,7 +124,7 @@ def functions(form: Callable, options: dict) -> dict[str, Callable]:
         y = forward(Arguments(*floats, pos_BT))
         return jnp.sum(jnp.square(y.astype(jnp.promote_types(y.dtype, jnp.float32))))
 
-    return {"forward": forward, "training": lambda args: jax.grad(loss)((args.xs, args.weights), args.pos_BT)}
+    return {"forward": forward, "training": lambda args: jax.grad(loss, allow_int=True)((args.xs, args.weights), args.pos_BT)}
 
 
 class Machine(NamedTuple):
