@@ -70,8 +70,11 @@ def assert_likeliest(target, prompts, ids):
         np.testing.assert_allclose(logits_TV[np.arange(len(row)), row], logits_TV.max(axis=1), atol=1e-4)
 
 
-# mamba is a slow test: its state is of the kinds of rwkv7's and hyena's.
-@pytest.mark.parametrize("target", [pytest.param(n, marks=[pytest.mark.slow] if n == "mamba" else []) for n in TARGETS])
+# Slow tests: states of mamba are of the kinds of rwkv7's and hyena's, and the state of lstm is simpler.
+ALIKE = ("mamba", "lstm")
+
+
+@pytest.mark.parametrize("target", [pytest.param(n, marks=[pytest.mark.slow] if n in ALIKE else []) for n in TARGETS])
 def test_greedy_tokens_are_the_models_own(target):
     """With proposals of which some are accepted and some are rejected."""
     name, settings = TARGETS[target]

@@ -123,6 +123,7 @@ print(json.dumps({"losses": losses, "codes": {path: count for path, count in spr
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_fine_tune_as_one_does(run, tmp_path, capsys):
     """Compressed weights, here codes with fixed zeros, are sharded like plain ones."""
     out = tmp_path / "out"

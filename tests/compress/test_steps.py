@@ -35,6 +35,10 @@ def work(request, tmp_path_factory):
     return Work(config, params, lambda line: None, Calibration(task, 256, lambda line: None))
 
 
+# For steps that treat all matrices alike, whatever their mixer: the other two are slow tests.
+TWO = [n if n in ("transformer", "mamba") else pytest.param(n, marks=pytest.mark.slow) for n in STACKS]
+
+
 def applied(work: Work, recipe: str) -> Work:
     for module, argument in recipes.steps("compress", recipe):
         work = module.apply(work, argument)
@@ -105,6 +109,7 @@ def test_pruning_makes_exactly_these_zeros(work, name):
     assert count(half.params) < count(work.params)
 
 
+@pytest.mark.parametrize("work", TWO, indirect=True)
 def test_zeros_stay_zero_in_further_training(work):
     """The gradient at a zero is zero, also after quantization."""
     made = applied(work, "magnitude:0.5")
@@ -116,6 +121,7 @@ def test_zeros_stay_zero_in_further_training(work):
         assert np.mean(w == 0) >= 0.5 - 1e-6, path
 
 
+@pytest.mark.parametrize("work", TWO, indirect=True)
 def test_low_rank_factors_have_half_of_the_numbers(work):
     made = applied(work, "lowrank:0.5")
     arrays = weights.leaves(made.params)
@@ -129,6 +135,7 @@ def test_low_rank_factors_have_half_of_the_numbers(work):
     assert factored
 
 
+@pytest.mark.parametrize("work", TWO, indirect=True)
 def test_quantized_factors(work):
     """A step applies to the factors of an earlier one."""
     made = applied(work, "lowrank:0.5+int8")

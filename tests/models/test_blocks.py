@@ -39,12 +39,13 @@ def subject(name):
     return found
 
 
-# A block treats every token alike, so `reset`, `padding` and `spec` depend on its mixers: slow tests.
-LAWS = ("split", "parameters", *(pytest.param(law, marks=pytest.mark.slow) for law in ("reset", "padding", "spec")))
+# A block treats every token alike, so the other laws depend on its mixers: slow tests. So is `split` of blocks that differ from
+# another only by norms and factors.
+DEFAULT = {(name, "parameters") for name in OPTIONS} | {(name, "split") for name in ("output_norm", "post_norm", "semi_parallel")}
+LAWS = [(name, law) for name in OPTIONS for law in ("split", "parameters", "reset", "padding", "spec")]
 
 
-@pytest.mark.parametrize("law", LAWS)
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name, law", [pair if pair in DEFAULT else pytest.param(*pair, marks=pytest.mark.slow) for pair in LAWS])
 def test_laws(name, law):
     testing.check_law(subject(name), law)
 
