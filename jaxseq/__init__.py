@@ -10,8 +10,8 @@ One dimension key for the whole project; arrays carry it as a suffix (`q_BTHK`),
     D width, channels                  F hidden width, frequencies
     N state size; tokens of all rows   M real numbers of a state (2 N of N complex ones); masked tokens
     W taps of a filter                 O long convolutions of a Hyena operator
-    P parts of a projection or state   E experts; A experts chosen for a token
-    Y rows, X columns of an image      L layers; levels of the past
+    P parts of a projection; points    E experts; A experts chosen for a token
+    Y rows, X columns of an image      L layers; levels of the past or of images
     I inputs of a map; queries of a tile or a block         J outputs of a map; keys of a tile of a kernel
 
 A digit is an axis of that size (`start_BT1`).
