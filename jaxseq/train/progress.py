@@ -9,6 +9,8 @@ from rich.table import Column
 SHOWN = {
     "loss": "loss {:.4f}",
     "distillation": "distillation {:.4f}",
+    "hidden_states": "hidden states {:.4f}",
+    "matching": "mixers {:.4f}",
     "bits_per_byte": "bits/byte {:.4f}",
     "accuracy": "accuracy {:.1%}",
     "validation_bits_per_byte": "validation {:.4f}",

@@ -124,7 +124,7 @@ def restored(config: ConfigDict, constants: dict[str, Teacher]) -> dict[str, Tea
 def _config_of_teacher(config):
     """The teacher's config. Raises UserError if there is no teacher, or if it has another vocabulary than `config`."""
     if not (source := config.train.distill_teacher):
-        raise UserError("train.objective=distillation needs a teacher; give its workdir as train.distill_teacher")
+        raise UserError(f"train.objective={config.train.objective} needs a teacher; give its workdir as train.distill_teacher")
     if (found := workdirs.saved_config(source)) is None:
         raise UserError(f"train.distill_teacher={source} is not the workdir of a run; give the path where the teacher is now")
     checkpoints.saved(source)
