@@ -16,7 +16,7 @@ from jaxseq.layers import Mixer
 from jaxseq.models.lm import LM
 
 
-class Place(NamedTuple):
+class Placed(NamedTuple):
     """A mixer of one layer."""
 
     segment: int
@@ -24,10 +24,10 @@ class Place(NamedTuple):
     mixer: Mixer
 
 
-def places(model: LM) -> list[Place]:
+def places(model: LM) -> list[Placed]:
     """All mixers in the order of the network."""
     segments = enumerate(zip(model.repeats, model.blocks, strict=True))
-    return [Place(n, repeat, mixer) for n, (repeats, block) in segments for repeat in range(repeats) for mixer in block.mixers]
+    return [Placed(n, repeat, mixer) for n, (repeats, block) in segments for repeat in range(repeats) for mixer in block.mixers]
 
 
 def check(old: LM, new: LM) -> None:
@@ -66,7 +66,7 @@ def restacked(params: dict[str, Any], old: LM, new: LM) -> dict[str, Any]:
     return found
 
 
-def _entries(params: dict[str, Any], model: LM, place: Place) -> dict[tuple[str, str], Any]:
+def _entries(params: dict[str, Any], model: LM, place: Placed) -> dict[tuple[str, str], Any]:
     """{(before, after): parameters of one layer} for the entries of its block named BEFORE + name of the mixer + AFTER."""
     block = params[f"blocks_{place.segment}"]
     names = sorted((re.escape(mixer.name) for mixer in model.blocks[place.segment].mixers), key=len, reverse=True)

@@ -79,7 +79,7 @@ def _streams(model: LM, variables: dict, batch: dict, rng: jax.Array, form: Any,
     extra = sum((jnp.sum(leaf) for leaf in jax.tree.leaves(sown.get("losses", {}))), start=jnp.zeros((), jnp.float32))
     streams = []
     for n, repeats in enumerate(model.repeats):
-        (x_LBTD,) = sown["intermediates"][f"blocks_{n}"][NAME]
+        (x_LBTD,) = jax.tree.leaves(sown["intermediates"][f"blocks_{n}"])
         streams += list(x_LBTD.reshape(repeats, *x_BTD.shape))
     return x_BTD, extra, streams
 

@@ -13,7 +13,7 @@ in model.stack differs from the teacher's. The layers do not depend on each othe
 All parameters but those of matched mixers have zero gradients; with train.weight_decay=0 they do not change.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -38,8 +38,8 @@ __all__ = ["Matched", "constants", "loss", "restored", "shapes", "task", "tokens
 class Matched(Mixer):
     """The teacher's mixer; sows the two sums of the loss for the student's mixer on the same input."""
 
-    teacher: Mixer | None = None
-    student: Mixer | None = None
+    teacher: Any = None  # Mixer
+    student: Any = None  # Mixer
 
     @nn.compact
     def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
@@ -73,7 +73,8 @@ def loss(
 
 def joined(model: LM, params: Any, teacher: Teacher) -> tuple[LM, dict[str, Any]]:
     """The teacher in the student's segments, with a `Matched` for each mixer that differs; and its parameters."""
-    arrays, sources, blocks = restack.restacked(teacher.params, teacher.model, model), restack.places(teacher.model), []
+    old, blocks = cast(LM, teacher.model), []
+    arrays, sources = restack.restacked(teacher.params, old, model), restack.places(old)
     for n, (repeats, block) in enumerate(zip(model.repeats, model.blocks, strict=True)):
         own, mixers = arrays[f"blocks_{n}"], []
         for mixer, place in zip(block.mixers, sources, strict=False):
@@ -91,7 +92,7 @@ def joined(model: LM, params: Any, teacher: Teacher) -> tuple[LM, dict[str, Any]
 def constants(config: ConfigDict, mesh: Mesh) -> dict[str, Teacher]:
     """The teacher's shapes, see `distillation.constants`. Raises UserError also for models whose mixers cannot be matched."""
     found = distillation.constants(config, mesh)
-    old, new = found["teacher"].model, jaxseq.build(config)
+    old, new = cast(LM, found["teacher"].model), cast(LM, jaxseq.build(config))
     restack.check(old, new)
     pairs = zip(restack.places(old), restack.places(new), strict=True)
     if all(a.mixer.clone(name="x", parent=None) == b.mixer.clone(name="x", parent=None) for a, b in pairs):
