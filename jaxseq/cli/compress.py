@@ -14,6 +14,9 @@ A recipe is steps joined by "+", applied in order. Put structured pruning first,
 
   int8 int4 nf4 fp8                        8 or 4 bits per weight
 
+--rounds=8 --steps=400 reaches the zeros of the recipe's last step in 8 rounds, with 400 steps of training in all; an interrupted
+command goes on if it is run again.
+
 OUT is a workdir for generate, eval, export and, as --config.train.init, train. Zeros stay zero in further training; quantized
 weights are frozen there, and --config.train.lora_rank=8 trains adapters beside them. Steps that need activations read the run's
 training data, or those of --config.data.path=PATH.
@@ -27,6 +30,7 @@ from jaxseq.cli import _config, _paths
 from jaxseq.errors import UserError
 
 SETTABLE = ("data.", "eval.")
+TRAINED = ("train.", "mesh.")  # with --rounds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,15 +39,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="the new workdir")
     parser.add_argument("--step", type=int, help="checkpoint to take (default: the latest)")
     parser.add_argument("--tokens", type=int, default=8192, metavar="N", help="tokens to calibrate on (default: 8192)")
+    parser.add_argument("--rounds", type=int, metavar="N", help="prune in N rounds with training between them")
+    parser.add_argument("--steps", type=int, metavar="N", help="of training, of all rounds together")
     parser.set_defaults(config=None)  # accept --config.data.path=PATH and other fields
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     overrides = _config.overrides(args)
-    if fixed := [key for key in overrides if not key.startswith(SETTABLE)]:
+    if fixed := [key for key in overrides if not key.startswith(SETTABLE + (TRAINED if args.rounds else ()))]:
         raise UserError(f"--config.{fixed[0]} was fixed by the run; compress takes only --config.data.… and --config.eval.…")
     if args.tokens < 1:
         raise UserError(f"--tokens={args.tokens} is too small; give a positive number")
+    if (args.rounds is None) != (args.steps is None):
+        raise UserError("--rounds and --steps belong together: the rounds of pruning, and the steps of training in all of them")
+    if args.rounds is not None:
+        return _gradual(args, overrides)
     _paths.new_folder(args.out, "--out")
     from jaxseq import compress, recipes
 
@@ -54,8 +64,34 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     )
     for reason in sorted(set(result["left"].values())):
         say(f"left as they were ({reason}): {', '.join(path for path, own in result['left'].items() if own == reason)}")
+    _tell(result, say)
+    return result
+
+
+def _tell(result: dict[str, Any], say: Any) -> None:
     for name in result["before"]:
         before, after = result["before"][name], result["after"][name]
         if before is not None:
             say(f"{name.replace('_', ' '):18} {before:14,.6g} -> {after:14,.6g}")
+
+
+def _gradual(args: argparse.Namespace, overrides: dict[str, Any]) -> dict[str, Any]:
+    if args.step is not None:
+        raise UserError("--step does not go with --rounds, which continues from the latest checkpoint")
+    from rich.console import Console
+
+    from jaxseq import compress
+    from jaxseq.cli.train import stopped
+    from jaxseq.train.progress import ProgressLine
+
+    console = Console(stderr=True)
+    say = lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)  # noqa: E731
+    with ProgressLine(console) as progress:
+        result = compress.gradual(
+            args.workdir, args.recipe, args.out, rounds=args.rounds, steps=args.steps, tokens=args.tokens, overrides=overrides,
+            say=say, progress=progress,
+        )  # fmt: skip
+    if "stopped" in result:
+        stopped(console, result["stopped"], result["signal"])
+    _tell(result, say)
     return result

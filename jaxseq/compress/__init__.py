@@ -4,6 +4,7 @@ Each step is a file of this folder, found by its name, with a function `apply(wo
 follows the first colon. A step changes the parameters and `config.model`; `work.left` names the parameters it did not change.
 """
 
+from jaxseq.compress._gradual import gradual
 from jaxseq.compress._run import compress
 
-__all__ = ["compress"]
+__all__ = ["compress", "gradual"]

@@ -34,32 +34,57 @@ def compress(
 
     Raises UserError for a recipe that cannot be applied; nothing is written then.
     """
+    work = apply(workdir, recipe, out, step=step, tokens=tokens, overrides=overrides, say=say)
+    result = {"workdir": str(out), "recipe": recipe, **compared(workdir, out, step, overrides, say), "left": dict(work.left)}
+    paths.write(paths.of(out) / NAME, json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def apply(
+    workdir: str | os.PathLike, recipe: str, out: str | os.PathLike, *, step: int | None = None, tokens: int = 8192,
+    overrides: dict[str, Any] | None = None, say: Callable[[str], None] = log.info,
+) -> Work:  # fmt: skip
+    """`compress` without its measurements."""
     wanted = recipes.steps("compress", recipe)
-    model, variables, config = load_variables(workdir, step)
-    config = from_dict(to_dict(config), **overrides or {})
-    types, params = structure.settled(config, variables["params"])
-    variables = variables | {"params": params}
-    config = from_dict(to_dict(config), **{"model.weights": types, "train.lora_rank": 0, "train.rounding": ""})
+    model, variables, config = _settled(workdir, step, overrides)
     task = registry.load("train.objectives", config.train.objective).task(config)
     task.check(model)
     work = Work(config, variables["params"], say, Calibration(task, tokens, say))
     for module, argument in wanted:
         work = module.apply(work, argument)
     say(f"writing {out}")
-    others = {name: value for name, value in variables.items() if name != "params"}
-    save_params(out, work.config, {"params": work.params, **others}, compressed=True)
-    sides = {"before": (config, variables["params"], workdir, step), "after": (work.config, work.params, out, None)}
-    result: dict[str, Any] = {"workdir": str(out), "recipe": recipe}
-    for side, (own, params, folder, number) in sides.items():
+    save_params(out, work.config, variables | {"params": work.params}, compressed=True)
+    return work
+
+
+def compared(
+    before: str | os.PathLike, after: str | os.PathLike, step: int | None, overrides: dict[str, Any] | None,
+    say: Callable[[str], None],
+) -> dict[str, dict[str, Any]]:  # fmt: skip
+    """{"before": figures, "after": figures} of two workdirs: bytes, quality, state_bytes, parameters, tokens_per_second."""
+    sides, result = {}, {}
+    for side, folder, number in (("before", before, step), ("after", after, None)):
         say(f"evaluating, {side}")
-        figures = task.evaluate(jaxseq.build(own), {"params": params, **others})
+        model, variables, config = _settled(folder, number, overrides)
+        task = registry.load("train.objectives", config.train.objective).task(config)
+        figures = task.evaluate(model, variables)
         name = "bits_per_byte" if "bits_per_byte" in figures else task.figures[0]
         result[side] = {"bytes": size(folder, number), name: figures[name]}
-        result[side] |= {"state_bytes": _state_bytes(own), "parameters": count(params)}
-    result["left"] = dict(work.left)
-    _decoding(result, {side: (own, params) for side, (own, params, *_) in sides.items()}, say)
-    paths.write(paths.of(out) / NAME, json.dumps(result, indent=1) + "\n")
+        result[side] |= {"state_bytes": _state_bytes(config), "parameters": count(variables["params"])}
+        sides[side] = config, variables["params"]
+    _decoding(result, sides, say)
     return result
+
+
+def _settled(
+    workdir: str | os.PathLike, step: int | None, overrides: dict[str, Any] | None
+) -> tuple[Any, dict[str, Any], Any]:
+    """(model, variables, config) of a workdir, without types of weights that exist only in training."""
+    _, variables, config = load_variables(workdir, step)
+    config = from_dict(to_dict(config), **overrides or {})
+    types, params = structure.settled(config, variables["params"])
+    config = from_dict(to_dict(config), **{"model.weights": types, "train.lora_rank": 0, "train.rounding": ""})
+    return jaxseq.build(config), variables | {"params": params}, config
 
 
 def size(workdir: str | os.PathLike, step: int | None) -> int:

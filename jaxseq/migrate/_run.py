@@ -8,13 +8,12 @@ from typing import Any
 
 import jax
 
-from jaxseq import paths, recipes, registry
+from jaxseq import paths, recipes, registry, staged
 from jaxseq.compare import measure
 from jaxseq.compress._run import count, size
 from jaxseq.config import from_dict, to_dict
 from jaxseq.errors import UserError
 from jaxseq.migrate import _convert
-from jaxseq.plain_files import json_text, read_object
 from jaxseq.train import goodput, load_variables, save_params, train
 from jaxseq.train.checkpoints import steps as saved_steps
 
@@ -53,7 +52,7 @@ def migrate(
         raise UserError(f"the steps {','.join(map(str, steps))} must be {len(STAGES)} numbers, one for each stage, of 0 or more")
     asked = {"workdir": str(paths.absolute(paths.of(workdir))), "to": to, "steps": list(steps), "seed": seed}
     asked |= {"config": overrides or {}}
-    _check_folder(out, asked)
+    staged.check(out, NAME, asked)
     _, variables, config = load_variables(workdir)
     if config.model.kind != "lm":
         raise UserError(f"{workdir} holds a model of kind {config.model.kind}; only causal language models migrate")
@@ -64,10 +63,7 @@ def migrate(
     student = _convert.student(teacher, wanted, jax.random.key(seed))
     task = registry.load("train.objectives", "next_token").task(config)
     task.check(student.model)
-    if not (out / NAME).exists():
-        if not paths.is_remote(out):
-            paths.make_folder(out, str(out))
-        paths.write(out / NAME, json_text({"asked": asked}, indent=1) + "\n")
+    staged.begin(out, NAME, asked)
     result: dict[str, Any] = {"workdir": str(out), "stack": student.config.model.stack}
     result["stages"] = _trained(student, task, asked["workdir"], out, steps, say, progress)
     if "stopped" in result["stages"][-1]:
@@ -75,20 +71,8 @@ def migrate(
     after = dataclasses.replace(student, params=load_variables(out)[1]["params"])
     result |= _compared({"before": (teacher, workdir), "after": (after, out)}, task, context or config.train.length, say)
     result |= _gain(result)
-    paths.write(out / NAME, json_text({"asked": asked} | result, indent=1) + "\n")
+    staged.write(out, NAME, asked, result)
     return result
-
-
-def _check_folder(out: Any, asked: dict[str, Any]) -> None:
-    """Raises UserError if the folder cannot be written, or holds anything but this migration."""
-    if not paths.is_remote(out):
-        paths.check_folder(out, str(out))
-    if (out / NAME).exists():
-        old = read_object(out / NAME).get("asked", {})
-        if differing := [f"{name} {old.get(name)}" for name in asked if old.get(name) != asked[name]]:
-            raise UserError(f"{out} holds a migration with {', '.join(differing)}; choose another folder, or ask for the same")
-    elif out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} is not empty; choose another folder, or remove it")
 
 
 def _trained(

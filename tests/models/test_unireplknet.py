@@ -233,6 +233,7 @@ for sizes in ({}, {"data": 2, "fsdp": 2}):
 """
 
 
+@pytest.mark.slow
 def test_statistics_are_those_of_all_devices(tmp_path):
     """A batch on four devices is normalised as a whole, and the statistics are those of the whole batch."""
     out = wait_for(launch(run_of(tmp_path), tmp_path, 4, ON_FOUR), 300)

@@ -109,6 +109,7 @@ def test_what_cannot_be_trained_is_told(documents, tmp_path, more, told):
         train(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_rounded_weights_are_trained_as_they_are_quantized_afterwards(documents, tmp_path):
     """With train.rounding the logits of a run equal those of its int4 weights; without it they differ. All weights are
     trained."""

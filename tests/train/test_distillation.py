@@ -166,6 +166,7 @@ train(from_dict(json.loads(sys.argv[1])), sys.argv[2], progress=lambda record: p
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_learn_as_one_does(documents, teacher, tmp_path):
     one = student(documents, teacher, **{"train.steps": 4})
     eight = student(documents, teacher, **{"train.steps": 4, "mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2})
