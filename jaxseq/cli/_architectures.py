@@ -1,8 +1,9 @@
-"""Shared setup of `jaxseq compare` and `jaxseq sweep`: the preset, the architectures and the console."""
+"""Shared setup of `jaxseq compare`, `jaxseq sweep` and `jaxseq improve`: the preset, the architectures and the console."""
 
 import argparse
 import shlex
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from jaxseq.cli import _config
@@ -18,14 +19,19 @@ def begin(args: argparse.Namespace) -> tuple[Any, list[str], dict[str, Any]]:
     """
     from jaxseq.compare.presets import PRESETS  # imported late, so that --help is fast
 
-    if args.preset not in PRESETS:
-        raise UserError(f"there is no preset {args.preset!r}; choose one of: {', '.join(PRESETS)}")
+    preset, common = chosen(args, PRESETS)
+    return preset, [name for name in args.architectures.split(",") if name] + args.config, common
+
+
+def chosen(args: argparse.Namespace, presets: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """(the preset, the common arguments), see `begin`."""
+    if args.preset not in presets:
+        raise UserError(f"there is no preset {args.preset!r}; choose one of: {', '.join(presets)}")
     from rich.console import Console
 
     from jaxseq import accelerators
 
     accelerators.warn()
     console = Console(stderr=True, width=None if sys.stderr.isatty() else PLAIN_WIDTH)
-    names = [name for name in args.architectures.split(",") if name] + args.config
     command = shlex.join(["jaxseq", args.command, *sys.argv[2:]])
-    return PRESETS[args.preset], names, {"overrides": _config.overrides(args), "command": command, "console": console}
+    return presets[args.preset], {"overrides": _config.overrides(args), "command": command, "console": console}

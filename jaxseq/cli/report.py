@@ -1,4 +1,4 @@
-"""Write report.html again from a results.json, after an upgrade or from an interrupted run.
+"""Write report.html again from a results.json of `compare` or `improve`, after an upgrade or from an interrupted run.
 
 The verdicts are recomputed from the measurements. --markdown prints the table. --write=README.md writes no page; it puts the
 table into the blocks between `<!-- generated: jaxseq report --results=FILE --markdown -->` and `<!-- end -->`. Each block names
@@ -9,7 +9,9 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from jaxseq import paths
@@ -20,15 +22,13 @@ BEGIN, END = "<!-- generated: jaxseq report --results={} --markdown -->", "<!-- 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--results", metavar="DIR", help="the folder of a `jaxseq compare`, or the results.json in it")
+    parser.add_argument("--results", metavar="DIR", help="the folder of a `jaxseq compare` or `improve`, or its results.json")
     parser.add_argument("--out", metavar="FILE", help="file to write the page to (default: report.html beside the results)")
     parser.add_argument("--markdown", action="store_true", help="also print the table of results in Markdown")
     parser.add_argument("--write", metavar="FILE", help="put the tables into FILE's generated blocks")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from jaxseq.compare import report, summary  # imported late: matplotlib takes a second
-
     if args.write:
         return rewrite(Path(args.write))
     if not args.results:
@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     path = path / "results.json" if path.is_dir() else path
     out = Path(args.out) if args.out else path.with_name("report.html")
     results = read(path)
+    report, summary = writers(results)
     page = report.render(results)
     if not (paths.is_remote(out) or out.parent.is_dir()):
         raise UserError(f"--out={out}: the folder {out.parent} does not exist; make it first")
@@ -65,13 +66,22 @@ def rewrite(path: Path) -> dict[str, Any]:
 
 def generated(text: str, folder: Path) -> tuple[str, int]:
     """`text` with the table of every results block recomputed, and the number of blocks."""
-    from jaxseq.compare import summary
 
     def block(found: re.Match) -> str:
-        return f"{found[1]}\n{summary.markdown(read(folder / found[2]))}\n{END}"
+        results = read(folder / found[2])
+        return f"{found[1]}\n{writers(results)[1].markdown(results)}\n{END}"
 
     begin = re.escape(BEGIN).replace(re.escape("{}"), r"(\S+)")
     return re.subn(rf"({begin}).*?{re.escape(END)}", block, text, flags=re.S)
+
+
+def writers(results: Mapping[str, Any]) -> tuple[ModuleType, ModuleType]:
+    """The modules `report` and `summary` of the command that made the results. Imported late: matplotlib takes a second."""
+    if results.get("kind") == "improve":
+        from jaxseq.improve import report, summary
+    else:
+        from jaxseq.compare import report, summary
+    return report, summary
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 from rich.console import Console
 
 import jaxseq
@@ -64,7 +65,7 @@ def compare(
     Raises UserError for bad input and for a folder that holds another comparison, Interrupted when asked to stop.
     """
     out = paths.of(out)
-    with _compilation_cache(out / ".cache"):
+    with compilation_cache(out / ".cache"):
         comparison = Comparison(preset, architectures, out, seed, seeds, dict(overrides or {}), command)
         with Display(console) as display:
             comparison.run(display)
@@ -72,7 +73,7 @@ def compare(
 
 
 @contextlib.contextmanager
-def _compilation_cache(folder: Path) -> Iterator[None]:
+def compilation_cache(folder: Path) -> Iterator[None]:
     """Caches compiled programs in `folder`, for the measurements and for a resumed comparison, unless the user has set
     another cache."""
     if jax.config.jax_compilation_cache_dir or paths.is_remote(folder):
@@ -91,12 +92,18 @@ class Comparison:
     def __init__(
         self, preset: Preset, architectures: Sequence[str], out: Path, seed: int, seeds: int, overrides: dict, command: str
     ):
-        self.out, self.overrides, self.seed = out, entries.overridden(overrides), seed
+        overrides, self.given = entries.overridden(overrides), entries.keys(architectures)
+        configs = {name: jaxseq.config(given, **overrides) for name, given in self.given.items()}
+        preset = entries.budgeted(preset, configs.values(), overrides)
+        configs = {name: entries.prepared(config, preset, seed, overrides) for name, config in configs.items()}
+        self.open(preset, configs, out, seed, seeds, overrides, command)
+
+    def open(
+        self, preset: Preset, configs: dict[str, ConfigDict], out: Path, seed: int, seeds: int, overrides: dict, command: str
+    ) -> None:
+        """Opens the text and the results in `out`. Raises UserError if they belong to another comparison."""
+        self.preset, self.configs, self.out, self.overrides, self.seed = preset, configs, out, overrides, seed
         self.seeds = entries.seeds(seed, seeds, overrides)
-        self.given = entries.keys(architectures)
-        configs = {name: jaxseq.config(given, **self.overrides) for name, given in self.given.items()}
-        self.preset = entries.budgeted(preset, configs.values(), self.overrides)
-        self.configs = {name: entries.prepared(c, self.preset, seed, self.overrides) for name, c in configs.items()}
         self.data = next(iter(self.configs.values())).data
         self.tokenizer = data.tokenizer(self.data)
         self.corpus = data.corpus(self.data, self.tokenizer)
@@ -120,7 +127,7 @@ class Comparison:
     def run(self, display: Display) -> None:
         self.display = display
         self.start()
-        todo = [(part, names) for part in parts(self) if (names := self.waiting(part))]
+        todo = [(part, names) for part in self.parts() if (names := self.waiting(part))]
         display.plan(sum(part.weight * len(names) for part, names in todo))
         for name in {name for _, names in todo for name in names}:
             self.results["architectures"][name]["status"] = "partial"
@@ -131,6 +138,9 @@ class Comparison:
             if entry["status"] == "partial":
                 entry["status"] = "done"
         self.finish()
+
+    def parts(self) -> Iterator[Part]:
+        return parts(self)
 
     def entries(self) -> dict[str, dict]:
         """Entries of the architectures named in this run."""
@@ -162,7 +172,7 @@ class Comparison:
     def fail(self, name: str, error: Exception, where: str = "") -> None:
         reason = where + (" ".join(str(error).split()) or type(error).__name__)
         self.results["architectures"][name]["status"] = f"failed: {reason[:400]}"
-        folder = self.workdir(name)
+        folder = self.run_folder(name)
         if not paths.is_remote(folder):
             folder.mkdir(parents=True, exist_ok=True)
         paths.write(folder / "failure.txt", "".join(traceback.format_exception(error)))
@@ -191,7 +201,7 @@ class Comparison:
 
     def describe(self, name: str, entry: dict) -> None:
         """Fits the architecture to the budget, or reuses the size from an earlier run."""
-        config = entries.fitted(self.configs[name], self.preset.parameters)
+        config = self.sized(name)
         plain = to_dict(config)
         if "curve" in entry and entries.completed(entry["config"]) != plain:
             raise UserError(
@@ -200,7 +210,7 @@ class Comparison:
         self.configs[name] = config
         model = jaxseq.build(config)
         entry |= {
-            "title": entries.title(self.given[name]),
+            "title": self.title(name),
             "config": plain,
             "parameters": fit.parameters_of(model),
             **entries.learning_rate(config, self.overrides),
@@ -209,9 +219,20 @@ class Comparison:
         }
         self.display.say(f"{name}: {entry['parameters']:,} parameters, {config.model.stack} of width {config.model.width}")
 
+    def sized(self, name: str) -> ConfigDict:
+        """The config with the number of parameters of the budget."""
+        return entries.fitted(self.configs[name], self.preset.parameters)
+
+    def title(self, name: str) -> str:
+        return entries.title(self.given[name])
+
+    def config_of(self, name: str, seed: int) -> ConfigDict:
+        """The config that is trained with this seed."""
+        return entries.seeded(self.configs[name], seed, self.overrides)
+
     def train(self, names: list[str], seed: int) -> None:
         (name,) = names
-        config = entries.seeded(self.configs[name], seed, self.overrides)
+        config = self.config_of(name, seed)
         found, workdir = run_of(self.results["architectures"][name], seed), self.workdir(name, seed)
 
         def progress(record: dict) -> None:
@@ -240,19 +261,23 @@ class Comparison:
         """Scores a checkpoint. The score of the last one is also the final validation."""
         (name,) = names
         run = run_of(self.results["architectures"][name], seed)
-        config = self.configs[name].copy_and_resolve_references()
-        with config.unlocked():
-            config.eval.batch, config.eval.documents = min(EVALUATION_ROWS, self.excerpts.count), 0
-        model, params, _ = load(self.workdir(name, seed), step, self.devices)
-        found = evaluate(model, params, config, self.excerpts)
-        documents = [{key: document[key] for key in ("id", "bytes", "nats")} for document in found["documents"]]
+        found = self.score(name, seed, step, self.excerpts)
         tokens = step * self.preset.batch * self.preset.length
         point = {"step": step, "tokens": tokens, "seconds": seconds_at(run["curve"], tokens)}
-        point |= {"bits_per_byte": found["bits_per_byte"], "documents": documents}
+        point |= {key: found[key] for key in ("bits_per_byte", "documents")}
         run.setdefault("evaluations", []).append(point)
         if step == self.preset.steps:
-            run["validation"] = {"bits_per_byte": found["bits_per_byte"], "perplexity": found["perplexity"]}
-            run["validation"]["documents"] = documents
+            run["validation"] = found
+
+    def score(self, name: str, seed: int, step: int | None, excerpts: Excerpts) -> dict[str, Any]:
+        """{"bits_per_byte", "perplexity", "documents": [{"id", "bytes", "nats"}]} of a checkpoint, None: the latest."""
+        config = self.configs[name].copy_and_resolve_references()
+        with config.unlocked():
+            config.eval.batch, config.eval.documents = min(EVALUATION_ROWS, excerpts.count), 0
+        model, params, _ = load(self.workdir(name, seed), step, self.devices)
+        found = evaluate(model, params, config, excerpts)
+        documents = [{key: document[key] for key in ("id", "bytes", "nats")} for document in found["documents"]]
+        return {"bits_per_byte": found["bits_per_byte"], "perplexity": found["perplexity"], "documents": documents}
 
     def sample(self, names: list[str]) -> None:
         """Continues the first words of some validation documents."""
@@ -288,14 +313,21 @@ class Comparison:
         return self.subjects[name]
 
     def workdir(self, name: str, seed: int | None = None) -> Path:
-        """The work folder of the first seed's run, or of another seed's."""
+        """The work folder with the model of the first seed, or of another seed."""
+        return self.run_folder(name, seed)
+
+    def run_folder(self, name: str, seed: int | None = None) -> Path:
         runs = self.out / "runs"
         return (runs if seed in (None, self.seed) else runs / f"seed-{seed}") / name.replace(":", "-")
 
     def finish(self) -> None:
         """Computes the verdicts and writes the report."""
+        self.results["verdicts"], page = self.judged()
+        self.store.save()
+        paths.write(self.out / "report.html", page)
+
+    def judged(self) -> tuple[dict[str, Any], str]:
+        """The verdicts, and the page of the report."""
         from jaxseq.compare import report  # imported late: matplotlib takes a second
 
-        self.results["verdicts"] = verdicts(self.results)
-        self.store.save()
-        paths.write(self.out / "report.html", report.render(self.results))
+        return verdicts(self.results), report.render(self.results)

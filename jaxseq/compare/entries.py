@@ -37,10 +37,11 @@ def keys(architectures: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def overridden(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The overrides, completed: if they name the user's own text, the kind of source is added."""
+def overridden(overrides: Mapping[str, Any], chosen: Sequence[str] = CHOSEN) -> dict[str, Any]:
+    """The overrides, completed: if they name the user's own text, the kind of source is added. Raises UserError for a field of
+    `chosen`."""
     out = dict(overrides)
-    for key in CHOSEN:
+    for key in chosen:
         if key in out:
             raise UserError(f"config.{key} cannot be set here: a comparison chooses it, so that all have equal parameters")
     path = out.get("data.path")

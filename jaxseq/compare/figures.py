@@ -90,6 +90,10 @@ class Figures:
     def inference(self) -> Markup:
         return join(filter(None, [*map(self.lengths, INFERENCE), self.tradeoff(SIZE), self.tradeoff(DECODING)]))
 
+    def tradeoffs(self) -> Markup:
+        """Quality against everything that was measured for running the models."""
+        return join(filter(None, map(self.tradeoff, (SIZE, DECODING))))
+
     def name(self, name: str) -> Markup:
         """The architecture's marker and label."""
         return tag("span", Markup(self.styles[name].glyph()), self.labels[name], class_="name")

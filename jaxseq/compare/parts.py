@@ -90,7 +90,12 @@ def parts(comparison: "Comparison") -> Iterator[Part]:
                 yield Part(f"{what}evaluation at step {step}", 2, (name,), lacks, run, where)
         yield Part(f"{name}: samples", 3, (name,), unsampled, comparison.sample)
     for measurement in MEASUREMENTS:
-        for size in getattr(preset, measurement.sizes):
-            lacks = bind(unmeasured, metric=measurement.metric, size=size)
-            run = bind(comparison.add_points, measurement=measurement, size=size)
-            yield Part(f"{measurement.title} {size}", measurement.weight, every, lacks, run)
+        yield from of_measurement(measurement, every, comparison)
+
+
+def of_measurement(measurement: Measurement, names: tuple[str, ...], comparison: "Comparison") -> Iterator[Part]:
+    """The parts that measure one series of these architectures, one for each size of the preset."""
+    for size in getattr(comparison.preset, measurement.sizes):
+        lacks = functools.partial(unmeasured, metric=measurement.metric, size=size)
+        run = functools.partial(comparison.add_points, measurement=measurement, size=size)
+        yield Part(f"{measurement.title} {size}", measurement.weight, names, lacks, run)

@@ -4,7 +4,7 @@ import json
 import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxseq.compare import costs
 from jaxseq.compare.figures import Figures
@@ -21,25 +21,55 @@ EMPTY = "–"
 SETTINGS = ("Width", "Learning rate", "Its source", "Stack", "Forms")
 
 
+class Section(NamedTuple):
+    id: str
+    heading: str
+    content: Markup
+
+
 def render(results: Mapping[str, Any]) -> str:
     """The page for a results.json, finished or not. Deterministic; the verdicts are recomputed."""
     found = verdicts(results)
     figures = Figures(results, found)
+    charts = [
+        ("How well they learn", figures.quality() or nothing("No training was recorded.")),
+        ("What training costs", figures.training() or nothing("Training speed and memory were not measured.")),
+        ("What running them costs", figures.inference() or nothing("Decoding, state and prompts were not measured.")),
+    ]
+    sections = [
+        Section("verdicts", "Verdicts", tag("div", verdict_lists(found, figures), class_="lists")),
+        Section("charts", "Charts", groups(charts)),
+        Section("summary", "Summary", tag("div", summary(found, figures), class_="sheet")),
+        Section("samples", "Samples", samples(figures)),
+        Section("method", "How to read this", method(results, found)),
+        Section("run", "What was run", join([what_was_run(results), configs(figures)])),
+    ]
+    lead = join([headlines(found), notice(found)])
+    return page("jaxseq compare", "What should replace the Transformer?", "A comparison", intro(results, found), lead, sections)
+
+
+def page(command: str, question: str, kind: str, intro: Markup, lead: Markup, sections: Sequence[Section]) -> str:
+    """The whole page. command: that wrote the results; question: the main heading; lead: what comes before the sections."""
     template = resources.files("jaxseq.compare").joinpath("report_template.html").read_text(encoding="utf-8")
-    return string.Template(template).substitute(
-        intro=intro(results, found),
-        notice=notice(found),
-        headlines=headlines(found),
-        verdicts=verdict_lists(found, figures),
-        quality=figures.quality() or nothing("No training was recorded."),
-        training=figures.training() or nothing("Training speed and memory were not measured."),
-        inference=figures.inference() or nothing("Decoding, state and prompts were not measured."),
-        summary=summary(found, figures),
-        samples=samples(figures),
-        run=what_was_run(results),
-        method=method(results, found),
-        configs=configs(figures),
+    parts = (
+        tag("section", tag("h2", one.heading, id=f"{one.id}-head"), one.content, id=one.id, aria_labelledby=f"{one.id}-head")
+        for one in sections
     )
+    return string.Template(template).substitute(
+        title=f"{question} {kind} by jaxseq",
+        command=command,
+        question=question,
+        first=sections[0].id,
+        intro=intro,
+        nav=unordered(tag("a", one.heading, href=f"#{one.id}") for one in sections),
+        lead=lead,
+        sections=join(parts, "\n"),
+    )
+
+
+def groups(charts: Sequence[tuple[str, Markup]]) -> Markup:
+    """Charts under the headings of their groups."""
+    return join(join([tag("p", title, class_="group"), tag("div", shown, class_="charts")]) for title, shown in charts)
 
 
 def nothing(why: str) -> Markup:

@@ -2,6 +2,7 @@
 
 An architecture's entry holds the run of the first seed and everything measured on that model. Its `repeats` hold the
 other seeds: [{"seed", "curve", "evaluations", "validation", "train_seconds", …}]. A comparison with one seed has no `repeats`.
+A model of `jaxseq improve` that was made from another one has `making_seconds` and `making_tokens` in place of a curve.
 """
 
 import statistics
@@ -10,7 +11,10 @@ from typing import Any
 
 from jaxseq.compare.words import finite
 
-RUN = ("curve", "compile_seconds", "train_seconds", "tokens_per_second", "flops_per_token", "evaluations", "validation")
+RUN = (
+    "curve", "compile_seconds", "train_seconds", "tokens_per_second", "flops_per_token", "evaluations", "validation",
+    "making_seconds", "making_tokens", "second",
+)  # fmt: skip
 
 
 def runs(entry: Mapping[str, Any]) -> list[dict[str, Any]]:

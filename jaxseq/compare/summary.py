@@ -1,6 +1,6 @@
 """The results of a comparison in one table and a few sentences."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -65,11 +65,15 @@ def header(table_rows: list[dict[str, str]]) -> list[str]:
 def markdown(results: Mapping[str, Any]) -> str:
     """The number of seeds, whether the machine was busy, and the table in GitHub's Markdown."""
     found = verdicts(results)
-    table_rows = rows(results, found)
+    return markdown_of(rows(results, found), [found["seeds"], found["busy"]])
+
+
+def markdown_of(table_rows: list[dict[str, str]], notes: Sequence[str]) -> str:
+    """Paragraphs, empty ones left out, and a table."""
     columns = header(table_rows)
     lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *([row.get(name, "") for name in columns] for row in table_rows)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return "\n\n".join([*filter(None, (found["seeds"], found["busy"])), table])
+    return "\n\n".join([*filter(None, notes), table])
 
 
 def width_of(column: str, table_rows: list[dict[str, str]]) -> int:
@@ -90,9 +94,21 @@ def fitting(columns: list[str], table_rows: list[dict[str, str]], width: int) ->
 
 def show(results: Mapping[str, Any], console: Console) -> None:
     found = verdicts(results)
-    for words in filter(None, (found["seeds"], found["busy"])):
+    show_table(rows(results, found), [found["seeds"], found["busy"]], console)
+    for title, key in HEADLINES.items():
+        if words := found["headlines"].get(key):
+            console.print(f"{title}: {words}", highlight=False, soft_wrap=True)
+    lines = [*found["missing"], *found["equal_tokens"], *found["equal_time"]]
+    for words in lines[:LINES]:
+        console.print(f"- {words}", highlight=False, soft_wrap=True)
+    if len(lines) > LINES:
+        console.print(f"… and {len(lines) - LINES} more in the report", highlight=False)
+
+
+def show_table(table_rows: list[dict[str, str]], notes: Sequence[str], console: Console) -> None:
+    """Paragraphs, empty ones left out, and as many columns of a table as fit."""
+    for words in filter(None, notes):
         console.print(words, highlight=False, soft_wrap=not console.is_terminal)
-    table_rows = rows(results, found)
     columns = header(table_rows)
     shown = fitting(columns, table_rows, console.width)
     spare = console.width - 1 - sum(width_of(column, table_rows) + 1 for column in shown)
@@ -109,11 +125,3 @@ def show(results: Mapping[str, Any], console: Console) -> None:
     if len(shown) < len(columns):
         hidden = listing(columns[len(shown) :])
         console.print(f"columns left out at this width: {hidden}; they are in the report", highlight=False, soft_wrap=True)
-    for title, key in HEADLINES.items():
-        if words := found["headlines"].get(key):
-            console.print(f"{title}: {words}", highlight=False, soft_wrap=True)
-    lines = [*found["missing"], *found["equal_tokens"], *found["equal_time"]]
-    for words in lines[:LINES]:
-        console.print(f"- {words}", highlight=False, soft_wrap=True)
-    if len(lines) > LINES:
-        console.print(f"… and {len(lines) - LINES} more in the report", highlight=False)

@@ -5,6 +5,6 @@ follows the first colon. A step changes the parameters and `config.model`; `work
 """
 
 from jaxseq.compress._gradual import gradual
-from jaxseq.compress._run import compress
+from jaxseq.compress._run import apply, compress, count, size
 
-__all__ = ["compress", "gradual"]
+__all__ = ["apply", "compress", "count", "gradual", "size"]

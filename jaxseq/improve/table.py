@@ -1,0 +1,231 @@
+"""Runs the rows: trains, makes and measures each model, one part after another, with the engine of `jaxseq compare`.
+
+results.json has the form of a comparison's; `architectures` are the rows, and each has a `row` that says how it was made. A
+finished part is never repeated. A row that fails leaves the others alone, except those that are made from it.
+"""
+
+import functools
+import shutil
+import sysconfig
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+from rich.console import Console
+
+import jaxseq
+from jaxseq import compress, data
+from jaxseq.compare import costs, engine, entries, parts
+from jaxseq.compare.excerpts import Excerpts
+from jaxseq.compare.parts import Part
+from jaxseq.compare.progress import Display
+from jaxseq.compare.runs import run_of
+from jaxseq.data import sources
+from jaxseq.errors import UserError
+from jaxseq.improve.rows import COMPRESSIONS, TablePreset, TableRow, named, stacks
+from jaxseq.improve.verdicts import KIND, verdicts
+from jaxseq.improve.ways import WAYS
+from jaxseq.train import structure
+from jaxseq.train.workdirs import saved_config
+
+OWN = "model"  # the base that is the workdir of --model
+SECOND = "the modules of Python's asyncio"
+EVALUATION, MAKING, STORED = 5, 20, 2  # rough seconds on two cores, for the progress bar
+PER_TOKEN = 1.2e-4
+
+
+def improve(
+    preset: TablePreset, out: str | Path, *, rows: Sequence[str] = (), model: str = "", second: str = "", seed: int = 0,
+    seeds: int | None = None, overrides: Mapping[str, Any] | None = None, command: str = "", console: Console | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Runs or resumes the table in the folder `out`. Writes out/results.json and out/report.html; returns the results.
+
+    Args:
+        rows: names, see `jaxseq.improve.rows`; default: those of the preset, and with `model` its compressions.
+        model: a workdir, as of `jaxseq import`: the base called "model".
+        second: the second text, a file or folder; default: the modules of Python's asyncio.
+        seed, seeds: each row is trained with seed, seed + 1, …; default: the preset's number of seeds.
+        overrides, command, console: as of `jaxseq.compare.engine.compare`.
+
+    Raises UserError for bad input and for a folder that holds another table, engine.Interrupted when asked to stop.
+    """
+    out = Path(out)
+    with engine.compilation_cache(out / ".cache"):
+        seeds = preset.seeds if seeds is None else seeds
+        table = Table(preset, rows, out, model, second, seed, seeds, dict(overrides or {}), command)
+        with Display(console) as display:
+            table.run(display)
+        return table.store.results
+
+
+class Table(engine.Comparison):
+    """The settings of a table, fixed before the first part runs, and the code of its parts."""
+
+    def __init__(
+        self, preset: TablePreset, rows: Sequence[str], out: Path, model: str, second: str, seed: int, seeds: int,
+        overrides: dict, command: str,
+    ):  # fmt: skip
+        overrides = entries.overridden(overrides, chosen=())
+        self.second = second_text(second)
+        own = (OWN, *(f"{OWN}+{lever}" for lever in COMPRESSIONS)) if model else ()
+        self.rows = named(rows or (*preset.rows, *own), {OWN: model} if model else {})
+        bases = {name: base_config(row, overrides) for name, row in self.rows.items() if not row.base}
+        budget = entries.budgeted(preset.budget, bases.values(), overrides)
+        configs: dict[str, ConfigDict] = {}
+        for name, row in self.rows.items():
+            configs[name] = self.prepared(row, configs, budget, seed, overrides)
+        super().open(budget, configs, out, seed, seeds, overrides, command)
+        self.results["kind"] = KIND
+        self.texts = {(self.data.tokenizer, False): self.excerpts}
+        said = second or SECOND
+        if self.results.setdefault("second", said) != said:
+            raise UserError(f"{self.store.path} has another second text ({self.results['second']}); give another --out")
+
+    def prepared(self, row: TableRow, configs: Mapping[str, ConfigDict], budget: Any, seed: int, overrides: dict) -> ConfigDict:
+        """The row's config; {base} and {second} in its fields are filled in when it is trained."""
+        if row.workdir:
+            return base_config(row, overrides)
+        if row.lever.way:
+            return configs[row.base]
+        if not row.base:
+            return entries.prepared(base_config(row, overrides), budget, seed, overrides)
+        if self.rows[row.base].workdir:
+            raise UserError(f"the row {row.name!r} trains from scratch, which a given model cannot; name recipes of compress")
+        facts = stacks(configs[row.base]) | {"base": "{base}", "second": "{second}"}
+        own = {key: value.format(**facts) if isinstance(value, str) else value for key, value in row.lever.settings.items()}
+        if own.get("model.stack") == configs[row.base].model.stack:
+            raise UserError(f"the row {row.name!r} would equal its base, whose stack is {own['model.stack']}; leave it out")
+        try:
+            config = jaxseq.config(row.base, **overrides | own)
+        except UserError as error:
+            raise UserError(f"the row {row.name!r} cannot be made: {error}") from None
+        budget = budget._replace(tokens=round(budget.tokens * row.lever.steps))
+        return entries.prepared(config, budget, seed, overrides | own)
+
+    def parts(self) -> Iterator[Part]:
+        for name, row in self.rows.items():
+            for seed in self.seeds_of(row):
+                where = "" if seed == self.seed else f"seed {seed}: "
+                yield from self.parts_of(row, seed, f"{name}: {where}", where)
+            yield Part(f"{name}: size", STORED, (name,), lambda entry: "disk_bytes" not in entry, self.weigh)
+        (decoding,) = (found for found in parts.MEASUREMENTS if found.metric == costs.DECODE)
+        yield from parts.of_measurement(decoding, tuple(self.rows), self)
+
+    def parts_of(self, row: TableRow, seed: int, what: str, where: str) -> Iterator[Part]:
+        """The parts of one run of a row."""
+
+        def part(title: str, weight: float, key: str, run: Callable[..., None]) -> Part:
+            lacks = lambda entry: key not in run_of(entry, seed)  # noqa: E731
+            return Part(what + title, weight, (row.name,), lacks, functools.partial(run, seed=seed), where)
+
+        if row.trained:
+            train = self.configs[row.name].train
+            yield part("training", 10 + PER_TOKEN * train.steps * train.batch * train.length, "train_seconds", self.train)
+        elif not row.workdir:
+            yield part(row.lever.way, MAKING, "making_seconds", self.make)
+        yield part("evaluation", EVALUATION, "validation", self.validate)
+        if row.lever.second or any(other.base == row.name and other.lever.second for other in self.rows.values()):
+            yield part("evaluation on the second text", EVALUATION, "second", self.validate_second)
+
+    def seeds_of(self, row: TableRow) -> tuple[int, ...]:
+        """A given model and what is made from it have one run."""
+        given = row.workdir or row.base and self.rows[row.base].workdir
+        return self.seeds[:1] if given else self.seeds
+
+    def sized(self, name: str) -> ConfigDict:
+        return self.configs[name]
+
+    def title(self, name: str) -> str:
+        return name
+
+    def describe(self, name: str, entry: dict) -> None:
+        row = self.rows[name]
+        if not (row.trained or row.workdir) and "making_seconds" in entry:
+            self.configs[name] = saved_config(self.workdir(name))
+        counted = {"parameters": entry["parameters"]} if "disk_bytes" in entry else {}
+        super().describe(name, entry)
+        entry |= {"row": {"base": row.base, "about": row.lever.about, "scratch": row.scratch}, **counted}
+
+    def workdir(self, name: str, seed: int | None = None) -> Path:
+        return Path(self.rows[name].workdir) if self.rows[name].workdir else super().workdir(name, seed)
+
+    def config_of(self, name: str, seed: int) -> ConfigDict:
+        row, config = self.rows[name], super().config_of(name, seed)
+        with config.unlocked():
+            for key in ("init", "distill_teacher"):
+                if config.train[key] == "{base}":
+                    config.train[key] = str(self.workdir(row.base, seed))
+            if row.lever.second:
+                config.data.update(self.second)
+        return config
+
+    def train(self, names: list[str], seed: int) -> None:
+        self.check_base(names[0])
+        super().train(names, seed)
+
+    def make(self, names: list[str], seed: int) -> None:
+        """Makes a model from its base, in the way of its lever."""
+        (name,) = names
+        self.check_base(name)
+        row, out = self.rows[name], self.workdir(name, seed)
+        shutil.rmtree(out, ignore_errors=True)  # what an interruption has left
+        fields = {key: value for key, value in self.overrides.items() if key.startswith("data.")}
+        base, began = self.workdir(row.base, seed), time.monotonic()
+        tokens = WAYS[row.lever.way](base, row.lever.argument, out, lambda line: self.display.update(0.0, line), fields)
+        entry = self.results["architectures"][name]
+        run_of(entry, seed).update(making_seconds=time.monotonic() - began, making_tokens=tokens)
+        if seed == self.seed:
+            self.describe(name, entry)
+
+    def check_base(self, name: str) -> None:
+        """Raises UserError if the row is made from one that has failed."""
+        base = self.rows[name].base
+        if base and self.results["architectures"][base]["status"].startswith("failed"):
+            raise UserError(f"it is made from {base}, which failed")
+
+    def validate(self, names: list[str], seed: int) -> None:
+        run_of(self.results["architectures"][names[0]], seed)["validation"] = self.scored(names[0], seed, second=False)
+
+    def validate_second(self, names: list[str], seed: int) -> None:
+        run_of(self.results["architectures"][names[0]], seed)["second"] = self.scored(names[0], seed, second=True)
+
+    def scored(self, name: str, seed: int, second: bool) -> dict[str, Any]:
+        """The score of the finished model on held-out documents of either text, in tokens of its own tokenizer."""
+        tokenizer = self.configs[name].data.tokenizer
+        if (tokenizer, second) not in self.texts:
+            section = self.data.copy_and_resolve_references()
+            with section.unlocked():
+                section.update({"tokenizer": tokenizer} | (self.second if second else {}))
+            self.texts[tokenizer, second] = Excerpts(data.corpus(section), self.preset.evaluation_tokens, self.preset.length)
+        return self.score(name, seed, None, self.texts[tokenizer, second])
+
+    def weigh(self, names: list[str]) -> None:
+        """Bytes of the weights on disk, and the number of parameters that are not fixed zeros."""
+        (name,) = names
+        subject, entry = self.subject(name), self.results["architectures"][name]
+        entry["parameters"] = compress.count(structure.settled(subject.config, subject.params)[1])
+        entry["disk_bytes"] = compress.size(self.workdir(name), None)
+
+    def judged(self) -> tuple[dict[str, Any], str]:
+        from jaxseq.improve import report  # imported late: matplotlib takes a second
+
+        return verdicts(self.results), report.render(self.results)
+
+
+def second_text(path: str) -> dict[str, str]:
+    """The fields data.source and data.path of the second text."""
+    path = path or str(Path(sysconfig.get_path("stdlib")) / "asyncio")
+    if not Path(path).exists():
+        raise UserError(f"the second text {path} does not exist; name a file or folder as --second")
+    return {"source": sources.guess(Path(path)), "path": path}
+
+
+def base_config(row: TableRow, overrides: Mapping[str, Any]) -> ConfigDict:
+    """The config of a base. Raises UserError if a given one is no workdir."""
+    if not row.workdir:
+        return jaxseq.config(row.name, **overrides)
+    if saved_config(row.workdir) is None:
+        raise UserError(f"--model={row.workdir} is not a workdir; make one of published weights by `jaxseq import`")
+    return jaxseq.config(row.workdir, **{key: value for key, value in overrides.items() if key.startswith("data.")})

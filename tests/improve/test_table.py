@@ -1,0 +1,168 @@
+"""`jaxseq improve`: each kind of row once, an interrupted table that goes on, and bad rows."""
+
+import pytest
+from helpers.train_tiny import write_documents
+
+from jaxseq import compress
+from jaxseq.cli import main
+from jaxseq.compare import engine, measure
+from jaxseq.improve import rows, summary, table
+from jaxseq.train import NonFiniteError
+
+BUDGET = rows.BUDGET._replace(
+    name="tiny", tokens=1024, batch=4, length=32, evaluations=2, evaluation_tokens=600, rounds=1, decode_contexts=(32,),
+    decode_steps=4, state_contexts=(32,),
+)  # fmt: skip
+KINDS = ("transformer", "transformer+int8", "transformer+distilled", "transformer+lora")
+TINY = rows.TablePreset(KINDS, BUDGET, 1)
+SMALL = {"model.width": 32, "model.stack": "2*(attention swiglu)", "data.validation_every": 6}
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("texts")
+    return write_documents(folder / "first"), write_documents(folder / "second", 20)
+
+
+@pytest.fixture(scope="module")
+def scenario(tmp_path_factory, texts):
+    """A table that is interrupted while it times decoding, then completed. Returns the calls and the results."""
+    out, calls = tmp_path_factory.mktemp("improve"), []
+    patch = pytest.MonkeyPatch()
+    patch.setattr(engine.machine, "describe", dict)  # takes seconds
+    for module, name in ((engine, "train"), (engine, "evaluate"), (compress, "apply")):
+        real = getattr(module, name)
+        patch.setattr(module, name, lambda *a, _n=name, _f=real, **k: (calls.append(_n), _f(*a, **k))[1])
+
+    def run(**changes):
+        fields = SMALL | {"data.path": str(texts[0])} | changes.pop("overrides", {})
+        return table.improve(TINY, out, second=str(texts[1]), overrides=fields, command="jaxseq improve", **changes)
+
+    with pytest.MonkeyPatch.context() as inner:
+
+        def interrupt(*args):
+            raise KeyboardInterrupt
+
+        inner.setattr(measure, "decode", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    first = list(calls)
+    results = run()
+    yield {"out": out, "run": run, "first": first, "calls": calls, "results": results}
+    patch.undo()
+
+
+def test_an_interrupted_table_goes_on_and_repeats_nothing(scenario):
+    assert sorted(scenario["first"]) == ["evaluate"] * 6 + ["train"] * 3 + ["apply"]
+    assert scenario["calls"] == scenario["first"]
+    again = scenario["run"]()
+    assert scenario["calls"] == scenario["first"]
+    assert again["architectures"] == scenario["results"]["architectures"]
+
+
+def test_every_kind_of_row_has_its_figures(scenario):
+    entries = scenario["results"]["architectures"]
+    assert tuple(entries) == KINDS
+    base, int8, distilled, lora = entries.values()
+    for entry in entries.values():
+        assert entry["status"] == "done"
+        assert entry["validation"]["bits_per_byte"] > 0 and entry["disk_bytes"] > 0
+        assert entry["decode"][0]["seconds_per_token"] > 0
+    assert distilled["parameters"] < base["parameters"] == int8["parameters"] == lora["parameters"]
+    assert int8["disk_bytes"] < base["disk_bytes"] and int8["config"]["model"]["weights"]
+    assert distilled["state_bytes"][0]["bytes"] < base["state_bytes"][0]["bytes"]
+    assert lora["curve"][-1]["tokens"] == 0.25 * base["curve"][-1]["tokens"]
+    assert lora["second"]["bits_per_byte"] != base["second"]["bits_per_byte"]
+    assert "second" not in distilled
+
+
+def test_the_table_compares_each_row_with_its_base(scenario, capsys):
+    results = scenario["results"]
+    found = results["verdicts"]
+    assert [(pair["a"], pair["b"]) for pair in found["pairs"]] == [(name, "transformer") for name in KINDS[1:]]
+    shown = summary.rows(results, found)
+    assert [row["model"] for row in shown] == list(KINDS)
+    assert shown[1]["trained on"] == "0" and shown[0]["trained on"] == "1.02k"
+    assert main(["report", f"--results={scenario['out']}", "--markdown"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("One seed") and text.count("\n| transformer") == len(KINDS)
+    page = (scenario["out"] / "report.html").read_text()
+    assert "What makes a model better or cheaper?" in page and "int8" in page
+
+
+def test_fields_that_levers_change(tmp_path, texts):
+    """All rows of the quick preset, without training them."""
+    fields = SMALL | {"data.path": str(texts[0])}
+    names = [name for name in rows.PRESETS["quick"].rows if name != "retnet"]
+    made = table.Table(TINY, names, tmp_path, "", str(texts[1]), 0, 1, fields, "")
+    models = {name.partition("+")[2]: config.model for name, config in made.configs.items()}
+    assert models["shared"].stack == "2/1*(attention swiglu)"
+    assert models["student"].stack == models["distilled"].stack == "1*(attention swiglu)"
+    assert models["multi-query"].attention.kv_heads == 1 and models["window"].attention.window == 64
+    assert {model.width for model in models.values()} == {32}
+    base = str(made.workdir("transformer", 0))
+    assert made.config_of("transformer+distilled", 0).train.distill_teacher == base
+    lora = made.config_of("transformer+lora", 0)
+    assert (lora.train.init, lora.data.path, lora.train.steps) == (base, str(texts[1]), 2)
+
+
+def test_what_is_made_from_a_row_that_failed_fails_too(tmp_path, texts, monkeypatch):
+    def train(*args, **kwargs):
+        raise NonFiniteError("not finite at step 3")
+
+    monkeypatch.setattr(engine, "train", train)
+    names = ("transformer", "transformer+int8")
+    results = table.improve(TINY, tmp_path, rows=names, overrides=SMALL | {"data.path": str(texts[0])})
+    assert [results["architectures"][name]["status"] for name in names] == [
+        "failed: not finite at step 3", "failed: it is made from transformer, which failed",
+    ]  # fmt: skip
+
+
+def test_names_of_rows():
+    found = rows.named(["retnet+channels:0.25+nf4", "retnet+distilled", "retnet+student"], {})
+    assert list(found) == ["retnet", "retnet+channels:0.25+nf4", "retnet+distilled", "retnet+student"]
+    assert found["retnet+channels:0.25+nf4"].lever.argument == "channels:0.25+nf4"
+    assert found["retnet+distilled"].scratch == "retnet+student"
+    assert len(rows.named(rows.PRESETS["quick"].rows, {})) == 13
+    assert {row.base for row in rows.named(rows.PRESETS["full"].rows, {}).values()} == {"", "transformer", "retnet", "mamba"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--preset=fast"], "choose one of: quick, full"),
+        (["--rows=transfomer"], "there is no base 'transfomer'"),
+        (["--rows=transformer+int9"], "there is no step 'int9'"),
+        (["--rows=retnet+window"], "the row 'retnet+window' cannot be made"),
+        (["--model=/nowhere"], "--model=/nowhere is not a workdir"),
+        (["--second=/nowhere"], "the second text /nowhere does not exist"),
+        (["--seeds=0"], "--seeds=0"),
+        (["--config.train.lrr=1"], "did you mean 'lr'"),
+        (["--config.model.stack=1*(attention swiglu)", "--rows=transformer+student"], "would equal its base"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, said, tmp_path, capsys):
+    assert main(["improve", f"--out={tmp_path}", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_another_table_in_the_same_folder_is_refused(scenario, texts):
+    with pytest.raises(table.UserError, match="belongs to another comparison"):
+        scenario["run"](overrides={"train.lr": 1.0})
+    with pytest.raises(table.UserError, match="another second text"):
+        table.improve(
+            TINY, scenario["out"], overrides=SMALL | {"data.path": str(texts[0])}, second=str(texts[0]), command="jaxseq improve"
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", rows.PRESETS)
+def test_all_rows_of_a_preset(preset, tmp_path, texts):
+    tiny = rows.PRESETS[preset]._replace(budget=BUDGET, seeds=1)
+    fields = {"model.width": 32, "data.path": str(texts[0]), "data.validation_every": 6}
+    results = table.improve(tiny, tmp_path, second=str(texts[1]), overrides=fields)
+    assert {entry["status"] for entry in results["architectures"].values()} == {"done"}
+    assert len(summary.rows(results, results["verdicts"])) == len(tiny.rows)

@@ -1,0 +1,54 @@
+"""Verdicts of `jaxseq improve`: which pairs are compared, and what one seed can tell."""
+
+import numpy as np
+
+from jaxseq.improve import summary
+from jaxseq.improve.verdicts import verdicts
+
+
+def entry(shift: float, base: str = "", seeds: int = 1, **more) -> dict:
+    """A row whose documents have 2 + shift bits per byte, with a little noise of each seed and document."""
+    sizes = np.random.default_rng(0).integers(500, 900, 12)
+
+    def run(seed: int) -> dict:
+        noise = np.random.default_rng([seed, round(1e6 * abs(shift))]).normal(0, 1e-3, 12)
+        nats = (2 + shift + noise) * sizes * np.log(2)
+        documents = [{"id": str(i), "bytes": int(n), "nats": float(x)} for i, (n, x) in enumerate(zip(sizes, nats, strict=True))]
+        return {
+            "seed": seed,
+            "validation": {"bits_per_byte": float(nats.sum() / np.log(2) / sizes.sum()), "documents": documents},
+        }
+
+    first, *others = map(run, range(seeds))
+    row = {"base": base, "about": "", "scratch": more.pop("scratch", "")}
+    return first | {"status": "done", "row": row, "parameters": 10, "repeats": others} | more
+
+
+def told(results: dict) -> dict:
+    return {(pair["a"], pair["b"]): pair["told"] for pair in verdicts({"architectures": results})["pairs"]}
+
+
+def test_one_seed_tells_apart_what_is_made_from_the_same_weights():
+    rows = {
+        "t": entry(0.0),
+        "t+int8": entry(0.02, "t", making_seconds=1.0),
+        "t+window": entry(0.021, "t"),
+        "t+student": entry(0.2, "t"),
+        "t+distilled": entry(0.1, "t", scratch="t+student"),
+        "retnet": entry(0.3),
+    }
+    assert told(rows) == {
+        ("t+int8", "t"): True, ("t+window", "t"): False, ("t+student", "t"): True, ("t+distilled", "t"): True,
+        ("t+distilled", "t+student"): True, ("retnet", "t"): True,
+    }  # fmt: skip
+    found = verdicts({"architectures": rows})
+    assert found["seeds"].startswith("One seed")
+    shown = {row["model"]: row for row in summary.rows({"architectures": rows}, found)}
+    assert shown["t+distilled"]["against the same from scratch"].startswith("\u22120.")
+    assert shown["t+window"]["against its base"].endswith("not told apart")
+
+
+def test_three_seeds_tell_smaller_differences():
+    rows = {"t": entry(0.0, seeds=3), "t+window": entry(0.021, "t", seeds=3)}
+    assert told(rows) == {("t+window", "t"): True}
+    assert verdicts({"architectures": rows})["seeds"].startswith("3 seeds of each model")
