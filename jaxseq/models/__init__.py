@@ -1,8 +1,9 @@
 """Whole networks, one file per kind.
 
 `lm` is the causal language model of all architectures; the call signatures of the others are in their docstrings. Positions:
-`lm` has rotary positions in attention, learned or sinusoidal ones added to the embedding, ALiBi, or none; `encoder` learned or
-sinusoidal ones; `vit` a learned one per patch; `encoder_decoder` a learned bias for each bucket of distances.
+`lm` has rotary positions in attention, learned or sinusoidal ones added to the embedding, ALiBi, or none; `encoder` and
+`sparse_encoder` learned or sinusoidal ones; `vit` a learned one per patch; `encoder_decoder` a learned bias for each bucket of
+distances.
 """
 
 from flax import linen as nn

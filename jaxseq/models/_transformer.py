@@ -3,6 +3,7 @@
 What a token sees is computed from positions: `segments` numbers the documents of a row, and tokens attend only to their own.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -113,15 +114,22 @@ class TransformerLayer(nn.Module):
     dropout: float = 0.0  # of the branches and of the attention weights
     dtype: Any = jnp.float32
 
+    @nn.nowrap
+    def attention_map(self, **fields: Any) -> Callable[[jax.Array, Any, bool], jax.Array]:
+        """(x_BTD, sight, train) -> y_BTD, the attention of this layer; fields: of `MultiHeadAttention`."""
+        attention = MultiHeadAttention(dropout=self.dropout, **fields)
+        return lambda x_BTD, sight, train: attention(x_BTD, *attention.keys_values(x_BTD), sight, train=train)
+
     @nn.compact
-    def __call__(self, x_BTD: jax.Array, sight: Sight | None, train: bool) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, sight: Any, train: bool) -> jax.Array:
+        """sight: what the tokens see, for `attention_map`; here a Sight, or None for all."""
         norms = {name: LayerNorm(self.norm_eps, self.dtype, name=f"norm_{name}") for name in ("attention", "mlp")}
         fields = dict(bias=True, init_fn=self.init_fn, dtype=self.dtype)
-        size = self.width // self.heads
-        attention = MultiHeadAttention(self.width, self.heads, size, dropout=self.dropout, name="attention", **fields)
+        sizes = dict(width=self.width, heads=self.heads, head_size=self.width // self.heads)
+        attention = self.attention_map(name="attention", **sizes, **fields)
         mlp = FeedForward(self.width, self.hidden, self.activation, name="mlp", **fields)
         branches = {
-            "attention": lambda h_BTD: attention(h_BTD, *attention.keys_values(h_BTD), sight, train=train),
+            "attention": lambda h_BTD: attention(h_BTD, sight, train),
             "mlp": lambda h_BTD: mlp(h_BTD, train),
         }
         drop = nn.Dropout(self.dropout, deterministic=not train)

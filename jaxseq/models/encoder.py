@@ -80,12 +80,12 @@ class Encoder(Network):
             self.type_ND = param(self, "type", std, (self.types, width), (None, "embed"), decay=False)
         norm = functools.partial(LayerNorm, self.norm_eps, self.dtype)
         linear = functools.partial(Linear, bias=True, init_fn=std, dtype=self.dtype)
-        fields = self.norm_first, self.norm_eps, self.activation, std, self.dropout, self.dtype
         self.first_norm = norm()
         if self.embedding_width:
             self.project_in = linear((self.width,), (None, "embed"))
         self.drop = nn.Dropout(self.dropout)
-        self.blocks = _transformer.TransformerLayer(self.width, self.heads, self.hidden, *fields)
+        fields = self.norm_first, self.norm_eps, self.activation, std, self.dropout, self.dtype
+        self.blocks = self.layer(self.width, self.heads, self.hidden, *fields)
         if self.norm_first:
             self.final_norm = norm()
         if self.masked_head:
@@ -95,19 +95,33 @@ class Encoder(Network):
         if self.classes:
             self.classifier = linear((self.classes,), ("embed", None))
 
+    @nn.nowrap
+    def layer(self, *fields: Any) -> _transformer.TransformerLayer:
+        return _transformer.TransformerLayer(*fields)
+
     def __call__(
         self, tokens: jax.Array, pos: jax.Array | None = None, types: jax.Array | None = None, train: bool = False,
         at: jax.Array | None = None,
     ) -> EncoderOutput:  # fmt: skip
+        x_BTD, segment_BT = self.begin(tokens, pos, types, train)
+        sight = _transformer.same_document(segment_BT, segment_BT)
+        call = lambda block, x_BTD, _: (block(x_BTD, sight, train), None)  # noqa: E731
+        x_BTD, _ = scan(self.blocks, self.layers, x_BTD, None, call, self.remat, self.distinct or None)
+        return self.finish(x_BTD, segment_BT, train, at)
+
+    def begin(
+        self, tokens: jax.Array, pos: jax.Array | None, types: jax.Array | None, train: bool
+    ) -> tuple[jax.Array, jax.Array]:
+        """(input of the layers [B, T, D], document of each token [B, T], see `_transformer.segments`)"""
         chex.assert_rank(tokens, 2)
         self.check_positions(tokens, pos)
         if pos is None:
             pos = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
         segment_BT = _transformer.segments(pos)
-        x_BTD = self.embed(jnp.where(segment_BT > 0, tokens, 0), pos, types, train)
-        sight = _transformer.same_document(segment_BT, segment_BT)
-        call = lambda block, x_BTD, _: (block(x_BTD, sight, train), None)  # noqa: E731
-        x_BTD, _ = scan(self.blocks, self.layers, x_BTD, None, call, self.remat, self.distinct or None)
+        return self.embed(jnp.where(segment_BT > 0, tokens, 0), pos, types, train), segment_BT
+
+    def finish(self, x_BTD: jax.Array, segment_BT: jax.Array, train: bool, at: jax.Array | None) -> EncoderOutput:
+        """The outputs from that of the layers."""
         x_BTD = self.final_norm(x_BTD) if self.norm_first else x_BTD
         x_BTD = _time.select(segment_BT > 0, x_BTD)
         wanted_BMD = x_BTD if at is None else jnp.take_along_axis(x_BTD, at[..., None], axis=1)
@@ -150,7 +164,12 @@ class _MaskedHead(nn.Module):
 
 def build(config: ConfigDict) -> Encoder:
     """The model that `config.model` describes. Raises UserError for invalid values."""
-    model = fields(config.model)
+    return Encoder(**checked(config.model))
+
+
+def checked(section: ConfigDict) -> dict[str, Any]:
+    """The fields of the network. Raises UserError for invalid values."""
+    model = fields(section)
     check(model, positions=_positions.KINDS, remat=REMAT, dtype=DTYPES)
     _activations.find(model["activation"])
     if model["width"] % model["heads"]:
@@ -160,7 +179,7 @@ def build(config: ConfigDict) -> Encoder:
     model["vocab"] = model["vocab"] or BYTE_VOCAB + 1  # and one id for the mask
     model["classes"] = model["classes"] or 0
     model["pooler"] = model["pooler"] or model["classes"] > 0
-    return Encoder(**model | {"dtype": DTYPES[model["dtype"]]})
+    return model | {"dtype": DTYPES[model["dtype"]]}
 
 
 DEFAULTS = {

@@ -49,6 +49,8 @@ def computed(name: str) -> dict:
         found = apply({"params": params}, given["pixel_values"].transpose(0, 2, 3, 1))
     elif "decoder_input_ids" in given:
         return {"logits": apply({"params": params}, given["input_ids"], given["decoder_input_ids"])}
+    elif "global_attention_mask" in given:
+        found = apply({"params": params}, given["input_ids"], global_mask=given["global_attention_mask"] > 0)
     elif "token_type_ids" in given:
         found = apply({"params": params}, given["input_ids"], None, given["token_type_ids"])
     elif name == "gpt2_bare":

@@ -65,7 +65,7 @@ def config(theirs: dict) -> ConfigDict:
 
 
 def describe(model: nn.Module) -> dict | None:
-    if not isinstance(model, Encoder) or not model.distinct or not model.embedding_width:
+    if type(model) is not Encoder or not model.distinct or not model.embedding_width:
         return None
     theirs = described(model, "albert", {heads: name for name, heads in HEADS.items()})
     more = {"embedding_size": model.embedding_width, "num_hidden_groups": model.distinct, "inner_group_num": 1}

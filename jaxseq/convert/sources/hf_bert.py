@@ -23,6 +23,11 @@ HEADS = {
     "BertForSequenceClassification": (False, True, True),
 }
 
+TIED = {
+    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+}
+
 
 def recognises(theirs: dict, names: set[str]) -> bool:
     return theirs.get("model_type") == "bert"
@@ -69,7 +74,7 @@ def config(theirs: dict) -> ConfigDict:
 
 
 def describe(model: nn.Module) -> dict | None:
-    if not isinstance(model, Encoder) or model.distinct or model.embedding_width:
+    if type(model) is not Encoder or model.distinct or model.embedding_width:
         return None
     kinds = {heads: name for name, heads in HEADS.items()} | {(False, False, False): "BertModel"}
     theirs = described(model, "bert", kinds)
@@ -77,7 +82,7 @@ def describe(model: nn.Module) -> dict | None:
 
 
 def described(model: Encoder, kind: str, kinds: dict[tuple[bool, bool, bool], str]) -> dict | None:
-    """The part of the config that BERT and ALBERT share; kinds: {heads: their class}."""
+    """The part of the config that BERT and models like it share; kinds: {heads: their class}."""
     activations = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     heads = model.masked_head, model.pooler, model.classes > 0
     if model.positions != "learned" or model.norm_first or not model.types:
@@ -106,39 +111,42 @@ def described(model: Encoder, kind: str, kinds: dict[tuple[bool, bool, bool], st
 
 
 def aliases(theirs: dict) -> dict:
-    if not _heads(theirs)[0]:
-        return {}
-    return {
-        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
-        "cls.predictions.decoder.bias": "cls.predictions.bias",
-    }
+    return TIED if _heads(theirs)[0] else {}
 
 
 def entries(theirs: dict) -> list[Entry]:
     masked, pooler, classes = _heads(theirs)
-    layers, width, heads = range(theirs["num_hidden_layers"]), theirs["hidden_size"], theirs["num_attention_heads"]
     prefix = "bert." if masked or classes else ""
-    ours, names = "blocks", f"{prefix}encoder.layer.{{layer}}"
-    table = [
-        *embedded(f"{prefix}embeddings"),
-        *norm(f"{ours}/norm_attention", f"{names}.attention.output.LayerNorm", layers),
-        *norm(f"{ours}/norm_mlp", f"{names}.output.LayerNorm", layers),
-        *biased(f"{ours}/mlp/up", f"{names}.intermediate.dense", layers),
-        *biased(f"{ours}/mlp/down", f"{names}.output.dense", layers),
-        *attention(f"{ours}/attention", f"{names}.attention", layers, width, heads, PROJECTIONS),
-    ]
+    table = embedded(f"{prefix}embeddings") + encoder_layers(theirs, prefix, PROJECTIONS)
     if pooler:
         table += biased("pool", f"{prefix}pooler.dense")
     if masked:
-        head = "cls.predictions"
-        table += [*biased("masked/transform", f"{head}.transform.dense"), same("masked/bias", f"{head}.bias")]
-        table += norm("masked/norm", f"{head}.transform.LayerNorm")
+        table += masked_head("cls.predictions")
     if classes:
         table += biased("classifier", "cls.seq_relationship" if masked else "classifier")
     return table
 
 
 PROJECTIONS = {"q": "self.query", "k": "self.key", "v": "self.value", "o": "output.dense"}
+
+
+def encoder_layers(theirs: dict, prefix: str, projections: dict[str, str]) -> list[Entry]:
+    """Entries of all layers; projections: see `attention`."""
+    layers, width, heads = range(theirs["num_hidden_layers"]), theirs["hidden_size"], theirs["num_attention_heads"]
+    ours, names = "blocks", f"{prefix}encoder.layer.{{layer}}"
+    return [
+        *norm(f"{ours}/norm_attention", f"{names}.attention.output.LayerNorm", layers),
+        *norm(f"{ours}/norm_mlp", f"{names}.output.LayerNorm", layers),
+        *biased(f"{ours}/mlp/up", f"{names}.intermediate.dense", layers),
+        *biased(f"{ours}/mlp/down", f"{names}.output.dense", layers),
+        *attention(f"{ours}/attention", f"{names}.attention", layers, width, heads, projections),
+    ]
+
+
+def masked_head(theirs: str) -> list[Entry]:
+    """Entries of the masked-language-model head."""
+    table = [*biased("masked/transform", f"{theirs}.transform.dense"), same("masked/bias", f"{theirs}.bias")]
+    return table + norm("masked/norm", f"{theirs}.transform.LayerNorm")
 
 
 def embedded(theirs: str) -> list[Entry]:
@@ -153,7 +161,7 @@ def biased(ours: str, theirs: str, layers: Sequence[int] | None = None) -> list[
 
 
 def attention(ours: str, theirs: str, layers: Sequence[int], width: int, heads: int, names: dict[str, str]) -> list[Entry]:
-    """Entries of four projections with biases; names: theirs of q, k, v and o."""
+    """Entries of projections with biases; names: theirs of q, k, v, o and others like q."""
     table = []
     for name, other in names.items():
         shape, inputs = ((heads, width // heads, width), 2) if name == "o" else ((width, heads, width // heads), 1)

@@ -134,6 +134,8 @@ FALCON_H1 = {
 }
 BERT = COMMON | HEADS | {"max_position_embeddings": 32}
 ALBERT = {"embedding_size": 8, "num_hidden_layers": 4, "num_hidden_groups": 2}
+LONGFORMER = BERT | {"attention_window": 4, "type_vocab_size": 1, "pad_token_id": 1}
+BIG_BIRD = BERT | {"sep_token_id": 3, "block_size": 2, "num_random_blocks": 1}  # sparse for more than 14 tokens
 VIT = HEADS | {"hidden_size": 16, "num_hidden_layers": 2, "image_size": 8, "patch_size": 4}
 
 MODELS = {
@@ -188,6 +190,12 @@ MODELS = {
     "albert": ("AlbertForMaskedLM", BERT | ALBERT),
     "albert_bare": ("AlbertModel", BERT | ALBERT),
     "albert_classifier": ("AlbertForSequenceClassification", BERT | ALBERT | {"num_labels": 3}),
+    "longformer": ("LongformerForMaskedLM", LONGFORMER),
+    "longformer_bare": ("LongformerModel", LONGFORMER | {"type_vocab_size": 2}),
+    "longformer_classifier": ("LongformerForSequenceClassification", LONGFORMER | {"num_labels": 3, "hidden_act": "relu"}),
+    "big_bird": ("BigBirdForMaskedLM", BIG_BIRD),
+    "big_bird_bare": ("BigBirdModel", BIG_BIRD | {"num_random_blocks": 2}),
+    "big_bird_pretraining": ("BigBirdForPreTraining", BIG_BIRD),
     "vit": ("ViTForImageClassification", VIT | {"num_labels": 5}),
     "vit_bare": ("ViTModel", VIT),
     "t5": ("T5ForConditionalGeneration", T5),
@@ -214,8 +222,12 @@ def inputs(model) -> dict:
     tokens = torch.randint(3, VOCAB, (2, 9))
     if model.config.is_encoder_decoder:
         return {"input_ids": tokens, "decoder_input_ids": torch.randint(3, VOCAB, (2, 6))}
-    if model.config.model_type in ("bert", "albert"):
-        return {"input_ids": tokens, "token_type_ids": (torch.arange(9) > 4).long().expand(2, 9).contiguous()}
+    if model.config.model_type == "longformer":
+        return {"input_ids": tokens, "global_attention_mask": torch.tensor([[1] + 8 * [0], 5 * [0] + [1] + 2 * [0] + [1]])}
+    if model.config.model_type in ("bert", "albert", "big_bird"):
+        tokens = torch.randint(3, VOCAB, (2, 23)) if model.config.model_type == "big_bird" else tokens
+        types = (torch.arange(tokens.shape[1]) > 4).long()
+        return {"input_ids": tokens, "token_type_ids": types.expand(tokens.shape).contiguous()}
     return {"input_ids": tokens}
 
 
