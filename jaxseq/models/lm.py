@@ -283,12 +283,7 @@ def build(config: ConfigDict) -> LM:
     blocks = tuple(
         block_class(
             mixers=each,
-            norm=model.norm,
-            norm_eps=model.norm_eps,
-            dropout=model.dropout,
-            dtype=dtype,
-            parent=None,
-            **own,
+            norm=model.norm, norm_eps=model.norm_eps, dropout=model.dropout, dtype=dtype, parent=None, **own,
         )  # fmt: skip
         for each in mixers
     )
