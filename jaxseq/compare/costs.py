@@ -26,6 +26,7 @@ class Metric(NamedTuple):
 
 STATE = Metric("state_bytes", "context", "bytes")
 DECODE = Metric("decode", "context", "seconds_per_token")
+ENERGY = Metric("decode_energy", "context", "joules_per_token")
 PREFILL = Metric("prefill", "length", "seconds")
 TRAIN_SPEED = Metric("train_speed", "length", "tokens_per_second")
 TRAIN_MEMORY = Metric("train_memory", "length", "bytes")

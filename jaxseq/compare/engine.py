@@ -294,6 +294,10 @@ class Comparison:
             for prompt, ids in zip(prompts, found, strict=True)
         ]
 
+    def weigh(self, names: list[str]) -> None:
+        """Bytes of the weights on disk."""
+        self.results["architectures"][names[0]]["disk_bytes"] = measure.disk_bytes(self.workdir(names[0]))
+
     def add_points(self, names: list[str], measurement: Measurement, size: int) -> None:
         """Adds the point of a series at one size, for all these architectures together."""
         key, by, value = measurement.metric

@@ -12,6 +12,7 @@ from jaxseq.compare.words import (
     REFERENCE,
     decimal,
     duration,
+    energy,
     finite,
     labels,
     sentence,
@@ -41,6 +42,7 @@ RATE = plots.Axis("tokens per second", short_count, log=10)
 MEMORY = plots.Axis("memory", size, log=2)
 STATE = plots.Axis("size", size, log=2)
 SECONDS = plots.Axis("time", duration, log=10)
+JOULES = plots.Axis("energy", energy, log=10)
 TRAINING = (
     Spec(costs.TRAIN_SPEED, "Training speed", "tokens in a row", RATE, significant, "Measured training steps. Higher is better."),
     Spec(
@@ -63,6 +65,10 @@ DECODING = Spec(
 SIZE = Spec(
     costs.STATE, "Size of the state", "context in tokens", STATE, size, "Kept from one token to the next, for one sequence."
 )
+ENERGY = Spec(
+    costs.ENERGY, "Energy per decoded token", "context in tokens", JOULES, energy,
+    "Energy of the processor or GPU while it decodes one sequence, idle power included. Lower is better.",
+)  # fmt: skip
 READING = Spec(
     costs.PREFILL, "Reading a prompt", "tokens in the prompt", SECONDS, duration, "Measured, one sequence. Lower is better."
 )
@@ -88,11 +94,12 @@ class Figures:
         return join(filter(None, [*map(self.lengths, TRAINING), *map(self.tradeoff, TRAINING)]))
 
     def inference(self) -> Markup:
-        return join(filter(None, [*map(self.lengths, INFERENCE), self.tradeoff(SIZE), self.tradeoff(DECODING)]))
+        return join([*filter(None, map(self.lengths, INFERENCE)), self.tradeoffs()])
 
     def tradeoffs(self) -> Markup:
-        """Quality against everything that was measured for running the models."""
-        return join(filter(None, map(self.tradeoff, (SIZE, DECODING))))
+        """Final validation against each cost of keeping and running a model."""
+        found = [self.against_bytes(), self.tradeoff(SIZE), self.tradeoff(DECODING), self.tradeoff(ENERGY)]
+        return join(filter(None, found))
 
     def name(self, name: str) -> Markup:
         """The architecture's marker and label."""
@@ -208,21 +215,37 @@ class Figures:
         return self.figure(title, key + "Bars are 95 % intervals; if one crosses 0, the two are not told apart.", svg)
 
     def tradeoff(self, spec: Spec) -> Markup | None:
-        """Final validation against a measurement at the longest length, with the Pareto front."""
-        ranked = {row["architecture"]: row["bits_per_byte"] for row in self.found["ranking"]["tokens"]}
-        series = {name: costs.series(self.architectures[name], spec.metric) for name in ranked}
+        """Final validation against a measurement at the longest length."""
+        series = {name: costs.series(entry, spec.metric) for name, entry in self.architectures.items()}
         longest = max((max(values) for values in series.values() if values), default=None)
-        points = {name: (series[name][longest], ranked[name]) for name in ranked if longest in series[name]}
+        values = {name: found[longest] for name, found in series.items() if longest in found}
+        if longest is None:
+            return None
+        axis = spec.y._replace(label=f"{spec.y.label} at {short_length(longest)}")
+        return self.against(spec.title, spec.metric.part, values, axis, spec.say, spec.metric in HIGHER_IS_BETTER)
+
+    def against_bytes(self) -> Markup | None:
+        """Final validation against the bytes of the weights on disk."""
+        stored = {name: finite(entry.get("disk_bytes")) for name, entry in self.architectures.items()}
+        values = {name: value for name, value in stored.items() if value}
+        return self.against("Size on disk", "disk_bytes", values, plots.Axis("weights on disk", size, log=2), size)
+
+    def against(
+        self, what: str, key: str, values: Mapping[str, float], x: plots.Axis, say: Callable[[float], str], higher: bool = False
+    ) -> Markup | None:
+        """Final validation against a cost of each model, with the Pareto front. higher: larger costs are better."""
+        ranked = {row["architecture"]: row["bits_per_byte"] for row in self.found["ranking"]["tokens"]}
+        points = {name: (values[name], ranked[name]) for name in ranked if name in values}
         if len(points) < 2:
             return None
-        best = front(points, spec.metric in HIGHER_IS_BETTER)
+        best = front(points, higher)
         order = sorted(points, key=lambda name: -points[name][1])
-        said = [f"{self.labels[n]} {decimal(points[n][1], 2)} bits per byte, {spec.say(points[n][0])}" for n in order]
-        title = f"Quality against {spec.title[0].lower()}{spec.title[1:]}"
+        said = [f"{self.labels[n]} {decimal(points[n][1], 2)} bits per byte, {say(points[n][0])}" for n in order]
+        title = f"Quality against {what[0].lower()}{what[1:]}"
         svg = plots.chart(
-            f"c-quality-{spec.metric.part.replace('_', '-')}",
+            f"c-quality-{key.replace('_', '-')}",
             [self.line(name, [points[name][0]], [points[name][1]]) for name in order],
-            spec.y._replace(label=f"{spec.y.label} at {short_length(longest)}"),
+            x,
             plots.Axis("bits per byte", plain),
             sentence(f"{title}: {', '.join(said)}; on the Pareto front: {', '.join(self.labels[name] for name in best)}"),
             front=[points[name] for name in best],

@@ -6,6 +6,7 @@ measured (out of memory), it is left out and the reason is recorded.
 """
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -15,10 +16,11 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 import jaxseq
-from jaxseq import forms
-from jaxseq.bench import programs
+from jaxseq import forms, paths
+from jaxseq.bench import energy, programs
 from jaxseq.bench.timing import OnProgress, in_turns, silent
 from jaxseq.errors import UserError
+from jaxseq.train import checkpoints
 from jaxseq.train.step import Trainer
 
 COMPILING = 0.8  # approximate share of compilation in the time of a measurement
@@ -79,6 +81,14 @@ def state_bytes(model: Any, context: int) -> int:
     return programs.bytes_of(jax.eval_shape(lambda: model.init_state(1, context)))
 
 
+def disk_bytes(workdir: str | os.PathLike, step: int | None = None) -> int:
+    """Bytes on disk of the weights of a checkpoint, by default the last one, with those that a run keeps frozen."""
+    step = checkpoints.saved(workdir)[-1] if step is None else step
+    folders = [checkpoints.folder(workdir) / str(step) / item for item in ("params", "collections")]
+    folders.append(paths.of(workdir) / "frozen")
+    return sum(paths.size(folder / name) for folder in folders if folder.exists() for name in paths.files(folder))
+
+
 def _step_trainer(subject: MeasuredModel, rows: int, length: int) -> Trainer:
     return programs.step_trainer(subject.config, rows, length, subject.devices)
 
@@ -121,6 +131,18 @@ def decode(subjects: Models, context: int, steps: int, rounds: int, on_progress:
 
     seconds = _timed(subjects, make, rounds, on_progress)
     return {name: value if isinstance(value, Exception) else value / steps for name, value in seconds.items()}
+
+
+def decode_energy(subjects: Models, context: int, steps: int, on_progress: OnProgress = silent) -> Figures:
+    """Joules per token of greedy decoding of one row at a context of `context` tokens, see `jaxseq.bench.energy`."""
+    if not (found := energy.counters()):
+        return dict.fromkeys(subjects, UserError(energy.MISSING))
+
+    def make(subject: MeasuredModel) -> Callable[[], None]:
+        return programs.decoding(subject.model, subject.params, context, steps)
+
+    calls = _for_all(subjects, make, lambda fraction, note: on_progress(COMPILING * fraction, note))
+    return {name: call if isinstance(call, Exception) else energy.joules(call, found) / steps for name, call in calls.items()}
 
 
 def prefill(subjects: Models, length: int, rounds: int, on_progress: OnProgress = silent) -> Figures:

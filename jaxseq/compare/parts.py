@@ -47,6 +47,10 @@ def _decode(models, context, preset, on_progress):
     return measure.decode(models, context, preset.decode_steps, preset.rounds, on_progress)
 
 
+def _decode_energy(models, context, preset, on_progress):
+    return measure.decode_energy(models, context, preset.decode_steps, on_progress)
+
+
 def _prefill(models, length, preset, on_progress):
     return measure.prefill(models, length, preset.rounds, on_progress)
 
@@ -55,6 +59,7 @@ MEASUREMENTS = (
     Measurement(costs.TRAIN_SPEED, "training speed at length", 5, "speed_lengths", _train_speed),
     Measurement(costs.TRAIN_MEMORY, "training memory at length", 3, "memory_lengths", _train_memory),
     Measurement(costs.DECODE, "decoding at context", 1, "decode_contexts", _decode),
+    Measurement(costs.ENERGY, "energy of decoding at context", 1, "energy_contexts", _decode_energy),
     Measurement(costs.PREFILL, "prefill of length", 2, "prefill_lengths", _prefill),
 )
 
@@ -69,6 +74,10 @@ def unevaluated(entry: dict, seed: int, step: int) -> bool:
 
 def unsampled(entry: dict) -> bool:
     return "samples" not in entry
+
+
+def unweighed(entry: dict) -> bool:
+    return "disk_bytes" not in entry
 
 
 def unmeasured(entry: dict, metric: costs.Metric, size: int) -> bool:
@@ -89,8 +98,13 @@ def parts(comparison: "Comparison") -> Iterator[Part]:
                 lacks, run = bind(unevaluated, step=step, **own), bind(comparison.evaluate, step=step, **own)
                 yield Part(f"{what}evaluation at step {step}", 2, (name,), lacks, run, where)
         yield Part(f"{name}: samples", 3, (name,), unsampled, comparison.sample)
+        yield size_part(name, comparison)
     for measurement in MEASUREMENTS:
         yield from of_measurement(measurement, every, comparison)
+
+
+def size_part(name: str, comparison: "Comparison") -> Part:
+    return Part(f"{name}: size", 1, (name,), unweighed, comparison.weigh)
 
 
 def of_measurement(measurement: Measurement, names: tuple[str, ...], comparison: "Comparison") -> Iterator[Part]:

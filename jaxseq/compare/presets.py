@@ -33,6 +33,11 @@ class Preset(NamedTuple):
     def steps(self) -> int:
         return max(1, round(self.tokens / (self.batch * self.length)))
 
+    @property
+    def energy_contexts(self) -> tuple[int, ...]:
+        """The longest context at which decoding is timed."""
+        return self.decode_contexts[-1:]
+
 
 PRESETS = {
     preset.name: preset

@@ -13,7 +13,7 @@ from jaxseq.compare.markup import Markup, folded, join, table, tag, unordered
 from jaxseq.compare.provenance import date, device, method, what_was_run
 from jaxseq.compare.runs import mean, runs
 from jaxseq.compare.verdicts import verdicts
-from jaxseq.compare.words import count, decimal, finite, plural, sentence, significant, size
+from jaxseq.compare.words import count, decimal, energy, finite, plural, sentence, significant, size
 
 SHOWN = 5  # sentences of one kind shown before the rest is folded away
 SAMPLE = 1200  # characters of a sample
@@ -160,7 +160,8 @@ def summary(found: Mapping[str, Any], figures: Figures) -> Markup:
     order = [*ranked, *(name for name in figures.architectures if name not in ranked)]
     if not order:
         return nothing("No architecture has been run yet.")
-    longest = {metric: furthest(figures.architectures, metric) for metric in (costs.TRAIN_MEMORY, costs.STATE, costs.DECODE)}
+    metrics = (costs.TRAIN_MEMORY, costs.STATE, costs.DECODE, costs.ENERGY)
+    longest = {metric: furthest(figures.architectures, metric) for metric in metrics}
     head = [
         "Architecture",
         "Parameters",
@@ -172,6 +173,8 @@ def summary(found: Mapping[str, Any], figures: Figures) -> Markup:
         f"Training memory{at(longest[costs.TRAIN_MEMORY])}",
         f"State{at(longest[costs.STATE])}",
         f"Decoding, ms/token{at(longest[costs.DECODE])}",
+        f"Energy/token{at(longest[costs.ENERGY])}",
+        "On disk",
         "Status",
     ]
     rows = [summary_row(name, figures, ranked.get(name), longest) for name in order]
@@ -222,6 +225,8 @@ def summary_row(name: str, figures: Figures, ranked: Mapping[str, Any] | None, l
         measured(entry, costs.TRAIN_MEMORY, longest, size),
         measured(entry, costs.STATE, longest, size),
         measured(entry, costs.DECODE, longest, lambda value: significant(1000 * value)),
+        measured(entry, costs.ENERGY, longest, energy),
+        number(entry.get("disk_bytes"), size),
         status if status in ("done", "partial") else tag("span", status, class_="wide failed"),
     ]
 
@@ -235,7 +240,7 @@ def measured(entry: Mapping[str, Any], metric: costs.Metric, longest: Mapping, s
     """The measurement at the longest length of all, or at the architecture's own longest length, which is then named."""
     found = costs.series(entry, metric)
     if not found:
-        return EMPTY
+        return "not measured" if entry.get(metric.part) else EMPTY
     last = max(found)
     return say(found[last]) + ("" if last == longest[metric] else at(last))
 

@@ -106,6 +106,14 @@ def duration(seconds: float) -> str:
     return f"{_trim(seconds * 1e9)} ns"
 
 
+def energy(joules: float) -> str:
+    """12 µJ, 1.23 mJ, 41 J."""
+    for unit, suffix in ((1, "J"), (1e-3, "mJ")):
+        if joules >= unit:
+            return f"{_trim(joules / unit)} {suffix}"
+    return f"{_trim(joules * 1e6)} µJ"
+
+
 def times(ratio: float) -> str:
     """A factor of at least 1: "1.25", "9.3", "512"."""
     return decimal(ratio, 2 if ratio < 1.995 else 1 if ratio < 9.95 else 0).removesuffix(".0")

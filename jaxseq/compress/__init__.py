@@ -5,6 +5,6 @@ follows the first colon. A step changes the parameters and `config.model`; `work
 """
 
 from jaxseq.compress._gradual import gradual
-from jaxseq.compress._run import apply, compress, count, size
+from jaxseq.compress._run import apply, compress, count
 
-__all__ = ["apply", "compress", "count", "gradual", "size"]
+__all__ = ["apply", "compress", "count", "gradual"]

@@ -15,7 +15,7 @@ from jaxseq.compare import measure
 from jaxseq.compress._calibration import Calibration
 from jaxseq.compress._work import Work
 from jaxseq.config import from_dict, to_dict
-from jaxseq.train import checkpoints, load_variables, save_params, structure
+from jaxseq.train import load_variables, save_params, structure
 from jaxseq.weights import Factored, QuantizedWeight, Sparse
 
 NAME = "compress.json"  # in the new workdir: the recipe and the figures
@@ -69,7 +69,7 @@ def compared(
         task = registry.load("train.objectives", config.train.objective).task(config)
         figures = task.evaluate(model, variables)
         name = "bits_per_byte" if "bits_per_byte" in figures else task.figures[0]
-        result[side] = {"bytes": size(folder, number), name: figures[name]}
+        result[side] = {"bytes": measure.disk_bytes(folder, number), name: figures[name]}
         result[side] |= {"state_bytes": _state_bytes(config), "parameters": count(variables["params"])}
         sides[side] = config, variables["params"]
     _decoding(result, sides, say)
@@ -85,14 +85,6 @@ def _settled(
     types, params = structure.settled(config, variables["params"])
     config = from_dict(to_dict(config), **{"model.weights": types, "train.lora_rank": 0, "train.rounding": ""})
     return jaxseq.build(config), variables | {"params": params}, config
-
-
-def size(workdir: str | os.PathLike, step: int | None) -> int:
-    """Bytes on disk of the weights of a checkpoint, with those that a run keeps frozen."""
-    step = checkpoints.saved(workdir)[-1] if step is None else step
-    folders = [checkpoints.folder(workdir) / str(step) / item for item in ("params", "collections")]
-    folders.append(paths.of(workdir) / "frozen")
-    return sum(paths.size(folder / name) for folder in folders if folder.exists() for name in paths.files(folder))
 
 
 def count(params: Any) -> int:

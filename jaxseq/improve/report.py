@@ -56,9 +56,17 @@ def intro(results: Mapping[str, Any], found: Mapping[str, Any]) -> Markup:
 
 
 def whole(shown: list[dict[str, str]], figures: Figures) -> Markup:
+    """The table as it is in Markdown, with the markers of the charts."""
+    if not shown:
+        return nothing("No model has been made yet.")
     columns = header(shown)
-    cells = [[figures.name(row["model"]), *(row.get(key, "") or EMPTY for key in columns[1:])] for row in shown]
-    wide = columns.index("what")
-    for row in cells:
-        row[wide] = tag("span", row[wide], class_="wide")
-    return table("What each model gains and costs", [name.capitalize() for name in columns], cells, class_="summary")
+
+    def cell(row: Mapping[str, str], column: str) -> Markup | str:
+        if column == "model":
+            return figures.name(row[column])
+        value = row.get(column) or EMPTY
+        return tag("span", value, class_="wide") if column == "what" else value
+
+    cells = [[cell(row, column) for column in columns] for row in shown]
+    heads = [column[:1].upper() + column[1:] for column in columns]
+    return table("What each model gains and costs", heads, cells, class_="summary")

@@ -22,11 +22,14 @@ from jaxseq.models import _stack
 class Lever:
     """How to get a model from a base.
 
-    about: for the table. settings: fields of the base's config to change; in their values {base} is the workdir of the base's
-    run with the same seed, {second} the second text, and {shared} and {half} the base's stack with one block used at every
-    depth, and with half of the layers. way, argument: a function of `ways`, and what it is told; "" trains with `settings`.
-    steps: of training, relative to the preset's. second: the model is trained on the second text, and scored on both.
-    scratch: the lever that trains the same model from scratch on the same tokens.
+    about: for the table.
+    settings: fields of the base's config to change. In their values {base} is the workdir of the base's run with the same seed,
+        {second} the second text, {shared} the base's stack with one block used at every depth, {half} that with half of the
+        layers.
+    way, argument: a function of `ways`, and what it is told; "" trains with `settings`.
+    steps: of training, relative to the preset's.
+    second: the model is trained on the second text, and scored on both.
+    scratch: the lever or the architecture that is the same model trained from scratch on as many tokens as the base.
     """
 
     about: str
@@ -38,6 +41,11 @@ class Lever:
     scratch: str = ""
 
 
+def compressed(recipe: str, about: str) -> Lever:
+    """A lever that takes no training: a recipe of `jaxseq compress`."""
+    return Lever(about, way="compress", argument=recipe, steps=0.0)
+
+
 TEACHER = {"train.objective": "distillation", "train.distill_teacher": "{base}"}
 ADAPTERS = {"train.init": "{base}", "train.lora_rank": 8, "data.path": "{second}"}
 
@@ -45,16 +53,17 @@ LEVERS = {
     "shared": Lever("one block used at every depth", {"model.stack": "{shared}"}),
     "multi-query": Lever("one key and value head for all queries", {"model.attention.kv_heads": 1}),
     "window": Lever("attention to the last 64 tokens", {"model.attention.window": 64}),
-    "wanda:0.5": Lever("half of the weights zero", way="compress", argument="wanda:0.5"),
-    "sparsegpt:2:4": Lever("two of four weights zero", way="compress", argument="sparsegpt:2:4"),
-    "int8": Lever("8 bits per weight", way="compress", argument="int8"),
-    "int4": Lever("4 bits per weight", way="compress", argument="int4"),
-    "lowrank:0.5": Lever("matrices as products with half of the parameters", way="compress", argument="lowrank:0.5"),
+    "wanda:0.5": compressed("wanda:0.5", "half of the weights zero"),
+    "sparsegpt:2:4": compressed("sparsegpt:2:4", "two of four weights zero"),
+    "int8": compressed("int8", "8 bits per weight"),
+    "int4": compressed("int4", "4 bits per weight"),
+    "lowrank:0.5": compressed("lowrank:0.5", "matrices as products with half of the parameters"),
     "student": Lever("half of the layers", {"model.stack": "{half}"}),
     "distilled": Lever("half of the layers, taught by the base", {"model.stack": "{half}", **TEACHER}, scratch="student"),
+    "migrated": Lever("attention turned into gated linear attention", way="migrate", argument="gla", steps=0.5, scratch="gla"),
     "lora": Lever("adapters of rank 8, trained on the second text", ADAPTERS, steps=0.25, second=True),
 }
-ATTENTION = ("multi-query", "window")  # levers of softmax attention
+ATTENTION = ("multi-query", "window", "migrated")  # levers of softmax attention
 COMPRESSIONS = ("wanda:0.5", "sparsegpt:2:4", "int8", "int4", "lowrank:0.5")
 
 
@@ -78,7 +87,7 @@ BUDGET = Preset(
 PRESETS = {
     "quick": TablePreset((*every("transformer"), "retnet"), BUDGET, 1),
     "full": TablePreset(
-        (*every("transformer"), *every("retnet", *ATTENTION), *every("mamba", *ATTENTION)), BUDGET._replace(name="full"), 3
+        (*every("transformer"), *every("retnet", *ATTENTION), *every("mamba", *ATTENTION), "gla"), BUDGET._replace(name="full"), 3
     ),
 }
 
@@ -112,7 +121,8 @@ def named(wanted: Iterable[str], workdirs: Mapping[str, str]) -> dict[str, Table
             rows[f"{base}+{word}"] = TableRow(f"{base}+{word}", lever_of(name, word), base)
     if not rows:
         raise UserError("there are no rows; name some, such as --rows=transformer,transformer+int8")
-    same = {name: f"{row.base}+{row.lever.scratch}" for name, row in rows.items() if row.lever.scratch}
+    word = {name: row.lever.scratch for name, row in rows.items()}
+    same = {name: f"{row.base}+{word[name]}" if word[name] in LEVERS else word[name] for name, row in rows.items()}
     return {name: row._replace(scratch=same[name] if same.get(name) in rows else "") for name, row in rows.items()}
 
 
@@ -124,7 +134,7 @@ def lever_of(name: str, word: str) -> Lever:
         recipes.steps("compress", word)
     except UserError as error:
         raise UserError(f"the row {name!r} is neither a lever ({', '.join(LEVERS)}) nor a recipe of compress: {error}") from None
-    return Lever(f"compressed: {word}", way="compress", argument=word)
+    return compressed(word, f"compressed: {word}")
 
 
 def stacks(config: ConfigDict) -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import Any
 from jaxseq.compare import costs
 from jaxseq.compare.runs import mean, runs
 from jaxseq.compare.summary import markdown_of
-from jaxseq.compare.words import decimal, duration, finite, short_count, significant, size
+from jaxseq.compare.words import decimal, duration, energy, finite, short_count, significant, size
 from jaxseq.improve.verdicts import verdicts
 
 
@@ -22,7 +22,8 @@ def rows(results: Mapping[str, Any], found: Mapping[str, Any]) -> list[dict[str,
     entries = results["architectures"]
     scores = {row["architecture"]: row["bits_per_byte"] for row in found["ranking"]["tokens"]}
     gaps = {(pair["a"], pair["b"]): difference(pair) for pair in found["pairs"]}
-    whole = [row_of(name, entry, next(iter(entries)), scores.get(name), gaps) for name, entry in entries.items()]
+    first = next(iter(entries), "")
+    whole = [row_of(name, entry, first, scores.get(name), gaps) for name, entry in entries.items()]
     return [{key: value for key, value in row.items() if any(other.get(key) for other in whole)} for row in whole]
 
 
@@ -55,6 +56,9 @@ def figures(entry: Mapping[str, Any]) -> dict[str, str]:
         out[f"tokens/s at context {context}"] = significant(1 / decoding[context])
     if state := costs.series(entry, costs.STATE):
         out[f"state at context {max(state)}"] = size(state[max(state)])
+    if points := entry.get(costs.ENERGY.part):
+        spent = costs.series(entry, costs.ENERGY)
+        out[f"energy/token at context {points[-1]['context']}"] = energy(spent[max(spent)]) if spent else "not measured"
     return out
 
 

@@ -5,7 +5,6 @@ finished part is never repeated. A row that fails leaves the others alone, excep
 """
 
 import functools
-import shutil
 import sysconfig
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,13 +25,14 @@ from jaxseq.data import sources
 from jaxseq.errors import UserError
 from jaxseq.improve.rows import COMPRESSIONS, TablePreset, TableRow, named, stacks
 from jaxseq.improve.verdicts import KIND, verdicts
-from jaxseq.improve.ways import WAYS
+from jaxseq.improve.ways import WAYS, Job
 from jaxseq.train import structure
 from jaxseq.train.workdirs import saved_config
 
 OWN = "model"  # the base that is the workdir of --model
 SECOND = "the modules of Python's asyncio"
-EVALUATION, MAKING, STORED = 5, 20, 2  # rough seconds on two cores, for the progress bar
+FOLDERS = ("init", "distill_teacher")  # fields of config.train that name the workdir of the base
+EVALUATION, MAKING = 5, 20  # rough seconds on two cores, for the progress bar
 PER_TOKEN = 1.2e-4
 
 
@@ -109,9 +109,10 @@ class Table(engine.Comparison):
             for seed in self.seeds_of(row):
                 where = "" if seed == self.seed else f"seed {seed}: "
                 yield from self.parts_of(row, seed, f"{name}: {where}", where)
-            yield Part(f"{name}: size", STORED, (name,), lambda entry: "disk_bytes" not in entry, self.weigh)
-        (decoding,) = (found for found in parts.MEASUREMENTS if found.metric == costs.DECODE)
-        yield from parts.of_measurement(decoding, tuple(self.rows), self)
+            yield parts.size_part(name, self)
+        for measurement in parts.MEASUREMENTS:
+            if measurement.metric in (costs.DECODE, costs.ENERGY):
+                yield from parts.of_measurement(measurement, tuple(self.rows), self)
 
     def parts_of(self, row: TableRow, seed: int, what: str, where: str) -> Iterator[Part]:
         """The parts of one run of a row."""
@@ -124,7 +125,8 @@ class Table(engine.Comparison):
             train = self.configs[row.name].train
             yield part("training", 10 + PER_TOKEN * train.steps * train.batch * train.length, "train_seconds", self.train)
         elif not row.workdir:
-            yield part(row.lever.way, MAKING, "making_seconds", self.make)
+            tokens = self.steps_of(row) * self.preset.batch * self.preset.length
+            yield part(row.lever.way, MAKING + PER_TOKEN * tokens, "making_seconds", self.make)
         yield part("evaluation", EVALUATION, "validation", self.validate)
         if row.lever.second or any(other.base == row.name and other.lever.second for other in self.rows.values()):
             yield part("evaluation on the second text", EVALUATION, "second", self.validate_second)
@@ -143,10 +145,17 @@ class Table(engine.Comparison):
     def describe(self, name: str, entry: dict) -> None:
         row = self.rows[name]
         if not (row.trained or row.workdir) and "making_seconds" in entry:
-            self.configs[name] = saved_config(self.workdir(name))
+            self.configs[name] = self.portable(saved_config(self.workdir(name)))
         counted = {"parameters": entry["parameters"]} if "disk_bytes" in entry else {}
         super().describe(name, entry)
         entry |= {"row": {"base": row.base, "about": row.lever.about, "scratch": row.scratch}, **counted}
+
+    @staticmethod
+    def portable(config: ConfigDict) -> ConfigDict:
+        """The config without paths of this machine."""
+        with config.unlocked():
+            config.train.update({key: "{base}" for key in FOLDERS if config.train[key]})
+        return config
 
     def workdir(self, name: str, seed: int | None = None) -> Path:
         return Path(self.rows[name].workdir) if self.rows[name].workdir else super().workdir(name, seed)
@@ -154,7 +163,7 @@ class Table(engine.Comparison):
     def config_of(self, name: str, seed: int) -> ConfigDict:
         row, config = self.rows[name], super().config_of(name, seed)
         with config.unlocked():
-            for key in ("init", "distill_teacher"):
+            for key in FOLDERS:
                 if config.train[key] == "{base}":
                     config.train[key] = str(self.workdir(row.base, seed))
             if row.lever.second:
@@ -169,15 +178,20 @@ class Table(engine.Comparison):
         """Makes a model from its base, in the way of its lever."""
         (name,) = names
         self.check_base(name)
-        row, out = self.rows[name], self.workdir(name, seed)
-        shutil.rmtree(out, ignore_errors=True)  # what an interruption has left
-        fields = {key: value for key, value in self.overrides.items() if key.startswith("data.")}
-        base, began = self.workdir(row.base, seed), time.monotonic()
-        tokens = WAYS[row.lever.way](base, row.lever.argument, out, lambda line: self.display.update(0.0, line), fields)
+        row, began = self.rows[name], time.monotonic()
+        job = Job(
+            self.workdir(row.base, seed), row.lever.argument, self.workdir(name, seed), self.steps_of(row), seed,
+            {key: value for key, value in self.overrides.items() if key.startswith("data.")},
+            lambda line: self.display.update(0.0, line),
+        )  # fmt: skip
+        tokens = WAYS[row.lever.way](job)
         entry = self.results["architectures"][name]
         run_of(entry, seed).update(making_seconds=time.monotonic() - began, making_tokens=tokens)
         if seed == self.seed:
             self.describe(name, entry)
+
+    def steps_of(self, row: TableRow) -> int:
+        return round(self.preset.steps * row.lever.steps)
 
     def check_base(self, name: str) -> None:
         """Raises UserError if the row is made from one that has failed."""
@@ -202,11 +216,10 @@ class Table(engine.Comparison):
         return self.score(name, seed, None, self.texts[tokenizer, second])
 
     def weigh(self, names: list[str]) -> None:
-        """Bytes of the weights on disk, and the number of parameters that are not fixed zeros."""
-        (name,) = names
-        subject, entry = self.subject(name), self.results["architectures"][name]
-        entry["parameters"] = compress.count(structure.settled(subject.config, subject.params)[1])
-        entry["disk_bytes"] = compress.size(self.workdir(name), None)
+        super().weigh(names)
+        subject = self.subject(names[0])
+        settled = structure.settled(subject.config, subject.params)[1]
+        self.results["architectures"][names[0]]["parameters"] = compress.count(settled)  # without fixed zeros
 
     def judged(self) -> tuple[dict[str, Any], str]:
         from jaxseq.improve import report  # imported late: matplotlib takes a second

@@ -1,23 +1,53 @@
 """Ways to make a model from a trained one in one call, other than by training a config: {name: function}.
 
-A function takes (the workdir of the base's run, the lever's argument, the new workdir, progress, the user's config fields
-data.…), writes the new workdir, and returns the number of tokens that it trained on. It raises UserError for an argument that
-cannot be applied.
+A function makes what its `Job` says, and returns the number of tokens that it trained on. It raises UserError for an argument
+that cannot be applied, and Interrupted if it was asked to stop; if it is called again, it goes on or starts anew.
 """
 
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxseq import compress
+from jaxseq.compare.engine import Interrupted
+from jaxseq.migrate import migrate
 
-Say = Callable[[str], None]
+STAGES = (1, 1, 3)  # parts of the steps of a migration
 
 
-def compressed(base: Path, recipe: str, out: Path, say: Say, fields: Mapping[str, Any]) -> int:
+class Job(NamedTuple):
+    """base: the workdir of the base's run. out: the new workdir. steps: of training. fields: the user's config fields data.….
+    say: called with a line about the progress."""
+
+    base: Path
+    argument: str
+    out: Path
+    steps: int
+    seed: int
+    fields: dict[str, Any]
+    say: Callable[[str], None]
+
+    def progress(self, record: dict[str, Any]) -> None:
+        self.say(f"step {record['step']} of {record['steps']}, loss {record['loss']:.3f}")
+
+
+def compressed(job: Job) -> int:
     """By a recipe of `jaxseq compress`, which reads a few tokens but trains on none."""
-    compress.apply(base, recipe, out, overrides=dict(fields), say=say)
+    shutil.rmtree(job.out, ignore_errors=True)  # what an interruption has left
+    compress.apply(job.base, job.argument, job.out, overrides=job.fields, say=job.say)
     return 0
 
 
-WAYS: dict[str, Callable[[Path, str, Path, Say, Mapping[str, Any]], int]] = {"compress": compressed}
+def migrated(job: Job) -> int:
+    """By `jaxseq migrate`: attention becomes what the argument names."""
+    steps = tuple(max(1, round(job.steps * part / sum(STAGES))) for part in STAGES)
+    result = migrate(
+        job.base, job.argument, job.out, steps=steps, seed=job.seed, overrides=job.fields, say=job.say, progress=job.progress
+    )
+    if "stopped" in result:
+        raise Interrupted(result["signal"])
+    return sum(stage["tokens"] for stage in result["stages"])
+
+
+WAYS: dict[str, Callable[[Job], int]] = {"compress": compressed, "migrate": migrated}

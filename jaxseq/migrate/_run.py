@@ -10,7 +10,7 @@ import jax
 
 from jaxseq import paths, recipes, registry, staged
 from jaxseq.compare import measure
-from jaxseq.compress._run import count, size
+from jaxseq.compress import count
 from jaxseq.config import from_dict, to_dict
 from jaxseq.errors import UserError
 from jaxseq.migrate import _convert
@@ -113,7 +113,7 @@ def _compared(sides: dict[str, tuple[recipes.Candidate, Any]], task: Any, contex
     for side, (work, folder) in sides.items():
         say(f"evaluating, {side}")
         bits = task.evaluate(work.model, {"params": work.params})["bits_per_byte"]
-        found[side] = {"bytes": size(folder, None), "bits_per_byte": bits}
+        found[side] = {"bytes": measure.disk_bytes(folder), "bits_per_byte": bits}
         found[side] |= {"state_bytes": measure.state_bytes(work.model, context), "parameters": count(work.params)}
     say("timing the decoding of both")
     subjects = {

@@ -142,6 +142,8 @@ def scenario(tmp_path_factory, text):
         return real["train"](config, workdir, **kwargs)
 
     patch.setattr(engine, "train", train)
+    patch.setattr(measure.energy, "counters", lambda: [None])
+    patch.setattr(measure.energy, "joules", lambda call, found: 3.0 * TINY.decode_steps)
     for name in ("evaluate", "generate"):
         patch.setattr(engine, name, lambda *a, _name=name, **k: (calls.append((_name,)), real[_name](*a, **k))[1])
     for name in ("train_speed", "train_memory", "decode", "prefill"):
@@ -226,6 +228,8 @@ def test_results_follow_the_schema(scenario):
         assert [p["context"] for p in entry["state_bytes"]] == [128, 32768]
         assert [p["length"] for p in entry["train_memory"]] == [32]
         assert all(p["seconds_per_token"] > 0 and p["state_bytes"] > 0 for p in entry["decode"])
+        assert entry["disk_bytes"] > entry["parameters"]
+        assert [(p["context"], p["joules_per_token"]) for p in entry["decode_energy"]] == [(64, 3.0)]
         assert len(entry["samples"]) == engine.PROMPTS
     assert results["architectures"]["windowed"]["title"] == "My net: attention with a window."
     assert results["architectures"]["transformer"]["forms"].keys() == {"attention"}

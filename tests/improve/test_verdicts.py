@@ -1,27 +1,9 @@
 """Verdicts of `jaxseq improve`: which pairs are compared, and what one seed can tell."""
 
-import numpy as np
+from helpers.fake_table import entry
 
 from jaxseq.improve import summary
 from jaxseq.improve.verdicts import verdicts
-
-
-def entry(shift: float, base: str = "", seeds: int = 1, **more) -> dict:
-    """A row whose documents have 2 + shift bits per byte, with a little noise of each seed and document."""
-    sizes = np.random.default_rng(0).integers(500, 900, 12)
-
-    def run(seed: int) -> dict:
-        noise = np.random.default_rng([seed, round(1e6 * abs(shift))]).normal(0, 1e-3, 12)
-        nats = (2 + shift + noise) * sizes * np.log(2)
-        documents = [{"id": str(i), "bytes": int(n), "nats": float(x)} for i, (n, x) in enumerate(zip(sizes, nats, strict=True))]
-        return {
-            "seed": seed,
-            "validation": {"bits_per_byte": float(nats.sum() / np.log(2) / sizes.sum()), "documents": documents},
-        }
-
-    first, *others = map(run, range(seeds))
-    row = {"base": base, "about": "", "scratch": more.pop("scratch", "")}
-    return first | {"status": "done", "row": row, "parameters": 10, "repeats": others} | more
 
 
 def told(results: dict) -> dict:
