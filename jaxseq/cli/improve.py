@@ -1,19 +1,19 @@
 """Measure in one table what each way of improving a model gains and costs.
 
 A Transformer is trained, and then improved in every way that jaxseq knows: shared layers, fewer key heads, a window, pruning,
-quantization, factored matrices, a distilled student and adapters for a second text. Each row has its size, its bits per byte on
+quantization, factored matrices, a distilled student, a change to linear attention, and adapters for a second text. Each row has its size, its bits per byte on
 held-out text, its speed and its state, what it cost to make, and its difference from the model that it was made from. The rows
 are written to DIR/results.json and DIR/report.html. If the command is interrupted, the same command resumes and does not repeat
 finished work.
 
-  jaxseq improve                                     13 rows, half an hour on 2 cores
+  jaxseq improve                                     14 rows, half an hour on 2 cores
 
   jaxseq improve --preset=full --model=runs/smollm2  more bases, 3 seeds, and a workdir of yours: a night
 
   jaxseq improve --rows=mamba,mamba+int8,mamba+channels:0.25+nf4
 
 A row is BASE or BASE+LEVER. A base is the name of an architecture; a lever is one of shared, multi-query, window, student,
-distilled and lora, or a recipe of `jaxseq compress`. Any --config.x.y=value applies to all rows.
+distilled, migrated and lora, or a recipe of `jaxseq compress`. Any --config.x.y=value applies to all rows.
 """
 
 import argparse

@@ -102,8 +102,9 @@ class Figures:
         return join(filter(None, found))
 
     def name(self, name: str) -> Markup:
-        """The architecture's marker and label."""
-        return tag("span", Markup(self.styles[name].glyph()), self.labels[name], class_="name")
+        """The architecture's marker and label, which may break after a plus."""
+        label = join(self.labels[name].split("+"), "+<wbr>")
+        return tag("span", Markup(self.styles[name].glyph()), tag("span", label), class_="name")
 
     def line(self, name: str, x: Sequence[float], y: Sequence[float]) -> plots.Line:
         return plots.Line(self.labels[name], self.styles[name], x, y)

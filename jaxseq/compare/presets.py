@@ -13,7 +13,7 @@ class Preset(NamedTuple):
     """
 
     name: str
-    parameters: int
+    parameters: int | None  # None: each config keeps its size
     tokens: int  # of training; rounded to whole steps
     batch: int  # rows per step
     length: int  # tokens per row

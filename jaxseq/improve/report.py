@@ -69,4 +69,5 @@ def whole(shown: list[dict[str, str]], figures: Figures) -> Markup:
 
     cells = [[cell(row, column) for column in columns] for row in shown]
     heads = [column[:1].upper() + column[1:] for column in columns]
+    heads = [tag("span", head, class_="wide") if head == "What" else head for head in heads]
     return table("What each model gains and costs", heads, cells, class_="summary")

@@ -81,7 +81,7 @@ def every(base: str, *without: str) -> tuple[str, ...]:
 
 
 BUDGET = Preset(
-    "quick", parameters=0, tokens=1_024_000, batch=4, length=256, evaluations=4, evaluation_tokens=132_000, speed_tokens=0,
+    "quick", parameters=None, tokens=1_024_000, batch=4, length=256, evaluations=4, evaluation_tokens=132_000, speed_tokens=0,
     speed_lengths=(), memory_lengths=(), decode_contexts=(2048,), prefill_lengths=(), rounds=5, state_contexts=(2048,),
 )  # fmt: skip
 PRESETS = {

@@ -38,11 +38,11 @@ def row_of(
     second = mean((run.get("second") or {}).get("bits_per_byte") for run in trained)
     return out | {
         "bits per byte": f"{score:.4f}",
+        **figures(entry),
+        **effort(trained),
         "against its base": gaps.get((name, made.get("base") or first), ""),
         "against the same from scratch": gaps.get((name, made.get("scratch")), ""),
         "second text": "" if second is None else f"{second:.4f}",
-        **figures(entry),
-        **effort(trained),
     }
 
 
@@ -67,7 +67,7 @@ def effort(trained: list[Mapping[str, Any]]) -> dict[str, str]:
     tokens = mean(run["curve"][-1]["tokens"] if run.get("curve") else run.get("making_tokens") for run in trained)
     seconds = mean(run.get("train_seconds", run.get("making_seconds")) for run in trained)
     if tokens is None or seconds is None:
-        return {}
+        return {"trained on": "", "time": ""}
     return {"trained on": short_count(tokens) if tokens else "0", "time": duration(seconds)}
 
 

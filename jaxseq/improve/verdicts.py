@@ -10,15 +10,15 @@ import statistics
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from jaxseq.compare.intervals import LEVEL, Estimate, Seeds, estimate, holm, scores
+from jaxseq.compare.intervals import LEVEL, SEED_SPREAD, Estimate, Seeds, estimate, holm, scores
 from jaxseq.compare.runs import count_seeds, mean, runs
 from jaxseq.compare.verdicts import busy_words, missing
 from jaxseq.compare.words import plural
 
 KIND = "improve"  # the `kind` of the results
 ONE_SEED = (
-    "One seed: each model was trained once. Intervals are over documents only and do not cover other seeds; they are exact for "
-    "models made from the same weights."
+    "One seed: each model was trained once. Intervals are over documents only and do not cover other seeds; so models that were "
+    f"trained apart are told apart only by more than {SEED_SPREAD} bits per byte."
 )
 
 
