@@ -1,10 +1,10 @@
 """Measure in one table what each way of improving a model gains and costs.
 
 A Transformer is trained, and then improved in every way that jaxseq knows: shared layers, fewer key heads, a window, pruning,
-quantization, factored matrices, a distilled student, a change to linear attention, and adapters for a second text. Each row has its size, its bits per byte on
-held-out text, its speed and its state, what it cost to make, and its difference from the model that it was made from. The rows
-are written to DIR/results.json and DIR/report.html. If the command is interrupted, the same command resumes and does not repeat
-finished work.
+quantization, factored matrices, a distilled student, a change to linear attention, and adapters for a second text. Each row has
+its bits per byte on held-out text, its size, speed and state, what it cost to make, and its difference from the model that it
+was made from. The rows are written to DIR/results.json and DIR/report.html. If the command is interrupted, the same command
+resumes and does not repeat finished work.
 
   jaxseq improve                                     14 rows, half an hour on 2 cores
 
