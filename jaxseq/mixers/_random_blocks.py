@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 
-def draw(count: jax.Array, picks: int, *names: jax.Array) -> jax.Array:
+def draw(count: jax.Array, picks: int, *names: jax.Array | int) -> jax.Array:
     """[..., picks] int32: different numbers from 0 to count - 1, uniformly distributed; -1 beyond the first `count`.
 
     The numbers are a function of `names`, integers that broadcast against `count`. Floyd's algorithm (Bentley & Floyd 1987,
