@@ -3,7 +3,7 @@
 `lm` is the causal language model of all architectures; the call signatures of the others are in their docstrings. Positions:
 `lm` has rotary positions in attention, learned or sinusoidal ones added to the embedding, ALiBi, or none; `encoder` and
 `sparse_encoder` learned or sinusoidal ones; `vit` a learned one per patch; `encoder_decoder` a learned bias for each bucket of
-distances.
+distances; `funnel` scores with sinusoids of distances.
 """
 
 from flax import linen as nn

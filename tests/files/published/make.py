@@ -136,6 +136,7 @@ BERT = COMMON | HEADS | {"max_position_embeddings": 32}
 ALBERT = {"embedding_size": 8, "num_hidden_layers": 4, "num_hidden_groups": 2}
 LONGFORMER = BERT | {"attention_window": 4, "type_vocab_size": 1, "pad_token_id": 1}
 BIG_BIRD = BERT | {"sep_token_id": 3, "block_size": 2, "num_random_blocks": 1}  # sparse for more than 14 tokens
+FUNNEL = {"vocab_size": VOCAB, "d_model": 16, "n_head": 4, "d_head": 6, "d_inner": 24, "block_sizes": [2, 1, 2]}
 VIT = HEADS | {"hidden_size": 16, "num_hidden_layers": 2, "image_size": 8, "patch_size": 4}
 
 MODELS = {
@@ -196,6 +197,10 @@ MODELS = {
     "big_bird": ("BigBirdForMaskedLM", BIG_BIRD),
     "big_bird_bare": ("BigBirdModel", BIG_BIRD | {"num_random_blocks": 2}),
     "big_bird_pretraining": ("BigBirdForPreTraining", BIG_BIRD),
+    "funnel": ("FunnelForMaskedLM", FUNNEL | {"num_decoder_layers": 1}),
+    "funnel_bare": ("FunnelModel", FUNNEL | {"block_repeats": [1, 2, 2], "num_decoder_layers": 2, "hidden_act": "relu"}),
+    "funnel_base": ("FunnelBaseModel", FUNNEL | {"pooling_type": "max"}),
+    "funnel_classifier": ("FunnelForSequenceClassification", FUNNEL | {"num_labels": 3}),
     "vit": ("ViTForImageClassification", VIT | {"num_labels": 5}),
     "vit_bare": ("ViTModel", VIT),
     "t5": ("T5ForConditionalGeneration", T5),
@@ -224,6 +229,8 @@ def inputs(model) -> dict:
         return {"input_ids": tokens, "decoder_input_ids": torch.randint(3, VOCAB, (2, 6))}
     if model.config.model_type == "longformer":
         return {"input_ids": tokens, "global_attention_mask": torch.tensor([[1] + 8 * [0], 5 * [0] + [1] + 2 * [0] + [1]])}
+    if model.config.model_type == "funnel":  # an even number of tokens; type 2 is that of [CLS]
+        return {"input_ids": torch.randint(3, VOCAB, (2, 14)), "token_type_ids": torch.tensor([[2] + 6 * [0] + 7 * [1]] * 2)}
     if model.config.model_type in ("bert", "albert", "big_bird"):
         tokens = torch.randint(3, VOCAB, (2, 23)) if model.config.model_type == "big_bird" else tokens
         types = (torch.arange(tokens.shape[1]) > 4).long()
