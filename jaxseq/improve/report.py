@@ -20,7 +20,8 @@ NOTES = (
     "On disk: the bytes of the weights, compressed as `jaxseq compress` writes them for compressed models; parameters do not "
     "include fixed zeros. A model with adapters keeps its base's weights, which are counted.",
     "Speed is that of greedy decoding of one sequence on the machine named below. Zeros and quantized weights save no time here.",
-    "Trained on and time: what the row costs in addition to its base.",
+    "Trained on and time: what the row costs in addition to its base. The time of training is without compilation, that of "
+    "compressing and migrating with it.",
     "The second text is one that the base has not seen; adapters are trained on it, and lose some of the first text.",
 )
 

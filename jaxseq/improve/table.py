@@ -184,9 +184,10 @@ class Table(engine.Comparison):
             {key: value for key, value in self.overrides.items() if key.startswith("data.")},
             lambda line: self.display.update(0.0, line),
         )  # fmt: skip
-        tokens = WAYS[row.lever.way](job)
+        tokens, seconds = WAYS[row.lever.way](job)
+        seconds = time.monotonic() - began if seconds is None else seconds
         entry = self.results["architectures"][name]
-        run_of(entry, seed).update(making_seconds=time.monotonic() - began, making_tokens=tokens)
+        run_of(entry, seed).update(making_seconds=seconds, making_tokens=tokens)
         if seed == self.seed:
             self.describe(name, entry)
 

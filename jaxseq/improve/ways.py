@@ -1,6 +1,7 @@
 """Ways to make a model from a trained one in one call, other than by training a config: {name: function}.
 
-A function makes what its `Job` says, and returns the number of tokens that it trained on. It raises UserError for an argument
+A function makes what its `Job` says, and returns (the number of tokens that it trained on, the seconds if they are not those
+of this call alone, because it went on after an interruption). It raises UserError for an argument
 that cannot be applied, and Interrupted if it was asked to stop; if it is called again, it goes on or starts anew.
 """
 
@@ -32,14 +33,17 @@ class Job(NamedTuple):
         self.say(f"step {record['step']} of {record['steps']}, loss {record['loss']:.3f}")
 
 
-def compressed(job: Job) -> int:
+Effort = tuple[int, float | None]
+
+
+def compressed(job: Job) -> Effort:
     """By a recipe of `jaxseq compress`, which reads a few tokens but trains on none."""
     shutil.rmtree(job.out, ignore_errors=True)  # what an interruption has left
     compress.apply(job.base, job.argument, job.out, overrides=job.fields, say=job.say)
-    return 0
+    return 0, None
 
 
-def migrated(job: Job) -> int:
+def migrated(job: Job) -> Effort:
     """By `jaxseq migrate`: attention becomes what the argument names."""
     steps = tuple(max(1, round(job.steps * part / sum(STAGES))) for part in STAGES)
     result = migrate(
@@ -47,7 +51,7 @@ def migrated(job: Job) -> int:
     )
     if "stopped" in result:
         raise Interrupted(result["signal"])
-    return sum(stage["tokens"] for stage in result["stages"])
+    return sum(stage["tokens"] for stage in result["stages"]), sum(stage["seconds"] for stage in result["stages"])
 
 
-WAYS: dict[str, Callable[[Job], int]] = {"compress": compressed, "migrate": migrated}
+WAYS: dict[str, Callable[[Job], Effort]] = {"compress": compressed, "migrate": migrated}

@@ -1,11 +1,13 @@
 """The page of `jaxseq improve`: well-formed, and compressed models on the same Pareto front as the others."""
 
+import json
 import re
 
 import pytest
 from helpers.fake_table import entry, measured
 from helpers.page import Page
 
+from jaxseq.cli import main
 from jaxseq.improve import report, summary
 from jaxseq.improve.verdicts import verdicts
 
@@ -35,6 +37,22 @@ def test_compressed_models_are_on_the_same_front(results):
     assert on_front(page, "Quality against energy per decoded token") == ["transformer+int8", "transformer"]
     rows = summary.rows(results, verdicts(results))
     assert [row["energy/token at context 2048"] for row in rows] == ["500 mJ", "400 mJ", "not measured", "600 mJ"]
+
+
+def test_a_generated_block_of_a_markdown_file(results, tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    page = tmp_path / "page.md"
+    page.write_text(
+        "before\n<!-- generated: jaxseq report --results=results.json --markdown -->\nreplaced\n<!-- end -->\nafter\n"
+    )
+    assert main(["report", f"--write={page}"]) == 0
+    text = page.read_text()
+    assert (
+        "| transformer+int8 |" in text
+        and "One seed" in text
+        and "replaced" not in text
+        and text.endswith("<!-- end -->\nafter\n")
+    )
 
 
 def test_the_page_is_well_formed_and_escaped(results):

@@ -6,6 +6,7 @@ from helpers.train_tiny import write_documents
 from jaxseq import compress
 from jaxseq.cli import main
 from jaxseq.compare import engine, measure
+from jaxseq.errors import UserError
 from jaxseq.improve import rows, summary, table
 from jaxseq.train import NonFiniteError
 
@@ -15,7 +16,7 @@ BUDGET = rows.BUDGET._replace(
 )  # fmt: skip
 KINDS = ("transformer", "transformer+int8", "transformer+distilled", "transformer+lora")
 TINY = rows.TablePreset(KINDS, BUDGET, 1)
-SMALL = {"model.width": 32, "model.stack": "2*(attention swiglu)", "data.validation_every": 6}
+SMALL = {"model.width": 32, "model.stack": "2*(mingru)", "data.validation_every": 6}
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def test_every_kind_of_row_has_its_figures(scenario):
         assert entry["decode"][0]["seconds_per_token"] > 0
     assert distilled["parameters"] < base["parameters"] == int8["parameters"] == lora["parameters"]
     assert int8["disk_bytes"] < base["disk_bytes"] and int8["config"]["model"]["weights"]
-    assert distilled["state_bytes"][0]["bytes"] < base["state_bytes"][0]["bytes"]
+    assert 0 < distilled["state_bytes"][0]["bytes"] < base["state_bytes"][0]["bytes"]
     assert lora["curve"][-1]["tokens"] == 0.25 * base["curve"][-1]["tokens"]
     assert lora["second"]["bits_per_byte"] != base["second"]["bits_per_byte"]
     assert "second" not in distilled
@@ -94,7 +95,7 @@ def test_the_table_compares_each_row_with_its_base(scenario, capsys):
 
 def test_fields_that_levers_change(tmp_path, texts):
     """All rows of the quick preset, without training them."""
-    fields = SMALL | {"data.path": str(texts[0])}
+    fields = SMALL | {"data.path": str(texts[0]), "model.stack": "2*(attention swiglu)"}
     names = [name for name in rows.PRESETS["quick"].rows if name != "retnet"]
     made = table.Table(TINY, names, tmp_path, "", str(texts[1]), 0, 1, fields, "")
     models = {name.partition("+")[2]: config.model for name, config in made.configs.items()}
@@ -154,12 +155,38 @@ def test_bad_input_is_one_line(arguments, said, tmp_path, capsys):
 
 
 def test_another_table_in_the_same_folder_is_refused(scenario, texts):
-    with pytest.raises(table.UserError, match="belongs to another comparison"):
+    with pytest.raises(UserError, match="belongs to another comparison"):
         scenario["run"](overrides={"train.lr": 1.0})
-    with pytest.raises(table.UserError, match="another second text"):
+    with pytest.raises(UserError, match="another second text"):
         table.improve(
             TINY, scenario["out"], overrides=SMALL | {"data.path": str(texts[0])}, second=str(texts[0]), command="jaxseq improve"
         )
+
+
+def test_a_given_model_is_compressed_but_not_trained(scenario, tmp_path, texts):
+    given = str(scenario["out"] / "runs" / "transformer")
+    fields = SMALL | {"data.path": str(texts[0])}
+    with pytest.raises(UserError, match="trains from scratch, which a given model cannot"):
+        table.improve(TINY, tmp_path, rows=["model+student"], model=given, overrides=fields)
+    before = sorted(scenario["calls"])
+    results = table.improve(TINY, tmp_path, rows=["model+int8"], model=given, seeds=2, overrides=fields)
+    assert sorted(scenario["calls"]) == sorted([*before, "apply", "evaluate", "evaluate"])
+    model, int8 = results["architectures"].values()
+    assert (
+        model["validation"]["bits_per_byte"] == scenario["results"]["architectures"]["transformer"]["validation"]["bits_per_byte"]
+    )
+    assert int8["disk_bytes"] < model["disk_bytes"] and "repeats" not in int8
+
+
+@pytest.mark.slow
+def test_every_row_has_a_run_for_each_seed(tmp_path, texts):
+    fields = SMALL | {"data.path": str(texts[0])}
+    results = table.improve(TINY, tmp_path, second=str(texts[1]), seeds=2, overrides=fields)
+    for entry in results["architectures"].values():
+        bits = [run["validation"]["bits_per_byte"] for run in (entry, *entry["repeats"])]
+        assert len(set(bits)) == 2
+    assert {pair["seeds"] for pair in results["verdicts"]["pairs"]} == {2}
+    assert results["verdicts"]["seeds"].startswith("2 seeds of each model")
 
 
 @pytest.mark.slow
