@@ -55,7 +55,8 @@ def run(args: argparse.Namespace) -> dict:
     from jaxseq.improve import summary
 
     found = results["verdicts"]
-    show_table(summary.rows(results, found), [found["seeds"], found["busy"]], console)
+    narrow = [{key: value for key, value in row.items() if key != "what"} for row in summary.rows(results, found)]
+    show_table(narrow, [found["seeds"], found["busy"]], console)
     if args.markdown:
         print(summary.markdown(results), file=sys.stderr if args.json else sys.stdout)
     for words in found["missing"]:

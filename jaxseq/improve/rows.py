@@ -116,7 +116,9 @@ def named(wanted: Iterable[str], workdirs: Mapping[str, str]) -> dict[str, Table
             if base not in workdirs and base.partition(":")[0] not in jaxseq.names():
                 known = ", ".join([*workdirs, *jaxseq.names()])
                 raise UserError(f"there is no base {base!r} for the row {name!r}; choose one of: {known}")
-            rows[base] = TableRow(base, Lever("as given" if base in workdirs else "the base"), workdir=workdirs.get(base, ""))
+            rows[base] = TableRow(
+                base, Lever("as given" if base in workdirs else "trained from scratch"), workdir=workdirs.get(base, "")
+            )
         if plus:
             rows[f"{base}+{word}"] = TableRow(f"{base}+{word}", lever_of(name, word), base)
     if not rows:

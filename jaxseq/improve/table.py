@@ -21,6 +21,7 @@ from jaxseq.compare.excerpts import Excerpts
 from jaxseq.compare.parts import Part
 from jaxseq.compare.progress import Display
 from jaxseq.compare.runs import run_of
+from jaxseq.config import from_dict
 from jaxseq.data import sources
 from jaxseq.errors import UserError
 from jaxseq.improve.rows import COMPRESSIONS, TablePreset, TableRow, named, stacks
@@ -68,11 +69,11 @@ class Table(engine.Comparison):
         overrides: dict, command: str,
     ):  # fmt: skip
         overrides = entries.overridden(overrides, chosen=())
-        self.second = second_text(second)
         own = (OWN, *(f"{OWN}+{lever}" for lever in COMPRESSIONS)) if model else ()
         self.rows = named(rows or (*preset.rows, *own), {OWN: model} if model else {})
-        bases = {name: base_config(row, overrides) for name, row in self.rows.items() if not row.base}
-        budget = entries.budgeted(preset.budget, bases.values(), overrides)
+        self.second = second_text(second) if any(row.lever.second for row in self.rows.values()) else {}
+        common = from_dict({}, **{key: value for key, value in overrides.items() if key.startswith("train.")})
+        budget = entries.budgeted(preset.budget, [common], overrides)
         configs: dict[str, ConfigDict] = {}
         for name, row in self.rows.items():
             configs[name] = self.prepared(row, configs, budget, seed, overrides)
@@ -80,7 +81,7 @@ class Table(engine.Comparison):
         self.results["kind"] = KIND
         self.texts = {(self.data.tokenizer, False): self.excerpts}
         said = second or SECOND
-        if self.results.setdefault("second", said) != said:
+        if self.second and self.results.setdefault("second", said) != said:
             raise UserError(f"{self.store.path} has another second text ({self.results['second']}); give another --out")
 
     def prepared(self, row: TableRow, configs: Mapping[str, ConfigDict], budget: Any, seed: int, overrides: dict) -> ConfigDict:

@@ -76,7 +76,7 @@ def pairs(entries: Mapping[str, Any], own: Mapping[str, Seeds]) -> Iterator[RowP
         others = [row.get("base"), row.get("scratch")] if row.get("base") else [base for base in bases[:1] if base != name]
         for other in filter(None, others):
             if other in own and (difference := estimate(own[name], own[other])):
-                yield RowPair(name, other, difference, "making_seconds" in entry and other == row.get("base"))
+                yield RowPair(name, other, difference, entry.get("making_tokens") == 0 and other == row.get("base"))
 
 
 def standing(name: str, mine: list[dict[str, Any]], own: Seeds) -> dict[str, Any] | None:

@@ -169,7 +169,8 @@ def test_a_given_model_is_compressed_but_not_trained(scenario, tmp_path, texts):
     with pytest.raises(UserError, match="trains from scratch, which a given model cannot"):
         table.improve(TINY, tmp_path, rows=["model+student"], model=given, overrides=fields)
     before = sorted(scenario["calls"])
-    results = table.improve(TINY, tmp_path, rows=["model+int8"], model=given, seeds=2, overrides=fields)
+    results = table.improve(TINY, tmp_path, rows=["model+int8"], model=given, seeds=2, overrides=fields | {"train.steps": 3})
+    assert results["budget"]["steps"] == 3
     assert sorted(scenario["calls"]) == sorted([*before, "apply", "evaluate", "evaluate"])
     model, int8 = results["architectures"].values()
     assert (
