@@ -4,7 +4,6 @@ A part is done for an architecture when its figures are in results.json; they ar
 fails, the failure is reported and the remaining parts skip it; the next run tries it again.
 """
 
-import contextlib
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from rich.console import Console
 import jaxseq
 from jaxseq import data, paths
 from jaxseq.compare import entries, fit, machine, measure
+from jaxseq.compare.cache import compilation_cache
 from jaxseq.compare.excerpts import Excerpts, markov
 from jaxseq.compare.parts import Measurement, Part, parts
 from jaxseq.compare.presets import Preset
@@ -70,20 +70,6 @@ def compare(
         with Display(console) as display:
             comparison.run(display)
         return comparison.store.results
-
-
-@contextlib.contextmanager
-def compilation_cache(folder: Path) -> Iterator[None]:
-    """Caches compiled programs in `folder`, for the measurements and for a resumed comparison, unless the user has set
-    another cache."""
-    if jax.config.jax_compilation_cache_dir or paths.is_remote(folder):
-        yield
-        return
-    jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
-    try:
-        yield
-    finally:
-        jax.config.update("jax_compilation_cache_dir", None)
 
 
 class Comparison:

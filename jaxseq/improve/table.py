@@ -17,6 +17,7 @@ from rich.console import Console
 import jaxseq
 from jaxseq import compress, data
 from jaxseq.compare import costs, engine, entries, parts
+from jaxseq.compare.cache import compilation_cache
 from jaxseq.compare.excerpts import Excerpts
 from jaxseq.compare.parts import Part
 from jaxseq.compare.progress import Display
@@ -53,7 +54,7 @@ def improve(
     Raises UserError for bad input and for a folder that holds another table, engine.Interrupted when asked to stop.
     """
     out = Path(out)
-    with engine.compilation_cache(out / ".cache"):
+    with compilation_cache(out / ".cache"):
         seeds = preset.seeds if seeds is None else seeds
         table = Table(preset, rows, out, model, second, seed, seeds, dict(overrides or {}), command)
         with Display(console) as display:
@@ -241,6 +242,12 @@ def base_config(row: TableRow, overrides: Mapping[str, Any]) -> ConfigDict:
     """The config of a base. Raises UserError if a given one is no workdir."""
     if not row.workdir:
         return jaxseq.config(row.name, **overrides)
-    if saved_config(row.workdir) is None:
-        raise UserError(f"--model={row.workdir} is not a workdir; make one of published weights by `jaxseq import`")
+    try:
+        found = saved_config(row.workdir)
+    except UserError:  # a folder of published weights has a config.json, too
+        found = None
+    if found is None or found.model.kind != "lm":
+        raise UserError(
+            f"--model={row.workdir} is not the workdir of a language model; for published weights, make one by `jaxseq import`"
+        )
     return jaxseq.config(row.workdir, **{key: value for key, value in overrides.items() if key.startswith("data.")})

@@ -139,7 +139,7 @@ def test_names_of_rows():
         (["--rows=transfomer"], "there is no base 'transfomer'"),
         (["--rows=transformer+int9"], "there is no step 'int9'"),
         (["--rows=retnet+window"], "the row 'retnet+window' cannot be made"),
-        (["--model=/nowhere"], "--model=/nowhere is not a workdir"),
+        (["--model=/nowhere"], "--model=/nowhere is not the workdir of a language model"),
         (["--second=/nowhere"], "the second text /nowhere does not exist"),
         (["--seeds=0"], "--seeds=0"),
         (["--config.train.lrr=1"], "did you mean 'lr'"),
