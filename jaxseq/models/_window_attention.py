@@ -61,13 +61,15 @@ class WindowAttention(_transformer.MultiHeadAttention):
 
     def _near(self, q_BTHK, k_BTHK, v_BTHK, segment_BT, global_BT) -> tuple[jax.Array, jax.Array]:
         """(y, lse) over the tokens of the window that are not global."""
-        time, half = segment_BT.shape[1], self.window // 2
+        time = segment_BT.shape[1]
+        half = min(self.window // 2, time)
         chunk = -(-half // 4)
         sides, blocks = -(-half // chunk), -(-time // chunk)
-        index_ZA = jnp.arange(blocks)[:, None] + jnp.arange(-sides, sides + 1)
+        chosen = min(2 * sides + 1, blocks)
+        index_ZA = jnp.clip(jnp.arange(blocks) - sides, 0, blocks - chosen)[:, None] + jnp.arange(chosen)
         query_ZC1 = jnp.arange(blocks * chunk).reshape(blocks, chunk, 1)
         key_ZS = (index_ZA[..., None] * chunk + jnp.arange(chunk)).reshape(blocks, -1)
-        near_ZCS = (jnp.abs(query_ZC1 - key_ZS[:, None]) <= half) & ((key_ZS >= 0) & (key_ZS < time))[:, None]
+        near_ZCS = (jnp.abs(query_ZC1 - key_ZS[:, None]) <= half) & (key_ZS < time)[:, None]
         key_BT = segment_BT if global_BT is None else jnp.where(global_BT, 0, segment_BT)
         query_BZC = jnp.pad(segment_BT, ((0, 0), (0, blocks * chunk - time))).reshape(-1, blocks, chunk)
         query_BZC1, key_BZ1S = query_BZC[..., None], jnp.take(key_BT, key_ZS, axis=1, mode="clip")[:, :, None]

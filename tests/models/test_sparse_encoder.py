@@ -148,7 +148,12 @@ def built(attention: str, **fields):
     config.model.update(width=8, layers=2, heads=2, hidden=8, max_positions=64, vocab=20, attention=attention, **fields)
     model, random = jaxseq.build(finish(config)), np.random.default_rng(0)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
-    return model, jax.tree.map(lambda leaf: random.normal(0.5, 0.5, leaf.shape).astype(np.float32), shapes)
+
+    def values(path, leaf):  # far from the initial ones; with large biases or scales all tokens would become alike
+        middle, spread = {"scale": (1, 0.1), "bias": (0, 0.1)}.get(path[-1].key, (0, 0.7))
+        return random.normal(middle, spread, leaf.shape).astype(np.float32)
+
+    return model, jax.tree_util.tree_map_with_path(values, shapes)
 
 
 WINDOW = {"attention": "window", "window": 6, "global_tokens": 2}
@@ -171,7 +176,9 @@ def test_a_document_is_read_alike_wherever_it_stands(fields):
     assert not np.asarray(packed)[pos < 0].any()
 
 
-@pytest.mark.parametrize("fields", [{"attention": "window", "window": 64}, BLOCKS | {"block_size": 5}], ids=["window", "blocks"])
+@pytest.mark.parametrize(
+    "fields", [WINDOW | {"window": 1 << 24, "global_tokens": 0}, BLOCKS | {"block_size": 5}], ids=["window", "blocks"]
+)
 def test_where_everything_is_seen_it_is_the_dense_encoder(fields):
     model, params = built(**fields)
     theirs = jaxseq.build(jaxseq.config("bert", **{
@@ -192,6 +199,32 @@ def test_a_mask_of_global_tokens_is_that_of_the_rule():
     marked = unruled(params, tokens, global_mask=mask).hidden
     assert compare.error(jax.jit(model.apply)(params, tokens).hidden, marked) < 1e-5
     assert compare.error(unruled(params, tokens, global_mask=~mask).hidden, marked) > 1e-2
+
+
+def test_random_blocks_are_drawn_in_training():
+    """Whatever they are in evaluation."""
+    model, params = built(**BLOCKS | {"random": "first"})
+    tokens = np.random.default_rng(0).integers(0, 20, (2, 33))
+    trained = jax.jit(lambda params: model.apply(params, tokens, train=True).hidden)(params)
+    drawn, first = (jax.jit(model.clone(random=random).apply)(params, tokens).hidden for random in ("drawn", "first"))
+    np.testing.assert_array_equal(trained, drawn)
+    assert compare.error(first, drawn) > 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fields", [WINDOW, BLOCKS], ids=["window", "blocks"])
+def test_every_option_of_the_encoder(fields):
+    """A training step in bfloat16, with dropout, rematerialisation and layers that share weights: gradients of all parameters."""
+    options = {"distinct": 1, "embedding_width": 4, "norm_first": True, "dropout": 0.1, "remat": "full", "dtype": "bfloat16"}
+    model, params = built(**fields, **options, pooler=True)
+    tokens, pos = np.random.default_rng(0).integers(0, 20, (2, 33)), np.tile(np.r_[0:25, 0:8], (2, 1))
+
+    def loss(params):
+        out = model.apply(params, tokens, pos, train=True, rngs={"dropout": jax.random.key(0)})
+        return jnp.sum(jnp.square(out.logits)) + jnp.sum(jnp.square(out.pooled.astype(jnp.float32)))
+
+    for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(params)):
+        assert np.isfinite(leaf).all() and np.any(leaf)
 
 
 LONG, NARROW = 8192, 8  # tokens, width: narrow, because projections are not part of what is compared
