@@ -20,7 +20,7 @@ SMALL = {"kv_heads": 2, "max_span": 12, "ramp": 3.0, "first_span": 2.5}
 THETA = np.array([-2.5, -1.5, 2.0, -1.0])  # of four heads: 0.9, 2.2, 10.6 and 3.2 tokens of 12
 
 
-@pytest.mark.parametrize("law", ["split", "reset", "spec"])
+@pytest.mark.parametrize("law", ["split", "reset", pytest.param("spec", marks=pytest.mark.slow)])
 def test_laws_with_two_windows(law):
     testing.check_law(SUBJECT, law)
 
