@@ -103,7 +103,7 @@ def _read(path: str | None) -> dict[str, Any]:
     if path is None or not Path(path).exists():
         return {}
     try:
-        rows = [json.loads(line) for line in Path(path).read_text("utf-8").splitlines()]
+        rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
         return {json.dumps(row["key"]): row["record"] for row in rows}
     except (ValueError, KeyError, TypeError):
         raise UserError(f"--out={path} holds something else than records of this command; choose another file") from None
