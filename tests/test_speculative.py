@@ -170,6 +170,7 @@ def test_samples_have_the_models_distribution(options):
     assert abs(deviation(options)) < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [

@@ -89,6 +89,7 @@ def scenario(tmp_path_factory, text):
     patch.undo()
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_goes_on_and_repeats_nothing(scenario):
     calls = [call for call in scenario["calls"] if call is not None]
     assert len(scenario["half"]["architectures"]["transformer"]["trials"]) == 2
@@ -103,6 +104,7 @@ def test_an_interrupted_sweep_goes_on_and_repeats_nothing(scenario):
     assert not any(path.is_file() for path in (scenario["out"] / "runs").rglob("*")), "what was tried leaves a number only"
 
 
+@pytest.mark.slow
 def test_what_it_writes(scenario):
     results = json.loads((scenario["out"] / "sweep.json").read_text())
     assert results["architectures"] == scenario["results"]["architectures"]
@@ -117,6 +119,7 @@ def test_what_it_writes(scenario):
     assert table == sweep.markdown(results) + "\n"
 
 
+@pytest.mark.slow
 def test_what_tunes_is_neither_trained_on_nor_reported(scenario):
     config = entries.text(entries.overridden({"data.path": str(scenario["text"])}))
     reported = {document.text for document in data.texts(config, "validation")}
@@ -129,6 +132,7 @@ def test_what_tunes_is_neither_trained_on_nor_reported(scenario):
     assert scenario["results"]["tuning"]["documents"] == 2
 
 
+@pytest.mark.slow
 def test_another_sweep_in_the_same_folder_is_refused(scenario, tmp_path):
     for i in range(48):  # the same number of documents of another text
         (tmp_path / f"{i:02}.txt").write_text(f"another text altogether, number {i}. " * 8)
@@ -142,6 +146,7 @@ def test_another_sweep_in_the_same_folder_is_refused(scenario, tmp_path):
         assert "--out" in str(refused.value)
 
 
+@pytest.mark.slow
 def test_the_command_prints_one_json_document_and_the_table_for_people(scenario, monkeypatch, capsys):
     monkeypatch.setitem(PRESETS, "tiny", TINY)
     words = [
@@ -175,6 +180,7 @@ def test_bad_input_is_one_line(arguments, said, tmp_path, capsys):
     assert not (tmp_path / "sweep.json").exists()
 
 
+@pytest.mark.slow
 def test_the_table_marks_what_diverged_and_what_is_not_bracketed(scenario):
     results = json.loads((scenario["out"] / "sweep.json").read_text())
     results["architectures"]["gru"]["trials"] = [
@@ -196,6 +202,7 @@ def test_a_rate_is_for_its_width():
     )
 
 
+@pytest.mark.slow
 def test_configs_read_their_rate_from_the_committed_table(scenario, tmp_path, monkeypatch):
     from jaxseq.configs import _rates
 

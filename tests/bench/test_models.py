@@ -49,7 +49,7 @@ def test_a_ratio_is_of_the_same_round_and_ranks_only_if_it_is_steady():
     assert uneven == (3, 1) and not uneven.ranks
 
 
-@pytest.mark.parametrize("kind", models.KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[pytest.mark.slow] if k == "train" else []) for k in models.KINDS])
 def test_records(kind, monkeypatch):
     monkeypatch.setattr(models.libraries, "available", lambda: {"same": Same(0.02)})
     result = models.bench(kind, ["transformer", "retnet"], SHAPE, peers=True, rounds=2)

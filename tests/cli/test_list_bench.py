@@ -75,17 +75,27 @@ def test_the_readme_is_true():
     assert text == current, "README.md is out of date; run jaxseq list --write=README.md"
 
 
+@pytest.mark.slow
 def test_calls_are_those_of_the_architectures():
     calls = bench.calls()
     assert {"attention", "retention", "selective_scan", "short_conv"} <= set(calls)
     assert calls["selective_scan"].xs == (((256,), "float32"),) * 2 + (((16,), "float32"),) * 2
     args = bench.arguments("selective_scan", calls["selective_scan"], 2, 8)
     assert args.xs[0].shape == (2, 8, 256) and (args.xs[1] > 0).all() and (args.weights["a_DN"] < 0).all()
-    for op in registry.names("ops"):
-        call = calls.get(op) or bench.example_call(op, "float32")
-        function = bench.functions(registry.load("ops", op).FORMS["chunkwise"], dict(call.options))["training"]
-        grads = jax.eval_shape(function, bench.arguments(op, call, 2, 8))
-        assert [g.shape for g in grads[0]] == [(2, 8, *shape) for shape, _ in call.xs]
+    for op in calls:
+        differentiable(op, calls[op])
+
+
+def differentiable(op, call):
+    """Traces the gradients of a benchmark, whose shapes are those of the inputs."""
+    function = bench.functions(registry.load("ops", op).FORMS["chunkwise"], dict(call.options))["training"]
+    grads = jax.eval_shape(function, bench.arguments(op, call, 2, 8))
+    assert [g.shape for g in grads[0]] == [(2, 8, *shape) for shape, _ in call.xs]
+
+
+@pytest.mark.parametrize("op", registry.names("ops"))
+def test_an_op_that_no_architecture_uses_has_a_call(op):
+    differentiable(op, bench.example_call(op, "float32"))
 
 
 def test_bench_prints_and_chooses(capsys):

@@ -255,6 +255,7 @@ def test_another_comparison_in_the_same_folder_is_refused(scenario):
         assert "--out" in str(refused.value)
 
 
+@pytest.mark.slow
 def test_an_old_comparison_of_one_seed_goes_on_with_more(tmp_path, text, monkeypatch):
     """Seed 0 is not trained again, an interruption costs one run, and each seed has its own initial values and data order."""
     bare = TINY._replace(evaluations=1, speed_lengths=(), memory_lengths=(), decode_contexts=(), prefill_lengths=())

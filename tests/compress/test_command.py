@@ -32,7 +32,10 @@ def compressed(run, out, recipe, capsys, *words) -> dict:
     return json.loads(found.out)
 
 
-@pytest.mark.parametrize(("recipe", "smaller"), [("int8", 0.4), ("nf4", 0.27), ("heads:0.25+wanda:0.5+int8", 0.4)])
+@pytest.mark.parametrize(
+    ("recipe", "smaller"),
+    [("int8", 0.4), pytest.param("nf4", 0.27, marks=pytest.mark.slow), ("heads:0.25+wanda:0.5+int8", 0.4)],
+)
 def test_a_smaller_model_on_disk(run, tmp_path, capsys, recipe, smaller):
     found = compressed(run, tmp_path / "out", recipe, capsys)
     before, after = found["before"], found["after"]

@@ -22,7 +22,8 @@ STACKS = {
 }
 
 
-@pytest.fixture(scope="module", params=STACKS)
+# retnet is a slow test: its maps are those of the others.
+@pytest.fixture(scope="module", params=[pytest.param(n, marks=[pytest.mark.slow] if n == "retnet" else []) for n in STACKS])
 def work(request, tmp_path_factory):
     """A model with random non-zero weights, and small documents for calibration."""
     documents = write_documents(tmp_path_factory.mktemp("documents"))
@@ -61,7 +62,7 @@ def kernels(work: Work) -> dict[str, np.ndarray]:
 
 
 KINDS = [("int8", 8, 0.05), ("fp8", 8, 0.15), ("int4", 4, 0.6), ("nf4", 4, 0.6)]
-DEFAULT = {("retnet", "int8"), ("mamba", "nf4"), ("rwkv6", "int8")}  # and all kinds of a Transformer; the others are slow tests
+DEFAULT = {("mamba", "nf4"), ("rwkv6", "int8")}  # and all kinds of a Transformer; the others are slow tests
 QUANTIZED = [
     pytest.param(name, *kind, marks=[] if name == "transformer" or (name, kind[0]) in DEFAULT else [pytest.mark.slow])
     for name in STACKS

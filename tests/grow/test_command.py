@@ -24,6 +24,7 @@ def printed(capsys, *words) -> dict:
     return json.loads(found.out)
 
 
+@pytest.mark.slow
 def test_a_grown_run_goes_on(run, tmp_path, capsys):
     large, more = tmp_path / "large", tmp_path / "more"
     found = printed(capsys, "grow", f"--workdir={run}", "--recipe=layers:2+experts:2", f"--out={large}")

@@ -28,8 +28,11 @@ FITS = {
 TOKENS = np.random.default_rng(0).integers(0, 64, (2, 24)).astype(np.int32)
 
 
-# rwkv6 is a slow test: its channels and layers grow as those of the others do.
-@pytest.fixture(scope="module", params=[pytest.param(n, marks=[pytest.mark.slow] if n == "rwkv6" else []) for n in STACKS])
+# Slow tests: what grows in these two also grows in the others.
+ALIKE = ("rwkv6", "griffin")
+
+
+@pytest.fixture(scope="module", params=[pytest.param(n, marks=[pytest.mark.slow] if n in ALIKE else []) for n in STACKS])
 def work(request):
     grouped = {"model.attention.heads": 4, "model.attention.kv_heads": 2} if request.param == "transformer" else {}
     return request.param, candidate(request.param, STACKS[request.param], **grouped)

@@ -24,7 +24,7 @@ def teacher(tmp_path_factory):
     """The workdir of a small trained Transformer."""
     folder = tmp_path_factory.mktemp("teacher")
     documents = write_documents(tmp_path_factory.mktemp("documents"))
-    more = {"train.steps": 120, "train.log_every": 60, "train.checkpoint_every": 0}
+    more = {"train.steps": 60, "train.log_every": 60, "train.checkpoint_every": 0}
     train(jaxseq.config("transformer", **small(documents) | MODEL | more), folder, devices=jax.devices()[:1])
     return folder
 
@@ -33,6 +33,15 @@ def words(teacher, out, *more: str) -> list[str]:
     return ["migrate", f"--workdir={teacher}", f"--out={out}", *more]
 
 
+def test_one_stage_and_the_report(teacher, tmp_path, capsys):
+    assert cli.main(words(teacher, tmp_path / "out", "--to=window:8", "--steps=0,0,2", "--json")) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["stack"] == "2*(attention:window swiglu)"
+    assert [stage["stage"] for stage in result["stages"]] == ["start", "distillation"]
+    assert result["after"]["state_bytes"] < result["before"]["state_bytes"] and steps(tmp_path / "out") == [2]
+
+
+@pytest.mark.slow
 def test_the_stages_and_the_report(teacher, tmp_path, capsys):
     command = words(teacher, tmp_path / "out", "--to=gla,window:8", "--steps=8,0,6", "--context=64", "--json")
     assert cli.main(command) == 0

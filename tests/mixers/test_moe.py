@@ -194,7 +194,8 @@ print(compare.worst(results[1], results[0])[0])
 """
 
 
-@pytest.mark.parametrize("bias", (pytest.param(False, marks=pytest.mark.slow), True))
+@pytest.mark.slow
+@pytest.mark.parametrize("bias", (False, True))
 def test_experts_on_eight_devices_train_as_on_one(bias, tmp_path):
     settings = {"model.stack": "2*(attention moe)", "model.moe.bias": bias, "model.dropout": 0.0, "train.length": 16}
     config = tiny(tmp_path, **settings)

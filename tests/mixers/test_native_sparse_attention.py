@@ -18,7 +18,11 @@ SMALL = {"kv_heads": 2, "block": 2, "selected": 4, "window": 3}
 (SUBJECT,) = testing.subjects(NativeSparseAttention(width=16, layers=2, **SMALL))
 
 
-@pytest.mark.parametrize("law", testing.LAWS["mixer"])
+# tests/mixers/test_laws.py has the law `split` with the default blocks.
+LAWS = [pytest.param(law, marks=[pytest.mark.slow] if law == "split" else []) for law in testing.LAWS["mixer"]]
+
+
+@pytest.mark.parametrize("law", LAWS)
 def test_laws_with_small_blocks(law):
     testing.check_law(SUBJECT, law)
 

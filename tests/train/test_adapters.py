@@ -36,8 +36,8 @@ def size(tree) -> int:
     return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
-# The adapter of a model does not depend on its mixers; the other two are slow tests.
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in ("retnet", "rwkv7") else []) for n in STACKS])
+# The adapter of a model does not depend on its mixers; the others are slow tests.
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n != "transformer" else []) for n in STACKS])
 def test_only_the_adapter_is_trained_and_in_the_checkpoint(name, documents, tmp_path):
     fields = base(name, documents, tmp_path / "base")
     train(jaxseq.config(name, **fields), tmp_path / "run")

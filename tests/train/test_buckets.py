@@ -125,6 +125,7 @@ def test_weights_go_into_a_bucket_and_come_from_it(bucket, killed, config, docum
         assert load(f"{bucket}/{name}")[2].data.tokenizer == f"{bucket}/{name}/tokenizer.json"
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_in_a_bucket_is_passed_over_and_put_aside(bucket, config, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("jaxseq"), "propagate", True)
     workdir, one = f"{bucket}/damaged", jax.devices()[:1]

@@ -107,6 +107,7 @@ def test_the_student_ends_closer_to_its_teacher_than_alone(documents, teacher, t
 
 
 @pytest.mark.parametrize("more", [{"train.distill_kind": "reverse"}, {"train.distill_top_k": 8}])
+@pytest.mark.slow
 def test_the_other_divergences_fall_too(documents, teacher, tmp_path, more):
     records = run(student(documents, teacher, **more | {"train.steps": 12}), tmp_path)
     assert 0 < records[-1]["distillation"] < 0.8 * records[0]["distillation"]

@@ -102,6 +102,7 @@ def test_matching_compares_mixers_on_the_teachers_inputs(teacher):
             assert bool(jnp.any(grad != 0)) == (not small_error and "/attention:window/" in path), path
 
 
+@pytest.mark.slow
 def test_matching_learns_and_leaves_the_rest_as_it_is(teacher, documents, tmp_path):
     student = migrated(teacher, "gla,attention")
     save_params(tmp_path / "start", student.config, student.params)

@@ -171,6 +171,7 @@ def test_span_corruption_loses_nothing():
     assert 2.5 < lengths[-1] < 3.5
 
 
+@pytest.mark.slow
 def test_a_run_that_fills_in_spans(documents, tmp_path):
     own = {"model.head_size": 16, "model.encoder_layers": 2, "model.decoder_layers": 2}
     sizes = {key: value for key, value in (SMALL | own).items() if key != "model.layers"}
