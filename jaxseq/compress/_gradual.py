@@ -64,6 +64,6 @@ def gradual(
         if "stopped" in record:
             return {"workdir": str(out), "stopped": record["stopped"], "signal": record["signal"]}
         source = folder
-    result = {"workdir": str(out), "recipe": recipe, "rounds": todo, **compared(workdir, out, None, None, say)}
+    result = {"workdir": str(out), "recipe": recipe, "rounds": todo, **compared(workdir, out, None, overrides, say)}
     staged.write(out, NAME, asked, result)
     return result
