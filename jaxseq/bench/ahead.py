@@ -5,26 +5,23 @@ traced program (`jaxseq.train.flops`), memory traffic and collectives in the com
 of loops. Times are lower bounds from the chips' published rates, not measurements.
 """
 
-import contextlib
 import os
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Jaxpr
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-import jaxseq
 from jaxseq.bench import hlo, programs
 from jaxseq.errors import UserError
 from jaxseq.train import flops, prepare
 from jaxseq.train import mesh as meshes
-from jaxseq.train.step import abstract_params
+from jaxseq.train.step import Trainer
 
 WHAT = ("train", "decode")
 # Without them libtpu asks a metadata server, which does not exist here, for the type of this machine, and prints that it failed.
@@ -81,8 +78,9 @@ def record(name: str, config: ConfigDict, what: str, topology: str, context: int
     # JAX writes these programs to its cache, but cannot read them without a TPU.
     with warnings.catch_warnings(), jax.default_matmul_precision("default"):
         warnings.filterwarnings("ignore", message="Error reading persistent compilation cache")
-        traced, scope = _training(config, chips) if what == "train" else _decoding(config, chips, context)
-        with scope():
+        trainer = prepare(config, chips)
+        traced = trainer.traced if what == "train" else _decoding(trainer, context)
+        with trainer.scope():
             compiled = traced.lower().compile()
     seconds, found = time.perf_counter() - start, hlo.costs(compiled.as_text())
     products = products_of(traced.jaxpr.jaxpr) / len(chips)
@@ -92,8 +90,8 @@ def record(name: str, config: ConfigDict, what: str, topology: str, context: int
     tokens = config.train.batch * (config.train.length if what == "train" else 1)
     return {
         "config": name, "what": what, "topology": topology, "chips": len(chips),
-        "mesh": {axis: size for axis, size in meshes.make_mesh(config.mesh, chips).shape.items() if size > 1},
-        "parameters": sum(x.size for x in jax.tree.leaves(_shapes(config))), "dtype": config.model.dtype,
+        "mesh": {axis: size for axis, size in trainer.mesh.shape.items() if size > 1},
+        "parameters": sum(x.size for x in jax.tree.leaves(trainer.abstract.params)), "dtype": config.model.dtype,
         "batch": config.train.batch, "length": config.train.length if what == "train" else context,
         "memory_bytes": programs.planned(compiled), "capacity_bytes": chip.capacity,
         "operations": flops.count_jaxpr(traced.jaxpr) / len(chips), "products": products, "bytes": found.bytes,
@@ -104,30 +102,20 @@ def record(name: str, config: ConfigDict, what: str, topology: str, context: int
     }  # fmt: skip
 
 
-def _shapes(config: ConfigDict) -> Any:
-    model = jaxseq.build(config)
-    return jax.eval_shape(lambda: model.init(jax.random.key(0), *model.example())["params"])
-
-
-def _training(config: ConfigDict, chips: Sequence[Any]) -> tuple[Any, Any]:
-    trainer = prepare(config, chips)
-    return trainer.traced, trainer.scope
-
-
-def _decoding(config: ConfigDict, chips: Sequence[Any], context: int) -> tuple[Any, Any]:
+def _decoding(trainer: Trainer, context: int) -> jax.stages.Traced:
     """One token of each row, with weights in the dtype of the computation and the state updated in place."""
-    model, mesh = jaxseq.build(config), meshes.make_mesh(config.mesh, chips)
+    model, mesh, rows = trainer.model, trainer.mesh, trainer.config.train.batch
     model.check_length(context)
-    dtype, rows = model.dtype, config.train.batch
 
     def weight(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, dtype if leaf.dtype == jnp.float32 else leaf.dtype, sharding=leaf.sharding)
+        dtype = model.dtype if leaf.dtype == jnp.float32 else leaf.dtype
+        return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)
 
     def of_row(leaf: jax.ShapeDtypeStruct, axis: int) -> jax.ShapeDtypeStruct:
         spec = PartitionSpec(*[None] * axis, *meshes.batch_sharding(mesh, (rows,)).spec)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
 
-    params = jax.tree.map(weight, abstract_params(model.boxed()["params"], mesh))
+    params = jax.tree.map(weight, trainer.abstract.params)
     state = jax.eval_shape(lambda: model.init_state(rows, context))
     segments = jax.tree.map(lambda leaf: of_row(leaf, 1), state.segments)  # axis 0 is that of the layers
     state = state._replace(segments=segments, next_pos_B=of_row(state.next_pos_B, 0))
@@ -137,14 +125,8 @@ def _decoding(config: ConfigDict, chips: Sequence[Any], context: int) -> tuple[A
         logits_BTV, state = model.apply({"params": params}, token_B1, state=state, form="recurrent")
         return jnp.argmax(logits_BTV, axis=-1).astype(jnp.int32), state
 
-    @contextlib.contextmanager
-    def scope() -> Iterator[None]:
-        rules = meshes.activation_rules(mesh, {"vocab": getattr(model, "vocab", 0)})
-        with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
-            yield
-
-    with scope():
-        return jax.jit(step, donate_argnums=1).trace(params, state, token_B1), scope
+    with trainer.scope():
+        return jax.jit(step, donate_argnums=1).trace(params, state, token_B1)
 
 
 def products_of(jaxpr: Jaxpr) -> float:

@@ -11,14 +11,13 @@ from typing import NamedTuple
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 FREE = {  # move no data
-    "parameter", "get-tuple-element", "tuple", "bitcast", "constant", "while", "conditional", "call", "after-all", "opt-barrier",
-    "partition-id", "replica-id", "iota", "copy-done", "async-done", "async-update", "domain",
+    "parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all", "opt-barrier", "partition-id", "replica-id",
+    "iota", "async-update", "domain",
 }  # fmt: skip
 WIDTHS = {"pred": 1.0, "token": 0.0, "opaque": 0.0, "s4": 0.5, "u4": 0.5}
 _HEADER = re.compile(r"(ENTRY )?%?([^\s(]+) \(.*\{\s*$")
-_LINE = re.compile(r"\s+(ROOT )?%?([^\s=]+) = (.*)$")
+_LINE = re.compile(r"\s+(?:ROOT )?%?([^\s=]+) = (.*)$")
 _ARRAY = re.compile(r"([a-z]+[0-9]*[a-z0-9]*)\[([0-9,]*)\](\{[^}]*\})?")
-_CALLED = re.compile(r"(?:calls|to_apply|body|condition|called_computation)=%?([^\s,})]+)|branch_computations=\{([^}]*)\}")
 
 
 class Instruction(NamedTuple):
@@ -27,7 +26,6 @@ class Instruction(NamedTuple):
     opcode: str
     operands: tuple[str, ...]
     rest: str  # attributes
-    root: bool
 
     @property
     def bytes(self) -> float:
@@ -81,7 +79,7 @@ class _Counter:
             elif instruction.opcode == "conditional":
                 branches = [self.of(branch) for branch in self._branches(instruction)]
                 total = total.plus(max(branches, key=lambda cost: cost.bytes, default=NOTHING))
-            elif instruction.opcode == "call" or instruction.opcode == "async-start":
+            elif instruction.opcode in ("call", "async-start"):
                 total = total.plus(self.of(instruction.called("to_apply") or instruction.called("calls")))
             else:
                 total = total.plus(self._one(instruction, types))
@@ -203,18 +201,18 @@ def _parsed(text: str) -> tuple[dict[str, list[Instruction]], str]:
         elif line.startswith("}"):
             current = None
         elif match := _LINE.match(line):
-            current.append(_instruction(match[2], match[3], bool(match[1])))
+            current.append(_instruction(match[1], match[2]))
     return found, entry
 
 
-def _instruction(name: str, text: str, root: bool) -> Instruction:
+def _instruction(name: str, text: str) -> Instruction:
     end = _closing(text, 0) + 1 if text.startswith("(") else text.index(" ")
     kind, rest = text[:end], text[end:].lstrip()
     start = rest.index("(")
     close = _closing(rest, start)
     inside = re.sub(r"/\*.*?\*/", "", rest[start + 1 : close])
     operands = tuple(re.findall(r"%([^\s,()]+)", inside)) or tuple(word.strip() for word in inside.split(",") if word.strip())
-    return Instruction(name, kind, rest[:start], operands, rest[close + 1 :], root)
+    return Instruction(name, kind, rest[:start], operands, rest[close + 1 :])
 
 
 def _closing(text: str, start: int) -> int:

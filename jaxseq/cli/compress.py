@@ -26,7 +26,7 @@ import argparse
 import sys
 from typing import Any
 
-from jaxseq.cli import _config, _paths
+from jaxseq.cli import _config, _paths, _stages
 from jaxseq.errors import UserError
 
 SETTABLE = ("data.", "eval.")
@@ -64,34 +64,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     )
     for reason in sorted(set(result["left"].values())):
         say(f"left as they were ({reason}): {', '.join(path for path, own in result['left'].items() if own == reason)}")
-    _tell(result, say)
+    _stages.tell(result, say)
     return result
-
-
-def _tell(result: dict[str, Any], say: Any) -> None:
-    for name in result["before"]:
-        before, after = result["before"][name], result["after"][name]
-        if before is not None:
-            say(f"{name.replace('_', ' '):18} {before:14,.6g} -> {after:14,.6g}")
 
 
 def _gradual(args: argparse.Namespace, overrides: dict[str, Any]) -> dict[str, Any]:
     if args.step is not None:
         raise UserError("--step does not go with --rounds, which continues from the latest checkpoint")
-    from rich.console import Console
-
     from jaxseq import compress
-    from jaxseq.cli.train import stopped
-    from jaxseq.train.progress import ProgressLine
 
-    console = Console(stderr=True)
-    say = lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)  # noqa: E731
-    with ProgressLine(console) as progress:
-        result = compress.gradual(
-            args.workdir, args.recipe, args.out, rounds=args.rounds, steps=args.steps, tokens=args.tokens, overrides=overrides,
-            say=say, progress=progress,
-        )  # fmt: skip
-    if "stopped" in result:
-        stopped(console, result["stopped"], result["signal"])
-    _tell(result, say)
+    result, say = _stages.run(
+        compress.gradual, args.workdir, args.recipe, args.out, rounds=args.rounds, steps=args.steps, tokens=args.tokens,
+        overrides=overrides,
+    )  # fmt: skip
+    _stages.tell(result, say)
     return result

@@ -25,7 +25,7 @@ before and after, and the number of decoded tokens that pays for the migration.
 import argparse
 from typing import Any
 
-from jaxseq.cli import _config
+from jaxseq.cli import _config, _stages
 from jaxseq.errors import UserError
 
 SETTABLE = ("data.", "eval.", "train.", "mesh.")
@@ -52,27 +52,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     words = args.steps.split(",")
     if not all(word.isascii() and word.isdecimal() and len(word) < 10 for word in words):
         raise UserError(f"--steps={args.steps} must be three numbers, such as 200,200,600")
-    from rich.console import Console
-
-    from jaxseq.cli.train import stopped
     from jaxseq.migrate import migrate
-    from jaxseq.train.progress import ProgressLine
 
-    console = Console(stderr=True)
-    say = lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)  # noqa: E731
-    with ProgressLine(console) as progress:
-        result = migrate(
-            args.workdir, args.to, args.out, steps=tuple(map(int, words)), seed=args.seed, overrides=overrides,
-            context=args.context, say=say, progress=progress,
-        )  # fmt: skip
-    if "stopped" in result:
-        stopped(console, result["stopped"], result["signal"])
+    result, say = _stages.run(
+        migrate, args.workdir, args.to, args.out, steps=tuple(map(int, words)), seed=args.seed, overrides=overrides,
+        context=args.context,
+    )  # fmt: skip
     for stage in result["stages"]:
         say(f"{stage['stage'].replace('_', ' '):14} {stage['tokens']:14,} tokens {stage['bits_per_byte']:9.4f} bits per byte")
-    for name in result["before"]:
-        before, after = result["before"][name], result["after"][name]
-        if before is not None and after is not None:
-            say(f"{name.replace('_', ' '):18} {before:14,.6g} -> {after:14,.6g}")
+    _stages.tell(result, say)
     pays = result["break_even_tokens"]
     say(f"decoding after {result['context']:,} tokens " + (f"pays after {pays:,.0f} tokens" if pays else "is not faster"))
     return result

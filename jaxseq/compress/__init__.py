@@ -5,6 +5,6 @@ follows the first colon. A step changes the parameters and `config.model`; `work
 """
 
 from jaxseq.compress._gradual import gradual
-from jaxseq.compress._run import apply, compress, count
+from jaxseq.compress._run import apply, compared, compress, count
 
-__all__ = ["apply", "compress", "count", "gradual"]
+__all__ = ["apply", "compared", "compress", "count", "gradual"]

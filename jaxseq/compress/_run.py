@@ -59,9 +59,13 @@ def apply(
 
 def compared(
     before: str | os.PathLike, after: str | os.PathLike, step: int | None, overrides: dict[str, Any] | None,
-    say: Callable[[str], None],
+    say: Callable[[str], None], context: int | None = None,
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
-    """{"before": figures, "after": figures} of two workdirs: bytes, quality, state_bytes, parameters, tokens_per_second."""
+    """{"before": figures, "after": figures} of two workdirs: bytes, quality, state_bytes, parameters, tokens_per_second.
+
+    step: of the checkpoint before. context: the number of tokens of the state, after which decoding is timed; default
+    train.length.
+    """
     sides, result = {}, {}
     for side, folder, number in (("before", before, step), ("after", after, None)):
         say(f"evaluating, {side}")
@@ -70,9 +74,9 @@ def compared(
         figures = task.evaluate(model, variables)
         name = "bits_per_byte" if "bits_per_byte" in figures else task.figures[0]
         result[side] = {"bytes": measure.disk_bytes(folder, number), name: figures[name]}
-        result[side] |= {"state_bytes": _state_bytes(config), "parameters": count(variables["params"])}
+        result[side] |= {"state_bytes": _state_bytes(config, context), "parameters": count(variables["params"])}
         sides[side] = config, variables["params"]
-    _decoding(result, sides, say)
+    _decoding(result, sides, context, say)
     return result
 
 
@@ -100,17 +104,19 @@ def count(params: Any) -> int:
     return sum(map(of, jax.tree.leaves(params, is_leaf=weights.is_weight)))
 
 
-def _state_bytes(config: Any) -> int | None:
-    """Of one row after train.length tokens; None for a model that is not a causal language model."""
-    return measure.state_bytes(jaxseq.build(config), config.train.length) if config.model.kind == "lm" else None
+def _state_bytes(config: Any, context: int | None) -> int | None:
+    """Of one row; None for a model that is not a causal language model."""
+    return measure.state_bytes(jaxseq.build(config), context or config.train.length) if config.model.kind == "lm" else None
 
 
-def _decoding(result: dict[str, Any], sides: dict[str, tuple[Any, Any]], say: Callable[[str], None]) -> None:
+def _decoding(
+    result: dict[str, Any], sides: dict[str, tuple[Any, Any]], context: int | None, say: Callable[[str], None]
+) -> None:
     """Adds `tokens_per_second`, of greedy decoding of one row; both models are timed in turns."""
     seconds: dict[str, Any] = {}
     if all(config.model.kind == "lm" for config, _ in sides.values()):
         say("timing the decoding of both")
-        context = next(iter(sides.values()))[0].train.length
+        context = context or next(iter(sides.values()))[0].train.length
         subjects = {
             side: measure.MeasuredModel(config, jaxseq.build(config), params, jax.devices()[:1], {})
             for side, (config, params) in sides.items()

@@ -7,7 +7,6 @@ windows.
 
 import dataclasses
 import itertools
-import re
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from jaxseq.config import from_dict, to_dict
 from jaxseq.convert._table import unflatten
 from jaxseq.errors import UserError
 from jaxseq.mixers.adaptive_span import AdaptiveSpan
-from jaxseq.models import _stack
+from jaxseq.models import _stack, restack
 
 
 def apply(work: Work, argument: str) -> Work:
@@ -92,7 +91,7 @@ def _check(model: dict, label: str, labels: tuple[str, ...]) -> None:
 def _renamed(path: str, renamed: dict[str, str]) -> str:
     """The path of a parameter of a mixer, or of the norm or the shortcut that are named after it."""
     first, _, rest = path.partition("/")
-    for old, new in renamed.items():
-        if found := re.fullmatch(rf"(norm_|shortcut_|){re.escape(old)}(_out|_\d+_down|_\d+_up|)", first):
-            return f"{found[1]}{new}{found[2]}/{rest}"
+    if renamed and (found := restack.owner(first, renamed)):
+        before, old, after = found
+        return f"{before}{renamed[old]}{after}/{rest}"
     return path

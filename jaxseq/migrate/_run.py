@@ -1,6 +1,5 @@
 """Turns a trained Transformer into another model in three stages of training, and reports what that costs and gains."""
 
-import dataclasses
 import logging
 import os
 from collections.abc import Callable
@@ -9,8 +8,7 @@ from typing import Any
 import jax
 
 from jaxseq import paths, recipes, registry, staged
-from jaxseq.compare import measure
-from jaxseq.compress import count
+from jaxseq.compress import compared
 from jaxseq.config import from_dict, to_dict
 from jaxseq.errors import UserError
 from jaxseq.migrate import _convert
@@ -26,7 +24,6 @@ STAGES: dict[str, dict[str, Any]] = {
 }
 STEPS = (200, 200, 600)
 NAME = "migrate.json"  # in the new workdir: what was asked for, and the figures
-DECODED, ROUNDS = 32, 3  # tokens per timed call of decoding; timed calls
 log = logging.getLogger(__name__)
 Say = Callable[[str], None]
 Progress = Callable[[dict[str, Any]], None]
@@ -68,8 +65,8 @@ def migrate(
     result["stages"] = _trained(student, task, asked["workdir"], out, steps, say, progress)
     if "stopped" in result["stages"][-1]:
         return result | {"stopped": result["stages"][-1]["stopped"], "signal": result["stages"][-1]["signal"]}
-    after = dataclasses.replace(student, params=load_variables(out)[1]["params"])
-    result |= _compared({"before": (teacher, workdir), "after": (after, out)}, task, context or config.train.length, say)
+    context = context or config.train.length
+    result |= {"context": context, **compared(workdir, out, None, overrides, say, context)}
     result |= _gain(result)
     staged.write(out, NAME, asked, result)
     return result
@@ -104,26 +101,6 @@ def _trained(
             break
         start = folder
     return found
-
-
-def _compared(sides: dict[str, tuple[recipes.Candidate, Any]], task: Any, context: int, say: Say) -> dict[str, dict[str, Any]]:
-    """{"before", "after"}: bytes, bits_per_byte, state_bytes after `context` tokens, parameters, tokens_per_second of greedy
-    decoding of one row after as many. Both models are timed in turns."""
-    found: dict[str, dict[str, Any]] = {}
-    for side, (work, folder) in sides.items():
-        say(f"evaluating, {side}")
-        bits = task.evaluate(work.model, {"params": work.params})["bits_per_byte"]
-        found[side] = {"bytes": measure.disk_bytes(folder), "bits_per_byte": bits}
-        found[side] |= {"state_bytes": measure.state_bytes(work.model, context), "parameters": count(work.params)}
-    say("timing the decoding of both")
-    subjects = {
-        side: measure.MeasuredModel(work.config, work.model, work.params, jax.devices()[:1], {})
-        for side, (work, _) in sides.items()
-    }
-    seconds = measure.decode(subjects, context, max(min(DECODED, context - 1), 1), ROUNDS)
-    for side, value in seconds.items():
-        found[side]["tokens_per_second"] = 1 / value if isinstance(value, float) else None
-    return found | {"context": context}
 
 
 def _gain(result: dict[str, Any]) -> dict[str, float | None]:

@@ -5,6 +5,7 @@ connection. The second can hold different mixers in even and odd layers and is s
 """
 
 import re
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -68,14 +69,20 @@ def restacked(params: dict[str, Any], old: LM, new: LM) -> dict[str, Any]:
 
 def _entries(params: dict[str, Any], model: LM, place: Placed) -> dict[tuple[str, str], Any]:
     """{(before, after): parameters of one layer} for the entries of its block named BEFORE + name of the mixer + AFTER."""
-    block = params[f"blocks_{place.segment}"]
-    names = sorted((re.escape(mixer.name) for mixer in model.blocks[place.segment].mixers), key=len, reverse=True)
-    pattern = re.compile(rf"(norm_)?({'|'.join(names)})(_out|_down|_up)?")
-    found = {}
-    for name, value in block.items():
-        match = pattern.fullmatch(name)
-        if match is None:
+    names, found = [mixer.name for mixer in model.blocks[place.segment].mixers], {}
+    for name, value in params[f"blocks_{place.segment}"].items():
+        parts = owner(name, names)
+        if parts is None:
             raise UserError(f"{name} belongs to none of the mixers of its block, so they cannot be changed one by one")
-        if match[2] == place.mixer.name:
-            found[match[1] or "", match[3] or ""] = jax.tree.map(lambda x: x[place.repeat], value)
+        before, mixer, after = parts
+        if mixer == place.mixer.name:
+            found[before, after] = jax.tree.map(lambda x: x[place.repeat], value)
     return found
+
+
+def owner(name: str, mixers: Iterable[str]) -> tuple[str, str, str] | None:
+    """(before, mixer, after) of an entry of a block's parameters that is named BEFORE + a mixer's name + AFTER: the mixer's own
+    parameters, its norms, or its shortcuts. None for any other entry."""
+    known = "|".join(sorted(map(re.escape, mixers), key=len, reverse=True))  # attention_1 before attention
+    match = re.fullmatch(rf"(norm_|shortcut_|)({known})(_out|_\d+_down|_\d+_up|)", name)
+    return (match[1], match[2], match[3]) if match else None

@@ -4,29 +4,21 @@ import json
 import os
 import signal
 
-import jax
 import numpy as np
 import pytest
-from helpers.train_tiny import small, write_documents
+from helpers.train_tiny import trained
 
-import jaxseq
 from jaxseq import cli, weights
 from jaxseq.compress import _gradual
-from jaxseq.train import load, train
+from jaxseq.train import load
 from jaxseq.train.checkpoints import steps
 from jaxseq.train.records import Records
-
-MODEL = {"model.width": 32, "model.stack": "2*(attention swiglu)", "model.attention.heads": 4, "model.vocab": 257}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """The workdir of a small trained Transformer."""
-    folder = tmp_path_factory.mktemp("run")
-    documents = write_documents(tmp_path_factory.mktemp("documents"))
-    more = {"train.steps": 60, "train.log_every": 60, "train.checkpoint_every": 0}
-    train(jaxseq.config("transformer", **small(documents) | MODEL | more), folder, devices=jax.devices()[:1])
-    return folder
+    return trained(tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("documents"))
 
 
 def words(run, out, *more: str) -> list[str]:

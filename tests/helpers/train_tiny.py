@@ -8,9 +8,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+import jax
+
 import jaxseq
 from helpers import compiler
 from jaxseq.config import to_dict
+from jaxseq.train import train
 
 WORDS = [
     "the",
@@ -84,6 +87,14 @@ def small(documents: Path) -> dict:
         "eval.length": 64,
         "eval.documents": 2,
     }
+
+
+def trained(folder: Path, documents: Path, steps: int = 60) -> Path:
+    """The workdir of a Transformer of two layers, trained on documents."""
+    model = {"model.width": 32, "model.stack": "2*(attention swiglu)", "model.attention.heads": 4, "model.vocab": 257}
+    more = {"train.steps": steps, "train.log_every": steps, "train.checkpoint_every": 0}
+    train(jaxseq.config("transformer", **small(write_documents(documents)) | model | more), folder, devices=jax.devices()[:1])
+    return folder
 
 
 def launch(config, workdir: Path, devices: int = 1, code: str = RUN, **more) -> subprocess.Popen:

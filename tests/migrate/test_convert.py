@@ -32,6 +32,7 @@ def logits(work: recipes.Candidate):
 
 @pytest.mark.parametrize(("block", "text", "stack"), [
     ("residual", "window:24", "5*(attention:window swiglu)"),
+    ("augmented", "window:24", "5*(attention:window swiglu)"),
     ("residual", "window:24,attention", "2*(attention:window swiglu attention swiglu) + 1*(attention:window swiglu)"),
     ("sandwich", "attention,window:24,window:24",
      "1*(attention swiglu attention:window swiglu attention:window swiglu) + 1*(attention swiglu attention:window swiglu)"),

@@ -7,7 +7,7 @@ import signal
 
 import jax
 import pytest
-from helpers.train_tiny import small, write_documents
+from helpers.train_tiny import trained
 
 import jaxseq
 from jaxseq import cli
@@ -16,17 +16,11 @@ from jaxseq.train import load, train
 from jaxseq.train.checkpoints import steps
 from jaxseq.train.records import Records
 
-MODEL = {"model.width": 32, "model.stack": "2*(attention swiglu)", "model.attention.heads": 4, "model.vocab": 257}
-
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     """The workdir of a small trained Transformer."""
-    folder = tmp_path_factory.mktemp("teacher")
-    documents = write_documents(tmp_path_factory.mktemp("documents"))
-    more = {"train.steps": 60, "train.log_every": 60, "train.checkpoint_every": 0}
-    train(jaxseq.config("transformer", **small(documents) | MODEL | more), folder, devices=jax.devices()[:1])
-    return folder
+    return trained(tmp_path_factory.mktemp("teacher"), tmp_path_factory.mktemp("documents"))
 
 
 def words(teacher, out, *more: str) -> list[str]:

@@ -17,9 +17,8 @@ step changes them, and they are in no checkpoint of the student.
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, cast
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -34,7 +33,7 @@ from jaxseq.train.objectives.next_token import shapes, tokens
 from jaxseq.train.step import abstract_params
 from jaxseq.train.weights import restore_variables
 
-__all__ = ["Teacher", "constants", "divergence", "loss", "restored", "shapes", "task", "tokens"]
+__all__ = ["Teacher", "constants", "divergence", "loss", "parted", "restored", "shapes", "task", "tokens"]
 
 KINDS = ("forward", "reverse")
 
@@ -47,7 +46,7 @@ class Teacher:
     """A trained model and what is learnt from it; a pytree of its parameters."""
 
     params: Any
-    model: nn.Module
+    model: LM
     alpha: float
     temperature: float
     kind: str
@@ -61,9 +60,8 @@ def loss(
 
     variables: the student's, and `teacher`, a `Teacher`. Without one, or if its alpha is 0, this is `next_token.loss`.
     """
-    own = {name: value for name, value in variables.items() if name != "teacher"}
-    teacher = variables.get("teacher")
-    if teacher is None or teacher.alpha == 0:
+    own, teacher = parted(variables)
+    if teacher is None:
         return next_token.loss(model, own, batch, rng, form=form, train=train)
     theirs = {"params": teacher.params}
     x_BTD, extra, changed = next_token.hidden(model, own, batch, rng, form=form, train=train)
@@ -80,6 +78,13 @@ def loss(
     sums, penalty = next_token.in_blocks(sums_of, model.vocab, x_BTD, taught_BTD, batch["targets"], batch["weights"])
     learnt = (1 - teacher.alpha) * sums["nats"] + teacher.alpha * teacher.temperature**2 * sums["distillation"]
     return learnt + (extra + penalty) * sums["tokens"], sums, changed
+
+
+def parted(variables: dict[str, Any]) -> tuple[dict[str, Any], Teacher | None]:
+    """(the student's variables, the teacher; None if there is none or its alpha is 0)."""
+    own = {name: value for name, value in variables.items() if name != "teacher"}
+    teacher = variables.get("teacher")
+    return own, teacher if teacher is not None and teacher.alpha else None
 
 
 def divergence(
@@ -104,7 +109,7 @@ def divergence(
 def constants(config: ConfigDict, mesh: Mesh) -> dict[str, Teacher]:
     """The teacher's shapes, with shardings. Raises UserError if there is no teacher, or none that fits `config`."""
     train, taught = config.train, _config_of_teacher(config)
-    model = jaxseq.build(taught)
+    model = cast(LM, jaxseq.build(taught))  # others were refused
     model.check_length(train.length)
     if train.distill_top_k > model.vocab:
         raise UserError(f"train.distill_top_k={train.distill_top_k} is larger than the vocabulary, {model.vocab}; lower it")

@@ -42,9 +42,8 @@ def loss(
 
     variables: the student's, and `teacher`, a `Teacher`. Without one, or if its alpha is 0, this is `next_token.loss`.
     """
-    own = {name: value for name, value in variables.items() if name != "teacher"}
-    teacher = variables.get("teacher")
-    if teacher is None or teacher.alpha == 0:
+    own, teacher = distillation.parted(variables)
+    if teacher is None:
         return next_token.loss(model, own, batch, rng, form=form, train=train)
     x_BTD, extra, streams = _streams(model, own, batch, rng, form, train)
     _, _, taught = _streams(teacher.model, {"params": teacher.params}, batch, rng, form, False)

@@ -73,8 +73,7 @@ def loss(
 
 def joined(model: LM, params: Any, teacher: Teacher) -> tuple[LM, dict[str, Any]]:
     """The teacher in the student's segments, with a `Matched` for each mixer that differs; and its parameters."""
-    old, blocks = cast(LM, teacher.model), []
-    arrays, sources = restack.restacked(teacher.params, old, model), restack.places(old)
+    arrays, sources, blocks = restack.restacked(teacher.params, teacher.model, model), restack.places(teacher.model), []
     for n, (repeats, block) in enumerate(zip(model.repeats, model.blocks, strict=True)):
         own, mixers = arrays[f"blocks_{n}"], []
         for mixer, place in zip(block.mixers, sources, strict=False):
@@ -92,7 +91,7 @@ def joined(model: LM, params: Any, teacher: Teacher) -> tuple[LM, dict[str, Any]
 def constants(config: ConfigDict, mesh: Mesh) -> dict[str, Teacher]:
     """The teacher's shapes, see `distillation.constants`. Raises UserError also for models whose mixers cannot be matched."""
     found = distillation.constants(config, mesh)
-    old, new = cast(LM, found["teacher"].model), cast(LM, jaxseq.build(config))
+    old, new = found["teacher"].model, cast(LM, jaxseq.build(config))
     restack.check(old, new)
     pairs = zip(restack.places(old), restack.places(new), strict=True)
     if all(a.mixer.clone(name="x", parent=None) == b.mixer.clone(name="x", parent=None) for a, b in pairs):
