@@ -79,6 +79,8 @@ def _of_workdir(workdir: str, overrides: Mapping[str, Any]) -> ConfigDict:
 
     cfg = from_file(paths.of(workdir) / "config.json")
     located = {"data.tokenizer": locate(workdir, cfg.data.tokenizer)}
+    if overrides.get("train.init"):
+        located["train.init_layers"] = ""  # those of the run's own start
     return from_dict(to_dict(cfg), **located | dict(overrides))
 
 

@@ -53,6 +53,7 @@ def sections() -> dict[str, dict]:
             "form": "auto",
             "init": placeholder(str),  # a workdir; start from its weights
             "init_allow": "",  # comma-separated model fields that may differ from those of train.init
+            "init_layers": "",  # start from some layers of train.init: even (at equal distances), or their numbers such as 0,3,6
             "distill_teacher": placeholder(str),  # a workdir; the teacher of the objective distillation
             "distill_alpha": 0.5,  # weight of the teacher's distribution; the text itself has 1 - distill_alpha
             "distill_temperature": 1.0,  # of both distributions

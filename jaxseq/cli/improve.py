@@ -12,8 +12,9 @@ resumes and does not repeat finished work.
 
   jaxseq improve --rows=mamba,mamba+int8,mamba+channels:0.25+nf4
 
-A row is BASE or BASE+LEVER. A base is the name of an architecture; a lever is one of shared, multi-query, window, student,
-distilled, migrated and lora, or a recipe of `jaxseq compress`. Any --config.x.y=value applies to all rows.
+A row is BASE or BASE+LEVER. A base is the name of an architecture, `model` (that of --model) or `cut` (--layers of its layers,
+taught by it). A lever is one of shared, multi-query, window, student, distilled, migrated and lora, another attention such as
+latent or forgetting, or a recipe of `jaxseq compress`. Any --config.x.y=value applies to all rows.
 """
 
 import argparse
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="quick", metavar="NAME", help="quick (default) or full")
     parser.add_argument("--rows", default="", metavar="A,B", help="rows to run (default: those of the preset)")
     parser.add_argument("--model", default="", metavar="FOLDER", help="a workdir, as of `jaxseq import`: the base called model")
+    parser.add_argument("--layers", type=int, default=4, metavar="N", help="of the base called cut (default: 4)")
     parser.add_argument(
         "--second", default="", metavar="FILE", help="the second text, a file or folder (default: modules of Python)"
     )
@@ -49,7 +51,8 @@ def run(args: argparse.Namespace) -> dict:
     rows = [row for row in args.rows.split(",") if row]
     with stoppable(console):
         results = improve(
-            preset, args.out, rows=rows, model=args.model, second=args.second, seed=args.seed, seeds=args.seeds, **common
+            preset, args.out, rows=rows, model=args.model, layers=args.layers, second=args.second, seed=args.seed,
+            seeds=args.seeds, **common,
         )
     from jaxseq.compare.summary import show_table
     from jaxseq.improve import summary

@@ -54,10 +54,10 @@ def gradual(
             say(f"round {number} of {rounds}: {' + '.join(words)}")
             apply(source, "+".join(words), pruned, tokens=tokens, overrides=overrides if number == 1 else None, say=say)
         own = steps // rounds + (number <= steps % rounds)
-        fields = {"train.init": str(pruned), "train.steps": own, "train.eval_every": 0, "train.decay_steps": None}
+        fields = {"train.init": str(pruned), "train.init_layers": "", "train.steps": own, "train.eval_every": 0}
         if (config := saved_config(pruned)) is None:
             raise UserError(f"{pruned} has no config.json; remove the folder, and the round is done again")
-        fields |= {"train.warmup": min(config.train.warmup, own // 10)}
+        fields |= {"train.decay_steps": None, "train.warmup": min(config.train.warmup, own // 10)}
         fields |= {} if number == rounds else {"train.schedule": "constant"}
         folder = out if number == rounds else out / "rounds" / f"{number}-trained"
         record = train(from_dict(to_dict(config), **fields), folder, progress=progress)

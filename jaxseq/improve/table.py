@@ -20,33 +20,38 @@ from jaxseq.compare import costs, engine, entries, parts
 from jaxseq.compare.cache import compilation_cache
 from jaxseq.compare.excerpts import Excerpts
 from jaxseq.compare.parts import Part
+from jaxseq.compare.presets import Preset
 from jaxseq.compare.progress import Display
 from jaxseq.compare.runs import run_of
-from jaxseq.config import from_dict
+from jaxseq.config import from_dict, to_dict
 from jaxseq.data import sources
 from jaxseq.errors import UserError
-from jaxseq.improve.rows import COMPRESSIONS, TablePreset, TableRow, named, stacks
+from jaxseq.improve.rows import CUT, GIVEN_RATE, OWN, TablePreset, TableRow, named, settings
 from jaxseq.improve.verdicts import KIND, verdicts
 from jaxseq.improve.ways import WAYS, Job
 from jaxseq.train import structure
 from jaxseq.train.workdirs import saved_config
 
-OWN = "model"  # the base that is the workdir of --model
 SECOND = "the modules of Python's asyncio"
+FURTHER = {"train.objective": "next_token", "train.distill_teacher": None, "train.init_layers": ""}
+STARTED = FURTHER | {"train.init": "{base}", "train.init_layers": "even"}  # from the layers of a given model
+RATE = {"train.lr": GIVEN_RATE, "train.lr_source": "for a model that is trained already"}
 FOLDERS = ("init", "distill_teacher")  # fields of config.train that name the workdir of the base
 EVALUATION, MAKING = 5, 20  # rough seconds on two cores, for the progress bar
 PER_TOKEN = 1.2e-4
 
 
 def improve(
-    preset: TablePreset, out: str | Path, *, rows: Sequence[str] = (), model: str = "", second: str = "", seed: int = 0,
-    seeds: int | None = None, overrides: Mapping[str, Any] | None = None, command: str = "", console: Console | None = None,
+    preset: TablePreset, out: str | Path, *, rows: Sequence[str] = (), model: str = "", layers: int = 4, second: str = "",
+    seed: int = 0, seeds: int | None = None, overrides: Mapping[str, Any] | None = None, command: str = "",
+    console: Console | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Runs or resumes the table in the folder `out`. Writes out/results.json and out/report.html; returns the results.
 
     Args:
-        rows: names, see `jaxseq.improve.rows`; default: those of the preset, and with `model` its compressions.
+        rows: names, see `jaxseq.improve.rows`; default: those of the preset, and with `model` also its rows `own`.
         model: a workdir, as of `jaxseq import`: the base called "model".
+        layers: of the base called "cut", which starts from layers of `model` at equal distances.
         second: the second text, a file or folder; default: the modules of Python's asyncio.
         seed, seeds: each row is trained with seed, seed + 1, …; default: the preset's number of seeds.
         overrides, command, console: as of `jaxseq.compare.engine.compare`.
@@ -56,7 +61,7 @@ def improve(
     out = Path(out)
     with compilation_cache(out / ".cache"):
         seeds = preset.seeds if seeds is None else seeds
-        table = Table(preset, rows, out, model, second, seed, seeds, dict(overrides or {}), command)
+        table = Table(preset, rows, out, model, layers, second, seed, seeds, dict(overrides or {}), command)
         with Display(console) as display:
             table.run(display)
         return table.store.results
@@ -66,45 +71,60 @@ class Table(engine.Comparison):
     """The settings of a table, fixed before the first part runs, and the code of its parts."""
 
     def __init__(
-        self, preset: TablePreset, rows: Sequence[str], out: Path, model: str, second: str, seed: int, seeds: int,
+        self, preset: TablePreset, rows: Sequence[str], out: Path, model: str, layers: int, second: str, seed: int, seeds: int,
         overrides: dict, command: str,
     ):  # fmt: skip
         overrides = entries.overridden(overrides, chosen=())
-        own = (OWN, *(f"{OWN}+{lever}" for lever in COMPRESSIONS)) if model else ()
-        self.rows = named(rows or (*preset.rows, *own), {OWN: model} if model else {})
+        if layers < 1:
+            raise UserError(f"--layers={layers} leaves no layer; give 1 or more")
+        own = preset.own if model else ()
+        self.rows, self.layers = named(rows or (*preset.rows, *own), {OWN: model} if model else {}), layers
         self.second = second_text(second) if any(row.lever.second for row in self.rows.values()) else {}
         common = from_dict({}, **{key: value for key, value in overrides.items() if key.startswith("train.")})
-        budget = entries.budgeted(preset.budget, [common], overrides)
+        budget, self.given = (entries.budgeted(which, [common], overrides) for which in (preset.budget, preset.given))
+        self.preset = budget
         configs: dict[str, ConfigDict] = {}
         for name, row in self.rows.items():
-            configs[name] = self.prepared(row, configs, budget, seed, overrides)
+            configs[name] = self.prepared(row, configs, seed, overrides)
         super().open(budget, configs, out, seed, seeds, overrides, command)
         self.results["kind"] = KIND
-        self.texts = {(self.data.tokenizer, False): self.excerpts}
+        self.texts = {(self.data.tokenizer, False, budget.evaluation_tokens): self.excerpts}
         said = second or SECOND
         if self.second and self.results.setdefault("second", said) != said:
             raise UserError(f"{self.store.path} has another second text ({self.results['second']}); give another --out")
 
-    def prepared(self, row: TableRow, configs: Mapping[str, ConfigDict], budget: Any, seed: int, overrides: dict) -> ConfigDict:
+    def prepared(self, row: TableRow, configs: Mapping[str, ConfigDict], seed: int, overrides: dict) -> ConfigDict:
         """The row's config; {base} and {second} in its fields are filled in when it is trained."""
+        budget = self.budget_of(row)
         if row.workdir:
             return base_config(row, overrides)
         if row.lever.way:
             return configs[row.base]
         if not row.base:
             return entries.prepared(base_config(row, overrides), budget, seed, overrides)
-        if self.rows[row.base].workdir:
-            raise UserError(f"the row {row.name!r} trains from scratch, which a given model cannot; name recipes of compress")
-        facts = stacks(configs[row.base]) | {"base": "{base}", "second": "{second}"}
-        own = {key: value.format(**facts) if isinstance(value, str) else value for key, value in row.lever.settings.items()}
-        if own.get("model.stack") == configs[row.base].model.stack:
-            raise UserError(f"the row {row.name!r} would equal its base, whose stack is {own['model.stack']}; leave it out")
+        before = configs[row.base]
+        own = settings(row.lever, before, self.layers)
+        if own.get("model.stack") == before.model.stack:
+            mend = "give fewer --layers" if row.name == CUT else "leave it out"
+            raise UserError(f"the row {row.name!r} would equal its base, whose stack is {own['model.stack']}; {mend}")
         try:
-            config = jaxseq.config(row.base, **overrides | own)
+            if self.is_given(row):
+                own = {"train.init_allow": ",".join(own)} | (FURTHER if "train.init" in own else STARTED) | own
+                overrides = RATE | ours(overrides, "data.", "train.") | {"data.tokenizer": before.data.tokenizer}
+                config = from_dict(to_dict(before), **overrides | own)
+            else:
+                config = jaxseq.config(row.base, **overrides | own)
         except UserError as error:
             raise UserError(f"the row {row.name!r} cannot be made: {error}") from None
         budget = budget._replace(tokens=round(budget.tokens * row.lever.steps))
         return entries.prepared(config, budget, seed, overrides | own)
+
+    def is_given(self, row: TableRow) -> bool:
+        """Whether the row is a model that the user gives, or made from one."""
+        return bool(row.workdir or row.base and self.is_given(self.rows[row.base]))
+
+    def budget_of(self, row: TableRow) -> Preset:
+        return self.given if self.is_given(row) else self.preset
 
     def parts(self) -> Iterator[Part]:
         for name, row in self.rows.items():
@@ -127,7 +147,7 @@ class Table(engine.Comparison):
             train = self.configs[row.name].train
             yield part("training", 10 + PER_TOKEN * train.steps * train.batch * train.length, "train_seconds", self.train)
         elif not row.workdir:
-            tokens = self.steps_of(row) * self.preset.batch * self.preset.length
+            tokens = self.steps_of(row) * self.budget_of(row).batch * self.budget_of(row).length
             yield part(row.lever.way, MAKING + PER_TOKEN * tokens, "making_seconds", self.make)
         yield part("evaluation", EVALUATION, "validation", self.validate)
         if row.lever.second or any(other.base == row.name and other.lever.second for other in self.rows.values()):
@@ -135,8 +155,7 @@ class Table(engine.Comparison):
 
     def seeds_of(self, row: TableRow) -> tuple[int, ...]:
         """A given model and what is made from it have one run."""
-        given = row.workdir or row.base and self.rows[row.base].workdir
-        return self.seeds[:1] if given else self.seeds
+        return self.seeds[:1] if self.is_given(row) else self.seeds
 
     def sized(self, name: str) -> ConfigDict:
         return self.configs[name]
@@ -150,7 +169,12 @@ class Table(engine.Comparison):
             self.configs[name] = self.portable(saved_config(self.workdir(name)))
         counted = {"parameters": entry["parameters"]} if "disk_bytes" in entry else {}
         super().describe(name, entry)
-        entry |= {"row": {"base": row.base, "about": row.lever.about, "scratch": row.scratch}, **counted}
+        entry |= {"row": {"base": row.base, "about": self.about(row), "scratch": row.scratch}, **counted}
+
+    def about(self, row: TableRow) -> str:
+        """In the table. A given model says on how much text its rows are scored, which is less than for others."""
+        scored = f"; scored on {self.given.evaluation_tokens:,} tokens, as all that is made from it" if row.workdir else ""
+        return row.lever.about.format(layers=self.layers) + scored
 
     @staticmethod
     def portable(config: ConfigDict) -> ConfigDict:
@@ -181,9 +205,9 @@ class Table(engine.Comparison):
         (name,) = names
         self.check_base(name)
         row, began = self.rows[name], time.monotonic()
+        fields = ours(self.overrides, "data.") | (self.smaller() if self.is_given(row) else {})
         job = Job(
-            self.workdir(row.base, seed), row.lever.argument, self.workdir(name, seed), self.steps_of(row), seed,
-            {key: value for key, value in self.overrides.items() if key.startswith("data.")},
+            self.workdir(row.base, seed), row.lever.argument, self.workdir(name, seed), self.steps_of(row), seed, fields,
             lambda line: self.display.update(0.0, line),
         )  # fmt: skip
         tokens, seconds = WAYS[row.lever.way](job)
@@ -193,8 +217,16 @@ class Table(engine.Comparison):
         if seed == self.seed:
             self.describe(name, entry)
 
+    def smaller(self) -> dict[str, Any]:
+        """The fields of the budget for what is made from a given model."""
+        given = self.given
+        return {
+            **RATE, "train.batch": given.batch, "train.length": given.length,
+            "eval.batch": 1, "eval.length": given.length, "eval.tokens": given.evaluation_tokens // 4,
+        }  # fmt: skip
+
     def steps_of(self, row: TableRow) -> int:
-        return round(self.preset.steps * row.lever.steps)
+        return round(self.budget_of(row).steps * row.lever.steps)
 
     def check_base(self, name: str) -> None:
         """Raises UserError if the row is made from one that has failed."""
@@ -210,13 +242,13 @@ class Table(engine.Comparison):
 
     def scored(self, name: str, seed: int, second: bool) -> dict[str, Any]:
         """The score of the finished model on held-out documents of either text, in tokens of its own tokenizer."""
-        tokenizer = self.configs[name].data.tokenizer
-        if (tokenizer, second) not in self.texts:
+        tokenizer, budget = self.configs[name].data.tokenizer, self.budget_of(self.rows[name])
+        if (key := (tokenizer, second, budget.evaluation_tokens)) not in self.texts:
             section = self.data.copy_and_resolve_references()
             with section.unlocked():
                 section.update({"tokenizer": tokenizer} | (self.second if second else {}))
-            self.texts[tokenizer, second] = Excerpts(data.corpus(section), self.preset.evaluation_tokens, self.preset.length)
-        return self.score(name, seed, None, self.texts[tokenizer, second])
+            self.texts[key] = Excerpts(data.corpus(section), budget.evaluation_tokens, budget.length)
+        return self.score(name, seed, None, self.texts[key])
 
     def weigh(self, names: list[str]) -> None:
         super().weigh(names)
@@ -250,4 +282,9 @@ def base_config(row: TableRow, overrides: Mapping[str, Any]) -> ConfigDict:
         raise UserError(
             f"--model={row.workdir} is not the workdir of a language model; for published weights, make one by `jaxseq import`"
         )
-    return jaxseq.config(row.workdir, **{key: value for key, value in overrides.items() if key.startswith("data.")})
+    return jaxseq.config(row.workdir, **ours(overrides, "data."))
+
+
+def ours(overrides: Mapping[str, Any], *sections: str) -> dict[str, Any]:
+    """The overrides of these sections of the config."""
+    return {key: value for key, value in overrides.items() if key.startswith(sections)}

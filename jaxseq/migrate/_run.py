@@ -86,7 +86,8 @@ def _trained(
     for number, (name, length) in enumerate(todo, 1):
         folder = out if number == len(todo) else out / "stages" / name
         settings = {
-            "train.objective": name, "train.distill_teacher": teacher, "train.init": str(start), "train.steps": length,
+            "train.objective": name, "train.distill_teacher": teacher, "train.init": str(start), "train.init_layers": "",
+            "train.steps": length,
             "train.warmup": min(student.config.train.warmup, length // 10), "train.decay_steps": None, "train.eval_every": 0,
         }  # fmt: skip
         config = from_dict(to_dict(student.config), **settings | STAGES[name])

@@ -33,6 +33,8 @@ def check(source: str | os.PathLike, config: ConfigDict) -> None:
     saved = saved_config(source)
     if saved is None or saved.model.kind != config.model.kind:
         return
+    if config.train.init_layers:
+        saved = _with(saved, {"model.stack": config.model.stack})
     changed = differences(saved, config)
     if not changed:
         return

@@ -10,7 +10,7 @@ import jax
 from jaxseq import paths, registry
 from jaxseq.config import to_dict
 from jaxseq.errors import UserError
-from jaxseq.train import fitting, loggers, metrics, optimizer, plan, structure, tokenizers, workdirs
+from jaxseq.train import depths, fitting, loggers, metrics, optimizer, plan, structure, tokenizers, workdirs
 from jaxseq.train import mesh as meshes
 from jaxseq.train.checkpoints import Checkpoints, save_frozen, saved, steps
 from jaxseq.train.goodput import Goodput
@@ -38,6 +38,8 @@ class Run:
         if config.train.init and not steps(workdir):
             saved(config.train.init)
             fitting.check(config.train.init, config)
+        if config.train.init_layers and not steps(workdir):
+            depths.check(config, self.trainer.model)
         if not steps(workdir):
             structure.check(config)
         self.tokens_per_step = objective.tokens(config)
@@ -81,6 +83,9 @@ class Run:
         source = self.config.train.init
         if not source:
             return self.trainer.init()
+        if self.config.train.init_layers:
+            found = depths.start(self.config, self.trainer.model, self.trainer.fresh(), self.trainer.mesh)
+            return self.trainer.init(self.trainer.adapted(found))
         found = initial(source, self.config, self.trainer.model, self.trainer.mesh)
         if lacking := self.trainer.abstract.params.keys() - found["params"].keys():  # heads that the checkpoint lacks
             if self.config.train.lora_rank:

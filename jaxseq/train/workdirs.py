@@ -28,6 +28,7 @@ HARMLESS = (
     "train.rewind",
     "train.spike",
     "train.init",
+    "train.init_layers",
     "train.distill_teacher",
     "train.form",
     "model.remat",

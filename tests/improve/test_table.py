@@ -1,21 +1,24 @@
 """`jaxseq improve`: each kind of row once, an interrupted table that goes on, and bad rows."""
 
+import jax
 import pytest
 from helpers.train_tiny import write_documents
 
+import jaxseq
 from jaxseq import compress
 from jaxseq.cli import main
 from jaxseq.compare import engine, measure
 from jaxseq.errors import UserError
 from jaxseq.improve import rows, summary, table
-from jaxseq.train import NonFiniteError
+from jaxseq.train import NonFiniteError, save_params
 
 BUDGET = rows.BUDGET._replace(
     name="tiny", tokens=1024, batch=4, length=32, evaluations=2, evaluation_tokens=600, rounds=1, decode_contexts=(32,),
     decode_steps=4, state_contexts=(32,),
 )  # fmt: skip
 KINDS = ("transformer", "transformer+int8", "transformer+distilled", "transformer+lora")
-TINY = rows.TablePreset(KINDS, BUDGET, 1)
+GIVEN = BUDGET._replace(tokens=512, evaluation_tokens=300)
+TINY = rows.TablePreset(KINDS, BUDGET, 1, rows.WHOLE, GIVEN)
 SMALL = {"model.width": 32, "model.stack": "2*(mingru)", "data.validation_every": 6}
 
 
@@ -97,7 +100,7 @@ def test_fields_that_levers_change(tmp_path, texts):
     """All rows of the quick preset, without training them."""
     fields = SMALL | {"data.path": str(texts[0]), "model.stack": "2*(attention swiglu)"}
     names = [name for name in rows.PRESETS["quick"].rows if name != "retnet"]
-    made = table.Table(TINY, names, tmp_path, "", str(texts[1]), 0, 1, fields, "")
+    made = table.Table(TINY, names, tmp_path, "", 4, str(texts[1]), 0, 1, fields, "")
     models = {name.partition("+")[2]: config.model for name, config in made.configs.items()}
     assert models["shared"].stack == "2/1*(attention swiglu)"
     assert models["student"].stack == models["distilled"].stack == "1*(attention swiglu)"
@@ -128,7 +131,7 @@ def test_names_of_rows():
     assert found["retnet+distilled"].scratch == "retnet+student"
     assert len(rows.named(rows.PRESETS["quick"].rows, {})) == 14
     full = rows.named(rows.PRESETS["full"].rows, {})
-    assert full["transformer+migrated"].scratch == "gla" in full
+    assert full["transformer+migrated"].scratch == "transformer+gla" in full
     assert {row.base for row in full.values()} == {"", "transformer", "retnet", "mamba"}
 
 
@@ -166,17 +169,50 @@ def test_another_table_in_the_same_folder_is_refused(scenario, texts):
 def test_a_given_model_is_compressed_but_not_trained(scenario, tmp_path, texts):
     given = str(scenario["out"] / "runs" / "transformer")
     fields = SMALL | {"data.path": str(texts[0])}
-    with pytest.raises(UserError, match="trains from scratch, which a given model cannot"):
-        table.improve(TINY, tmp_path, rows=["model+student"], model=given, overrides=fields)
     before = sorted(scenario["calls"])
     results = table.improve(TINY, tmp_path, rows=["model+int8"], model=given, seeds=2, overrides=fields | {"train.steps": 3})
     assert results["budget"]["steps"] == 3
     assert sorted(scenario["calls"]) == sorted([*before, "apply", "evaluate", "evaluate"])
     model, int8 = results["architectures"].values()
-    assert (
-        model["validation"]["bits_per_byte"] == scenario["results"]["architectures"]["transformer"]["validation"]["bits_per_byte"]
-    )
+    bytes_of = lambda entry: sum(document["bytes"] for document in entry["validation"]["documents"])  # noqa: E731
+    assert bytes_of(model) < bytes_of(scenario["results"]["architectures"]["transformer"])  # its own, smaller budget
+    assert "scored on 300 tokens" in model["row"]["about"]
     assert int8["disk_bytes"] < model["disk_bytes"] and "repeats" not in int8
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory):
+    """The workdir of a Transformer of six layers with random weights."""
+    fields = {"model.width": 32, "model.stack": "6*(attention swiglu)", "model.vocab": 257, "data.tokenizer": "byte"}
+    config = jaxseq.config("transformer", **fields)
+    save_params(folder := tmp_path_factory.mktemp("deep"), config, jaxseq.build(config).init(jax.random.key(0))["params"])
+    return str(folder)
+
+
+def test_what_is_trained_starts_from_a_few_layers_of_a_given_model(deep, tmp_path, texts):
+    """Its fields, for all levers that train; the layers that it starts from are tested in tests/train/test_depths.py."""
+    names = [f"cut+{name}" for name in ("student", "distilled", "shared", "multi-query", "window", "latent", "lora", "migrated")]
+    fields = {"data.path": str(texts[0])}
+    made = table.Table(TINY, names, tmp_path / "out", deep, 4, str(texts[1]), 0, 3, fields, "")
+    assert list(made.rows) == ["model", "cut", *names] and made.seeds_of(made.rows["cut+student"]) == (0,)
+    model, cut, student, distilled, shared, queries, window, latent, lora, _ = (made.config_of(name, 0) for name in made.rows)
+    assert [config.model.stack for config in (model, cut, student, shared, latent)] == [
+        f"{text} swiglu)" for text in ("6*(attention", "4*(attention", "2*(attention", "4/1*(attention", "4*(mla")
+    ]
+    assert queries.model.attention.kv_heads == 1 and window.model.attention.window == 64 and lora.train.lora_rank == 8
+    whole, part = (str(made.workdir(name, 0)) for name in ("model", "cut"))
+    assert (cut.train.init, cut.train.distill_teacher, cut.train.init_layers) == (whole, whole, "even")
+    assert (student.train.init, student.train.objective, student.train.distill_teacher) == (part, "next_token", None)
+    assert (distilled.train.init, distilled.train.distill_teacher) == (part, part)
+    assert (lora.train.init, lora.train.init_layers, lora.train.steps) == (part, "", 1)
+    assert {row.train.steps for row in (cut, student, distilled, shared)} == {4}
+
+
+@pytest.mark.slow
+def test_all_rows_of_a_given_model(deep, tmp_path, texts):
+    preset = TINY._replace(rows=(), own=(*rows.PRESETS["full"].own, *(f"cut+{name}" for name in rows.MIXERS)))
+    results = table.improve(preset, tmp_path, model=deep, second=str(texts[1]), overrides={"data.path": str(texts[0])})
+    assert {entry["status"] for entry in results["architectures"].values()} == {"done"}
 
 
 @pytest.mark.slow

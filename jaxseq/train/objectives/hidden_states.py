@@ -16,8 +16,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax import linen as nn
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -25,8 +23,7 @@ import jaxseq
 from jaxseq.blocks._block import Block
 from jaxseq.errors import UserError
 from jaxseq.models.lm import LM
-from jaxseq.ops import _time
-from jaxseq.train.objectives import distillation, next_token
+from jaxseq.train.objectives import _recorded, distillation, next_token
 from jaxseq.train.objectives.distillation import Teacher, restored
 from jaxseq.train.objectives.next_token import shapes, tokens
 
@@ -47,51 +44,24 @@ def loss(
         return next_token.loss(model, own, batch, rng, form=form, train=train)
     x_BTD, extra, streams = _streams(model, own, batch, rng, form, train)
     _, _, taught = _streams(teacher.model, {"params": teacher.params}, batch, rng, form, False)
-    error = jnp.mean(jnp.stack([_error(streams[k], taught[j]) for k, j in enumerate(pairs(model, teacher.model))]))
+    error = jnp.mean(jnp.stack([_recorded.error(streams[k], taught[j]) for k, j in enumerate(pairs(model, teacher.model))]))
     sums, penalty = next_token.blocked_sums(model, own, x_BTD, batch["targets"], batch["weights"])
     sums |= {NAME: error * sums["tokens"]}
     learnt = (1 - teacher.alpha) * sums["nats"] + teacher.alpha * sums[NAME]
     return learnt + (extra + penalty) * sums["tokens"], sums, {}
 
 
-def _error(x_BTD: jax.Array, wanted_BTD: jax.Array) -> jax.Array:
-    x_BTD, wanted_BTD = (x.astype(_time.accumulation_dtype(x)) for x in (x_BTD, wanted_BTD))
-    size = jnp.sum(jnp.square(wanted_BTD))
-    return jnp.sum(jnp.square(x_BTD - wanted_BTD)) / jnp.maximum(size, jnp.finfo(size.dtype).tiny)
-
-
-def _streams(model: LM, variables: dict, batch: dict, rng: jax.Array, form: Any, train: bool) -> tuple[jax.Array, Any, list]:
+def _streams(
+    model: LM, variables: dict, batch: dict, rng: jax.Array, form: Any, train: bool
+) -> tuple[jax.Array, Any, list[jax.Array]]:
     """(the input of the head [B, T, D], the sum of the sown losses, the stream after each block [B, T, D], zero at padding)."""
-
-    def record(call_next, args, kwargs, context):
-        result = call_next(*args, **kwargs)
-        if isinstance(context.module, Block) and context.method_name == "__call__":
-            x_BTD, _, call = result[0], *args[1:]
-            context.module.sow("intermediates", NAME, _time.select(_time.valid(call.pos_BT), x_BTD))
-        return result
-
-    with nn.intercept_methods(record):
-        (x_BTD, _), sown = model.apply(
-            variables, batch["tokens"], pos=batch["pos"], form=form, train=train, rngs={"dropout": rng}, method="hidden",
-            mutable=["losses", "intermediates"],
-        )  # fmt: skip
-    extra = sum((jnp.sum(leaf) for leaf in jax.tree.leaves(sown.get("losses", {}))), start=jnp.zeros((), jnp.float32))
-    streams = []
-    for n, repeats in enumerate(model.repeats):
-        (x_LBTD,) = jax.tree.leaves(sown["intermediates"][f"blocks_{n}"])
-        streams += list(x_LBTD.reshape(repeats, *x_BTD.shape))
-    return x_BTD, extra, streams
+    x_BTD, extra, found = _recorded.recorded(model, variables, batch, rng, form, train, Block)
+    return x_BTD, extra, [stream for (stream,) in found]
 
 
 def pairs(student: LM, teacher: LM) -> list[int]:
     """For each block of the student, the number of the teacher's block of the nearest depth."""
-
-    def depths(model: LM) -> np.ndarray:
-        sizes = [len(block.mixers) for n, block in zip(model.repeats, model.blocks, strict=True) for _ in range(n)]
-        return np.cumsum(sizes) / sum(sizes)
-
-    theirs = depths(teacher)
-    return [int(np.argmin(np.abs(theirs - depth))) for depth in depths(student)]
+    return _recorded.nearest(_recorded.depths(student), _recorded.depths(teacher))
 
 
 def constants(config: ConfigDict, mesh: Mesh) -> dict[str, Teacher]:
