@@ -124,9 +124,25 @@ class Attention(Mixer):
         queries = self.heads // kv_heads
         return Units(kv_heads, ("heads", "kv_heads"), lambda n: {"heads": n * queries, "kv_heads": n, "head_size": size})
 
+    def _project(self, x_BTD: jax.Array, shape: tuple[int, ...], axis: str, name: str, bias: bool = False) -> jax.Array:
+        """A map of the layer's input to heads: [B, T, *shape]."""
+        axes, init, bias_init = ("embed", axis, None), _init.inward(self), _init.bias(self, self.width)
+        return Linear(shape, axes, 1, bias, init, self.dtype, bias_init, name=name)(x_BTD)
+
     def _normed(self, q_BTHK, k_BTGK):
         """Queries and keys before their rotation."""
         return q_BTHK, k_BTGK
+
+    def _projected(self, x_BTD: jax.Array, call: Call) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """q, k and v; q and k are normed and rotated."""
+        kv_heads, size = self._sizes()
+        q_BTHK = self._project(x_BTD, (self.heads, size), "heads", "q", self.bias)
+        k_BTGK, v_BTGK = (self._project(x_BTD, (kv_heads, size), "kv_heads", name, self.bias) for name in "kv")
+        q_BTHK, k_BTGK = self._normed(q_BTHK, k_BTGK)
+        if self.rotary:
+            frequency_F = self._frequencies(size)
+            q_BTHK, k_BTGK = (rotate(x, call.pos_BT, frequency_F, self.interleaved) for x in (q_BTHK, k_BTGK))
+        return q_BTHK, k_BTGK, v_BTGK
 
     def _attend(self, q_BTHK, k_BTGK, v_BTGV, state, call, limits):
         """(the heads' output, the next state); limits: options of the op."""
@@ -136,30 +152,22 @@ class Attention(Mixer):
         """The heads' output before its projection; `project(heads, axis, name)` maps the layer's input to heads."""
         return y_BTHK
 
+    def _output(self, y_BTHK: jax.Array) -> jax.Array:
+        bias = self.bias if self.output_bias is None else self.output_bias
+        init, bias_init = _init.outward(self), _init.bias(self, y_BTHK.shape[2] * y_BTHK.shape[3])
+        axes = ("heads", None, "embed")
+        return Linear((self.width,), axes, 2, bias, init, self.dtype, bias_init, name="o")(y_BTHK)
+
     @nn.compact
     def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
-        kv_heads, size = self._sizes()
-        init, bias_init = _init.inward(self), _init.bias(self, self.width)
-
-        def project(heads, axis, name):
-            axes = "embed", axis, None
-            return Linear((heads, size), axes, 1, self.bias, init, self.dtype, bias_init, name=name)(x_BTD)
-
-        q_BTHK = project(self.heads, "heads", "q")
-        k_BTGK, v_BTGV = project(kv_heads, "kv_heads", "k"), project(kv_heads, "kv_heads", "v")
-        q_BTHK, k_BTGK = self._normed(q_BTHK, k_BTGK)
-        if self.rotary:
-            frequency_F = self._frequencies(size)
-            q_BTHK, k_BTGK = (rotate(x, call.pos_BT, frequency_F, self.interleaved) for x in (q_BTHK, k_BTGK))
+        _, size = self._sizes()
+        q_BTHK, k_BTGK, v_BTGK = self._projected(x_BTD, call)
         scale = size**-0.5 if self.scale is None else self.scale
         if self.alibi:
             q_BTHK, k_BTGK = add_alibi(q_BTHK, k_BTGK, call.pos_BT, scale)
         zeros = nn.initializers.zeros
         sink_H = param(self, "sink", zeros, (self.heads,), ("heads",), decay=False) if self.sink else None
         limits = {"window": self.window, "scale": scale, "cap": self.cap, "sink_H": sink_H}
-        y_BTHK, state = self._attend(q_BTHK, k_BTGK, v_BTGV, state, call, limits)
-        y_BTHK = self._gated(y_BTHK, project)
-        bias = self.bias if self.output_bias is None else self.output_bias
-        init, bias_init = _init.outward(self), _init.bias(self, self.heads * size)
-        out = Linear((self.width,), ("heads", None, "embed"), 2, bias, init, self.dtype, bias_init, name="o")
-        return Mixed(out(y_BTHK), state)
+        y_BTHK, state = self._attend(q_BTHK, k_BTGK, v_BTGK, state, call, limits)
+        y_BTHK = self._gated(y_BTHK, lambda heads, axis, name: self._project(x_BTD, (heads, size), axis, name, self.bias))
+        return Mixed(self._output(y_BTHK), state)

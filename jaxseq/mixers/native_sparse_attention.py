@@ -8,8 +8,7 @@ from flax import linen as nn
 
 from jaxseq.call import Call, Mixed
 from jaxseq.errors import UserError
-from jaxseq.layers import Linear, recomputed, rotate
-from jaxseq.mixers import _init
+from jaxseq.layers import recomputed
 from jaxseq.mixers.attention import Attention, slots
 from jaxseq.ops import _time, attention, compressed_attention
 
@@ -74,26 +73,12 @@ class NativeSparseAttention(Attention):
 
     @nn.compact
     def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
-        kv_heads, size = self._sizes()
-
-        def project(shape, axis, name, bias=False):
-            init, bias_init = _init.inward(self), _init.bias(self, self.width)
-            return Linear(shape, ("embed", axis, None), 1, bias, init, self.dtype, bias_init, name=name)(x_BTD)
-
-        q_BTHK = project((self.heads, size), "heads", "q", self.bias)
-        k_BTGK, v_BTGK = (project((kv_heads, size), "kv_heads", name, self.bias) for name in "kv")
-        if self.rotary:
-            frequency_F = self._frequencies(size)
-            q_BTHK, k_BTGK = (rotate(x, call.pos_BT, frequency_F, self.interleaved) for x in (q_BTHK, k_BTGK))
-        branches, state = self._branches(q_BTHK, k_BTGK, v_BTGK, state, call)
+        branches, state = self._branches(*self._projected(x_BTD, call), state, call)
 
         def gated(gate_BTH3, mean, chosen, near):
             gate_BTH3 = jax.nn.sigmoid(gate_BTH3.astype(_time.accumulation_dtype(gate_BTH3)))
             a, b, c = jnp.split(gate_BTH3, 3, axis=-1)
             return (a * mean + b * chosen + c * near).astype(self.dtype)
 
-        y_BTHK = recomputed(gated)(project((self.heads, 3), "heads", "gates"), *branches)
-        bias = self.bias if self.output_bias is None else self.output_bias
-        init, bias_init = _init.outward(self), _init.bias(self, self.heads * size)
-        out = Linear((self.width,), ("heads", None, "embed"), 2, bias, init, self.dtype, bias_init, name="o")
-        return Mixed(out(y_BTHK), state)
+        y_BTHK = recomputed(gated)(self._project(x_BTD, (self.heads, 3), "heads", "gates"), *branches)
+        return Mixed(self._output(y_BTHK), state)

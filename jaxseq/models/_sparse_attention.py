@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxseq import compat
+from jaxseq.layers import recomputed
 from jaxseq.models._transformer import same_document
 from jaxseq.ops import _attend, _time
 from jaxseq.ops._attend import Keys, Score
 
+GROUPS = 16  # of query blocks that are computed one after another
 CHUNK = 256  # tokens of a block where the number of tokens of a subset is not known when compiling: empty blocks are skipped
 
 
@@ -74,9 +76,26 @@ def attend_blocks(
         y_c = sum_s exp(score_cs - lse_c) v_s,   score_cs = bias_cs + scale q_c . k_s,   lse_c = log sum_s exp(score_cs)
 
     S = A J keys, those of block index_a at a J to (a + 1) J - 1. A block that is chosen twice counts twice. bias: -inf where a
-    key is not seen; a query that sees no key has y = 0 and lse = -inf. The first two axes of `index` and `bias` may be 1, and
-    the query axis of `bias`. All products and temporaries are those of Z C S scores and Z S keys.
+    key is not seen, or bool, whether it is seen; a query that sees no key has y = 0 and lse = -inf. The first two axes of `index`
+    and `bias` may be 1, and the query axis of `bias`.
+
+    All products are those of Z C S scores. GROUPS groups of query blocks follow one another, so a part of the chosen keys is
+    copied at a time; the backward pass copies them again and stores Z C S weights.
     """
+    blocks = index_BHZA.shape[2]
+
+    def group(row):
+        index, q, bias = (jnp.moveaxis(x, 1, 2) for x in row)
+        return jax.tree.map(lambda x: jnp.moveaxis(x, 2, 1), _attend_group(q, k_BHUJK, v_BHUJV, index, bias, scale))
+
+    rows = (jnp.moveaxis(x, 2, 1) for x in (index_BHZA, q_BHZCK, bias_BHZCS))
+    found = jax.lax.map(group, _time.split_chunks(-(-blocks // GROUPS), *rows))  # indices of added blocks are -1: clipped to 0
+    y_BHZCV, lse_BHZC = (jnp.moveaxis(_time.join_chunks(x, blocks), 1, 2) for x in found)
+    return y_BHZCV, lse_BHZC
+
+
+def _attend_group(q_BHZCK, k_BHUJK, v_BHUJV, index_BHZA, bias_BHZCS, scale: float) -> tuple[jax.Array, jax.Array]:
+    """`attend_blocks` at once."""
     acc = _time.accumulation_dtype(q_BHZCK, v_BHUJV)
     flat_BHN11 = jax.lax.collapse(index_BHZA, 2)[..., None, None]
 
@@ -84,12 +103,20 @@ def attend_blocks(
         x_BHNJK = jnp.take_along_axis(x_BHUJK, flat_BHN11, axis=2, mode="clip")
         return x_BHNJK.reshape(*x_BHUJK.shape[:2], index_BHZA.shape[2], -1, x_BHUJK.shape[4])
 
-    scores = compat.einsum("bhzck,bhzsk->bhzcs", q_BHZCK, chosen(k_BHUJK), dtype=acc) * scale + bias_BHZCS
+    def products(q_BHZCK, k_BHUJK):
+        return compat.einsum("bhzck,bhzsk->bhzcs", q_BHZCK, chosen(k_BHUJK), dtype=acc)
+
+    def sums(p_BHZCS, v_BHUJV):
+        return compat.einsum("bhzcs,bhzsv->bhzcv", p_BHZCS.astype(v_BHUJV.dtype), chosen(v_BHUJV), dtype=acc)
+
+    if bias_BHZCS.dtype == bool:
+        bias_BHZCS = jnp.where(bias_BHZCS, 0.0, -jnp.inf)
+    scores = recomputed(products)(q_BHZCK, k_BHUJK) * scale + bias_BHZCS
     top_BHZC = jax.lax.stop_gradient(jnp.max(scores, axis=-1))  # the result does not depend on it
     top_BHZC = jnp.where(jnp.isneginf(top_BHZC), 0, top_BHZC)
     p_BHZCS = jnp.exp(scores - top_BHZC[..., None])
     total_BHZC = jnp.sum(p_BHZCS, axis=-1)
     some_BHZC = total_BHZC > 0
     total_BHZC = jnp.where(some_BHZC, total_BHZC, 1)
-    y_BHZCV = compat.einsum("bhzcs,bhzsv->bhzcv", p_BHZCS.astype(v_BHUJV.dtype), chosen(v_BHUJV), dtype=acc)
+    y_BHZCV = recomputed(sums)(p_BHZCS, v_BHUJV)
     return y_BHZCV / total_BHZC[..., None], jnp.where(some_BHZC, top_BHZC + jnp.log(total_BHZC), -jnp.inf)

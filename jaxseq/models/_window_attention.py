@@ -74,8 +74,8 @@ class WindowAttention(_transformer.MultiHeadAttention):
         query_BZC = jnp.pad(segment_BT, ((0, 0), (0, blocks * chunk - time))).reshape(-1, blocks, chunk)
         query_BZC1, key_BZ1S = query_BZC[..., None], jnp.take(key_BT, key_ZS, axis=1, mode="clip")[:, :, None]
         same_BZCS = (query_BZC1 > 0) & (query_BZC1 == key_BZ1S)
-        bias_B1ZCS = jnp.where(near_ZCS & same_BZCS, 0.0, -jnp.inf)[:, None]
+        seen_B1ZCS = (near_ZCS & same_BZCS)[:, None]
         arrays = (_sparse_attention.to_blocks(x, chunk) for x in (q_BTHK, k_BTHK, v_BTHK))
-        found = _sparse_attention.attend_blocks(*arrays, index_ZA[None, None], bias_B1ZCS, self.head_size**-0.5)
+        found = _sparse_attention.attend_blocks(*arrays, index_ZA[None, None], seen_B1ZCS, self.head_size**-0.5)
         y_BTHV, lse_BTH = (_sparse_attention.from_blocks(x, time) for x in found)
         return y_BTHV, lse_BTH

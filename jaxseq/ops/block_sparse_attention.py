@@ -3,8 +3,9 @@ arXiv:2502.11089, eq. 11 and 12).
 
     y_t = sum_s softmax_s(scale q_t . k_s) v_s,   s over the tokens of the document with s <= t and s // block in index_t
 
-index_BTGA [B, T, G, A] int32 are the blocks of each query and key head: block i holds the tokens i block to (i + 1) block - 1
-of the query's document. -1 is no block; a block that is named twice counts once, and blocks after the query's own are ignored.
+index_BTGA [B, T, G or 1, A] int32 are the blocks of each query and key head, or of all heads: block i holds the tokens i block to
+(i + 1) block - 1 of the query's document. -1 is no block; a block that is named twice counts once, and blocks after the query's
+own are ignored.
 A query without a block has y = 0. The indices have no gradient. As in `attention`, H query heads share G key/value heads;
 `scale` is 1 / sqrt(K) by default. `compressed_attention.select` chooses blocks.
 
@@ -31,7 +32,7 @@ __all__ = ["AttentionState", "chunkwise", "example", "init_state", "parallel", "
 
 def _prepare(q_BTHK, k_BTGK, v_BTGV, index_BTGA, state, pos, block, scale):
     chex.assert_rank(index_BTGA, 4)
-    chex.assert_equal_shape_prefix([k_BTGK, index_BTGA], 3)
+    chex.assert_shape(index_BTGA, (*k_BTGK.shape[:2], {1, k_BTGK.shape[2]}, None))
     chex.assert_type(index_BTGA, int)
     chex.assert_scalar_positive(block)
     scale, *xs, pos_BT = attention._prepare(q_BTHK, k_BTGK, v_BTGV, state, pos, None, scale)
@@ -39,28 +40,52 @@ def _prepare(q_BTHK, k_BTGK, v_BTGV, index_BTGA, state, pos, block, scale):
 
 
 def _once(index_BTGA: jax.Array, n_BT: jax.Array, block: int) -> jax.Array:
-    """The indices of each query, with -1 for blocks after that of token n and for blocks that were named before."""
+    """The indices of each query in increasing order, with -1 for blocks after that of token n and for repetitions."""
     last_BT11 = (n_BT // block)[..., None, None]
-    equal_BTGAA = index_BTGA[..., :, None] == index_BTGA[..., None, :]
-    again_BTGA = jnp.any(jnp.tril(equal_BTGAA, -1), axis=-1)
-    return jnp.where((index_BTGA <= last_BT11) & ~again_BTGA, jnp.maximum(index_BTGA, -1), -1)
+    index_BTGA = jnp.sort(jnp.where(index_BTGA <= last_BT11, jnp.maximum(index_BTGA, -1), -1), axis=-1)
+    again_BTGA = jnp.diff(index_BTGA, axis=-1, prepend=-1) == 0
+    return jnp.where(again_BTGA, -1, index_BTGA)
 
 
-def _weights(scores: jax.Array, mask: jax.Array) -> jax.Array:
+def taken(x_BGSK: jax.Array, place_BGCS: jax.Array) -> jax.Array:
+    """The vectors [B, G, C, S, K] at these places, which may be the same for all heads (G = 1 of `place`)."""
+    flat_BGN1 = jax.lax.collapse(place_BGCS, 2)[..., None]
+    return jnp.take_along_axis(x_BGSK, flat_BGN1, axis=2, mode="clip").reshape(*x_BGSK.shape[:2], *place_BGCS.shape[2:], -1)
+
+
+def finder(count_B: jax.Array, slots: int) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
+    """A function of numbers [B, ...] as `attention.gather` gives them: (the places of the keys with these numbers among the keys
+    of `attention.gather`, whether they are there). Keys with numbers below the state's count are in its slots, the first keys."""
+
+    def find(number):
+        count = _time.expand(count_B, number)
+        place = jnp.where(number < count, number % max(slots, 1), slots + number - count)
+        return place, number >= count - slots
+
+    return find
+
+
+def weights(scores: jax.Array, mask: jax.Array) -> jax.Array:
     """softmax over the last axis where `mask` is true; zero if it is true nowhere."""
     some = jnp.any(mask, axis=-1, keepdims=True)  # an empty softmax has NaN gradients
     scores = jnp.where(some, jnp.where(mask, scores, -jnp.inf), 0)
     return jnp.where(mask, jax.nn.softmax(scores, axis=-1), 0)
 
 
-def _masked(q_BTHK, keys: Keys, span: Span, index_BTGA, scale: float, block: int) -> jax.Array:
-    """y [B, T, H, V] from the scores of all keys."""
-    acc = _time.accumulation_dtype(q_BTHK, keys.v_BGSV)
-    block_BTS = (keys.number_BS[:, None] - span.low_BT[..., None]) // block
-    chosen_BTGS = jnp.any(index_BTGA[..., None, :] == block_BTS[:, :, None, :, None], axis=-1)
+def _masked(q_BTHK, keys: Keys, span: Span, index_BTGA, oldest_B, scale: float, block: int) -> jax.Array:
+    """y [B, T, H, V] from the scores of all keys. oldest_B: no key has a lower number."""
+    acc, index_BTGA = _time.accumulation_dtype(q_BTHK, keys.v_BGSV), _once(index_BTGA, span.high_BT - span.low_BT, block)
+    first_BT = (oldest_B[:, None] - span.low_BT) // block  # the block of number `oldest`; negative for later documents
+    blocks = keys.number_BS.shape[1] // block + 2
+    place_BTGA = jnp.where(index_BTGA >= 0, index_BTGA - first_BT[..., None, None], -1)
+    place_BTGA = jnp.where(place_BTGA >= 0, place_BTGA, blocks)  # dropped
+    mark = lambda place_A: jnp.zeros(blocks, bool).at[place_A].set(True, mode="drop")  # noqa: E731
+    chosen_BTGN = jax.vmap(jax.vmap(jax.vmap(mark)))(place_BTGA)
+    place_BTS = (keys.number_BS[:, None] - span.low_BT[..., None]) // block - first_BT[..., None]
+    chosen_BTGS = jnp.take_along_axis(chosen_BTGN, jnp.clip(place_BTS, 0, blocks - 1)[:, :, None], axis=3)
     mask_BGTS = jnp.moveaxis(chosen_BTGS & _attend.visible(span, keys.number_BS)[:, :, None], 2, 1)
     scores_BGRTS = _attend._scores(_attend.grouped(q_BTHK, keys.k_BGSK.shape[1]), keys, span, Score(scale), acc)
-    return _attend._heads_last(_attend._weighted(_weights(scores_BGRTS, mask_BGTS[:, :, None]), keys.v_BGSV, acc))
+    return _attend._heads_last(_attend._weighted(weights(scores_BGRTS, mask_BGTS[:, :, None]), keys.v_BGSV, acc))
 
 
 def _gathered(q_BCHK, k_BGSK, v_BGSV, span: Span, index_BCGA, find: Callable, scale: float, block: int) -> jax.Array:
@@ -74,15 +99,10 @@ def _gathered(q_BCHK, k_BGSK, v_BGSV, span: Span, index_BCGA, find: Callable, sc
     seen_BCGS = jnp.repeat(index_BCGA >= 0, block, axis=3) & (number_BCGS <= span.high_BT[..., None, None])
     place_BCGS, there_BCGS = find(number_BCGS)
     mask_BGCS, place_BGCS = (jnp.moveaxis(x, 2, 1) for x in (seen_BCGS & there_BCGS, jnp.where(seen_BCGS, place_BCGS, 0)))
-
-    def take(x_BGSK):
-        flat_BGN1 = jax.lax.collapse(place_BGCS, 2)[..., None]
-        return jnp.take_along_axis(x_BGSK, flat_BGN1, axis=2, mode="clip").reshape(*place_BGCS.shape, x_BGSK.shape[3])
-
-    k_BGCSK, v_BGCSV = take(k_BGSK), take(v_BGSV)
+    k_BGCSK, v_BGCSV = taken(k_BGSK, place_BGCS), taken(v_BGSV, place_BGCS)
     q_BGCRK = jnp.swapaxes(_attend.grouped(q_BCHK, groups), 2, 3)
     scores_BGCRS = compat.einsum("bgcrk,bgcsk->bgcrs", q_BGCRK, k_BGCSK, dtype=acc) * scale
-    p_BGCRS = _weights(scores_BGCRS, mask_BGCS[:, :, :, None]).astype(v_BGCSV.dtype)
+    p_BGCRS = weights(scores_BGCRS, mask_BGCS[:, :, :, None]).astype(v_BGCSV.dtype)
     y_BGCRV = compat.einsum("bgcrs,bgcsv->bgcrv", p_BGCRS, v_BGCSV, dtype=acc)
     return jax.lax.collapse(jnp.moveaxis(y_BGCRV, 1, 2), 2, 4)
 
@@ -121,26 +141,22 @@ def _all_at_once(q_BTHK, k_BTGK, v_BTGV, index_BTGA, state, pos, block, scale, c
         return attention._no_tokens(q_BTHK, v_BTGV), before
     span, keys = attention.gather(state, k_BTGK, v_BTGV, pos_BT, None)
     span = Span(_time.select(_time.valid(pos_BT), span.low_BT), span.high_BT)  # low: the number of the document's first token
-    index_BTGA = _once(index_BTGA, span.high_BT - span.low_BT, block)
     if chunk is None:
-        y_BTHV = _masked(q_BTHK, keys, span, index_BTGA, scale, block)
+        oldest_B = before.count_B - (keys.number_BS.shape[1] - q_BTHK.shape[1])
+        y_BTHV = _masked(q_BTHK, keys, span, index_BTGA, oldest_B, scale, block)
     else:
         y_BTHV = _chunks(q_BTHK, keys, span, index_BTGA, before.count_B, scale, block, chunk)
     return attention.finish(y_BTHV, y_BTHV, None, pos_BT, q_BTHK.dtype), attention.next_state(before, k_BTGK, v_BTGV, pos_BT)
 
 
 def _chunks(q_BTHK, keys: Keys, span: Span, index_BTGA, count_B, scale: float, block: int, chunk: int) -> jax.Array:
-    """`_gathered` for chunks of queries. Keys with numbers below the state's count are in its slots, the first keys."""
+    """`_gathered` for chunks of queries."""
     time = q_BTHK.shape[1]
-    slots = keys.number_BS.shape[1] - time
-
-    def find(number):
-        count = _time.expand(count_B, number)
-        place = jnp.where(number < count, number % max(slots, 1), slots + number - count)
-        return place, number >= count - slots
+    find = finder(count_B, keys.number_BS.shape[1] - time)
 
     def queries(row):
         high_BC, low_BC, q_BCHK, index_BCGA = row
+        index_BCGA = _once(index_BCGA, high_BC - low_BC, block)
         return _gathered(q_BCHK, keys.k_BGSK, keys.v_BGSV, Span(low_BC, high_BC), index_BCGA, find, scale, block)
 
     rows = _time.split_chunks(min(chunk, time), span.high_BT, span.low_BT, q_BTHK, index_BTGA)  # the padding's `high` is -1
@@ -157,7 +173,7 @@ def parallel(
 
 def chunkwise(
     q_BTHK: jax.Array, k_BTGK: jax.Array, v_BTGV: jax.Array, index_BTGA: jax.Array, *, block: int,
-    state: AttentionState | None = None, pos: jax.Array | None = None, scale: float | None = None, chunk: int = 32,
+    state: AttentionState | None = None, pos: jax.Array | None = None, scale: float | None = None, chunk: int = 64,
 ) -> tuple[jax.Array, AttentionState]:  # fmt: skip
     """Gathers the chosen keys of `chunk` queries at a time: A block products per query instead of T. The backward pass
     gathers them again, so memory is linear in T."""
