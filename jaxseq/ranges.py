@@ -42,7 +42,7 @@ BY_TYPE = {int: Range(0, LARGEST), float: Range(-1e30, 1e30)}
 
 RANGES: dict[str, Range] = {
     # sizes of networks
-    **dict.fromkeys(("width", "hidden", "inner", "head_size", "value_size", "state_size", "size", "side"), WIDE),
+    **dict.fromkeys(("width", "hidden", "inner", "head_size", "key_size", "value_size", "state_size", "size", "side"), WIDE),
     **dict.fromkeys(("heads", "kv_heads", "groups", "layers", "encoder_layers", "decoder_layers", "vocab", "experts"), SIZE),
     **dict.fromkeys(("top_k", "order", "expand", "factor", "value_factor", "kernel", "patch", "channels", "reduction"), SIZE),
     "rope_context": SIZE,

@@ -50,11 +50,16 @@ def apply(work: Work, kind: str, part: float) -> Work:
 
 
 def _removable(work: Work, prefix: str, units: Units) -> Removable:
+    return Removable(prefix, units, *plain(work, prefix))
+
+
+def plain(work: Work, prefix: str) -> tuple[dict[str, Parameter], dict[str, Any]]:
+    """The boxes and arrays of a mixer's parameters. Raises UserError if an earlier step has changed their types."""
     inside = lambda tree: {path: leaf for path, leaf in weights.leaves(tree).items() if path.startswith(f"{prefix}/")}  # noqa: E731
     boxes, arrays = inside(work.boxes), inside(work.params)
     if boxes.keys() != inside(work.plain).keys():
-        raise UserError("heads, channels and layers are removed from plain weights; put these steps first in the recipe")
-    return Removable(prefix, units, boxes, arrays)
+        raise UserError("heads, channels, states and layers are removed from plain weights; put these steps first in the recipe")
+    return boxes, arrays
 
 
 def members(units: Units, axis: str, size: int) -> np.ndarray:

@@ -34,9 +34,14 @@ class HeadMixer(Mixer):
         return self.width // self.heads
 
     @nn.nowrap
+    def keys(self) -> int:
+        """K: key channels of a head."""
+        return self.size()
+
+    @nn.nowrap
     def init_state(self, batch: int, context: int | None) -> TimeMixState:
         shift, op = token_shift.init_state(batch, self.width, self.dtype), registry.load("ops", self.op)
-        return TimeMixState(shift, op.init_state(batch, self.heads, self.size(), self.size(), self.dtype))
+        return TimeMixState(shift, op.init_state(batch, self.heads, self.keys(), self.size(), self.dtype))
 
 
 def depth(layer: Any, layers: int) -> tuple[Any, Any]:

@@ -21,6 +21,7 @@ class GatedLinearAttention(Mixer):
 
     heads: int = 4
     key_factor: float = 0.5  # K = key_factor * width / heads
+    key_size: int | None = None  # K itself
     value_factor: int = 1  # V = value_factor * width / heads
     decay_rank: int = 16
     tau: float = 16.0  # larger values decay more slowly
@@ -29,19 +30,21 @@ class GatedLinearAttention(Mixer):
     init_std: float | None = None  # for gpt2 and llama; default: 1 / sqrt(inputs)
 
     @nn.nowrap
-    def _sizes(self) -> tuple[int, int]:
-        keys, values = int(self.key_factor * self.width), self.value_factor * self.width
+    def sizes(self) -> tuple[int, int]:
+        """(K, V). Raises UserError if the heads do not divide the channels."""
+        keys = self.heads * self.key_size if self.key_size else int(self.key_factor * self.width)
+        values = self.value_factor * self.width
         if not keys or keys % self.heads or values % self.heads:
             raise UserError(f"{self.heads} heads do not divide {keys} key and {values} value channels; change heads or the width")
         return keys // self.heads, values // self.heads
 
     @nn.nowrap
     def init_state(self, batch: int, context: int | None) -> gla.GLAState:
-        return gla.init_state(batch, self.heads, *self._sizes(), self.dtype)
+        return gla.init_state(batch, self.heads, *self.sizes(), self.dtype)
 
     @nn.compact
     def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
-        key_size, value_size = self._sizes()
+        key_size, value_size = self.sizes()
         acc, init = _time.accumulation_dtype(x_BTD), _init.inward(self)
 
         def project(x, shape, axes, name, bias=False):

@@ -43,6 +43,7 @@ class Retention(Mixer):
     heads: int = 4
     value_factor: int = 2  # V = value_factor * width / heads
     value_size: int | None = None  # V itself
+    pairs: str = ""  # rotary pairs that the keys have, by their number: "0 2 5"; default: all. K is twice their number
     decay: str = "published"  # "published" or "experiments"
     eps: float = 1e-6
     torchscale_scaling: bool = False
@@ -54,7 +55,16 @@ class Retention(Mixer):
             raise UserError(f"width {self.width} must be an even multiple of {self.heads} heads; change one of them")
         if self.decay not in DECAYS:
             raise UserError(f"there is no decay {self.decay!r}; choose one of: {', '.join(DECAYS)}")
-        return self.width // self.heads, self.value_size or self.value_factor * self.width // self.heads
+        return 2 * len(self.kept_pairs()), self.value_size or self.value_factor * self.width // self.heads
+
+    @nn.nowrap
+    def kept_pairs(self) -> list[int]:
+        """The numbers of the keys' rotary pairs. Raises UserError if `pairs` is not a list of different ones in order."""
+        total = self.width // self.heads // 2
+        found = [int(word) if word.isdecimal() else total for word in self.pairs.split()] if self.pairs else list(range(total))
+        if not found or found != sorted(set(found)) or found[-1] >= total:
+            raise UserError(f"pairs={self.pairs!r} must be ascending numbers below {total}, the rotary pairs of a head")
+        return found
 
     @nn.nowrap
     def init_state(self, batch: int, context: int | None) -> retention.RetentionState:
@@ -82,9 +92,11 @@ class Retention(Mixer):
             axes, init = ("embed", "heads", None), xavier_uniform(gain)
             return Linear((self.heads, size), axes, init_fn=init, dtype=self.dtype, name=name)(x_BTD)
 
-        frequency_F = 10000.0 ** -jnp.linspace(0, 1, key_size // 2)
+        whole = self.width // self.heads  # the size of keys with all pairs
+        frequency_F = 10000.0 ** -jnp.linspace(0, 1, whole // 2)
+        frequency_F = frequency_F[jnp.asarray(self.kept_pairs())] if self.pairs else frequency_F
         q_BTHK = rotate(project(key_size, "q"), call.pos_BT, frequency_F, interleaved=True)
-        k_BTHK = rotate(project(key_size, "k") * key_size**-0.5, call.pos_BT, frequency_F, interleaved=True)
+        k_BTHK = rotate(project(key_size, "k") * whole**-0.5, call.pos_BT, frequency_F, interleaved=True)
         v_BTHV = project(value_size, "v", 2**-2.5 * shrink)
         if self.torchscale_scaling:
             v_BTHV = jnp.concatenate([v_BTHV, jnp.ones_like(v_BTHV[..., :1])], axis=-1)

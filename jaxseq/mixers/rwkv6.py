@@ -22,6 +22,11 @@ class RWKV6(_rwkv.HeadMixer):
 
     mix_rank: int = 32
     decay_rank: int = 64
+    key_size: int | None = None  # of a head; default: that of the values, width / heads
+
+    @nn.nowrap
+    def keys(self) -> int:
+        return self.key_size or self.size()
 
     def _mixtures(self, x_BTD, last_BTD, done, left) -> dict[str, jax.Array]:
         """x_w, x_k, x_v, x_r, x_g by name; parameters are the weights of the previous token, as in the released code."""
@@ -48,18 +53,22 @@ class RWKV6(_rwkv.HeadMixer):
         last_BTD, shift = call.op("token_shift")(x_BTD, state=shift)
         x = self._mixtures(x_BTD, last_BTD, done, left)
 
-        def project(name, gain=1.0):
+        keys = self.keys()
+        channels = heads * keys  # of all keys
+
+        def project(name, size, gain=1.0):
             axes, init = ("embed", "heads", None), _rwkv.orthogonal(gain)
             return Linear((heads, size), axes, init_fn=init, dtype=self.dtype, name=name)(x[name])
 
-        r_BTHK, k_BTHK, v_BTHV, g_BTHV = project("r"), project("k", 0.1), project("v"), project("g", 0.1)
-        n_D = jnp.arange(self.width) / max(self.width - 1, 1)
-        decay_D = _rwkv.decay_speed(self.width, -6.0, 5.0, done)
-        bonus_HK = (done * (1 - n_D) + 0.1 * _rwkv.zigzag(self.width)).reshape(heads, size)
-        decay_D = _rwkv.vector(self, "time_decay", decay_D, (self.width,), ("heads",), lr=2.0)
+        r_BTHK, k_BTHK = project("r", keys), project("k", keys, 0.1)
+        v_BTHV, g_BTHV = project("v", size), project("g", size, 0.1)
+        n_D = jnp.arange(channels) / max(channels - 1, 1)
+        decay_D = _rwkv.decay_speed(channels, -6.0, 5.0, done)
+        bonus_HK = (done * (1 - n_D) + 0.1 * _rwkv.zigzag(channels)).reshape(heads, keys)
+        decay_D = _rwkv.vector(self, "time_decay", decay_D, (channels,), ("heads",), lr=2.0)
         a_DR = param(self, "decay_a", _rwkv.zeros, (self.width, self.decay_rank), ("embed", None), False)
-        b_RD = param(self, "decay_b", uniform(0.01), (self.decay_rank, self.width), (None, "heads"), False)
-        u_HK = _rwkv.vector(self, "time_first", bonus_HK, (heads, size), ("heads", None))
+        b_RD = param(self, "decay_b", uniform(0.01), (self.decay_rank, channels), (None, "heads"), False)
+        u_HK = _rwkv.vector(self, "time_first", bonus_HK, (heads, keys), ("heads", None))
         low_BTR = jnp.tanh(x["w"] @ a_DR.astype(self.dtype))
         w_BTD = decay_D + (low_BTR @ b_RD.astype(self.dtype)).astype(decay_D.dtype)
         log_w_BTHK = -jnp.exp(w_BTD).reshape(k_BTHK.shape)

@@ -35,7 +35,7 @@ def config(theirs: dict) -> ConfigDict:
 
 def describe(model: nn.Module) -> dict | None:
     mixers = _blinkdl.mixers(model, "RWKV6", of_last=True)
-    if mixers is None:
+    if mixers is None or mixers[0][0].keys() != mixers[0][0].size():
         return None
     mixer = mixers[0][0]
     ranks = {"n_head": mixer.heads, "lora_mix": mixer.mix_rank, "lora_decay": mixer.decay_rank}

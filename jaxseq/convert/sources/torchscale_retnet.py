@@ -45,7 +45,7 @@ def describe(model: nn.Module) -> dict | None:
     retention, glu = found[0]
     names = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
     plain = retention.torchscale_scaling and retention.decay == "published" and retention.eps == model.norm_eps
-    if not plain or glu.bias or glu.activation not in names or scale not in (1.0, model.width**0.5):
+    if not plain or retention.pairs or glu.bias or glu.activation not in names or scale not in (1.0, model.width**0.5):
         return None
     value_size = retention.value_size or retention.value_factor * model.width // retention.heads
     return PLAIN | {
