@@ -63,7 +63,7 @@ def sections() -> dict[str, dict]:
             "lora_alpha": 16.0,  # adapters are scaled by lora_alpha / lora_rank
             "lora_magnitude": False,  # also train the norm of each output's weights (DoRA)
             "lora_targets": "",  # comma-separated parts of the paths of the maps with adapters; empty: all
-            "rounding": "",  # int8, int4, nf4, fp8: quantization-aware training; empty: none
+            "rounding": "",  # int8, w8a8, int4, nf4, fp8: quantization-aware training; empty: none
             "log_every": 10,
             "logger": placeholder(str),  # additional logger: wandb
             "checkpoint_every": 200,

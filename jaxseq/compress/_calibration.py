@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 import jaxseq
 from jaxseq import registry, weights
@@ -59,6 +60,14 @@ class Calibration:
             sums = _loss(model, self.task.config.train.objective, params, batch)
             total, count = total + float(sums["nats"]), count + float(sums["tokens"])
         return total / count
+
+
+def observed(model: nn.Module) -> set[str]:
+    """Paths of the kernels of linear maps: those whose inputs `Calibration.grams` can observe in models of its kind."""
+    shapes = nn.meta.unbox(model.boxed())
+    apply = lambda variables: model.apply(variables, *model.example(), mutable=["calibration"])[1]  # noqa: E731
+    found = jax.eval_shape(apply, shapes).get("calibration", {})
+    return {f"{path.removesuffix('gram')}kernel" for path in weights.leaves(found)}
 
 
 @functools.partial(jax.jit, static_argnames=("model", "objective"))

@@ -11,12 +11,12 @@ step sizes, convolution taps) and of norms are always arrays.
 """
 
 from jaxseq.weights._base import Weight, box_like, contract, dense, is_weight, leading, matrices, norms
-from jaxseq.weights._quantized import CODES, QuantizedWeight, Rounded, fits, group
+from jaxseq.weights._quantized import CODES, QuantizedWeight, Rounded, fits, group, int8_rows
 from jaxseq.weights._ranks import Adapted, Factored, Sparse, factors
 from jaxseq.weights._rules import TYPES, at, is_node, joined, leaves, merged, parted, path_of, replaced, rules, typed
 
 __all__ = [
-    "CODES", "TYPES", "Adapted", "Factored", "QuantizedWeight", "Rounded", "Sparse", "Weight", "at", "box_like", "contract",
-    "dense", "factors", "fits", "group", "is_node", "is_weight", "joined", "leading", "leaves", "matrices", "merged", "norms",
-    "parted", "path_of", "replaced", "rules", "typed",
+    "Adapted", "CODES", "Factored", "QuantizedWeight", "Rounded", "Sparse", "TYPES", "Weight", "at", "box_like", "contract",
+    "dense", "factors", "fits", "group", "int8_rows", "is_node", "is_weight", "joined", "leading", "leaves", "matrices", "merged",
+    "norms", "parted", "path_of", "replaced", "rules", "typed",
 ]  # fmt: skip

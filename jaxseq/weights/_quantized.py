@@ -1,11 +1,13 @@
-"""Weights in 8 and 4 bits."""
+"""Weights in 8 and 4 bits, and products of 8-bit weights with 8-bit activations."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxseq.errors import UserError
 from jaxseq.weights._base import Weight, box_like, product, weight, whole
@@ -28,6 +30,7 @@ class Code(NamedTuple):
     dtype: Any
     round: Callable[[jax.Array], jax.Array]
     value: Callable[[jax.Array], jax.Array]
+    activations: bool = False  # the activations that a matrix multiplies are rounded to int8 too
 
 
 def _rounded(x: jax.Array, largest: int) -> jax.Array:
@@ -39,8 +42,10 @@ def _nearest(x: jax.Array) -> jax.Array:
     return jnp.searchsorted(middle, x).astype(jnp.uint8)
 
 
+_INT8 = Code(8, 127.5, jnp.int8, lambda x: _rounded(x, 127).astype(jnp.int8), lambda c: c.astype(jnp.float32))
 CODES = {
-    "int8": Code(8, 127.5, jnp.int8, lambda x: _rounded(x, 127).astype(jnp.int8), lambda c: c.astype(jnp.float32)),
+    "int8": _INT8,
+    "w8a8": _INT8._replace(activations=True),
     "fp8": Code(
         8, 448, jnp.uint8,
         lambda x: jax.lax.bitcast_convert_type(x.astype(jnp.float8_e4m3fn), jnp.uint8),
@@ -91,8 +96,11 @@ class QuantizedWeight(Weight):
     def contract(self, x: jax.Array, inputs: int) -> jax.Array:
         if CODES[self.kind].bits == 4:
             return super().contract(x, inputs)
+        scale = self.scale.reshape(self.scale.shape[inputs:])
+        if CODES[self.kind].activations:
+            return _int8_product(x, self.codes, scale, inputs)
         y = product(x, CODES[self.kind].value(self.codes), inputs)
-        return y * self.scale.reshape(self.scale.shape[inputs:]).astype(y.dtype)
+        return y * scale.astype(y.dtype)
 
     def rows(self, ids: jax.Array) -> jax.Array:
         return dataclasses.replace(self, codes=self.codes[ids], scale=self.scale[ids]).dense()
@@ -133,6 +141,40 @@ def _unpack(codes: jax.Array, axis: int) -> jax.Array:
     return jnp.stack([codes & 15, codes >> 4], axis=axis + 1).reshape(shape)
 
 
+def int8_rows(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """(codes int8, scale float32) with x ≈ scale * codes and scale = max|x| / 127 over these axes, which have size 1 in it.
+    Where all numbers are zero, the scale is 1."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    largest = jnp.max(jnp.abs(x), axis=axes, keepdims=True)
+    scale = jnp.where(largest > 0, largest / 127, 1).astype(jnp.float32)
+    return jnp.round(x / scale).astype(jnp.int8), scale
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _int8_product(x: jax.Array, codes: jax.Array, scale: jax.Array, inputs: int) -> jax.Array:
+    """scale_x (codes_x codes) scale in the dtype of x; x is rounded per token, and the product is one of integers (as LLM.int8,
+    Dettmers et al. 2022, arXiv:2208.07339, §2.1, without its outliers). The gradient is that without rounding of x."""
+    own, scale_x = int8_rows(x, tuple(range(-inputs, 0)))
+    axes = tuple(range(x.ndim - inputs, x.ndim)), tuple(range(inputs))
+    y = jax.lax.dot_general(own, codes, (axes, ((), ())), preferred_element_type=jnp.int32)
+    scale_x = scale_x.reshape(*x.shape[: x.ndim - inputs], *(1,) * scale.ndim)
+    return (y.astype(jnp.float32) * scale_x * scale).astype(x.dtype)
+
+
+def _int8_forward(x, codes, scale, inputs):
+    return _int8_product(x, codes, scale, inputs), (x, codes, scale)
+
+
+def _int8_backward(inputs, saved, dy):
+    x, codes, scale = saved
+    _, pull = jax.vjp(lambda x, scale: product(x, codes, inputs) * scale.astype(x.dtype), x, scale)
+    dx, dscale = pull(dy)
+    return dx, np.zeros(codes.shape, jax.dtypes.float0), dscale
+
+
+_int8_product.defvjp(_int8_forward, _int8_backward)
+
+
 @weight("kind", "contracts")
 class Rounded(Weight):
     """w, quantized in the forward pass: w + stop_gradient(quantized(w) - w), the straight-through estimator
@@ -146,3 +188,9 @@ class Rounded(Weight):
     def dense(self) -> jax.Array:
         w = whole(self.w)
         return w + jax.lax.stop_gradient(QuantizedWeight.of(w, self.kind, self.contracts).dense() - w)
+
+    def contract(self, x: jax.Array, inputs: int) -> jax.Array:
+        if CODES[self.kind].activations:
+            codes, scale = int8_rows(x, tuple(range(-inputs, 0)))
+            x = x + jax.lax.stop_gradient((scale * codes).astype(x.dtype) - x)
+        return super().contract(x, inputs)

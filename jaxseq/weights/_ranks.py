@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from jaxseq.weights._base import Weight, box_like, contract, dense, leading, norms, weight, whole
+from jaxseq.weights._base import Weight, box_like, contract, dense, is_weight, leading, norms, weight, whole
 
 
 @weight()
@@ -21,6 +21,11 @@ class Sparse(Weight):
     def dense(self) -> jax.Array:
         w = whole(self.w)
         return w * (w != 0)
+
+    def contract(self, x: jax.Array, inputs: int) -> jax.Array:
+        if is_weight(self.w):  # quantized, so it is not trained and needs no mask
+            return contract(x, self.w, inputs)
+        return super().contract(x, inputs)
 
 
 @weight("inputs")

@@ -1,5 +1,7 @@
 """The defining property of each step of a recipe, on a Transformer, a RetNet, a Mamba and an RWKV."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from helpers.train_tiny import small, write_documents
 
 import jaxseq
-from jaxseq import UserError, recipes, registry, weights
+from jaxseq import UserError, forms, recipes, registry, weights
 from jaxseq.compress import _units, layers, lowrank, sparsegpt
 from jaxseq.compress._calibration import Calibration
 from jaxseq.compress._prune import Pattern
@@ -61,7 +63,7 @@ def kernels(work: Work) -> dict[str, np.ndarray]:
     return {p: np.asarray(weights.matrices(b, plain[p])) for p, b in boxes.items() if b.contracts and b.contracts != (-1,)}
 
 
-KINDS = [("int8", 8, 0.05), ("fp8", 8, 0.15), ("int4", 4, 0.6), ("nf4", 4, 0.6)]
+KINDS = [("int8", 8, 0.05), ("w8a8", 8, 0.1), ("fp8", 8, 0.15), ("int4", 4, 0.6), ("nf4", 4, 0.6)]
 DEFAULT = {("mamba", "nf4"), ("rwkv6", "int8")}  # and all kinds of a Transformer; the others are slow tests
 QUANTIZED = [
     pytest.param(name, *kind, marks=[] if name == "transformer" or (name, kind[0]) in DEFAULT else [pytest.mark.slow])
@@ -79,10 +81,38 @@ def test_quantized_weights_take_their_bits_and_compute_nearly_the_same(work, kin
     assert sum(x.nbytes for x in codes) * 8 == bits * numbers
     wanted = logits(work)
     assert np.linalg.norm(logits(made) - wanted) < error * np.linalg.norm(wanted)
+    if kind == "w8a8":
+        assert made.config.model.weights.count("int8 = ") == 1  # of what is no linear map
+        assert all(path in dict(made.left) for path, box in weights.leaves(work.plain).items() if box.contracts == (-1,))
+        return
     np.testing.assert_allclose(logits(made), logits(made, weights.merged(made.params)), rtol=2e-4, atol=2e-4)
 
 
-@pytest.mark.parametrize("kind", ["int8", "nf4", "wanda:0.5", "lowrank:0.5"])
+@pytest.mark.parametrize("work", TWO, indirect=True)
+@pytest.mark.parametrize("kind", ["w8a8", "nf4"])
+def test_the_recurrence_computes_in_float32(work, kind):
+    """No op of a compressed model, recurrent or chunkwise, reads or computes a number in 8 or 16 bits."""
+    made, seen = applied(work, kind), {}
+
+    def note(op, form, xs, kwargs):
+        own = {name: value for name, value in kwargs.items() if isinstance(value, jax.Array) or name == "state"}
+        fixed = {name: value for name, value in kwargs.items() if name not in own}
+        shapes = jax.eval_shape(lambda *x: x, xs, own)
+        run = lambda xs, own: registry.load("ops", op).FORMS[form](*xs, **own, **fixed)  # noqa: E731
+        seen[op, form] = str(jax.make_jaxpr(run)(*shapes))
+
+    def run(params, form, time):
+        tokens, state = jnp.zeros((1, time), jnp.int32), made.model.init_state(1, 16)
+        return made.model.apply({"params": params}, tokens, state, form=forms.plan(form, seen=note))
+
+    for form, time in (("recurrent", 1), ("chunkwise", 9)):
+        jax.eval_shape(lambda params, form=form, time=time: run(params, form, time), made.params)
+    assert {form for _, form in seen} == {"recurrent", "chunkwise"}
+    for place, program in seen.items():
+        assert "f32[" in program and not re.findall(r"\b(?:[iu](?:4|8|16)|bf16|f16|f8\w*)\[", program), place
+
+
+@pytest.mark.parametrize("kind", ["int8", "w8a8", "nf4", "wanda:0.5", "lowrank:0.5"])
 def test_the_arithmetic_of_the_recurrence_is_not_touched(work, kind):
     """Parameters that multiply no activation (decays, step sizes, convolutions, norms) stay float32 arrays, bit for bit."""
     made, boxes = applied(work, kind), weights.leaves(work.model.boxed()["params"])

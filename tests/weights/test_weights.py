@@ -9,10 +9,11 @@ from scipy.stats import norm
 import jaxseq
 from jaxseq import UserError, weights
 from jaxseq.layers import Linear, Parameter
-from jaxseq.weights import Adapted, Factored, QuantizedWeight, Sparse
+from jaxseq.weights import Adapted, Factored, QuantizedWeight, Rounded, Sparse
 from jaxseq.weights._quantized import NF4, _pack, _unpack
 
 KEY = jax.random.key(0)
+WEIGHTS_ONLY = [kind for kind, code in weights.CODES.items() if not code.activations]
 
 
 @pytest.mark.parametrize("shape", [(4, 5, 6), (2, 3, 7, 9)])  # x is narrower than y in the second only
@@ -52,11 +53,38 @@ def test_quantized_numbers_are_the_nearest(kind, contracts):
     w = jax.random.normal(KEY, (2, 32, 4, 64)).at[0, 0].set(0)
     found = QuantizedWeight.of(w, kind, contracts)
     values = found.dense()
-    gap = {"int8": 2 / 255, "fp8": 1 / 14, "int4": 2 / 15, "nf4": 0.31}[kind]
+    gap = {"int8": 2 / 255, "w8a8": 2 / 255, "fp8": 1 / 14, "int4": 2 / 15, "nf4": 0.31}[kind]
     axes = tuple(axis % 4 for axis in contracts)
     largest = jnp.max(jnp.abs(w), axis=axes, keepdims=True)
     assert (jnp.abs(values - w) <= largest * gap / 2 * 1.001).all()
     assert (values[0, 0] == 0).all()
+
+
+def test_w8a8_is_a_product_of_integers():
+    """Activations have one scale per token, max|x| / 127, weights one per output; the sum of the products is exact."""
+    w, x = jax.random.normal(KEY, (6, 4, 8)), jax.random.normal(jax.random.key(1), (2, 3, 6, 4)).at[0, 0].set(0)
+    found = QuantizedWeight.of(w, "w8a8", (-3, -2))
+    largest = np.abs(np.asarray(x)).max(axis=(2, 3))
+    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+    codes = np.round(np.asarray(x) / scale[..., None, None]).astype(np.int64)
+    sums = np.einsum("btik,iko->bto", codes, np.asarray(found.codes, np.int64))
+    wanted = sums * scale[..., None].astype(np.float64) * np.asarray(found.scale, np.float64)[0, 0]
+    got = weights.contract(x, found, 2)
+    np.testing.assert_allclose(got, wanted, rtol=1e-6)
+    assert not got[0, 0].any() and np.abs(got - weights.contract(x, w, 2)).max() < 0.03 * np.abs(got).max()
+    text = str(jax.make_jaxpr(weights.contract, static_argnums=2)(x, found, 2))
+    assert "i32[2,3,8] = dot_general" in text and text.count("dot_general[") == 1
+
+
+@pytest.mark.parametrize("make", [lambda w: QuantizedWeight.of(w, "w8a8", (-3, -2)), lambda w: Rounded(w, "w8a8", (-3, -2))])
+def test_gradients_go_past_the_rounding_of_activations(make):
+    """They are those of a product with the rounded weights."""
+    w, x = jax.random.normal(KEY, (6, 4, 8)), jax.random.normal(jax.random.key(1), (2, 3, 6, 4))
+    found = make(w)
+    y, pull = jax.vjp(lambda x: weights.contract(x, found, 2), x)
+    _, plain = jax.vjp(lambda x: weights.contract(x, found.dense(), 2), x)
+    np.testing.assert_allclose(pull(jnp.cos(y))[0], plain(jnp.cos(y))[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(y, weights.contract(x, QuantizedWeight.of(w, "w8a8", (-3, -2)), 2), rtol=1e-4, atol=1e-4)
 
 
 def test_rows_of_a_quantized_table():
@@ -73,7 +101,7 @@ def kernels() -> dict[str, weights.Weight]:
     magnitude = jnp.abs(jax.random.normal(keys[3], (1, 1, 8)))
     sparse = Sparse(w * (w > 0))
     return {
-        **{kind: QuantizedWeight.of(w, kind, (-3, -2)) for kind in weights.CODES},
+        **{kind: QuantizedWeight.of(w, kind, (-3, -2)) for kind in WEIGHTS_ONLY},
         "sparse": sparse,
         "factored": Factored(a, b, 2),
         "adapted": Adapted(w, a, b, None, 2, 0.5),
