@@ -38,6 +38,10 @@ class AdaptiveSpan(Attention):
     windows: str = ""  # of each key head; default: max_span
 
     @nn.nowrap
+    def why_no_ring(self) -> str:
+        return "attention with adaptive spans stores keys and values as they are"
+
+    @nn.nowrap
     def _sizes(self) -> tuple[int, int]:
         if self.alibi or self.sink or self.cap is not None or self.window is not None:
             raise UserError("attention with adaptive spans has no window, alibi, sinks or cap; leave them out")

@@ -10,9 +10,12 @@ from flax import linen as nn
 from jaxseq.call import Call, Mixed
 from jaxseq.errors import UserError
 from jaxseq.layers import Linear, Mixer, Units, param, rotate
-from jaxseq.mixers import _init, _rotary
+from jaxseq.mixers import _init, _quantized_ring, _rotary
+from jaxseq.mixers._quantized_ring import QuantizedRing
 from jaxseq.ops import _time, attention
+from jaxseq.ops.attention import AttentionState
 
+RINGS = ("", "int8")
 DIGIT = 256  # a digit below it is exact in bfloat16, whose significand has 8 bits
 
 
@@ -77,6 +80,7 @@ class Attention(Mixer):
     cap: float | None = None  # scores are cap tanh(score / cap) (Gemma 2, arXiv:2408.00118, §2); default: not capped
     sink: bool = False  # one more score per head, learned, whose value is zero (gpt-oss, arXiv:2508.10925, §2)
     alibi: bool = False
+    ring: str = ""  # int8: the state holds keys and values as 8-bit integers, see _quantized_ring; default: in the model's dtype
     bias: bool = False  # on q, k and v
     output_bias: bool | None = None  # default: bias
     initial: str = "gpt2"  # initial values, see _init.RECIPES
@@ -90,7 +94,16 @@ class Attention(Mixer):
             raise UserError(f"{self.heads} query heads cannot share {kv_heads} key/value heads; make kv_heads a divisor")
         if not self.head_size and self.width % self.heads:
             raise UserError(f"width {self.width} is not a multiple of {self.heads} heads; change one, or set head_size")
+        if self.ring not in RINGS:
+            raise UserError(f"there is no ring {self.ring!r}; write int8, or nothing")
+        if self.ring and (why := self.why_no_ring()):
+            raise UserError(f"ring={self.ring} is not possible: {why}; leave it out")
         return kv_heads, size
+
+    @nn.nowrap
+    def why_no_ring(self) -> str:
+        """Why `ring` cannot be set; empty if it can."""
+        return "the keys of alibi hold positions, which must be exact" if self.alibi else ""
 
     @nn.nowrap
     def _frequencies(self, size: int) -> jax.Array:
@@ -103,8 +116,11 @@ class Attention(Mixer):
         return _rotary.frequencies(self, turned)
 
     @nn.nowrap
-    def init_state(self, batch: int, context: int | None) -> attention.AttentionState:
-        return attention.init_state(batch, self.window or slots(context), *self._state_sizes(), self.dtype)
+    def init_state(self, batch: int, context: int | None) -> AttentionState | QuantizedRing:
+        size, sizes = self.window or slots(context), self._state_sizes()
+        if self.ring:
+            return _quantized_ring.init_state(batch, size, *sizes)
+        return attention.init_state(batch, size, *sizes, self.dtype)
 
     @nn.nowrap
     def _state_sizes(self) -> tuple[int, int, int]:
@@ -113,7 +129,7 @@ class Attention(Mixer):
         return kv_heads, size + 2 if self.alibi else size, size
 
     @nn.nowrap
-    def remaining_capacity(self, state: attention.AttentionState) -> jax.Array | None:
+    def remaining_capacity(self, state: AttentionState | QuantizedRing) -> jax.Array | None:
         return None if self.window else state.k_BGSK.shape[-2] - state.count_B
 
     @nn.nowrap
@@ -146,7 +162,10 @@ class Attention(Mixer):
 
     def _attend(self, q_BTHK, k_BTGK, v_BTGV, state, call, limits):
         """(the heads' output, the next state); limits: options of the op."""
-        return call.op("attention")(q_BTHK, k_BTGK, v_BTGV, state=state, **limits)
+        op = call.op("attention")
+        if self.ring:
+            return _quantized_ring.attend(op, call.pos_BT, q_BTHK, k_BTGK, v_BTGV, state, **limits)
+        return op(q_BTHK, k_BTGK, v_BTGV, state=state, **limits)
 
     def _gated(self, y_BTHK, project):
         """The heads' output before its projection; `project(heads, axis, name)` maps the layer's input to heads."""

@@ -36,6 +36,10 @@ class BigBird(Attention):
     random_blocks: int = 2
 
     @nn.nowrap
+    def why_no_ring(self) -> str:
+        return "big_bird stores keys and values as they are"
+
+    @nn.nowrap
     def _sizes(self) -> tuple[int, int]:
         if self.window or self.sink or self.cap is not None:
             raise UserError("big_bird attends to blocks and has no window, sinks or cap; leave them out")

@@ -56,7 +56,7 @@ class DifferentialAttention(Attention):
         q_BTH2V = jnp.stack([jnp.concatenate([first, zeros], -1), jnp.concatenate([zeros, second], -1)], axis=3)
         k_BTGV, v_BTGV = (jnp.concatenate(jnp.split(x, 2, axis=2), axis=-1) for x in (k_BTGK, v_BTGV))
         q_BTHV = q_BTH2V.reshape(*q_BTHK.shape[:3], q_BTH2V.shape[-1])
-        y_BTHV, state = call.op("attention")(q_BTHV, k_BTGV, v_BTGV, state=state, **limits)
+        y_BTHV, state = super()._attend(q_BTHV, k_BTGV, v_BTGV, state, call, limits)
         y_BTH2V = y_BTHV.reshape(q_BTH2V.shape).astype(_time.accumulation_dtype(y_BTHV))
         c = 0.8 - 0.6 * jnp.exp(-0.3 * self.place(call)[0])
         y_BTHV = y_BTH2V[:, :, :, 0] - self._lambda(q_BTHK.shape[-1], c) * y_BTH2V[:, :, :, 1]

@@ -38,6 +38,10 @@ class NativeSparseAttention(Attention):
     initial: str = "llama"
 
     @nn.nowrap
+    def why_no_ring(self) -> str:
+        return "native sparse attention stores keys and values as they are"
+
+    @nn.nowrap
     def _sizes(self) -> tuple[int, int]:
         if self.alibi or self.sink or self.cap is not None:
             raise UserError("native sparse attention has no alibi, sinks or cap; leave them out")
