@@ -12,7 +12,13 @@ A recipe is steps joined by "+", applied in order. Put structured pruning first,
 
   magnitude:0.5 wanda:0.5 sparsegpt:0.5    set this fraction of weights to zero; or 2:4: keep two of four
 
+  states:0.25                              remove state channels of recurrent mixers; the state gets smaller
+
   int8 int4 nf4 fp8                        8 or 4 bits per weight
+
+  w8a8                                     products of 8-bit weights and 8-bit activations
+
+  ring:int8                                attention's stored keys and values in 8 bits
 
 --rounds=8 --steps=400 reaches the zeros of the recipe's last step in 8 rounds, with 400 steps of training in all; an interrupted
 command goes on if it is run again.

@@ -29,10 +29,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The given fields of the config. Raises UserError for one that the run has fixed."""
+def settings(args: argparse.Namespace, more: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The given fields of the config. Raises UserError for one that the run has fixed. more: beginnings of other free fields."""
     overrides = _config.overrides(args)
-    if fixed := [key for key in overrides if not key.startswith(SETTABLE)]:
+    if fixed := [key for key in overrides if not key.startswith(SETTABLE + more)]:
         raise UserError(
             f"--config.{fixed[0]} was fixed by the run; jaxseq {args.command} takes only --config.data.… and --config.eval.…"
         )

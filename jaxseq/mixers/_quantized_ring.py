@@ -28,9 +28,9 @@ class QuantizedRing(NamedTuple):
 
 def init_state(batch: int, size: int, kv_heads: int, key_size: int, value_size: int) -> QuantizedRing:
     """The empty ring buffer of `size` slots."""
-    codes = [jnp.zeros((batch, kv_heads, size, channels), jnp.int8) for channels in (key_size, value_size)]
-    scales = [jnp.zeros((batch, kv_heads, size, 1), jnp.float32) for _ in codes]
-    return QuantizedRing(*codes, *scales, jnp.zeros((batch,), jnp.int32))
+    k_BGSK, v_BGSV = (jnp.zeros((batch, kv_heads, size, channels), jnp.int8) for channels in (key_size, value_size))
+    k_BGS1, v_BGS1 = (jnp.zeros((batch, kv_heads, size, 1), jnp.float32) for _ in range(2))  # no buffer is donated twice
+    return QuantizedRing(k_BGSK, v_BGSV, k_BGS1, v_BGS1, jnp.zeros((batch,), jnp.int32))
 
 
 def attend(
@@ -38,8 +38,8 @@ def attend(
     state: QuantizedRing | Layered | None, **options: Any,
 ) -> tuple[jax.Array, QuantizedRing | Layered]:  # fmt: skip
     """(output of the op `attention`, next state). The gradient passes the rounding unchanged (straight-through)."""
-    layered = isinstance(state, Layered)
-    ring = jax.tree.map(lambda x: x[state.layer], state.stack) if layered else state
+    layered = state if isinstance(state, Layered) else None
+    ring: Any = jax.tree.map(lambda x: x[layered.layer], layered.stack) if layered else state
     (k_codes, k_scale), (v_codes, v_scale) = (int8_rows(x, (-1,)) for x in (k_BTGK, v_BTGV))
     rounded = [
         x + jax.lax.stop_gradient((codes * scale).astype(x.dtype) - x)
@@ -54,8 +54,8 @@ def attend(
         scales = attention.next_state(AttentionState(*ring[2:]), k_scale, v_scale, pos_BT)
         ring = QuantizedRing(*codes[:2], *scales)
     if layered:
-        stack = jax.tree.map(lambda x, new: jax.lax.dynamic_update_index_in_dim(x, new, state.layer, 0), state.stack, ring)
-        return y_BTHV, Layered(stack, state.layer)
+        put = lambda x, new: jax.lax.dynamic_update_index_in_dim(x, new, layered.layer, 0)  # noqa: E731
+        return y_BTHV, Layered(jax.tree.map(put, layered.stack, ring), layered.layer)
     return y_BTHV, ring
 
 

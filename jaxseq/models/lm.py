@@ -15,7 +15,7 @@ from jaxseq import compat, forms, registry, weights
 from jaxseq.call import Call
 from jaxseq.errors import UserError
 from jaxseq.layers import FORMS, NORMS, Linear, Mixer, constrain, lookup, of_std, param
-from jaxseq.models import _positions, _stack
+from jaxseq.models import _positions, _repeats, _stack
 from jaxseq.models._network import BYTE_VOCAB, DTYPES, REMAT, Network, check, scan
 from jaxseq.ops import _time
 from jaxseq.ops._layered import Layered
@@ -76,6 +76,8 @@ class LM(Network):
     repeats: tuple[int, ...]  # number of times the block of each segment is repeated
     blocks: tuple[nn.Module, ...]  # one per segment
     distinct: tuple[int, ...] | None = None  # copies of each segment's block with weights of their own, see `scan`; None: all
+    repeat_scale: bool = False  # blocks that share weights have a scale in each repetition, see `_repeats`
+    repeat_rank: int = 0  # … and a change of this rank of each matrix; 0: none
     tied: bool = True  # the head is the embedding's transpose
     norm: str = "rmsnorm"
     norm_eps: float = 1e-5
@@ -146,10 +148,19 @@ class LM(Network):
         if not self.tied:
             init = of_std(self.head_init, self.head_scale * self.width**-0.5)
             self.head_VD = param(self, "head", init, shape, axes, contracts=(-1,))
+        self.changes = [self._changes(n) for n in range(len(self.blocks))]
         if self.embedding_norm:
             self.first_norm = NORMS[self.norm](self.norm_eps, self.dtype)
         if self.last_norm:
             self.final_norm = NORMS[self.norm](self.norm_eps, self.dtype)
+
+    @nn.nowrap
+    def _changes(self, n: int) -> nn.Module | None:
+        """The parameters of each repetition of the blocks of segment n; None if they share no weights."""
+        if not (self.repeat_rank or self.repeat_scale) or not self.distinct or self.distinct[n] == self.repeats[n]:
+            return None
+        own = self.repeats[n], self.width, self.repeat_rank, self.repeat_scale, self.dtype
+        return _repeats.Changes(self.blocks[n], *own)
 
     def __call__(
         self, tokens: jax.Array, state: LMState | None = None, pos: jax.Array | None = None, form: Any = "chunkwise",
@@ -210,7 +221,8 @@ class LM(Network):
         for n, (repeats, block) in enumerate(zip(self.repeats, self.blocks, strict=True)):
             before = None if state is None else state.segments[n]
             distinct = self.distinct[n] if self.distinct else None
-            x_BTD, states, streams = self._segment(block, repeats, distinct, x_BTD, before, call)
+            own = self.changes[n]() if self.changes[n] else _repeats.Own()
+            x_BTD, states, streams = self._segment(block, repeats, distinct, own, x_BTD, before, call)
             after.append(states)
             call = call.replace(layer=call.layer + repeats, streams=call.streams | streams)
         x_BTD = _time.select(valid_BT, self.final_norm(x_BTD) if self.last_norm else x_BTD.astype(self.dtype))
@@ -221,22 +233,22 @@ class LM(Network):
             next_pos_B = jnp.where(valid_BT[:, 0], last_pos_B + 1, next_pos_B)
         return x_BTD, LMState(tuple(after), next_pos_B)
 
-    def _segment(self, block, repeats, distinct, x_BTD, before, call):
-        """(x_BTD, states with a leading layer axis, streams) after `repeats` copies of a block, by a scan."""
+    def _segment(self, block, repeats, distinct, own, x_BTD, before, call):
+        """(x_BTD, states with a leading layer axis, streams) after `repeats` copies of a block, by a scan. own: an `Own`."""
         in_place = {} if before is None else _in_place(block, call)
         needed = jnp.any(call.pos_BT[:, :1] != _time.START)  # in some row a document continues, or there is no token
 
         def layer(block, carry, xs):
-            (x_BTD, stacks), (before, i) = carry, xs
+            (x_BTD, stacks), (before, i, own) = carry, xs
             given = {j: Layered(stacks[j], i) if itself else _layer(stacks[j], i, needed) for j, itself in in_place.items()}
             before = before and tuple(given.get(j, s) for j, s in enumerate(before))
-            x_BTD, states, streams = block(x_BTD, before, call.replace(layer=call.layer + i))
+            x_BTD, states, streams = _repeats.run(block, own, x_BTD, before, call.replace(layer=call.layer + i))
             stacks = {j: states[j].stack if itself else _with_layer(stacks[j], i, states[j]) for j, itself in in_place.items()}
             return (x_BTD, stacks), (tuple(() if j in stacks else s for j, s in enumerate(states)), streams)
 
         stacks = {j: before[j] for j in in_place}
         scanned = before and tuple(() if j in stacks else s for j, s in enumerate(before))
-        xs = scanned, jnp.arange(repeats)
+        xs = scanned, jnp.arange(repeats), own
         (x_BTD, stacks), (states, streams) = scan(block, repeats, (x_BTD, stacks), xs, layer, self.remat, distinct)
         if streams and repeats > 1:
             raise ValueError(f"a block that is repeated {repeats} times cannot write the streams {sorted(streams)}; put it first")
@@ -279,6 +291,8 @@ def build(config: ConfigDict) -> LM:
 
     repeats = tuple(s.repeats for s in segments)
     distinct = tuple(s.own for s in segments) if any(s.distinct for s in segments) else None
+    if (model.repeat_scale or model.repeat_rank) and not distinct:
+        raise UserError("model.repeat_scale and repeat_rank are for blocks that share weights, such as 12/4*(…) in model.stack")
     mixers = _numbered(repeats, [tuple(map(mixer, s.labels, _stack.paths(s.labels))) for s in segments])
     blocks = tuple(
         block_class(

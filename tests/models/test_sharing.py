@@ -1,5 +1,7 @@
 """Blocks that share weights, "6/2*(…)" in model.stack, equal blocks with copies of the weights, and are stored once."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from helpers.train_tiny import tiny
 
 import jaxseq
-from jaxseq import convert
+from jaxseq import convert, weights
 from jaxseq.compare.fit import fit
 from jaxseq.errors import UserError
 from jaxseq.models import _stack
@@ -16,8 +18,8 @@ from jaxseq.train import prepare
 SMALL = {"model.width": 16, "model.vocab": 20}
 
 
-def model(stack: str):
-    return jaxseq.build(jaxseq.config("transformer", **SMALL, **{"model.stack": stack}))
+def model(stack: str, **fields):
+    return jaxseq.build(jaxseq.config("transformer", **SMALL, **{"model.stack": stack} | fields))
 
 
 @pytest.mark.parametrize(
@@ -51,9 +53,87 @@ def test_shared_blocks_are_blocks_with_equal_weights(stack, plain):
     jax.tree.map(close, gradients, jax.tree.map(lambda x: x.reshape(-1, times, *x.shape[1:]).sum(1), of_copies))
 
 
-def test_the_optimiser_holds_each_tensor_once(tmp_path):
-    config = tiny(tmp_path, **{"model.stack": "4/1*(attention mlp)", "model.remat": "full", "model.dropout": 0.1})
+OWN = {"model.repeat_scale": True, "model.repeat_rank": 2}
+
+
+def owned(stack: str, seed: int | None = 1):
+    """(model whose repetitions have parameters of their own, its parameters); these are random, or initial without a seed."""
+    own = model(stack, **OWN)
+    params = own.init(jax.random.key(0), *own.example())["params"]
+    if seed is not None:
+        rng = np.random.default_rng(seed)
+        params["changes_0"] = jax.tree.map(lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), x.dtype), params["changes_0"])
+    return own, params
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def run(m, params, tokens):
+    return m.apply({"params": params}, tokens, m.init_state(2, 12))
+
+
+TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 20, (2, 9)))
+
+
+def test_repetitions_start_alike():
+    """Initially the results are those of plain sharing, bit for bit; other segments have no such parameters."""
+    own, params = owned("4/2*(attention mlp) + (gru)", None)
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(params["changes_0"])} == {4} and "changes_1" not in params
+    shared = {name: part for name, part in params.items() if name != "changes_0"}
+    plain = model("4/2*(attention mlp) + (gru)")
+    jax.tree.map(np.testing.assert_array_equal, run(own, params, TOKENS), run(plain, shared, TOKENS))
+
+
+@pytest.mark.parametrize("stack", ["4/2*(attention mlp)", pytest.param("2/1*(mamba moe)", marks=pytest.mark.slow)])
+def test_each_repetition_has_a_change_of_low_rank(stack):
+    """It is the block with W + a b in place of each matrix W, also while decoding."""
+    own, params = owned(stack)
+    params["changes_0"]["scale"] *= 0
+    distinct, repeats = own.distinct[0], own.repeats[0]
+    plain = model(stack.replace(f"/{distinct}", ""))
+    changes = {name: leaf for name, leaf in params["changes_0"].items() if name != "scale"}
+    shared = {name: part for name, part in params.items() if name != "changes_0"}
+    copies = shared | {"blocks_0": jax.tree.map(lambda x: jnp.repeat(x, repeats // distinct, axis=0), params["blocks_0"])}
+    new = {}
+    for path, box in weights.leaves(plain.boxed()["params"]).items():
+        if box.contracts and path.startswith("blocks_0/"):
+            a, b = (changes.pop(f"{path.removeprefix('blocks_0/').replace('/', '_')}_{name}") for name in "ab")
+            new[path] = weights.Adapted(weights.at(copies, path), a, b, None, len(box.contracts), 1.0).dense()
+    assert new and not changes
+    copies = weights.replaced(copies, new, None)
+    got, wanted = run(own, params, TOKENS), run(plain, copies, TOKENS)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
+    jax.tree.map(close, got, wanted)
+    step = lambda m, params: m.apply({"params": params}, TOKENS[:, :1], got[1], form="recurrent")  # noqa: E731
+    jax.tree.map(close, step(own, params), step(plain, copies))
+
+
+def test_each_repetition_has_a_scale():
+    """x <- y + s (y - x) with y = block(x), once for each repetition."""
+    fields = {"model.repeat_scale": True, "model.last_norm": False}
+    own = model("2/1*(attention mlp)", **fields)
+    params = own.init(jax.random.key(0), *own.example())["params"]
+    s_ND = jax.random.normal(jax.random.key(1), (2, 16))
+    params["changes_0"] = {"scale": s_ND}
+    once = model("1*(attention mlp)", **fields | {"model.repeat_scale": False})
+    shared = {name: part for name, part in params.items() if name != "changes_0"}
+    x_BTD = wanted = jax.random.normal(jax.random.key(2), (2, 9, 16))
+    for s_D in s_ND:
+        y_BTD = once.apply({"params": shared}, wanted, method="hidden")[0]
+        wanted = y_BTD + s_D * (y_BTD - wanted)
+    np.testing.assert_allclose(own.apply({"params": params}, x_BTD, method="hidden")[0], wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_repetitions_of_what_is_not_shared_are_refused():
+    with pytest.raises(UserError, match="blocks that share weights"):
+        model("4*(attention mlp)", **OWN)
+
+
+@pytest.mark.parametrize("own", [{}, OWN])
+def test_the_optimiser_holds_each_tensor_once(tmp_path, own):
+    config = tiny(tmp_path, **{"model.stack": "4/1*(attention mlp)", "model.remat": "full", "model.dropout": 0.1} | own)
     trainer = prepare(config, jax.devices()[:1])
+    for tree in (trainer.abstract.params, trainer.abstract.optimizer[1].mu):
+        assert {leaf.shape[0] for leaf in jax.tree.leaves(tree.get("changes_0", {}))} == ({4} if own else set())
     for tree in (trainer.abstract.params, trainer.abstract.optimizer[1].mu):
         assert {leaf.shape[0] for leaf in jax.tree.leaves(tree["blocks_0"])} == {1}
     state = trainer.init()
