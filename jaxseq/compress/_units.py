@@ -54,7 +54,10 @@ def _removable(work: Work, prefix: str, units: Units) -> Removable:
 
 
 def plain(work: Work, prefix: str) -> tuple[dict[str, Parameter], dict[str, Any]]:
-    """The boxes and arrays of a mixer's parameters. Raises UserError if an earlier step has changed their types."""
+    """The boxes and arrays of a mixer's parameters. Raises UserError if an earlier step has changed their types, or if other
+    parameters depend on their sizes."""
+    if work.config.model.repeat_rank:
+        raise UserError("the changes of model.repeat_rank have the sizes of the matrices, so heads, channels and states stay")
     inside = lambda tree: {path: leaf for path, leaf in weights.leaves(tree).items() if path.startswith(f"{prefix}/")}  # noqa: E731
     boxes, arrays = inside(work.boxes), inside(work.params)
     if boxes.keys() != inside(work.plain).keys():

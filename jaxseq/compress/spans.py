@@ -25,6 +25,8 @@ def apply(work: Work, argument: str) -> Work:
     none(argument, "spans")
     if work.config.model.weights:
         raise UserError("spans must come before steps that change the type of weights; put it first in the recipe")
+    if work.config.model.get("repeat_rank") or work.config.model.get("repeat_scale"):
+        raise UserError("spans would renumber the blocks that model.repeat_rank and repeat_scale belong to; leave it out")
     if "stack" not in work.config.model or not any(_adaptive(block) for block in work.model.blocks):
         raise UserError("spans applies to models with the mixer adaptive_span, and this model has none; leave it out")
     data, arrays = to_dict(work.config), weights.leaves(work.params)

@@ -1,5 +1,6 @@
 """What differs between the repetitions of a block that shares its weights: a scale, and changes of low rank."""
 
+import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ class Own(NamedTuple):
     """The parameters of repetitions of a block; () for none of this kind. In each array the first axis is the repetition."""
 
     scale: Any = ()  # [N, D]
-    changes: Any = ()  # {path of a matrix in the block: (a [N, …, R], b [N, R, …])}
+    changes: Any = ()  # {path of a matrix in the block: an Adapted with a [N, …, R] and b [N, R, …], and no base}
 
 
 class Changes(nn.Module):
@@ -43,10 +44,11 @@ class Changes(nn.Module):
         for path, box in _matrices(self.block, self.width, self.dtype).items() if self.rank else ():
             factors, leads = weights.factors(box, self.rank), weights.leading(box)
             first = uniform(math.prod(box.value.shape[leads : leads + len(box.contracts)]) ** -0.5)
-            changes[path] = tuple(
+            a, b = (
                 self._stacked(f"{path.replace('/', '_')}_{name}", factor, init)
                 for name, factor, init in zip("ab", factors, (first, zeros), strict=True)
             )
+            changes[path] = Adapted(None, a, b, None, len(box.contracts), 1.0)
         return Own(scale, changes)
 
     def _stacked(self, name: str, box: Parameter, init: Any) -> Any:
@@ -70,10 +72,9 @@ def run(block: nn.Module, own: Own, x_BTD: jax.Array, state: Any, call: Call) ->
 
     def changed(variables):
         """The block's parameters with W + a b in place of W."""
-        kernels = {path: weights.at(variables["params"], path) for path in own.changes}
-        inputs = {path: factors[0].ndim - 1 for path, factors in own.changes.items()}
-        new = {path: Adapted(w, *own.changes[path], None, inputs[path], 1.0) for path, w in kernels.items()}
-        return variables | {"params": weights.replaced(variables["params"], new, weights.is_node)}
+        params = variables["params"]
+        new = {path: dataclasses.replace(change, base=weights.at(params, path)) for path, change in own.changes.items()}
+        return variables | {"params": weights.replaced(params, new, weights.is_node)}
 
     call_block = lambda block, *args: block(*args)  # noqa: E731
     if own.changes and not block.is_initializing():

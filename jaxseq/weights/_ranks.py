@@ -77,19 +77,20 @@ class Adapted(Weight):
 
     trained = ("a", "b", "magnitude")
     base: Any
-    a: jax.Array
-    b: jax.Array
+    a: Any
+    b: Any
     magnitude: jax.Array | None  # [*leading, 1 …, *outputs]
     inputs: int
     scale: float
 
     def dense(self) -> jax.Array:
-        base = dense(self.base, self.a.dtype)
-        w = base + self.scale * _multiplied(self.a, self.b, self.inputs)
+        a, b = whole(self.a), whole(self.b)
+        base = dense(self.base, a.dtype)
+        w = base + self.scale * _multiplied(a, b, self.inputs)
         w = w * (base != 0) if isinstance(self.base, Sparse) else w
         if self.magnitude is None:
             return w
-        return w * (self.magnitude / jax.lax.stop_gradient(norms(w, self.inputs, self.a.ndim - self.inputs - 1)))
+        return w * (self.magnitude / jax.lax.stop_gradient(norms(w, self.inputs, a.ndim - self.inputs - 1)))
 
     def contract(self, x: jax.Array, inputs: int) -> jax.Array:
         if self.magnitude is not None or isinstance(self.base, Sparse):

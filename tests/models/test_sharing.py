@@ -123,6 +123,17 @@ def test_each_repetition_has_a_scale():
     np.testing.assert_allclose(own.apply({"params": params}, x_BTD, method="hidden")[0], wanted, rtol=1e-5, atol=1e-5)
 
 
+def test_repetitions_of_quantized_blocks():
+    """The changes may be Weights, as the block's matrices may be."""
+    own, params = owned("2/1*(mlp)")
+    boxes = {path: box for path, box in weights.leaves(own.boxed()["params"]).items() if box.contracts}
+    codes = {path: weights.QuantizedWeight.of(weights.at(params, path), "int8", box.contracts) for path, box in boxes.items()}
+    assert any(path.startswith("changes_0/") for path in codes)
+    quantized = weights.replaced(params, codes, weights.is_node)
+    got, wanted = (run(own, tree, TOKENS)[0] for tree in (quantized, weights.merged(quantized)))
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_repetitions_of_what_is_not_shared_are_refused():
     with pytest.raises(UserError, match="blocks that share weights"):
         model("4*(attention mlp)", **OWN)
