@@ -65,14 +65,15 @@ def _product_forward(x, w, inputs: int):
 
 def _product_backward(inputs: int, saved, dy):
     """JAX would compute dW as dy^T x, for which XLA copies all of dy transposed on CPU. Here the narrower operand is transposed;
-    the products are the same."""
+    the products are the same. The barrier keeps XLA from moving the transposition of the small result to the operands."""
     x, w = saved
     rows = range(x.ndim - inputs)
     dx = _dot(dy, w, range(len(rows), dy.ndim), range(inputs, w.ndim))
     if math.prod(w.shape[:inputs]) <= math.prod(w.shape[inputs:]):
         return dx, _dot(x, dy, rows, rows)
     outputs = w.ndim - inputs
-    return dx, jnp.moveaxis(_dot(dy, x, rows, rows), range(outputs), range(inputs, w.ndim))
+    dw = jax.lax.optimization_barrier(_dot(dy, x, rows, rows))
+    return dx, jnp.moveaxis(dw, range(outputs), range(inputs, w.ndim))
 
 
 _product.defvjp(_product_forward, _product_backward)
