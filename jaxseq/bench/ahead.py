@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Jaxpr
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
@@ -27,7 +26,6 @@ WHAT = ("train", "decode")
 # Without them libtpu asks a metadata server, which does not exist here, for the type of this machine, and prints that it failed.
 QUIET = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-8", "TPU_WORKER_HOSTNAMES": "localhost"}
 QUIET |= {"TPU_STDERR_LOG_LEVEL": "3", "TPU_MIN_LOG_LEVEL": "3"}
-PRODUCTS = ("dot_general", "ragged_dot_general", "conv_general_dilated")
 
 
 class Chip(NamedTuple):
@@ -83,7 +81,7 @@ def record(name: str, config: ConfigDict, what: str, topology: str, context: int
         with trainer.scope():
             compiled = traced.lower().compile()
     seconds, found = time.perf_counter() - start, hlo.costs(compiled.as_text())
-    products = products_of(traced.jaxpr.jaxpr) / len(chips)
+    products = flops.count_jaxpr(traced.jaxpr, flops.PRODUCTS) / len(chips)
     sent = sum(size for _, size in found.collectives.values())
     times = {"products": products / chip.operations, "memory": found.bytes / chip.memory, "network": sent / chip.network}
     bound = max(times, key=times.__getitem__)
@@ -127,19 +125,3 @@ def _decoding(trainer: Trainer, context: int) -> jax.stages.Traced:
 
     with trainer.scope():
         return jax.jit(step, donate_argnums=1).trace(params, state, token_B1)
-
-
-def products_of(jaxpr: Jaxpr) -> float:
-    """Operations of the matrix products and convolutions of a traced program, with the trips of scans."""
-    total = 0.0
-    for eqn in jaxpr.eqns:
-        name, inner = eqn.primitive.name, [products_of(each) for each in flops._inner(eqn.params)]
-        if name in PRODUCTS:
-            total += flops.RULES[name](eqn)
-        elif name == "cond":
-            total += max(inner)
-        elif name == "custom_vjp_call":
-            total += products_of(eqn.params["call_jaxpr"].jaxpr)
-        else:
-            total += eqn.params.get("length", 1) * sum(inner) if name == "scan" else sum(inner)
-    return total

@@ -8,7 +8,7 @@ once. A multiply-add is two operations; a transcendental function counts as one;
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import jax
@@ -94,30 +94,34 @@ def count(function: Callable, *args: Any, **kwargs: Any) -> int:
     return count_jaxpr(jax.make_jaxpr(function)(*args, **kwargs))
 
 
-def count_jaxpr(closed: ClosedJaxpr) -> int:
-    """Operations of a traced function."""
-    return _jaxpr(closed.jaxpr)
+def count_jaxpr(closed: ClosedJaxpr, only: Collection[str] | None = None) -> int:
+    """Operations of a traced function; `only`: of these primitives, such as PRODUCTS."""
+    return _jaxpr(closed.jaxpr, only)
 
 
-def _jaxpr(jaxpr: Jaxpr) -> int:
+def _jaxpr(jaxpr: Jaxpr, only: Collection[str] | None) -> int:
     """Operations of the equations whose results are used: others are not run (flax's scan leaves such equations)."""
     used, total = {var for var in jaxpr.outvars if isinstance(var, Var)}, 0
     for eqn in reversed(jaxpr.eqns):
         if eqn.effects or not used.isdisjoint(eqn.outvars):
-            total += _equation(eqn)
+            total += _equation(eqn, only)
             used.update(var for var in eqn.invars if isinstance(var, Var))
     return total
 
 
-def _equation(eqn) -> int:
-    name, params = eqn.primitive.name, eqn.params
+def _equation(eqn, only: Collection[str] | None) -> int:
+    name, of = eqn.primitive.name, functools.partial(_jaxpr, only=only)
+    if name in NESTED:
+        return NESTED[name](eqn, of)
+    if only is not None and name not in only:
+        return sum(of(inner) for inner in _inner(eqn.params))
     if name in RULES:
         return RULES[name](eqn)
     if name in ELEMENTWISE:
         return _size(eqn.outvars[0]) if _floating(eqn.outvars[0]) else 0
     if name in REDUCING:
         return _size(eqn.invars[0]) if _floating(eqn.outvars[0]) else 0
-    return sum(_jaxpr(inner) for inner in _inner(params))
+    return sum(of(inner) for inner in _inner(eqn.params))
 
 
 def _inner(params: dict) -> Iterator[Jaxpr]:
@@ -170,14 +174,10 @@ def _fft(eqn) -> int:
     return int(batch * (2.5 if real else 5.0) * points * math.log2(max(points, 2)))
 
 
-def _pallas(eqn) -> int:
-    return math.prod(eqn.params["grid_mapping"].grid) * sum(_jaxpr(inner) for inner in _inner(eqn.params))
-
-
-def _kernel(eqn) -> int:
+def _kernel(eqn, of: Callable[[Jaxpr], int]) -> int:
     """`pl.kernel`: each core of a mesh runs the mesh's function once."""
     jaxprs = _inner({"jaxprs": eqn.params["jaxprs"]})
-    return sum(math.prod(mesh.shape.values()) * _jaxpr(jaxpr) for mesh, jaxpr in zip(eqn.params["meshes"], jaxprs, strict=True))
+    return sum(math.prod(mesh.shape.values()) * of(jaxpr) for mesh, jaxpr in zip(eqn.params["meshes"], jaxprs, strict=True))
 
 
 RULES: dict[str, Callable] = {
@@ -185,16 +185,20 @@ RULES: dict[str, Callable] = {
     "ragged_dot_general": _ragged_dot,
     "conv_general_dilated": _convolution,
     "fft": _fft,
-    "scan": lambda eqn: eqn.params["length"] * _jaxpr(eqn.params["jaxpr"].jaxpr),
-    "while": lambda eqn: _jaxpr(eqn.params["body_jaxpr"].jaxpr) + _jaxpr(eqn.params["cond_jaxpr"].jaxpr),
-    "cond": lambda eqn: max(_jaxpr(branch.jaxpr) for branch in eqn.params["branches"]),
+}
+PRODUCTS = ("dot_general", "ragged_dot_general", "conv_general_dilated")
+# Primitives that run jaxprs: functions of the equation, and of a function that counts a jaxpr.
+NESTED: dict[str, Callable] = {
+    "scan": lambda eqn, of: eqn.params["length"] * of(eqn.params["jaxpr"].jaxpr),
+    "while": lambda eqn, of: of(eqn.params["body_jaxpr"].jaxpr) + of(eqn.params["cond_jaxpr"].jaxpr),
+    "cond": lambda eqn, of: max(of(branch.jaxpr) for branch in eqn.params["branches"]),
     # Shapes inside are those of one device.
-    "shard_map": lambda eqn: eqn.params["mesh"].size * sum(_jaxpr(inner) for inner in _inner(eqn.params)),
-    "pallas_call": _pallas,
+    "shard_map": lambda eqn, of: eqn.params["mesh"].size * sum(of(inner) for inner in _inner(eqn.params)),
+    "pallas_call": lambda eqn, of: math.prod(eqn.params["grid_mapping"].grid) * sum(of(inner) for inner in _inner(eqn.params)),
     "mpmd_map": _kernel,
     # The forward call of a custom_vjp runs only its body, not its derivative rules.
-    "custom_jvp_call": lambda eqn: _jaxpr(eqn.params["call_jaxpr"].jaxpr),
-    "custom_vjp_call": lambda eqn: _jaxpr(eqn.params["call_jaxpr"].jaxpr),
+    "custom_jvp_call": lambda eqn, of: of(eqn.params["call_jaxpr"].jaxpr),
+    "custom_vjp_call": lambda eqn, of: of(eqn.params["call_jaxpr"].jaxpr),
 }
 
 
