@@ -1,14 +1,16 @@
 """What a training step and a decoding step need on accelerators that are not here: compiled ahead of time, nothing is run.
 
-Needs `pip install libtpu`, which is the compiler for TPUs. Memory is what the compiler plans. Operations are counted in the
-traced program (`jaxseq.train.flops`), memory traffic and collectives in the compiled one (`jaxseq.bench.hlo`), all with the trips
-of loops. Times are lower bounds from the chips' published rates, not measurements.
+Needs `pip install libtpu`, which is the compiler for TPUs, or for an H100 `pip install "jax[cuda13]" absl-py`. Memory is what the
+compiler plans. Operations are counted in the traced program (`jaxseq.train.flops`), memory traffic and collectives in the
+compiled one (`jaxseq.bench.hlo`), all with the trips of loops. Times are lower bounds from the
+chips' published rates, not measurements.
 """
 
 import os
 import time
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -30,39 +32,63 @@ QUIET |= {"TPU_STDERR_LOG_LEVEL": "3", "TPU_MIN_LOG_LEVEL": "3"}
 
 class Chip(NamedTuple):
     """Published rates of one chip: bfloat16 operations, bytes of main memory, bytes to other chips, each per second; and the
-    bytes of its main memory."""
+    bytes of its main memory. A GPU has a file that describes it to XLA."""
 
     operations: float
     memory: float
     network: float
     capacity: float
+    description: str = ""
 
 
-# cloud.google.com/tpu/docs: v5e, v5p and v6e. The network rate is that of all links of a chip together.
+# cloud.google.com/tpu/docs: v5e, v5p and v6e. NVIDIA's data sheet of the H100 SXM: without sparsity. The network rate is that of
+# all links of a chip together, in one direction.
 CHIPS = {
     "v5e": Chip(197e12, 819e9, 200e9, 16 * 2**30),
     "v5p": Chip(459e12, 2765e9, 600e9, 95 * 2**30),
     "v6e": Chip(918e12, 1640e9, 448e9, 32 * 2**30),
+    "h100": Chip(989e12, 3352e9, 450e9, 80e9, "h100.pbtxt"),
 }
 
 
 def devices(topology: str) -> Sequence[Any]:
-    """The chips of a topology such as "v5e:2x4". Raises UserError without libtpu, or for an unknown topology."""
-    from jax.experimental import topologies
-
+    """The chips of a topology such as "v5e:2x4" or "h100:8". Raises UserError without their compiler and for unknown ones."""
     kind = topology.partition(":")[0]
     if kind not in CHIPS:
-        raise UserError(f"there is no --topology={topology}; write it like v5e:2x4, for chips of kind {', '.join(CHIPS)}")
+        raise UserError(f"there is no --topology={topology}; write it like v5e:2x4 or h100:8; chips: {', '.join(CHIPS)}")
+    try:
+        return _gpus(topology) if CHIPS[kind].description else _tpus(topology)
+    except UserError:
+        raise
+    except Exception as error:  # jaxlib raises errors of several types, with long messages
+        example = "h100:8" if CHIPS[kind].description else "v5e:2x4"
+        raise UserError(f"--topology={topology} does not exist ({str(error).splitlines()[0][:80]}); try {example}") from None
+
+
+def _tpus(topology: str) -> Sequence[Any]:
+    from jax.experimental import topologies
+
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
         import libtpu  # noqa: F401
     except ImportError:
         raise UserError("compiling for TPUs needs their compiler; run: pip install libtpu") from None
-    try:
-        return topologies.get_topology_desc(topology, platform="tpu").devices
-    except Exception as error:  # jaxlib raises errors of several types, with long messages
-        raise UserError(f"--topology={topology} does not exist ({str(error).splitlines()[0][:80]}); try v5e:2x4") from None
+    return topologies.get_topology_desc(topology, platform="tpu").devices
+
+
+def _gpus(topology: str) -> Sequence[Any]:
+    """GPUs of one machine."""
+    from importlib.util import find_spec
+
+    from jax.experimental import topologies
+
+    if not any(find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)) or not find_spec("absl"):
+        raise UserError("compiling for GPUs needs their compiler; run: pip install 'jax[cuda13]' absl-py")
+    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # there is no GPU whose driver could be checked
+    kind, _, count = topology.partition(":")
+    text = Path(__file__).with_name(CHIPS[kind].description).read_text(encoding="utf-8")
+    return topologies.get_topology_desc("gpu", "cuda", target_config=text, topology=f"1x1x{int(count)}").devices
 
 
 def record(name: str, config: ConfigDict, what: str, topology: str, context: int = 8192) -> dict[str, Any]:

@@ -1,13 +1,14 @@
-"""Compile training and decoding steps for TPUs that are not here, and tell what they need.
+"""Compile training and decoding steps for TPUs and GPUs that are not here, and tell what they need.
 
   jaxseq plan --config=retnet:1.3b --topology=v5e:4x4 \\
     --config.train.batch=64 --config.mesh.fsdp=16
 
   jaxseq plan --architectures=all --parameters=100e6 --out=plan.jsonl
 
-Nothing is run: this machine needs no TPU, only its compiler (pip install libtpu). Told are, for each chip, the memory that the
-compiler plans, operations, memory traffic and collectives with the trips of loops, and a lower bound of the time from the chips'
-published rates. --what=decode is one token of each row at --context tokens.
+Nothing is run: this machine needs no TPU, only its compiler (pip install libtpu), or for --topology=h100:8 that of GPUs
+(pip install 'jax[cuda13]' absl-py). Told are, for each chip, the memory that the compiler plans, operations, memory traffic and
+collectives with the trips of loops, and a lower bound of the time from the chips' published rates. --what=decode is one token of
+each row at --context tokens.
 
 --architectures takes names or all, fitted to --parameters, in bfloat16, and stores each record in --out, so that an interrupted
 command goes on if it is run again. Weights are sharded over all chips (fsdp) unless --config.mesh says otherwise.
@@ -27,7 +28,8 @@ DEFAULTS = {"model.dtype": "bfloat16", "train.batch": 64, "train.length": 2048, 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--topology", default="v5e:2x4", metavar="KIND:AxB", help="chips, such as v5p:2x2x2 (default: v5e:2x4)")
+    said = "chips, such as v5p:2x2x2 or h100:8 (default: v5e:2x4)"
+    parser.add_argument("--topology", default="v5e:2x4", metavar="KIND:AxB", help=said)
     parser.add_argument("--what", default="train,decode", metavar="A,B", help="train, decode or both (default: both)")
     parser.add_argument("--context", type=int, default=8192, metavar="N", help="tokens before the decoded one (default: 8192)")
     parser.add_argument("--architectures", metavar="A,B", help="several architectures, or all, in place of --config")

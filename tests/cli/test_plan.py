@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -17,7 +18,7 @@ RUN = "import sys; from jaxseq import cli; sys.exit(cli.main(sys.argv[1:]))"
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--config=retnet", "--topology=h200:8"], "no --topology=h200:8; write it like v5e:2x4"),
+        (["--config=retnet", "--topology=h200:8"], "no --topology=h200:8; write it like v5e:2x4 or h100:8"),
         (["--config=retnet", "--what=generate"], "--what=generate is neither train nor decode"),
         ([], "give either --config=NAME, one model, or --architectures=A,B"),
         (["--config=retnet", "--architectures=gru"], "give either --config=NAME"),
@@ -55,13 +56,21 @@ def test_the_table_fits_and_is_kept(tmp_path, capsys, monkeypatch):
     assert cli.main(words) == 2 and "holds something else" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(find_spec("jax_cuda13_plugin") is not None, reason="the compiler for GPUs is installed")
+def test_the_compiler_for_gpus_is_named_if_it_is_missing(capsys):
+    assert cli.main(["plan", "--config=retnet", "--topology=h100:8"]) == 2
+    assert "pip install 'jax[cuda13]' absl-py" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ahead.WHAT)
-def test_a_step_for_eight_v5e_chips(what):
+@pytest.mark.parametrize(("topology", "compiler"), [("v5e:2x4", "libtpu"), ("h100:8", "jax_cuda13_plugin")])
+def test_a_step_for_eight_chips(topology, compiler, what):
     """In a process of its own, without the XLA_FLAGS of the tests: libtpu ends a process whose flags it does not know."""
-    pytest.importorskip("libtpu", reason="libtpu is the compiler: pip install libtpu")
+    pytest.importorskip(compiler, reason="it is the compiler")
     sizes = ["--config.model.width=256", "--config.train.batch=16", "--config.train.length=256", "--context=512"]
-    words = [sys.executable, "-c", RUN, "plan", "--config=transformer", f"--what={what}", "--json", *sizes]
+    chosen = [f"--what={what}", f"--topology={topology}", "--json"]
+    words = [sys.executable, "-c", RUN, "plan", "--config=transformer", *chosen, *sizes]
     done = subprocess.run(words, env={**os.environ, "XLA_FLAGS": ""}, capture_output=True, text=True)
     assert not done.returncode, done.stderr[-3000:]
     (found,) = json.loads(done.stdout)["records"]
