@@ -149,16 +149,22 @@ class Attention(Mixer):
         """Queries and keys before their rotation."""
         return q_BTHK, k_BTGK
 
-    def _projected(self, x_BTD: jax.Array, call: Call) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """q, k and v; q and k are normed and rotated."""
+    def _projected(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """q, k and v, before the rotation of q and k."""
         kv_heads, size = self._sizes()
         q_BTHK = self._project(x_BTD, (self.heads, size), "heads", "q", self.bias)
         k_BTGK, v_BTGK = (self._project(x_BTD, (kv_heads, size), "kv_heads", name, self.bias) for name in "kv")
-        q_BTHK, k_BTGK = self._normed(q_BTHK, k_BTGK)
-        if self.rotary:
-            frequency_F = self._frequencies(size)
-            q_BTHK, k_BTGK = (rotate(x, call.pos_BT, frequency_F, self.interleaved) for x in (q_BTHK, k_BTGK))
-        return q_BTHK, k_BTGK, v_BTGK
+        return *self._normed(q_BTHK, k_BTGK), v_BTGK
+
+    def _rotated(self, x_BTHK: jax.Array, call: Call) -> jax.Array:
+        if not self.rotary:
+            return x_BTHK
+        return rotate(x_BTHK, call.pos_BT, self._frequencies(x_BTHK.shape[3]), self.interleaved)
+
+    @nn.nowrap
+    def _scale(self) -> float:
+        """Of the scores."""
+        return self._sizes()[1] ** -0.5 if self.scale is None else self.scale
 
     def _attend(self, q_BTHK, k_BTGK, v_BTGV, state, call, limits):
         """(the heads' output, the next state); limits: options of the op."""
@@ -179,14 +185,14 @@ class Attention(Mixer):
 
     @nn.compact
     def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
-        _, size = self._sizes()
-        q_BTHK, k_BTGK, v_BTGK = self._projected(x_BTD, call)
-        scale = size**-0.5 if self.scale is None else self.scale
+        q_BTHK, k_BTGK, v_BTGK = self._projected(x_BTD)
+        (q_BTHK, k_BTGK), scale = (self._rotated(x, call) for x in (q_BTHK, k_BTGK)), self._scale()
         if self.alibi:
             q_BTHK, k_BTGK = add_alibi(q_BTHK, k_BTGK, call.pos_BT, scale)
         zeros = nn.initializers.zeros
         sink_H = param(self, "sink", zeros, (self.heads,), ("heads",), decay=False) if self.sink else None
         limits = {"window": self.window, "scale": scale, "cap": self.cap, "sink_H": sink_H}
+        size = v_BTGK.shape[3]
         y_BTHK, state = self._attend(q_BTHK, k_BTGK, v_BTGK, state, call, limits)
         y_BTHK = self._gated(y_BTHK, lambda heads, axis, name: self._project(x_BTD, (heads, size), axis, name, self.bias))
         return Mixed(self._output(y_BTHK), state)

@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from jaxseq.call import Call, Mixed
 from jaxseq.errors import UserError
-from jaxseq.layers import LayerNorm, Linear, rotate
+from jaxseq.layers import LayerNorm, Linear
 from jaxseq.mixers import _init
 from jaxseq.mixers.attention import Attention, slots
 from jaxseq.ops import _indexer, _time, attention
@@ -68,24 +68,19 @@ class DeepSeekSparseAttention(Attention):
             axes = ("embed", None, None)[: 1 + len(shape)]
             return Linear(shape, axes, init_fn=_init.inward(self), dtype=dtype, name=f"index_{name}")
 
-        def rotated(x_BTIK):
-            if not self.rotary:
-                return x_BTIK
-            return rotate(x_BTIK, call.pos_BT, self._frequencies(self.index_size), self.interleaved)
-
         key, norm = linear((self.index_size,), "k"), LayerNorm(dtype=self.dtype, name="index_norm")
-        keys = lambda x_BTD: rotated(norm(key(x_BTD))[:, :, None])[:, :, 0]  # noqa: E731
+        keys = lambda x_BTD: self._rotated(norm(key(x_BTD))[:, :, None], call)[:, :, 0]  # noqa: E731
         stopped_BTD = jax.lax.stop_gradient(x_BTD)
-        q_BTIK = rotated(linear((self.index_heads, self.index_size), "q")(stopped_BTD))
+        q_BTIK = self._rotated(linear((self.index_heads, self.index_size), "q")(stopped_BTD), call)
         weight_BTI = linear((self.index_heads,), "weight", _time.accumulation_dtype(x_BTD))(stopped_BTD)
         weight_BTI *= (self.index_heads * self.index_size) ** -0.5
         return _indexer.Indexer(q_BTIK, keys(stopped_BTD), weight_BTI), keys(x_BTD)
 
     @nn.compact
     def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
-        q_BTHK, k_BTGK, v_BTGK = self._projected(x_BTD, call)
+        q_BTHK, k_BTGK, v_BTGK = self._projected(x_BTD)
+        (q_BTHK, k_BTGK), scale = (self._rotated(x, call) for x in (q_BTHK, k_BTGK)), self._scale()
         (indexer, k_BTK), pos_BT = self._indexer(x_BTD, call), call.pos_BT
-        scale = q_BTHK.shape[3] ** -0.5 if self.scale is None else self.scale
         main, stored = (None, None) if state is None else (state.ring, _indexer.ring(state.index_BSK, state.ring.count_B))
         index_BTA = _indexer.select(indexer, self.selected, state=stored, pos=pos_BT)
         if not self.is_initializing():  # init must create parameters only

@@ -77,7 +77,9 @@ class NativeSparseAttention(Attention):
 
     @nn.compact
     def mix(self, x_BTD: jax.Array, state: Any, call: Call) -> Mixed:
-        branches, state = self._branches(*self._projected(x_BTD, call), state, call)
+        q_BTHK, k_BTGK, v_BTGK = self._projected(x_BTD)
+        q_BTHK, k_BTGK = (self._rotated(x, call) for x in (q_BTHK, k_BTGK))
+        branches, state = self._branches(q_BTHK, k_BTGK, v_BTGK, state, call)
 
         def gated(gate_BTH3, mean, chosen, near):
             gate_BTH3 = jax.nn.sigmoid(gate_BTH3.astype(_time.accumulation_dtype(gate_BTH3)))
