@@ -55,6 +55,7 @@ def sections() -> dict[str, dict]:
             "init_allow": "",  # comma-separated model fields that may differ from those of train.init
             "init_layers": "",  # start from some layers of train.init: even (at equal distances), or their numbers such as 0,3,6
             "distill_teacher": placeholder(str),  # a workdir; the teacher of the objective distillation
+            "distill_cache": placeholder(str),  # a folder of `jaxseq teach`: the teacher's logits, in place of the teacher
             "distill_alpha": 0.5,  # weight of the teacher's distribution; the text itself has 1 - distill_alpha
             "distill_temperature": 1.0,  # of both distributions
             "distill_kind": "forward",  # KL divergence: forward (teacher || student) or reverse (student || teacher)

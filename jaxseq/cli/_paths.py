@@ -9,7 +9,8 @@ from jaxseq.errors import UserError
 
 RUNS = ("DIR",)  # metavars of the arguments that may be gs://
 LOCAL = ("FILE", "FILE.py", "FOLDER", "OUT", "SRC")  # and of those that must be local
-RUN_FIELDS = ("train.init", "train.distill_teacher", "data.tokenizer")  # of a config: a run, and a file that may lie in one
+# Fields of a config that name a run, or what may lie beside or in one.
+RUN_FIELDS = ("train.init", "train.distill_teacher", "train.distill_cache", "data.tokenizer")
 
 
 def resolved(path: str, flag: str, remote: bool) -> str:

@@ -87,7 +87,8 @@ def _settled(
     _, variables, config = load_variables(workdir, step)
     config = from_dict(to_dict(config), **overrides or {})
     types, params = structure.settled(config, variables["params"])
-    config = from_dict(to_dict(config), **{"model.weights": types, "train.lora_rank": 0, "train.rounding": ""})
+    plain = {"train.lora_rank": 0, "train.rounding": "", "train.distill_cache": None}
+    config = from_dict(to_dict(config), **{"model.weights": types} | plain)
     return jaxseq.build(config), variables | {"params": params}, config
 
 

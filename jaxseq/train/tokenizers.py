@@ -43,7 +43,7 @@ def settled(config: ConfigDict, workdir: str | os.PathLike) -> ConfigDict:
 
 def _absolute(config) -> None:
     """Makes existing paths absolute, so that the workdir can be used from any folder."""
-    for section, field in (("data", "path"), *(("train", field) for field in WORKDIRS)):
+    for section, field in (("data", "path"), *(("train", field) for field in (*WORKDIRS, "distill_cache"))):
         value = config[section][field]
         if isinstance(value, str) and value and not paths.is_remote(value) and Path(value).expanduser().exists():
             config[section][field] = str(Path(value).expanduser().absolute())

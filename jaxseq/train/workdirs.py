@@ -30,6 +30,7 @@ HARMLESS = (
     "train.init",
     "train.init_layers",
     "train.distill_teacher",
+    "train.distill_cache",
     "train.form",
     "model.remat",
     "data.prefetch",

@@ -7,6 +7,7 @@ import pytest
 
 import jaxseq
 from jaxseq import UserError, recipes
+from jaxseq.call import Call
 from jaxseq.migrate import _convert, retention
 from jaxseq.mixers.attention import Attention
 from jaxseq.models import restack
@@ -50,9 +51,10 @@ def test_a_window_over_all_tokens_computes_the_same_in_any_segmentation(block, t
 def test_a_linear_mixer_takes_over_the_projections(name):
     work = teacher(**{"model.attention.kv_heads": 2})
     after = made(work, f"{name},attention")
-    assert after.config.model.stack == f"2*({name} swiglu attention swiglu) + 1*({name} swiglu)"
+    label = "discrete_mamba2:mamba2" if name == "mamba2" else name
+    assert after.config.model.stack == f"2*({label} swiglu attention swiglu) + 1*({label} swiglu)"
     assert np.isfinite(logits(after)).all()
-    old, new = work.params["blocks_0"]["attention"], after.params["blocks_0"][name]
+    old, new = work.params["blocks_0"]["attention"], after.params["blocks_0"][label]
     values = jnp.repeat(old["v"]["kernel"], 2, axis=2)[::2][:2]  # layers 0 and 2
     got = new["in"]["kernel"][:, :, 32:64] if name == "mamba2" else new["v"]["kernel"]
     np.testing.assert_array_equal(got.reshape(values.shape), values)
@@ -64,9 +66,23 @@ def test_a_linear_mixer_takes_over_the_projections(name):
     np.testing.assert_array_equal(after.params["embedding"], work.params["embedding"])
 
 
-def test_mamba2s_convolution_starts_as_the_identity():
-    own = made(teacher(), "mamba2").params["blocks_0"]["mamba2"]
-    assert not own["conv_bias"].any() and not own["conv_kernel"][:, :-1].any() and (own["conv_kernel"][:, -1] == 1).all()
+def test_mamba2_starts_as_attention_to_first_order():
+    """Weights 1 + q.k / sqrt(K) instead of exp(q.k / sqrt(K)), and RetNet's decays instead of the sum of the weights."""
+    work = teacher(**{"model.stack": "1*(attention swiglu)", "model.attention.rotary": False, "model.attention.kv_heads": 2})
+    after = made(work, "mamba2")
+    new = after.model.blocks[0].mixers[0]
+    first = lambda tree: jax.tree.map(lambda x: x[0], tree)  # noqa: E731
+    theirs, params = first(work.params["blocks_0"]["attention"]), first(after.params["blocks_0"][new.name])
+    x_BTD = jax.random.normal(jax.random.key(3), (2, 9, 32))
+    q_BTHK, k_BTHK, v_BTHK = (jnp.einsum("btd,dhk->bthk", x_BTD, theirs[name]["kernel"]) for name in "qkv")
+    scores_BHTS = 1 + jnp.einsum("bthk,bshk->bhts", q_BTHK, jnp.repeat(k_BTHK, 2, axis=2)) / 8**0.5
+    gamma_H, distance_TS = 1 - 2.0 ** (-5.0 - jnp.arange(4)), jnp.arange(9)[:, None] - jnp.arange(9)
+    decay_HTS = jnp.where(distance_TS >= 0, (1 - gamma_H)[:, None, None] * gamma_H[:, None, None] ** distance_TS, 0)
+    y_BTHK = jnp.einsum("bhts,hts,bshk->bthk", scores_BHTS, decay_HTS, jnp.repeat(v_BTHK, 2, axis=2))
+    wanted_BTD = jnp.einsum("bthk,hkd->btd", y_BTHK, theirs["o"]["kernel"])
+    call = Call.of(jnp.arange(9)[None].repeat(2, 0), "chunkwise")
+    got_BTD = new.clone(parent=None).apply({"params": params}, x_BTD, None, call)[0]
+    np.testing.assert_allclose(got_BTD, wanted_BTD, rtol=1e-4, atol=1e-4 * jnp.abs(wanted_BTD).max())
 
 
 def test_retention_rotates_the_same_pairs():

@@ -11,16 +11,19 @@ sum_v q log(q / p) (reverse: Gu et al. 2023, arXiv:2306.08543, eq. 1, here for e
 that the student samples). tau^2 keeps the size of the gradient independent of tau. train.distill_top_k = k replaces p by its k
 largest probabilities, renormalised; q stays a distribution over all tokens.
 
-The teacher is any language model of jaxseq with the same vocabulary. Its parameters are sharded as those of a trained model; no
-step changes them, and they are in no checkpoint of the student.
+With train.distill_cache the teacher's largest logits are read from disk (see `_cached`), with the loss of train.distill_top_k.
+Else the teacher is any language model of jaxseq with the same vocabulary. Its parameters are sharded as those of a trained
+model; no step changes them, and they are in no checkpoint of the student.
 """
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -28,8 +31,8 @@ import jaxseq
 from jaxseq.errors import UserError
 from jaxseq.models.lm import LM
 from jaxseq.train import checkpoints, structure, workdirs
-from jaxseq.train.objectives import _task, next_token
-from jaxseq.train.objectives.next_token import shapes, tokens
+from jaxseq.train.objectives import _cached, _task, next_token
+from jaxseq.train.objectives.next_token import tokens
 from jaxseq.train.step import abstract_params
 from jaxseq.train.weights import restore_variables
 
@@ -46,7 +49,7 @@ class Teacher:
     """A trained model and what is learnt from it; a pytree of its parameters."""
 
     params: Any
-    model: LM
+    model: Any  # LM; None if its logits are in the batch, see `_cached`
     alpha: float
     temperature: float
     kind: str
@@ -65,17 +68,24 @@ def loss(
         return next_token.loss(model, own, batch, rng, form=form, train=train)
     theirs = {"params": teacher.params}
     x_BTD, extra, changed = next_token.hidden(model, own, batch, rng, form=form, train=train)
-    taught_BTD, _, _ = next_token.hidden(teacher.model, theirs, batch, rng, form=form, train=False)
+    if teacher.model is None:
+        taught = tuple(batch[name] for name in _cached.ARRAYS)
+    else:
+        taught = next_token.hidden(teacher.model, theirs, batch, rng, form=form, train=False)[:1]
 
     def sums_of(inputs):
-        x_BTD, taught_BTD, targets_BT, weights_BT = inputs
+        x_BTD, targets_BT, weights_BT, *taught = inputs
         logits_BTV = next_token.logits(model, own, x_BTD)
-        taught_BTV = next_token.logits(teacher.model, theirs, taught_BTD)
-        kl_BT = divergence(taught_BTV, logits_BTV, teacher.temperature, teacher.kind, teacher.top_k)
+        if teacher.model is None:
+            ids_BTK, largest_BTK = taught
+            kl_BT = divergence_of_largest(ids_BTK, largest_BTK, logits_BTV, teacher.temperature)
+        else:
+            taught_BTV = next_token.logits(teacher.model, theirs, *taught)
+            kl_BT = divergence(taught_BTV, logits_BTV, teacher.temperature, teacher.kind, teacher.top_k)
         sums, penalty = next_token.scores(model, logits_BTV, targets_BT, weights_BT)
         return sums | {"distillation": _task.masked_sum(weights_BT, kl_BT)}, penalty
 
-    sums, penalty = next_token.in_blocks(sums_of, model.vocab, x_BTD, taught_BTD, batch["targets"], batch["weights"])
+    sums, penalty = next_token.in_blocks(sums_of, model.vocab, x_BTD, batch["targets"], batch["weights"], *taught)
     learnt = (1 - teacher.alpha) * sums["nats"] + teacher.alpha * teacher.temperature**2 * sums["distillation"]
     return learnt + (extra + penalty) * sums["tokens"], sums, changed
 
@@ -95,33 +105,61 @@ def divergence(
     kind: "forward", teacher from student, or "reverse". top_k: the teacher's distribution is that of its top_k largest logits;
     0 for all. With top_k only the forward divergence is finite.
     """
-    wide = lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)) / temperature  # noqa: E731
-    p_BTV, q_BTV = wide(teacher_BTV), jax.nn.log_softmax(wide(student_BTV))
     if top_k:
-        p_BTV, ids_BTV = jax.lax.top_k(p_BTV, top_k)
-        q_BTV = jnp.take_along_axis(q_BTV, ids_BTV, axis=-1)
-    p_BTV = jax.nn.log_softmax(p_BTV)
+        p_BTK, ids_BTK = jax.lax.top_k(teacher_BTV, top_k)
+        return divergence_of_largest(ids_BTK, p_BTK, student_BTV, temperature)
+    p_BTV, q_BTV = (jax.nn.log_softmax(_wide(x_BTV) / temperature) for x_BTV in (teacher_BTV, student_BTV))
     if kind == "reverse":
         p_BTV, q_BTV = q_BTV, p_BTV
     return jnp.sum(jnp.exp(p_BTV) * (p_BTV - q_BTV), axis=-1)
 
 
+def divergence_of_largest(
+    ids_BTK: jax.Array, teacher_BTK: jax.Array, student_BTV: jax.Array, temperature: float = 1.0
+) -> jax.Array:
+    """The forward `divergence` for the teacher's logits of some ids."""
+    p_BTK = jax.nn.log_softmax(_wide(teacher_BTK) / temperature)
+    q_BTK = jnp.take_along_axis(jax.nn.log_softmax(_wide(student_BTV) / temperature), ids_BTK, axis=-1)
+    return jnp.sum(jnp.exp(p_BTK) * (p_BTK - q_BTK), axis=-1)
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+    """The batch of `next_token`, and with train.distill_cache the teacher's logits [B, T, K]."""
+    found, train = next_token.shapes(config), config.train
+    if not train.distill_cache:
+        return found
+    top_k = train.distill_top_k or _cached.read_header(train.distill_cache).top_k
+    return found | {
+        name: jax.ShapeDtypeStruct((train.batch, train.length, top_k), dtype) for name, dtype in _cached.ARRAYS.items()
+    }
+
+
 def constants(config: ConfigDict, mesh: Mesh) -> dict[str, Teacher]:
-    """The teacher's shapes, with shardings. Raises UserError if there is no teacher, or none that fits `config`."""
-    train, taught = config.train, _config_of_teacher(config)
+    """The teacher's shapes, with shardings; none for a cache. Raises UserError if there is no teacher, or none that fits."""
+    train = config.train
+    learnt = train.distill_alpha, train.distill_temperature, train.distill_kind, train.distill_top_k
+    if train.distill_cache:
+        if train.objective != "distillation":
+            raise UserError(f"train.objective={train.objective} needs the teacher itself; leave train.distill_cache out")
+        _cached.check(config, _cached.read_header(train.distill_cache))
+        return {"teacher": Teacher({}, None, *learnt)}
+    taught = _config_of_teacher(config)
     model = cast(LM, jaxseq.build(taught))  # others were refused
     model.check_length(train.length)
     if train.distill_top_k > model.vocab:
         raise UserError(f"train.distill_top_k={train.distill_top_k} is larger than the vocabulary, {model.vocab}; lower it")
-    params = abstract_params(structure.boxed(taught, model), mesh)["params"]
-    return {
-        "teacher": Teacher(params, model, train.distill_alpha, train.distill_temperature, train.distill_kind, train.distill_top_k)
-    }
+    return {"teacher": Teacher(abstract_params(structure.boxed(taught, model), mesh)["params"], model, *learnt)}
 
 
 def restored(config: ConfigDict, constants: dict[str, Teacher]) -> dict[str, Teacher]:
     """`constants` with the weights of the teacher's newest intact checkpoint."""
     teacher = constants["teacher"]
+    if teacher.model is None:
+        return constants
     found = restore_variables(config.train.distill_teacher, {"params": teacher.params})
     return {"teacher": dataclasses.replace(teacher, params=found["params"])}
 
@@ -150,11 +188,18 @@ class Distillation(next_token.NextToken):
         train, config = config.train, config.copy_and_resolve_references()
         if train.distill_kind not in KINDS:
             raise UserError(f"there is no train.distill_kind={train.distill_kind!r}; choose one of: {', '.join(KINDS)}")
-        if train.distill_top_k and train.distill_kind != "forward":
-            raise UserError("train.distill_top_k is for train.distill_kind=forward; the reverse divergence would be infinite")
+        if (train.distill_top_k or train.distill_cache) and train.distill_kind != "forward":
+            field = "distill_top_k" if train.distill_top_k else "distill_cache"
+            raise UserError(f"train.{field} is for train.distill_kind=forward; the reverse divergence would be infinite")
         if config.model.get("vocab", 0) is None:
-            config.model.vocab = _config_of_teacher(config).model.vocab
+            cache = train.distill_cache
+            config.model.vocab = _cached.read_header(cache).vocab if cache else _config_of_teacher(config).model.vocab
         super().__init__(config)
+
+    def batches(self, process_index: int, process_count: int) -> Iterator[dict[str, np.ndarray]]:
+        found = super().batches(process_index, process_count)
+        cached = self.config.train.distill_cache
+        return _cached.TaughtBatches(found, self.config, process_index, process_count) if cached else found
 
 
 task = Distillation
