@@ -43,6 +43,10 @@ class DeepSeekSparseAttention(Attention):
     index_loss: float = 1.0
 
     @nn.nowrap
+    def why_no_ring(self) -> str:
+        return "deepseek sparse attention stores keys and values as they are"
+
+    @nn.nowrap
     def _sizes(self) -> tuple[int, int]:
         if self.alibi or self.sink or self.cap is not None or self.window is not None:
             raise UserError("DeepSeek sparse attention has no window, alibi, sinks or cap; leave them out")

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 import jaxseq
-from jaxseq import UserError, generate, testing
+from jaxseq import UserError, generate, registry, testing
+from jaxseq.call import Call
+from jaxseq.mixers._quantized_ring import QuantizedRing
 from jaxseq.mixers.attention import Attention
 from jaxseq.mixers.differential_attention import DifferentialAttention
 from jaxseq.models import state as states
-from jaxseq.registry import load_class
 
 SUBJECTS = {
     "window": Attention(width=16, layers=2, kv_heads=2, window=5, ring="int8"),
@@ -91,15 +92,24 @@ def test_training_goes_past_the_rounding(both):
 
 
 @pytest.mark.parametrize(
-    ("name", "fields", "told"),
-    [
-        ("attention", {"ring": "int4"}, "there is no ring 'int4'"),
-        ("attention", {"ring": "int8", "alibi": True, "rotary": False}, "alibi hold positions"),
-        ("adaptive_span", {"ring": "int8"}, "stores keys and values as they are"),
-        ("big_bird", {"ring": "int8"}, "stores keys and values as they are"),
-        ("native_sparse_attention", {"ring": "int8"}, "stores keys and values as they are"),
-    ],
+    ("fields", "told"), [({"ring": "int4"}, "there is no ring 'int4'"), ({"ring": "int8", "alibi": True}, "alibi hold positions")]
 )
-def test_what_cannot_have_it(name, fields, told):
+def test_what_cannot_have_it(fields, told):
     with pytest.raises(UserError, match=told):
-        load_class("mixers", name)(width=16, layers=2, **fields).boxed()
+        Attention(width=16, layers=2, rotary=False, **fields).boxed()
+
+
+@pytest.mark.parametrize("name", [n for n in registry.names("mixers") if issubclass(registry.load_class("mixers", n), Attention)])
+def test_every_kind_of_attention_has_it_or_refuses_it(name):
+    mixer = registry.load_class("mixers", name)(width=16, layers=2, ring="int8")
+    pos_BT = jnp.arange(3)[None]
+
+    def after():
+        mixed, _ = mixer.init_with_output(jax.random.key(0), jnp.zeros((1, 3, 16)), mixer.init_state(1, 8), Call.of(pos_BT))
+        return mixed.state
+
+    if name in ("adaptive_span", "big_bird", "deepseek_sparse_attention", "native_sparse_attention"):
+        with pytest.raises(UserError, match="stores keys and values as they are"):
+            jax.eval_shape(after)
+    else:
+        assert isinstance(jax.eval_shape(after), QuantizedRing)
