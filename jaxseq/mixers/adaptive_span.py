@@ -31,15 +31,12 @@ class AdaptiveSpan(Attention):
     """
 
     in_place: ClassVar[bool] = False
+    quantizes: ClassVar[bool] = False
     max_span: int = 256
     ramp: float = 32.0  # R of the paper
     first_span: float = 32.0  # z before training
     span_loss: float = 2e-6  # the paper's, for models of its small size
     windows: str = ""  # of each key head; default: max_span
-
-    @nn.nowrap
-    def why_no_ring(self) -> str:
-        return "attention with adaptive spans stores keys and values as they are"
 
     @nn.nowrap
     def _sizes(self) -> tuple[int, int]:

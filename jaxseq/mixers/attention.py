@@ -63,6 +63,7 @@ class Attention(Mixer):
     """
 
     in_place: ClassVar[bool] = True
+    quantizes: ClassVar[bool] = True  # `ring` may be set; false in subclasses that use other ops or states
     heads: int = 4
     kv_heads: int | None = None  # default: heads
     head_size: int | None = None  # default: width / heads
@@ -103,6 +104,8 @@ class Attention(Mixer):
     @nn.nowrap
     def why_no_ring(self) -> str:
         """Why `ring` cannot be set; empty if it can."""
+        if not self.quantizes:
+            return f"{type(self).__name__} stores keys and values as they are"
         return "the keys of alibi hold positions, which must be exact" if self.alibi else ""
 
     @nn.nowrap

@@ -29,15 +29,12 @@ class BigBird(Attention):
     """
 
     in_place: ClassVar[bool] = False
+    quantizes: ClassVar[bool] = False
     numbered: ClassVar[bool] = True
     block: int = 64
     near: int = 2
     global_blocks: int = 1
     random_blocks: int = 2
-
-    @nn.nowrap
-    def why_no_ring(self) -> str:
-        return "big_bird stores keys and values as they are"
 
     @nn.nowrap
     def _sizes(self) -> tuple[int, int]:

@@ -37,14 +37,11 @@ class DeepSeekSparseAttention(Attention):
     """
 
     in_place: ClassVar[bool] = False
+    quantizes: ClassVar[bool] = False
     selected: int = 2048
     index_heads: int = 4
     index_size: int = 32
     index_loss: float = 1.0
-
-    @nn.nowrap
-    def why_no_ring(self) -> str:
-        return "deepseek sparse attention stores keys and values as they are"
 
     @nn.nowrap
     def _sizes(self) -> tuple[int, int]:
@@ -57,9 +54,8 @@ class DeepSeekSparseAttention(Attention):
 
     @nn.nowrap
     def init_state(self, batch: int, context: int | None) -> DeepSeekSparseState:
-        return DeepSeekSparseState(
-            super().init_state(batch, context), jnp.zeros((batch, slots(context), self.index_size), self.dtype)
-        )
+        ring = attention.init_state(batch, slots(context), *self._state_sizes(), self.dtype)
+        return DeepSeekSparseState(ring, jnp.zeros((batch, slots(context), self.index_size), self.dtype))
 
     @nn.nowrap
     def remaining_capacity(self, state: DeepSeekSparseState) -> jax.Array:

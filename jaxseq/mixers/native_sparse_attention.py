@@ -32,14 +32,11 @@ class NativeSparseAttention(Attention):
     """
 
     in_place: ClassVar[bool] = False
+    quantizes: ClassVar[bool] = False
     window: int | None = 512
     block: int = 64
     selected: int = 16
     initial: str = "llama"
-
-    @nn.nowrap
-    def why_no_ring(self) -> str:
-        return "native sparse attention stores keys and values as they are"
 
     @nn.nowrap
     def _sizes(self) -> tuple[int, int]:
