@@ -53,6 +53,10 @@ class DeepSeekSparseAttention(Attention):
         return super()._sizes()
 
     @nn.nowrap
+    def why_no_ring(self) -> str:
+        return "chosen keys are read where they are stored, in the model's dtype"
+
+    @nn.nowrap
     def init_state(self, batch: int, context: int | None) -> DeepSeekSparseState:
         ring = attention.init_state(batch, slots(context), *self._state_sizes(), self.dtype)
         return DeepSeekSparseState(ring, jnp.zeros((batch, slots(context), self.index_size), self.dtype))

@@ -36,6 +36,10 @@ class InfiniAttention(Attention):
         return super()._sizes()
 
     @nn.nowrap
+    def why_no_ring(self) -> str:
+        return "the memory is written from the keys and values of its segment"
+
+    @nn.nowrap
     def init_state(self, batch: int, context: int | None) -> infini_attention.InfiniState:
         kv_heads, size = self._sizes()
         return infini_attention.init_state(batch, self.segment, kv_heads, size, size, dtype=self.dtype)

@@ -177,10 +177,10 @@ def test_operations_and_memory_are_those_of_the_selected(training):
         assert got < 1.3 * SELECTED / LONG * all_pairs
 
 
-REFUSED = {"window": 8}, {"alibi": True}, {"sink": True}, {"cap": 5.0}, {"selected": 0}, {"index_size": 0}
+REFUSED = {"window": 8}, {"ring": "int8"}, {"alibi": True}, {"sink": True}, {"cap": 5.0}, {"selected": 0}, {"index_size": 0}
 
 
 @pytest.mark.parametrize("fields", REFUSED, ids=lambda fields: next(iter(fields)))
 def test_refused_options(fields):
-    with pytest.raises(UserError, match="DeepSeek sparse attention"):
+    with pytest.raises(UserError, match="DeepSeek sparse attention|ring"):
         DeepSeekSparseAttention(width=16, layers=2, **fields).init_state(1, 8)

@@ -43,10 +43,10 @@ def test_equation(x64):
     assert compare.spec(state) == compare.spec(jax.eval_shape(lambda: mixer.init_state(2, 1 << 40)))
 
 
-REFUSED = {"window": 8}, {"alibi": True}, {"sink": True}, {"cap": 5.0}, {"segment": 0}
+REFUSED = {"window": 8}, {"ring": "int8"}, {"alibi": True}, {"sink": True}, {"cap": 5.0}, {"segment": 0}
 
 
 @pytest.mark.parametrize("fields", REFUSED, ids=lambda fields: next(iter(fields)))
 def test_refused_options(fields):
-    with pytest.raises(UserError, match="infini-attention"):
+    with pytest.raises(UserError, match="infini-attention|ring"):
         InfiniAttention(width=16, layers=2, **fields).init_state(1, 8)

@@ -51,19 +51,20 @@ def test_equal_blocks_are_chosen_in_order():
     assert index[0, 9, 0].tolist() == [2, 0, 1, -1]
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_the_choice_in_parts_is_that_at_once(form, x64):
-    """For packed documents, with a cut inside a block and padding at the end of one part."""
-    (q, k, v), time = compressed_attention.example(jax.random.key(0), 2, 40, jnp.float64).xs, 40
+@pytest.mark.parametrize("form, stride", [("recurrent", 2), ("parallel", 2), ("chunkwise", None)])
+def test_the_choice_in_parts_is_that_at_once(form, stride, x64):
+    """For packed documents, with a cut inside a block and padding at the end of one part; with a stride by a learned map."""
+    (q, k, v), maps, _, _ = compressed_attention.example(jax.random.key(0), 2, 40, jnp.float64)
+    time, blocks = 40, {"block": 4} | ({"stride": stride, **maps} if stride else {})
     pos = np.stack([np.arange(time), np.concatenate([np.arange(19), np.arange(time - 19)])])
-    wanted = compressed_attention.select(q, k, COUNT, pos=pos, block=4)
+    wanted = compressed_attention.select(q, k, COUNT, pos=pos, chosen=6 if stride else 4, **blocks)
 
     @jax.jit
     def choose(q, k, v, state, pos):
-        index = compressed_attention.select(q, k, COUNT, state=state, pos=pos, block=4)
-        return index, compressed_attention.FORMS[form](q, k, v, state=state, pos=pos, block=4)[1]
+        index = compressed_attention.select(q, k, COUNT, state=state, pos=pos, chosen=6 if stride else 4, **blocks)
+        return index, compressed_attention.FORMS[form](q, k, v, state=state, pos=pos, **blocks)[1]
 
-    state = compressed_attention.init_state(2, time, 2, 6, 5, 4, jnp.float64)
+    state = compressed_attention.init_state(2, time, 2, 6, 5, 4, jnp.float64, stride)
     for start, stop in ((0, 10), (10, 11), (11, 27), (27, 40)):
         part, more = slice(start, stop), 16 - (stop - start)
         xs = (jnp.pad(x[:, part], ((0, 0), (0, more), (0, 0), (0, 0))) for x in (q, k, v))
