@@ -90,13 +90,16 @@ def reader(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("to", ["retention", "rwkv6", "gla,window:16"])
-def test_a_migrated_model_is_better_than_the_same_from_random_weights(reader, tmp_path, to, capsys):
+@pytest.mark.parametrize(
+    ("to", "counts"),
+    [("retention", (160, 320)), ("rwkv6", (160, 320)), ("gla,window:16", (160, 320)), ("mamba2", (160,))],
+)
+def test_a_migrated_model_is_better_than_the_same_from_random_weights(reader, tmp_path, to, counts, capsys):
     """At equally many tokens, and at equally much time: a step with a teacher takes less than twice as long as one without."""
     assert cli.main(words(reader, tmp_path / "out", f"--to={to}", "--steps=40,40,80", "--json")) == 0
     result = json.loads(capsys.readouterr().out)
     alone = {"train.objective": "next_token", "train.init": None, "train.distill_teacher": None}
-    for count in (160, 320):
+    for count in counts:
         config = from_dict(to_dict(load(tmp_path / "out")[2]), **alone, **{"train.steps": count, "train.warmup": 16})
         record = train(config, tmp_path / f"{count}", devices=jax.devices()[:1])
         assert result["after"]["bits_per_byte"] < record["validation_bits_per_byte"]
