@@ -92,10 +92,11 @@ def reader(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("to", "counts"),
-    [("retention", (160, 320)), ("rwkv6", (160, 320)), ("gla,window:16", (160, 320)), ("mamba2", (160,))],
+    [("retention", (160, 320)), ("rwkv6", (160, 320)), ("gla,window:16", (160, 320)), ("mamba2", (160, 200))],
 )
 def test_a_migrated_model_is_better_than_the_same_from_random_weights(reader, tmp_path, to, counts, capsys):
-    """At equally many tokens, and at equally much time: a step with a teacher takes less than twice as long as one without."""
+    """At equally many tokens, and at equally much time: a step with a teacher takes less than twice as long as one without. For
+    Mamba-2, equally many operations."""
     assert cli.main(words(reader, tmp_path / "out", f"--to={to}", "--steps=40,40,80", "--json")) == 0
     result = json.loads(capsys.readouterr().out)
     alone = {"train.objective": "next_token", "train.init": None, "train.distill_teacher": None}
