@@ -110,7 +110,7 @@ def test_every_kind_of_attention_has_it_or_refuses_it(name):
         return mixed.state
 
     if mixer.why_no_ring():
-        with pytest.raises(UserError, match="stores keys and values as they are"):
+        with pytest.raises(UserError, match="ring=int8 is not possible"):
             jax.eval_shape(after)
     else:
         assert isinstance(jax.eval_shape(after), QuantizedRing)
