@@ -63,7 +63,7 @@ def test_each_program_is_compiled_once(length, caplog):
 ALIKE = (
     *("gdn", "gla", "granite_hybrid", "gru", "jamba", "kimi_linear", "lfm2", "llama", "minlstm", "mixtral", "pangu"),
     *("h3", "kda", "qwen3_next", "rwkv5", "rwkv6", "s4d", "samba", "sru", "stripedhyena", "switch"),
-    *("lstm", "mamba2", "neox"),
+    *("lstm", "mamba2", "neox", "dsa", "infini", "nsa"),
 )
 
 

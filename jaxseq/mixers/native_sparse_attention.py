@@ -116,7 +116,7 @@ class NativeSparseAttention(Attention):
         ring, compressed, window = (None, None, None) if state is None else state
         scale, own, (block, stride) = self._scale(), (k_BTGK, v_BTGK), self._compressed()
         blocks = {"block": block, "stride": stride, "scale": scale}
-        blocks |= {"compression": self._compression(k_BTGK.shape[3])} if self.learned else {}
+        blocks |= self._compression(k_BTGK.shape[3]).maps() if self.learned else {}
         options = blocks | {"state": compressed, "pos": call.pos_BT, "chosen": self.block}
         index_BTGA = compressed_attention.select(q_BTHK, k_BTGK, self.selected, **options)
         if not self.is_initializing():  # init must create parameters only

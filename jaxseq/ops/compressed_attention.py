@@ -5,7 +5,7 @@ Attention, Yuan et al. 2025, arXiv:2502.11089, eq. 7 to 10).
     y_t = sum_i softmax_i(scale q_t . K_i) V_i,   i over the blocks that end at t or before
 
 Before the end of the first block y = 0. Blocks are disjoint by default (stride = block), and are compressed to their means, as in
-flash-linear-attention; with `compression` to the output of a learned map, as in the paper:
+flash-linear-attention; with `maps`, the arrays of a `Compression`, to the output of a learned map, as in the paper:
 
     K_i = silu(sum_j (k_{i stride + j} + e_j) W_j) U    (a perceptron of all tokens of the block, with e_j for their places)
 
@@ -58,6 +58,18 @@ class Compression(NamedTuple):
     keys: Perceptron
     values: Perceptron
 
+    def maps(self) -> dict[str, jax.Array]:
+        """Its arrays by name, as the op takes them: "keys_place_JK", …"""
+        return {f"{kind}_{name}": x for kind, map_ in self._asdict().items() for name, x in map_._asdict().items()}
+
+    @classmethod
+    def of(cls, maps: dict[str, jax.Array]) -> "Compression":
+        """Inverse of `maps`. Raises TypeError for other names."""
+        names = [[f"{kind}_{name}" for name in Perceptron._fields] for kind in cls._fields]
+        if set(maps) != {name for some in names for name in some}:
+            raise TypeError(f"the maps of a compression are {names}, not {sorted(maps)}")
+        return cls(*(Perceptron(*(maps[name] for name in some)) for some in names))
+
 
 def init_state(
     batch: int, context: int, kv_heads: int, key_size: int, value_size: int, block: int, dtype: DTypeLike = jnp.float32,
@@ -80,10 +92,10 @@ class _Options(NamedTuple):
     compression: Compression | None
 
     @classmethod
-    def of(cls, block: int, stride: int | None, compression: Compression | None) -> "_Options":
+    def of(cls, block: int, stride: int | None, maps: dict[str, jax.Array]) -> "_Options":
         chex.assert_scalar_positive(block)
         chex.assert_scalar_in(stride or block, 1, block)
-        return cls(block, stride or block, compression)
+        return cls(block, stride or block, Compression.of(maps) if maps else None)
 
     def complete(self, tokens: jax.Array) -> jax.Array:
         return _complete(tokens, self.block, self.stride)
@@ -147,11 +159,10 @@ def _compress(state: CompressedAttentionState, k_BTGK, v_BTGV, pos_BT, options: 
 
 def recurrent(
     q_BTHK: jax.Array, k_BTGK: jax.Array, v_BTGV: jax.Array, *, block: int, stride: int | None = None,
-    compression: Compression | None = None, state: CompressedAttentionState | None = None, pos: jax.Array | None = None,
-    scale: float | None = None,
+    state: CompressedAttentionState | None = None, pos: jax.Array | None = None, scale: float | None = None, **maps: jax.Array,
 ) -> tuple[jax.Array, CompressedAttentionState]:  # fmt: skip
     """One token after another: store it, compress the stored tokens at the end of a block, attend to the blocks."""
-    options = _Options.of(block, stride, compression)
+    options = _Options.of(block, stride, maps)
     factor, before, *xs, pos_BT = _prepare(q_BTHK, k_BTGK, v_BTGV, state, pos, options, scale)
     if q_BTHK.shape[1] == 0:
         return attention._no_tokens(q_BTHK, v_BTGV), before
@@ -188,20 +199,19 @@ def _all_at_once(q_BTHK, k_BTGK, v_BTGV, state, pos, options: _Options, scale, c
 
 def parallel(
     q_BTHK: jax.Array, k_BTGK: jax.Array, v_BTGV: jax.Array, *, block: int, stride: int | None = None,
-    compression: Compression | None = None, state: CompressedAttentionState | None = None, pos: jax.Array | None = None,
-    scale: float | None = None,
+    state: CompressedAttentionState | None = None, pos: jax.Array | None = None, scale: float | None = None, **maps: jax.Array,
 ) -> tuple[jax.Array, CompressedAttentionState]:  # fmt: skip
     """The scores of all tokens with all blocks at once."""
-    return _all_at_once(q_BTHK, k_BTGK, v_BTGV, state, pos, _Options.of(block, stride, compression), scale, None)
+    return _all_at_once(q_BTHK, k_BTGK, v_BTGV, state, pos, _Options.of(block, stride, maps), scale, None)
 
 
 def chunkwise(
     q_BTHK: jax.Array, k_BTGK: jax.Array, v_BTGV: jax.Array, *, block: int, stride: int | None = None,
-    compression: Compression | None = None, state: CompressedAttentionState | None = None, pos: jax.Array | None = None,
-    scale: float | None = None, chunk: int = 128,
+    state: CompressedAttentionState | None = None, pos: jax.Array | None = None, scale: float | None = None, chunk: int = 128,
+    **maps: jax.Array,
 ) -> tuple[jax.Array, CompressedAttentionState]:  # fmt: skip
     """Chunks of `chunk` queries by chunks of `chunk` blocks with an online softmax; the backward pass recomputes the scores."""
-    return _all_at_once(q_BTHK, k_BTGK, v_BTGV, state, pos, _Options.of(block, stride, compression), scale, chunk)
+    return _all_at_once(q_BTHK, k_BTGK, v_BTGV, state, pos, _Options.of(block, stride, maps), scale, chunk)
 
 
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
@@ -210,8 +220,8 @@ CUT = "ring"
 
 def select(
     q_BTHK: jax.Array, k_BTGK: jax.Array, count: int, *, block: int, stride: int | None = None,
-    compression: Compression | None = None, chosen: int | None = None, state: CompressedAttentionState | None = None,
-    pos: jax.Array | None = None, scale: float | None = None, chunk: int = 256,
+    chosen: int | None = None, state: CompressedAttentionState | None = None, pos: jax.Array | None = None,
+    scale: float | None = None, chunk: int = 256, **maps: jax.Array,
 ) -> jax.Array:  # fmt: skip
     """The blocks [B, T, G, count] int32 of `chosen` tokens (default: `block`) that each query and key head attends to, -1 for
     none; they have no gradient.
@@ -222,9 +232,10 @@ def select(
     be multiples of `stride`, and `block` <= `chosen`). Of equal ones the first is chosen, so the choice does not depend on the
     form of the ops around it. Chunks of `chunk` queries limit the memory.
     """
-    q_BTHK, k_BTGK, state, compression = jax.lax.stop_gradient((q_BTHK, k_BTGK, state, compression))
-    compression = None if compression is None else Compression(compression.keys, compression.keys)  # the values play no part
-    chosen, options = chosen or block, _Options.of(block, stride, compression)
+    q_BTHK, k_BTGK, state, maps = jax.lax.stop_gradient((q_BTHK, k_BTGK, state, maps))
+    chosen, options = chosen or block, _Options.of(block, stride, maps)
+    if options.compression is not None:  # the values play no part
+        options = options._replace(compression=Compression(options.compression.keys, options.compression.keys))
     chex.assert_is_divisible(block, options.stride)
     chex.assert_is_divisible(chosen, options.stride)
     chex.assert_scalar_in(block, 1, chosen)
@@ -269,9 +280,9 @@ def _compression(key: jax.Array, block: int, hidden: int, dtype: DTypeLike) -> C
 def _example(key: jax.Array, batch: int, time: int, prefix: int, context: int, dtype: DTypeLike) -> Example:
     """An example whose state is for `context` tokens, `prefix` of which it has read."""
     key_x, key_prefix, key_map = jax.random.split(key, 3)
-    maps = {"compression": _compression(key_map, 4, 3, jnp.promote_types(dtype, jnp.float32))}
+    maps = _compression(key_map, 4, 3, jnp.promote_types(dtype, jnp.float32)).maps()
     options, empty = {"block": 4, "stride": 2}, init_state(batch, context, 2, 6, 5, 4, dtype, 2)
-    state = recurrent(*_inputs(key_prefix, batch, prefix, dtype), **maps, **options, state=empty)[1]
+    state = recurrent(*_inputs(key_prefix, batch, prefix, dtype), **maps, block=4, stride=2, state=empty)[1]
     return Example(_inputs(key_x, batch, time, dtype), maps, options, state)
 
 

@@ -16,6 +16,10 @@ MIXER_OPTIONS = {  # named by the mixer and one more word
     "mamba selected_norm": {"selected_norm": "scaled"},
     "mla query_rank": {"query_rank": 6, "rotary": False},
     "moe bias": {"bias": True},
+    "native_sparse_attention paper": {
+        "block": 4, "compressed_block": 2, "stride": 1, "selected": 4, "window": 3, "learned": True, "hidden": 3,
+        "separate": True,
+    },
     "normed_attention joint": {"joint": True, "kv_heads": 2},
     "normed_attention gated": {"gated": True, "kv_heads": 2},
     "shared_moe router": {"router": "sigmoid", "groups": 2, "shared_gate": True},

@@ -1,7 +1,5 @@
 """The mixer of Native Sparse Attention: its equation, the laws with blocks smaller than the sequence, and its errors."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,32 +11,23 @@ from jaxseq import testing
 from jaxseq.call import Call
 from jaxseq.errors import UserError
 from jaxseq.mixers.native_sparse_attention import NativeSparseAttention
+from jaxseq.ops.compressed_attention import Perceptron
 from jaxseq.testing import compare
 from jaxseq.testing.networks import moved
 
 SMALL = {"kv_heads": 2, "block": 2, "selected": 4, "window": 3}
 PAPER = {"block": 4, "compressed_block": 2, "stride": 1, "learned": True, "hidden": 3, "separate": True}
-QUICK = ("reset", "spec", "gradient")  # of the laws in the default run, for the options of the paper
 SUBJECTS = {"means": SMALL, "paper": SMALL | PAPER}
+(SUBJECT,) = testing.subjects(NativeSparseAttention(width=16, layers=2, **SMALL))
 
 
-@functools.cache
-def subject(name):
-    (found,) = testing.subjects(NativeSparseAttention(width=16, layers=2, **SUBJECTS[name]))
-    return found
+# tests/mixers/test_laws.py has the law `split` with the default blocks, and all laws with the options of the paper.
+LAWS = [pytest.param(law, marks=[pytest.mark.slow] if law == "split" else []) for law in testing.LAWS["mixer"]]
 
 
-# tests/mixers/test_laws.py has the law `split` with the default blocks.
-LAWS = [
-    pytest.param(name, law, marks=[pytest.mark.slow] if law == "split" or (name == "paper" and law not in QUICK) else [])
-    for name in SUBJECTS
-    for law in testing.LAWS["mixer"]
-]
-
-
-@pytest.mark.parametrize("name, law", LAWS)
-def test_laws_with_small_blocks(name, law):
-    testing.check_law(subject(name), law)
+@pytest.mark.parametrize("law", LAWS)
+def test_laws_with_small_blocks(law):
+    testing.check_law(SUBJECT, law)
 
 
 def choice(q, k, mixer, compress):
@@ -76,11 +65,13 @@ def test_equation(name, x64):
     project = lambda name: np.einsum("btd,dhk->bthk", x, p[name]["kernel"])  # noqa: E731
     q, k, v, gates = map(project, ("q", "k", "v", "gates"))
     selected, window = [(k, v)] * 2 if name == "means" else [[project(f"{n}_{b}") for n in "kv"] for b in ("selected", "window")]
-    names = [[f"compress_{n}_{part}" for part in ("place", "in", "out")] for n in "kv"]
-    maps = None if name == "means" else tuple([p[part] for part in parts] for parts in names)
-    index = choice(q, k, mixer, lambda x: compressed_attention.compress(x, maps and maps[0]))
+    maps = {}
+    for kind, n in (("keys", "k"), ("values", "v")) if name == "paper" else ():
+        maps |= {f"{kind}_{part}": p[f"compress_{n}_{part.split('_')[0]}"] for part in Perceptron._fields}
+    keys = [maps[f"keys_{part}"] for part in Perceptron._fields] if maps else None
+    index = choice(q, k, mixer, lambda x: compressed_attention.compress(x, keys))
     branches = (
-        compressed_attention.loop(q, k, v, *mixer._compressed(), maps),
+        compressed_attention.loop(q, k, v, *mixer._compressed(), **maps),
         block_sparse_attention.loop(q, *selected, index, mixer.block),
         attention.loop(q, *window, mixer.window),
     )

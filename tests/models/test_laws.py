@@ -15,7 +15,7 @@ from jaxseq import registry, testing
 REPRESENTED = (
     *("gdn", "gla", "granite_hybrid", "gru", "h3", "hyena", "jamba", "kda", "kimi_linear", "lfm2", "llama", "lstm", "mamba2"),
     *("minlstm", "mixtral", "qwen3_next", "retnet", "rwkv4", "rwkv5", "rwkv6", "s4d", "samba", "sru", "transformer"),
-    "unireplknet",
+    *("unireplknet", "dsa", "infini", "nsa"),
 )
 # Laws that mixers are tested on too, or that depend on the scan over layers only. These
 # models have streams between layers, losses of routers, and learned positions.

@@ -18,13 +18,15 @@ def blocks(n, block, stride=None):
     return [slice(start, start + block) for start in starts]
 
 
-def loop(q, k, v, block=64, stride=None, compression=None):
-    maps, (batch, time, heads, size) = compression or (None, None), q.shape
+def loop(q, k, v, block=64, stride=None, **weights):
+    names = ("place_JK", "in_JKF", "out_FK")
+    maps = [[weights[f"{kind}_{name}"] for name in names] if weights else None for kind in ("keys", "values")]
+    batch, time, heads, size = q.shape
     groups = heads // k.shape[2]
     y = np.zeros((batch, time, heads, v.shape[3]))
     for b, t, h in np.ndindex(batch, time, heads):
         parts, g = blocks(t, block, stride), h // groups
-        weights = [np.exp(q[b, t, h] @ compress(k[b, part, g], maps[0]) / np.sqrt(size)) for part in parts]
-        for weight, part in zip(weights, parts, strict=True):
-            y[b, t, h] += weight / sum(weights) * compress(v[b, part, g], maps[1])
+        shares = [np.exp(q[b, t, h] @ compress(k[b, part, g], maps[0]) / np.sqrt(size)) for part in parts]
+        for share, part in zip(shares, parts, strict=True):
+            y[b, t, h] += share / sum(shares) * compress(v[b, part, g], maps[1])
     return y
