@@ -85,9 +85,9 @@ def _sound(
 ) -> ModelSize | None:  # fmt: skip
     """The first shape within `limit` of the config's that meets the budget. Adds every shape counted to `tried`."""
     aspect = config.model.width / sum(segment.repeats for segment in _stack.parse(config.model.stack))
-    before = None
+    before, most = None, widest(config, parameters, aspect)
     for grain, factor in SIZES:
-        widths = possible_widths(config, parameters, grain, exact)
+        widths = [width for width in possible_widths(config, parameters, grain, exact) if width <= most]
         if (widths, factor) == before:
             continue
         before = widths, factor
@@ -104,17 +104,18 @@ def _sound(
 
 def possible_widths(config: ConfigDict, parameters: int, grain: int, exact: bool) -> list[int]:
     """Multiples of `grain` whose embedding alone fits the budget; if `exact`, only those that the heads divide."""
-    vocab = config.model.vocab or 1
-
-    def divides(width: int) -> bool:
-        try:
-            heads_at(config, width, exact)
-        except UserError:
-            return False
-        return True
-
+    vocab, heads, own = config.model.vocab or 1, _heads(config), config.model.width
+    numbers = [number for fields in heads.values() for number in fields.values()] if exact else []
     widths = range(grain, 2 * parameters // vocab + 1, grain)
-    return [w for w in widths if w * vocab <= parameters * (1 + MARGIN) and divides(w)]
+    return [w for w in widths if w * vocab <= parameters * (1 + MARGIN) and not any(n * w % own for n in numbers)]
+
+
+def widest(config: ConfigDict, parameters: int, aspect: float) -> float:
+    """A bound on the width of shapes within LIMIT of `aspect`: a layer grows at least as its width, with a factor of 2 to spare."""
+    segments, (_, sizes) = _stack.parse(config.model.stack), count(config, config.model.width)
+    repeats = [segment.repeats for segment in segments]
+    layer = max(total((0, sizes), tuple(repeats)) / sum(repeats), 1)
+    return max(config.model.width, 2 * math.sqrt(parameters * config.model.width * LIMIT * aspect / layer))
 
 
 def candidates(
@@ -181,18 +182,22 @@ def reshape(config: ConfigDict, shape: ModelSize) -> ConfigDict:
     return out.lock()
 
 
-def heads_at(config: ConfigDict, width: int, exact: bool) -> dict[str, dict[str, int]]:
-    """{label: {field: number of heads}} at this width, for the config's head size and group size.
-
-    A single head stays single, also a single key/value head. Raises UserError if `exact` heads do not divide the width.
-    """
+def _heads(config: ConfigDict) -> dict[str, dict[str, int]]:
+    """{label: {field: number of heads}} of the config. A single head stays single, also a single key/value head."""
     found = {}
     for label in _stack.labels(config.model.stack):
         section = config.model[label]
         heads = section.get("heads")
-        if not heads or heads == 1:
-            continue
-        fields = {"heads": heads} | {name: section.get(name) for name in GROUPED if (section.get(name) or 1) != 1}
+        if heads and heads != 1:
+            found[label] = {"heads": heads} | {name: section.get(name) for name in GROUPED if (section.get(name) or 1) != 1}
+    return found
+
+
+def heads_at(config: ConfigDict, width: int, exact: bool) -> dict[str, dict[str, int]]:
+    """`_heads` at this width, for the config's head size and group size. Raises UserError if `exact` heads do not divide the
+    width."""
+    found = {}
+    for label, fields in _heads(config).items():
         numbers = {name: number * width / config.model.width for name, number in fields.items()}
         found[label] = {name: max(1, round(number)) for name, number in numbers.items()}
         if exact and any(number < 1 or number % 1 for number in numbers.values()):
