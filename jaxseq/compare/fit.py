@@ -111,7 +111,7 @@ def possible_widths(config: ConfigDict, parameters: int, grain: int, exact: bool
 
 
 def widest(config: ConfigDict, parameters: int, aspect: float) -> float:
-    """A bound on the width of shapes within LIMIT of `aspect`: a layer grows at least as its width, with a factor of 2 to spare."""
+    """A bound on the width of shapes within LIMIT of `aspect`: a layer grows at least as its width; twice that, to be safe."""
     segments, (_, sizes) = _stack.parse(config.model.stack), count(config, config.model.width)
     repeats = [segment.repeats for segment in segments]
     layer = max(total((0, sizes), tuple(repeats)) / sum(repeats), 1)
