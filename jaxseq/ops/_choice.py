@@ -9,8 +9,8 @@ from jaxseq.ops._attend import Span
 
 
 def shared(p_BGCS: jax.Array, span: Span, find: Callable, inside: int, cells: int) -> jax.Array:
-    """Scores [B, G, C, N] of larger blocks from those of compressed ones: their sum, each times the number of stretches that the
-    two share (eq. 9). A compressed block has `inside` stretches and begins at every one; a larger block has `cells`.
+    """Scores [B, G, C, N] of larger blocks from those of compressed ones: their sum, each times the number of strides that the
+    two share (eq. 9). A compressed block has `inside` strides and begins at every one; a larger block has `cells`.
 
     span: numbers of the compressed blocks that a query sees, from the first of its document; find: see `finder`.
     """

@@ -228,7 +228,7 @@ def select(
 
     First the query's own block, then block 0 and the block before the query's own, then the complete blocks with the largest
     score. The score of block j is that of the compressed blocks i, p_i = softmax_i(scale q_t . K_i) summed over the query heads
-    of a key head, times the number of stretches of `stride` tokens that i shares with j (eq. 8 to 10; `block` and `chosen` must
+    of a key head, times the number of strides of `stride` tokens that i shares with j (eq. 8 to 10; `block` and `chosen` must
     be multiples of `stride`, and `block` <= `chosen`). Of equal ones the first is chosen, so the choice does not depend on the
     form of the ops around it. Chunks of `chunk` queries limit the memory.
     """
@@ -254,8 +254,8 @@ def select(
         q_BGRCK = _attend.grouped(q_BCHK.astype(k_BGSK.dtype), k_BGSK.shape[1])
         scores_BGRCS = compat.einsum("bgrck,bgsk->bgrcs", q_BGRCK, k_BGSK, dtype=k_BGSK.dtype) * factor
         p_BGCS = jnp.sum(weights(scores_BGRCS, seen_BCS), axis=2)
-        stretches = options.block // options.stride, chosen // options.stride
-        p_BGCN = _choice.shared(p_BGCS, Span(low_BC, high_BC), finder(count_B, slots), *stretches)
+        strides = options.block // options.stride, chosen // options.stride
+        p_BGCN = _choice.shared(p_BGCS, Span(low_BC, high_BC), finder(count_B, slots), *strides)
         return _choice.best(p_BGCN, own_BC, count)
 
     rows = blocks.span.high_BT, blocks.span.low_BT, blocks.n_BT // chosen, q_BTHK
