@@ -59,12 +59,12 @@ def fit(config: ConfigDict, parameters: int, tolerance: float = TOLERANCE) -> Co
     Raises UserError if no shape comes that near (the message names the nearest one), and the errors of a bad config.
     """
     aspect = config.model.width / sum(segment.repeats for segment in _stack.parse(config.model.stack))
-    count(config, config.model.width)  # raises the errors of the config itself
+    most = widest(config, parameters, aspect)  # raises the errors of the config itself
     tried: dict[ModelSize, int] = {}
     for exact in (True, False):
         counter = functools.cache(functools.partial(_count_or_none, config, exact=exact))
         for limit in SOUND:
-            found = _sound(config, parameters, tolerance, exact, limit, counter, tried)
+            found = _sound(config, parameters, tolerance, exact, limit, most, counter, tried)
             if found is not None:
                 return reshape(config, found)
     near = [shape for shape, size in tried.items() if abs(size / parameters - 1) <= tolerance]
@@ -80,14 +80,14 @@ def fit(config: ConfigDict, parameters: int, tolerance: float = TOLERANCE) -> Co
 
 
 def _sound(
-    config: ConfigDict, parameters: int, tolerance: float, exact: bool, limit: float, counter: Counter,
+    config: ConfigDict, parameters: int, tolerance: float, exact: bool, limit: float, most: int, counter: Counter,
     tried: dict[ModelSize, int],
 ) -> ModelSize | None:  # fmt: skip
     """The first shape within `limit` of the config's that meets the budget. Adds every shape counted to `tried`."""
     aspect = config.model.width / sum(segment.repeats for segment in _stack.parse(config.model.stack))
-    before, most = None, widest(config, parameters, aspect)
+    before = None
     for grain, factor in SIZES:
-        widths = [width for width in possible_widths(config, parameters, grain, exact) if width <= most]
+        widths = possible_widths(config, parameters, grain, exact, most)
         if (widths, factor) == before:
             continue
         before = widths, factor
@@ -102,20 +102,20 @@ def _sound(
     return None
 
 
-def possible_widths(config: ConfigDict, parameters: int, grain: int, exact: bool) -> list[int]:
-    """Multiples of `grain` whose embedding alone fits the budget; if `exact`, only those that the heads divide."""
+def possible_widths(config: ConfigDict, parameters: int, grain: int, exact: bool, most: int) -> list[int]:
+    """Multiples of `grain` up to `most` whose embedding alone fits the budget; if `exact`, only those that the heads divide."""
     vocab, heads, own = config.model.vocab or 1, _heads(config), config.model.width
     numbers = [number for fields in heads.values() for number in fields.values()] if exact else []
-    widths = range(grain, 2 * parameters // vocab + 1, grain)
+    widths = range(grain, min(2 * parameters // vocab, most) + 1, grain)
     return [w for w in widths if w * vocab <= parameters * (1 + MARGIN) and not any(n * w % own for n in numbers)]
 
 
-def widest(config: ConfigDict, parameters: int, aspect: float) -> float:
+def widest(config: ConfigDict, parameters: int, aspect: float) -> int:
     """A bound on the width of shapes within LIMIT of `aspect`: a layer grows at least as its width; twice that, to be safe."""
     segments, (_, sizes) = _stack.parse(config.model.stack), count(config, config.model.width)
     repeats = [segment.repeats for segment in segments]
     layer = max(total((0, sizes), tuple(repeats)) / sum(repeats), 1)
-    return max(config.model.width, 2 * math.sqrt(parameters * config.model.width * LIMIT * aspect / layer))
+    return max(config.model.width, int(2 * math.sqrt(parameters * config.model.width * LIMIT * aspect / layer)))
 
 
 def candidates(
