@@ -13,7 +13,8 @@ import jax
 import jaxseq
 from helpers import compiler
 from jaxseq.config import to_dict
-from jaxseq.train import train
+from jaxseq.testing.networks import moved
+from jaxseq.train import save_params, train
 
 WORDS = [
     "the",
@@ -37,6 +38,7 @@ MODEL = {
     "model.dropout": 0.1,
     "model.attention.heads": 4,
 }
+TEACHER = {"model.width": 32, "model.stack": "4*(attention swiglu)", "model.attention.heads": 4, "model.vocab": 257}
 
 # Processes share compiled programs in a cache, unless the environment already sets one.
 CACHE = {
@@ -61,6 +63,14 @@ def write_documents(folder: Path, count: int = 40) -> Path:
         words = (chance.choice(WORDS) for _ in range(chance.randint(3, 120)))
         (folder / f"{number:03}.txt").write_text(" ".join(words))
     return folder
+
+
+def random_teacher(documents: Path, folder: Path):
+    """(config, params) of a Transformer with random weights, none of them 0 or 1; `folder` becomes its workdir."""
+    config = jaxseq.config("transformer", **small(documents) | TEACHER)
+    params = moved(jaxseq.build(config).init(jax.random.key(0))["params"], jax.random.key(1))
+    save_params(folder, config, params)
+    return config, params
 
 
 def tiny(documents: Path, **overrides):

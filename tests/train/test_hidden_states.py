@@ -4,18 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.train_tiny import small, write_documents
+from helpers.train_tiny import TEACHER, random_teacher, small, write_documents
 
 import jaxseq
 from jaxseq import UserError, recipes, weights
 from jaxseq.config import from_dict, to_dict
 from jaxseq.migrate import _convert
 from jaxseq.models import restack
-from jaxseq.testing.networks import moved
 from jaxseq.train import load, prepare, save_params, train
 from jaxseq.train.objectives import hidden_states
-
-TEACHER = {"model.width": 32, "model.stack": "4*(attention swiglu)", "model.attention.heads": 4, "model.vocab": 257}
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +22,9 @@ def documents(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def teacher(documents, tmp_path_factory):
-    """(workdir, config, params) of a Transformer with random weights, none of them 0 or 1."""
-    config = jaxseq.config("transformer", **small(documents) | TEACHER)
-    params = moved(jaxseq.build(config).init(jax.random.key(0))["params"], jax.random.key(1))
-    save_params(folder := tmp_path_factory.mktemp("teacher"), config, params)
-    return folder, config, params
+    """The workdir, config and params of `random_teacher`."""
+    folder = tmp_path_factory.mktemp("teacher")
+    return folder, *random_teacher(documents, folder)
 
 
 def batch(time: int = 32) -> dict[str, jax.Array]:

@@ -4,15 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.train_tiny import small, write_documents
+from helpers.train_tiny import TEACHER, random_teacher, small, write_documents
 
 import jaxseq
 from jaxseq import UserError
-from jaxseq.testing.networks import moved
-from jaxseq.train import prepare, save_params, train
+from jaxseq.train import prepare, train
 from jaxseq.train.objectives import mixer_maps
 
-TEACHER = {"model.width": 32, "model.stack": "4*(attention swiglu)", "model.attention.heads": 4, "model.vocab": 257}
 RETNET = {"model.width": 48, "model.stack": "2*(retention swiglu)", "model.retention.heads": 4, "model.vocab": 257}
 
 
@@ -23,11 +21,9 @@ def documents(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def teacher(documents, tmp_path_factory):
-    """(workdir, params) of a Transformer with random weights, none of them 0 or 1."""
-    config = jaxseq.config("transformer", **small(documents) | TEACHER)
-    params = moved(jaxseq.build(config).init(jax.random.key(0))["params"], jax.random.key(1))
-    save_params(folder := tmp_path_factory.mktemp("teacher"), config, params)
-    return folder, params
+    """The workdir, and params of `random_teacher`."""
+    folder = tmp_path_factory.mktemp("teacher")
+    return folder, random_teacher(documents, folder)[1]
 
 
 def learner(documents, teacher, name: str, model: dict, **more):

@@ -10,8 +10,31 @@ from flax import linen as nn
 
 from jaxseq.models.lm import LM
 from jaxseq.ops import _time
+from jaxseq.train.objectives import distillation, next_token
 
 NAME = "recorded"
+
+
+def loss(
+    name: str, values: Callable, differences: Callable, model: LM, variables: dict[str, Any], batch: dict[str, jax.Array],
+    rng: jax.Array, *, form: Any, train: bool,
+) -> tuple[jax.Array, dict[str, jax.Array], dict]:  # fmt: skip
+    """Sum over tokens of (1 - alpha) nats + alpha d; the sums of `next_token`, and `name`, d times the tokens.
+
+    d is the mean of differences(student, teacher, values of the student, values of the teacher, batch). values(model, variables,
+    batch, rng, form, train) -> (the input of the head, the sum of the sown losses, values). variables: the student's, and
+    `teacher`, a `Teacher`. Without one, or if its alpha is 0, this is `next_token.loss`.
+    """
+    own, teacher = distillation.parted(variables)
+    if teacher is None:
+        return next_token.loss(model, own, batch, rng, form=form, train=train)
+    x_BTD, extra, ours = values(model, own, batch, rng, form, train)
+    _, _, theirs = values(teacher.model, {"params": teacher.params}, batch, rng, form, False)
+    mean = jnp.mean(jnp.stack(differences(model, teacher.model, ours, theirs, batch)))
+    sums, penalty = next_token.blocked_sums(model, own, x_BTD, batch["targets"], batch["weights"])
+    sums |= {name: mean * sums["tokens"]}
+    learnt = (1 - teacher.alpha) * sums["nats"] + teacher.alpha * sums[name]
+    return learnt + (extra + penalty) * sums["tokens"], sums, {}
 
 
 def recorded(

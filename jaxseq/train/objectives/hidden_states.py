@@ -15,7 +15,6 @@ Teacher and student are language models of one width and vocabulary.
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -23,7 +22,7 @@ import jaxseq
 from jaxseq.blocks._block import Block
 from jaxseq.errors import UserError
 from jaxseq.models.lm import LM
-from jaxseq.train.objectives import _recorded, distillation, next_token
+from jaxseq.train.objectives import _recorded, distillation
 from jaxseq.train.objectives.distillation import Teacher, restored
 from jaxseq.train.objectives.next_token import shapes, tokens
 
@@ -39,16 +38,11 @@ def loss(
 
     variables: the student's, and `teacher`, a `Teacher`. Without one, or if its alpha is 0, this is `next_token.loss`.
     """
-    own, teacher = distillation.parted(variables)
-    if teacher is None:
-        return next_token.loss(model, own, batch, rng, form=form, train=train)
-    x_BTD, extra, streams = _streams(model, own, batch, rng, form, train)
-    _, _, taught = _streams(teacher.model, {"params": teacher.params}, batch, rng, form, False)
-    error = jnp.mean(jnp.stack([_recorded.error(streams[k], taught[j]) for k, j in enumerate(pairs(model, teacher.model))]))
-    sums, penalty = next_token.blocked_sums(model, own, x_BTD, batch["targets"], batch["weights"])
-    sums |= {NAME: error * sums["tokens"]}
-    learnt = (1 - teacher.alpha) * sums["nats"] + teacher.alpha * sums[NAME]
-    return learnt + (extra + penalty) * sums["tokens"], sums, {}
+    return _recorded.loss(NAME, _streams, _errors, model, variables, batch, rng, form=form, train=train)
+
+
+def _errors(student: LM, teacher: LM, streams: list[jax.Array], taught: list[jax.Array], batch: dict) -> list[jax.Array]:
+    return [_recorded.error(streams[k], taught[j]) for k, j in enumerate(pairs(student, teacher))]
 
 
 def _streams(

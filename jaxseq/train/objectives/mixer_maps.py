@@ -26,7 +26,7 @@ from jaxseq.errors import UserError
 from jaxseq.layers import Mixer
 from jaxseq.models.lm import LM
 from jaxseq.ops import _time
-from jaxseq.train.objectives import _recorded, distillation, next_token
+from jaxseq.train.objectives import _recorded, distillation
 from jaxseq.train.objectives.distillation import Teacher, restored
 from jaxseq.train.objectives.next_token import shapes, tokens
 
@@ -42,17 +42,12 @@ def loss(
 
     variables: the student's, and `teacher`, a `Teacher`. Without one, or if its alpha is 0, this is `next_token.loss`.
     """
-    own, teacher = distillation.parted(variables)
-    if teacher is None:
-        return next_token.loss(model, own, batch, rng, form=form, train=train)
-    x_BTD, extra, outputs = _outputs(model, own, batch, rng, form, train)
-    _, _, taught = _outputs(teacher.model, {"params": teacher.params}, batch, rng, form, False)
-    which = _recorded.nearest(*(_recorded.depths(each, relates) for each in (model, teacher.model)))
-    found = [distance(y_BTD, taught[j], batch["pos"]) for j, y_BTD in zip(which, outputs, strict=True)]
-    sums, penalty = next_token.blocked_sums(model, own, x_BTD, batch["targets"], batch["weights"])
-    sums |= {NAME: jnp.mean(jnp.stack(found)) * sums["tokens"]}
-    learnt = (1 - teacher.alpha) * sums["nats"] + teacher.alpha * sums[NAME]
-    return learnt + (extra + penalty) * sums["tokens"], sums, {}
+    return _recorded.loss(NAME, _outputs, _distances, model, variables, batch, rng, form=form, train=train)
+
+
+def _distances(student: LM, teacher: LM, outputs: list[jax.Array], taught: list[jax.Array], batch: dict) -> list[jax.Array]:
+    which = _recorded.nearest(*(_recorded.depths(each, relates) for each in (student, teacher)))
+    return [distance(y_BTD, taught[j], batch["pos"]) for j, y_BTD in zip(which, outputs, strict=True)]
 
 
 def relates(mixer: Mixer) -> bool:
