@@ -63,7 +63,7 @@ class Attention(Mixer):
     """
 
     in_place: ClassVar[bool] = True
-    quantizes: ClassVar[bool] = True  # `ring` may be set; false in subclasses that use other ops or states
+    quantizes: ClassVar[bool] = True  # `ring` may be set; see `why_no_ring`
     heads: int = 4
     kv_heads: int | None = None  # default: heads
     head_size: int | None = None  # default: width / heads

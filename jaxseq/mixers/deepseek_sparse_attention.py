@@ -37,7 +37,6 @@ class DeepSeekSparseAttention(Attention):
     """
 
     in_place: ClassVar[bool] = False
-    quantizes: ClassVar[bool] = False
     selected: int = 2048
     index_heads: int = 4
     index_size: int = 32

@@ -23,7 +23,6 @@ class InfiniAttention(Attention):
     """
 
     in_place: ClassVar[bool] = False
-    quantizes: ClassVar[bool] = False
     segment: int = 2048
     delta: bool = True  # what the memory already holds for a key is subtracted from its value (eq. 8)
 

@@ -40,7 +40,6 @@ class NativeSparseAttention(Attention):
     """
 
     in_place: ClassVar[bool] = False
-    quantizes: ClassVar[bool] = False
     window: int | None = 512
     block: int = 64
     selected: int = 16

@@ -170,19 +170,18 @@ def chunkwise(
     acc = _time.accumulation_dtype(q_BTGK, v_BTHV)
     state = _empty(q_BTGK, v_BTHV) if state is None else state
 
-    def chunks(first_BHKV, *xs):
+    def chunks(state, *xs):
         pos_ZBC, q, k, v, log_a = _time.split_chunks(chunk, pos_BT, *_time.clean(pos_BT, *xs))  # Z = T / C chunks in front
         log_a = jax.vmap(lambda log_a, pos: _log_decay(log_a, pos, acc))(log_a, pos_ZBC)
-        totals = jax.lax.associative_scan(combine, jax.vmap(_summary)(k, v, log_a, pos_ZBC))
-        after = jax.vmap(lambda total: apply(total, RetentionState(first_BHKV)).S_BHKV)(totals)
-        before = checkpoint_name(jnp.concatenate([first_BHKV[None], after[:-1]]), "states")
+        totals = jax.vmap(_summary)(k, v, log_a, pos_ZBC)
+        before, last = _decay.chunk_parallel(totals, combine, state, apply)
+        before = checkpoint_name(before.S_BHKV, "states")
         y = jax.vmap(_inside)(q, k, v, log_a, pos_ZBC) + jax.vmap(_from_state)(q, before, log_a, pos_ZBC)
-        return _time.select(_time.valid(pos_BT), _time.join_chunks(y, time)).astype(q_BTGK.dtype), after[-1]
+        return _time.select(_time.valid(pos_BT), _time.join_chunks(y, time)).astype(q_BTGK.dtype), last
 
     # Of each chunk only the state before it is stored: computing the rest again is cheaper than storing it.
     policy = jax.checkpoint_policies.save_only_these_names("states")
-    y_BTHV, last_BHKV = jax.checkpoint(chunks, policy=policy)(state.S_BHKV, q_BTGK, k_BTGK, v_BTHV, log_a_BTH)
-    return y_BTHV, RetentionState(last_BHKV)
+    return jax.checkpoint(chunks, policy=policy)(state, q_BTGK, k_BTGK, v_BTHV, log_a_BTH)
 
 
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}

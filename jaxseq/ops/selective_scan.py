@@ -52,9 +52,9 @@ def _prepare(x_BTD, dt_BTD, b_BTN, c_BTN, a_DN, d_D, state, pos):
     return acc, pos_BT, state
 
 
-def _decays(dt_CBD, keep_CB, a_ND):
-    """The decay of each token; 0 at the start of a document."""
-    return keep_CB[..., None, None] * jnp.exp(dt_CBD[:, :, None] * a_ND)
+def _decays(dt_BD, keep_B, a_ND):
+    """[B, N, D]: the decays of one token in each row, 0 at the start of a document; B may be several axes."""
+    return keep_B[..., None, None] * jnp.exp(dt_BD[..., None, :] * a_ND)
 
 
 @jax.custom_vjp
@@ -66,7 +66,7 @@ def _steps(u_CBD, dt_CBD, b_CBN, c_CBN, keep_CB, a_ND, h_BND):
 
     def step(h_BND, inputs):
         u_BD, dt_BD, b_BN, c_BN, keep_B = inputs
-        h_BND = _decays(dt_BD[None], keep_B[None], a_ND)[0] * h_BND + b_BN[..., None] * u_BD[:, None]
+        h_BND = _decays(dt_BD, keep_B, a_ND) * h_BND + b_BN[..., None] * u_BD[:, None]
         return h_BND, jnp.sum(h_BND * c_BN[..., None], axis=1)
 
     h_BND, y_CBD = jax.lax.scan(step, h_BND, (u_CBD, dt_CBD, b_CBN, c_CBN, keep_CB))
