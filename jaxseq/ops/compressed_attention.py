@@ -53,6 +53,12 @@ class Perceptron(NamedTuple):
         hidden_F = compat.einsum("...jk,jkf->...f", x_JK + place_JK, in_JKF, dtype=x_JK.dtype)
         return compat.einsum("...f,fk->...k", jax.nn.silu(hidden_F), out_FK, dtype=x_JK.dtype)
 
+    def check(self, block: int, size: int) -> None:
+        """Raises AssertionError unless the shapes are those for blocks of `block` tokens with `size` channels."""
+        chex.assert_shape(self.place_JK, (block, size))
+        chex.assert_shape(self.in_JKF, (block, size, None))
+        chex.assert_shape(self.out_FK, (self.in_JKF.shape[2], size))
+
 
 class Compression(NamedTuple):
     keys: Perceptron
@@ -110,6 +116,9 @@ class _Options(NamedTuple):
 def _prepare(q_BTHK, k_BTGK, v_BTGV, state, pos, options: _Options, scale):
     last = None if state is None else state.last
     scale, q_BTHK, k_BTGK, v_BTGV, pos_BT = attention._prepare(q_BTHK, k_BTGK, v_BTGV, last, pos, None, scale)
+    if options.compression is not None:
+        options.compression.keys.check(options.block, k_BTGK.shape[3])
+        options.compression.values.check(options.block, v_BTGV.shape[3])
     if state is None:
         batch, time, kv_heads, key_size = k_BTGK.shape
         sizes = batch, time, kv_heads, key_size, v_BTGV.shape[3]

@@ -56,6 +56,7 @@ def init_state(
 
 def _prepare(q_BTHK, k_BTGK, v_BTGV, read_BTHK, write_BTGK, gate_H, state, pos, segment, scale):
     chex.assert_scalar_positive(segment)
+    chex.assert_rank([read_BTHK, write_BTGK], 4)
     chex.assert_equal_shape_prefix([q_BTHK, read_BTHK], 3)
     chex.assert_equal_shape_prefix([k_BTGK, write_BTGK], 3)
     chex.assert_axis_dimension(write_BTGK, 3, read_BTHK.shape[3])
