@@ -84,6 +84,10 @@ MIXERS = {
     "native-sparse": attention(
         "native_sparse_attention", "summaries of blocks, a few blocks and a window", block=16, selected=4, window=64
     ),
+    "indexer": attention(
+        "deepseek_sparse_attention", "64 tokens, which an indexer chooses", selected=64, index_heads=2, index_size=16
+    ),
+    "segments": attention("infini_attention", "segments of 64 tokens, and a memory of all earlier ones", segment=64),
     "deformable": attention("deformable_attention", "4 points per head, at learned offsets"),
     "lightning": attention("lightning", "linear attention with fixed decays"),
     "gla": attention("gla", "gated linear attention", key_factor=1.0),
@@ -120,7 +124,8 @@ WHOLE = (OWN, *(f"{OWN}+{lever}" for lever in (*COMPRESSIONS, "lora")))
 PRESETS = {
     "quick": TablePreset((*every("transformer", *MIXERS), "retnet"), BUDGET, 1, WHOLE, GIVEN),
     "full": TablePreset(
-        (*every("transformer"), *every("retnet", *ATTENTION), *every("mamba", *ATTENTION)), BUDGET._replace(name="full"), 3,
+        (*every("transformer"), *every("retnet", *ATTENTION), *every("mamba", *ATTENTION)),
+        BUDGET._replace(name="full", tokens=307_200), 3,
         (*WHOLE, *every(CUT, *COMPRESSIONS, *MIXERS)), GIVEN,
     ),
 }  # fmt: skip
