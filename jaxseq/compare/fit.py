@@ -58,6 +58,8 @@ def fit(config: ConfigDict, parameters: int, tolerance: float = TOLERANCE) -> Co
 
     Raises UserError if no shape comes that near (the message names the nearest one), and the errors of a bad config.
     """
+    if "stack" not in config.model:
+        raise UserError("only architectures with a model.stack can be fitted to a number of parameters; leave this one out")
     aspect = config.model.width / sum(segment.repeats for segment in _stack.parse(config.model.stack))
     most = widest(config, parameters, aspect)  # raises the errors of the config itself
     tried: dict[ModelSize, int] = {}

@@ -29,4 +29,5 @@ def add(x_BTD: jax.Array, pos_BT: jax.Array, kind: str, table_SD: jax.Array | No
 def sinusoids(pos_BT: jax.Array, width: int, dtype: DTypeLike) -> jax.Array:
     """[B, T, D]: sin(pos / 10000^(2i/D)) and cos(…), interleaved (Vaswani et al. 2017, arXiv:1706.03762, §3.5)."""
     angle_BTF = pos_BT[..., None] * 10000.0 ** (-jnp.arange(0, width, 2, dtype) / width)
-    return jnp.stack([jnp.sin(angle_BTF), jnp.cos(angle_BTF)], axis=-1).reshape(*pos_BT.shape, -1)[..., :width].astype(dtype)
+    pairs_BTFC = jnp.stack([jnp.sin(angle_BTF), jnp.cos(angle_BTF)], axis=-1)
+    return pairs_BTFC.reshape(*pos_BT.shape, 2 * angle_BTF.shape[-1])[..., :width].astype(dtype)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import jaxseq
+from jaxseq.models import _positions
 from jaxseq.testing import compare
 
 SIZES = {
@@ -29,3 +30,13 @@ def test_rows_of_the_table_are_the_tokens(name, pos):
         wanted, got = (apply(variables, inputs, state, pos, form=form) for inputs in (tokens, rows))
         assert compare.worst(got, wanted)[0] == 0
     assert compare.error(apply(variables, rows[:, ::-1], None, pos, form="parallel")[0], wanted[0]) > 1e-3
+
+
+@pytest.mark.parametrize("width", [6, 7])
+@pytest.mark.parametrize("length", [0, 3])
+def test_sinusoids_alternate_sines_and_cosines(width, length):
+    found = _positions.sinusoids(np.arange(2 * length).reshape(2, length), width, np.float32)
+    channel = np.arange(width)
+    angle = np.arange(2 * length).reshape(2, length, 1) / 10000.0 ** (2 * (channel // 2) / width)
+    assert found.shape == (2, length, width) and found.dtype == np.float32
+    np.testing.assert_allclose(found, np.where(channel % 2, np.cos(angle), np.sin(angle)), atol=1e-6)
