@@ -41,10 +41,11 @@ class Shape:
 
 @dataclasses.dataclass
 class TimedModel:
-    """One architecture at one length: what is known about it, and the calls that are timed."""
+    """One architecture at one length: what is known about it, the calls that are timed, and both for each of its peers."""
 
     record: dict[str, Any]
     calls: dict[str, Callable[[], Any]]
+    peers: dict[str, tuple[dict[str, Any], dict[str, Callable[[], Any]]]] = dataclasses.field(default_factory=dict)
 
 
 def model_config(name: str, shape: Shape, length: int) -> ConfigDict:
@@ -67,7 +68,8 @@ def bench(
     Keys: kind, platform, device, versions, date, dtype, width, and records. A record has architecture, parameters, length and
     ours_ms; floor_ms and of_floor = ours_ms / floor_ms; reference and of_reference, the ratio to the first architecture; and
     with peers: peer, peer_ms, ratio = ours_ms / peer_ms, spread of that ratio (interquartile range / median), difference of the
-    logits, and verdict: "faster", "slower", or None when the spread is above 10 %. Times are medians over rounds.
+    logits, and verdict: "faster", "slower", or None when the spread is above 10 %. An architecture that several peers have has
+    a record for each. Times are medians over rounds.
     """
     if kind not in KINDS:
         raise UserError(f"there is no benchmark {kind!r} of models; choose one of: {', '.join(KINDS)}")
@@ -75,7 +77,8 @@ def bench(
         raise UserError("nothing to measure: name at least one architecture and one round")
     found = libraries.available() if peers else {}
     if peers and not found:
-        needed = " or ".join(" and ".join(registry.load("bench.peers", name).PACKAGES) for name in registry.names("bench.peers"))
+        known = [registry.load("bench.peers", name).PACKAGES.values() for name in registry.names("bench.peers")]
+        needed = ", or ".join(" and ".join(packages) for packages in known)
         raise UserError(f"no library to compare with is installed; install {needed}, or leave out --peers")
     result = {"kind": kind, **about(shape.dtype), "width": shape.width, "records": []}
     result["versions"] = {"jaxseq": jaxseq.__version__, "jax": result.pop("jax"), "peers": list(found)}
@@ -92,7 +95,7 @@ def bench(
 
 
 def case(kind: str, name: str, shape: Shape, length: int, peers: Mapping[str, Any]) -> TimedModel:
-    """Compiles one architecture, and opens it in the first peer that has it. If either fails, the record has the reason."""
+    """Compiles one architecture, and opens it in all peers that have it. If nothing is left, the record has the reason."""
     config = model_config(name, shape, length + shape.steps)
     model = jaxseq.build(config)
     params = jax.jit(model.init)(jax.random.key(0), *model.example())["params"]
@@ -102,19 +105,20 @@ def case(kind: str, name: str, shape: Shape, length: int, peers: Mapping[str, An
     except (jax.errors.JaxRuntimeError, MemoryError, UserError) as error:
         return TimedModel(record | {"failed": str(error).partition("\n")[0]}, {})
     record |= known
-    reasons = []
+    found, reasons = {}, []
     for label, library in peers.items():
         try:
             peer = library.open(model, params)
-            record |= {"peer": label, "difference": _difference(model, params, peer)}
             theirs = _theirs(kind, peer, shape, length)
+            about = {"peer": label, "difference": _difference(model, params, peer)}
         except UserError as error:
             reasons.append(str(error).partition(";")[0])
             continue
         if (slowest := max(timing.seconds(call) for call in theirs.values())) < SLOW:
-            return TimedModel(record, calls | theirs)
-        reasons.append(f"{label} takes {slowest:.0f} s")
-    return TimedModel(record | ({"no_peer": "; ".join(reasons)} if reasons else {}), calls)
+            found[label] = about, theirs
+        else:
+            reasons.append(f"{label} takes {slowest:.0f} s")
+    return TimedModel(record | ({"no_peer": "; ".join(reasons)} if reasons and not found else {}), calls, found)
 
 
 def _ours(kind: str, config: ConfigDict, model: Any, params: Any, shape: Shape, length: int) -> tuple[dict, dict]:
@@ -153,24 +157,27 @@ def _difference(model: Any, params: Any, peer: Any) -> float:
 
 def measure(cases: Mapping[str, TimedModel], kind: str, shape: Shape, rounds: int, progress: OnProgress = silent) -> list[dict]:
     """The records of all cases, timed in turns."""
-    calls = {(name, part): call for name, one in cases.items() for part, call in one.calls.items()}
-    laps = timing.laps(calls, rounds, progress)
+    calls: dict[tuple[str, ...], Callable[[], Any]] = {}
+    for name, one in cases.items():
+        calls |= {(name, part): call for part, call in one.calls.items()}
+        calls |= {(name, label, part): call for label, (_, own) in one.peers.items() for part, call in own.items()}
+    laps = {key: np.asarray(found) for key, found in timing.laps(calls, rounds, progress).items()}
     per_call = shape.steps if kind == "decode" else 1
     reference = next((name for name, one in cases.items() if one.calls), None)
     records = []
     for name, one in cases.items():
         record = dict(one.record)
         if one.calls:
-            own = {part: np.asarray(laps[name, part]) for part in one.calls}
-            ours, first = own["ours"] / per_call, np.asarray(laps[reference, "ours"]) / per_call
+            ours, first = laps[name, "ours"] / per_call, laps[reference, "ours"] / per_call
             record["ours_ms"] = 1e3 * float(np.median(ours))
-            if "floor" in own:
-                record["floor_ms"] = 1e3 * float(np.median(own["floor"]))
+            if (name, "floor") in laps:
+                record["floor_ms"] = 1e3 * float(np.median(laps[name, "floor"]))
             record["of_floor"] = record["ours_ms"] / record["floor_ms"]
             record |= {"reference": reference, "of_reference": timing.ratio(ours, first).value}
-            if "peer" in own:
-                record |= _against(ours, (own["peer"] - own.get("peer prompt", 0)) / per_call)
-        records.append(record)
+        for label, (about_peer, _) in one.peers.items():
+            theirs = (laps[name, label, "peer"] - laps.get((name, label, "peer prompt"), 0)) / per_call
+            records.append(record | about_peer | _against(ours, theirs))
+        records += [] if one.peers else [record]
     return records
 
 

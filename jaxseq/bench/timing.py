@@ -11,7 +11,7 @@ import numpy as np
 FASTEST = 0.05  # minimum seconds of one timing: short calls are repeated to reach it
 SPREAD = 0.10  # a ratio with a larger spread gives no ranking
 
-Calls = Mapping[str, Callable[[], Any]]
+Calls = Mapping[Any, Callable[[], Any]]  # by names, or by tuples of names
 OnProgress = Callable[[float, str], None]  # (fraction that is done, current activity)
 
 
@@ -19,13 +19,13 @@ def silent(fraction: float, note: str) -> None:
     pass
 
 
-def laps(calls: Calls, rounds: int, on_progress: OnProgress = silent, shortest: float = FASTEST) -> dict[str, list[float]]:
+def laps(calls: Calls, rounds: int, on_progress: OnProgress = silent, shortest: float = FASTEST) -> dict[Any, list[float]]:
     """Seconds per call in each round. A call must block until its work is done. One warm-up call is not counted."""
     repeats = {name: max(1, math.ceil(shortest / max(seconds(call), 1e-6))) for name, call in calls.items()}
-    found: dict[str, list[float]] = {name: [] for name in calls}
+    found: dict[Any, list[float]] = {name: [] for name in calls}
     for lap in range(rounds):
         for name, call in calls.items():
-            on_progress(lap / rounds, f"timing {name}")
+            on_progress(lap / rounds, f"timing {name if isinstance(name, str) else ', '.join(name)}")
             found[name].append(seconds(call, repeats[name]))
     return found
 
@@ -37,7 +37,7 @@ def seconds(call: Callable[[], Any], repeat: int = 1) -> float:
     return (time.perf_counter() - start) / repeat
 
 
-def in_turns(calls: Calls, rounds: int, on_progress: OnProgress = silent) -> dict[str, float]:
+def in_turns(calls: Calls, rounds: int, on_progress: OnProgress = silent) -> dict[Any, float]:
     """Median seconds per call of each, see `laps`."""
     return {name: statistics.median(found) for name, found in laps(calls, rounds, on_progress).items()}
 

@@ -10,7 +10,8 @@ ops: every op forward and in training; its forms are compared with each other an
 form that is fastest at each length on this platform in jaxseq/ops/_auto.json, from which the form "auto" chooses.
 
 train, prefill, decode: whole models of --width with random weights. --peers runs the same weights in the libraries that are
-installed (transformers with torch), and prints ratios; ratios with a spread over rounds above 10 % are inconclusive.
+installed (transformers with torch, llama-cpp-python), and prints ratios; ratios with a spread over rounds above 10 % are
+inconclusive.
 
 Compared runs are interleaved; times are medians in milliseconds.
 """
@@ -145,7 +146,9 @@ def _no_peers(records: list[dict]) -> str:
 def _model_cells(records: list[dict]) -> list[list[str]]:
     """The header, and a row for each model."""
     peers = any("peer_ms" in r or "no_peer" in r for r in records)
+    several = len({r["peer"] for r in records if "peer" in r}) > 1
     header = ["model", "size", "ours ms", "x floor", "x first", *(("peer ms", "ratio", "spread", "") if peers else ())]
+    header += ["peer"] if several else []
     rows = []
     for record in records:
         cells = [record["architecture"]]
@@ -156,7 +159,7 @@ def _model_cells(records: list[dict]) -> list[list[str]]:
             cells += [f"{record['of_floor']:.1f}", f"{record['of_reference']:.2f}"]
         if "ratio" in record:
             cells += [f"{record['peer_ms']:.4g}", f"{record['ratio']:.2f}", f"{record['spread']:.0%}"]
-            cells.append(record["verdict"] or "no rank")
+            cells += [record["verdict"] or "no rank", *([record["peer"].split()[0]] if several else [])]
         rows.append(cells + [""] * (len(header) - len(cells)))
     return [header, *rows]
 

@@ -1,9 +1,11 @@
 """Applies a recipe to the weights of a workdir and measures the model before and after."""
 
+import contextlib
 import json
 import logging
 import math
 import os
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +13,13 @@ import jax
 
 import jaxseq
 from jaxseq import paths, recipes, registry, weights
+from jaxseq.bench import peers, timing
+from jaxseq.bench.peers import llama_cpp
 from jaxseq.compare import measure
 from jaxseq.compress._calibration import Calibration
 from jaxseq.compress._work import Work
 from jaxseq.config import from_dict, to_dict
+from jaxseq.errors import UserError
 from jaxseq.train import load_variables, save_params, structure
 from jaxseq.weights import Factored, QuantizedWeight, Sparse
 
@@ -77,6 +82,7 @@ def compared(
         result[side] |= {"state_bytes": _state_bytes(config, context), "parameters": count(variables["params"])}
         sides[side] = config, variables["params"]
     _decoding(result, sides, context, say)
+    _decoding_by_llama_cpp(result, sides, context, say)
     return result
 
 
@@ -126,3 +132,26 @@ def _decoding(
     for side in sides:
         found = seconds.get(side)
         result[side]["tokens_per_second"] = 1 / found if isinstance(found, float) else None
+
+
+def _decoding_by_llama_cpp(
+    result: dict[str, Any], sides: dict[str, tuple[Any, Any]], context: int | None, say: Callable[[str], None]
+) -> None:
+    """Adds `llama_cpp_tokens_per_second` if llama-cpp-python is installed and has the model: as above, with weights of as many
+    bits."""
+    if llama_cpp not in peers.available().values():
+        return
+    context = context or next(iter(sides.values()))[0].train.length
+    steps = max(min(DECODED, context - 1), 1)
+    calls: dict[tuple[str, str], Callable[[], None]] = {}
+    for side, (config, params) in sides.items():
+        with contextlib.suppress(UserError):
+            peer = llama_cpp.open(jaxseq.build(config), params)
+            prompt = max(context - steps, 1)
+            calls |= {(side, "prompt"): peer.generating(prompt, 1), (side, "all"): peer.generating(prompt, 1 + steps)}
+    say("timing llama.cpp")
+    seconds = timing.laps(calls, ROUNDS)
+    for side in sides:
+        laps = zip(seconds.get((side, "all"), ()), seconds.get((side, "prompt"), ()), strict=True)
+        rates = [steps / (both - prompt) for both, prompt in laps]
+        result[side]["llama_cpp_tokens_per_second"] = statistics.median(rates) if rates else None

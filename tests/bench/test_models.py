@@ -9,10 +9,13 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from gguf import GGUFReader
 from rich.console import Console
 
-from jaxseq import cli
+import jaxseq
+from jaxseq import cli, convert, weights
 from jaxseq.bench import models, timing
+from jaxseq.bench.peers import llama_cpp, transformers
 from jaxseq.cli import bench
 from jaxseq.errors import UserError
 
@@ -22,8 +25,6 @@ SMALL = ["--architectures=transformer,retnet", "--width=16", "--rows=1", "--roun
 
 class Same:
     """A peer that runs our model and sleeps `seconds` in each call."""
-
-    PACKAGES = ("numpy",)
 
     def __init__(self, seconds: float):
         self.seconds = seconds
@@ -124,7 +125,7 @@ def test_a_table_fits_80_columns_and_says_the_same_in_markdown():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train", "--peers"], "no library to compare with is installed; install transformers and torch"),
+        (["train", "--peers"], "is installed; install llama-cpp-python and gguf, or transformers and torch"),
         (["train", "--rounds=0"], "--rounds=0 measures nothing"),
         (["decode", "--lengths=x"], "--lengths=x is not a list"),
         (["prefill", "--plot=x.txt"], "must end in one of"),
@@ -142,8 +143,36 @@ def test_bad_arguments(words, message, capsys, monkeypatch):
 @pytest.mark.skipif(not importlib.util.find_spec("transformers"), reason="transformers is not installed")
 @pytest.mark.parametrize("name", ["transformer", "gpt2", "rwkv4", "mamba2"])
 def test_transformers_computes_the_same(name):
-    (library,) = models.libraries.available().values()
-    config = models.model_config(name, models.Shape(width=32), 64)
-    model = models.jaxseq.build(config)
-    params = jax.jit(model.init)(jax.random.key(0), *model.example())["params"]
-    assert models._difference(model, params, library.open(model, params)) < 1e-5
+    model, params = made(name)
+    assert models._difference(model, params, transformers.open(model, params)) < 1e-5
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("llama_cpp"), reason="llama-cpp-python is not installed")
+@pytest.mark.parametrize("name", ["transformer", "llama"])
+def test_llama_cpp_computes_the_same(name):
+    model, params = made(name)
+    peer = llama_cpp.open(model, params)
+    assert models._difference(model, params, peer) < 1e-5
+    peer.generating(10, 3)()
+    with pytest.raises(UserError, match="trains no models"):
+        peer.training(1, 8)
+
+
+def made(name: str):
+    model = jaxseq.build(models.model_config(name, models.Shape(width=64), 64))
+    return model, jax.jit(model.init)(jax.random.key(0), *model.example())["params"]
+
+
+@pytest.mark.parametrize(("kind", "bound"), [("", 0), ("int8", 0.01), ("nf4", 0.15)])
+def test_a_file_for_llama_cpp_has_our_weights_in_as_many_bits(kind, bound, tmp_path):
+    model, params = made("llama")
+    if kind:
+        params |= {"embedding": weights.QuantizedWeight.of(params["embedding"], kind, (-1,))}
+    llama_cpp.write(tmp_path / "model.gguf", model, params)
+    types = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(tmp_path / "model.gguf").tensors}
+    assert types["blk.0.ffn_up.weight"] == {"": "F32", "int8": "Q8_0", "nf4": "Q4_0"}[kind]
+    assert types["output_norm.weight"] == "F32"
+    _, found = convert.from_pretrained(tmp_path / "model.gguf")
+    wanted = weights.merged(params)
+    differences = jax.tree.map(lambda a, b: float(abs(a - b).max() / abs(b).max()), found, wanted)
+    assert max(jax.tree.leaves(differences)) <= bound

@@ -1,6 +1,7 @@
 """`jaxseq compress`: its figures, and a workdir that the other commands can open."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -9,10 +10,13 @@ from helpers.train_tiny import finish, launch, tiny, write_documents
 
 import jaxseq
 from jaxseq import convert, weights
+from jaxseq.bench.peers import llama_cpp
 from jaxseq.cli import main
+from jaxseq.compress import _run
 from jaxseq.train import load, train
 
 FIGURES = {"bytes", "bits_per_byte", "tokens_per_second", "state_bytes", "parameters"}
+LLAMA_CPP = "llama_cpp_tokens_per_second"  # where llama-cpp-python is installed
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +43,27 @@ def compressed(run, out, recipe, capsys, *words) -> dict:
 def test_a_smaller_model_on_disk(run, tmp_path, capsys, recipe, smaller):
     found = compressed(run, tmp_path / "out", recipe, capsys)
     before, after = found["before"], found["after"]
-    assert before.keys() == after.keys() == FIGURES
+    assert before.keys() == after.keys() and before.keys() - {LLAMA_CPP} == FIGURES
     assert after["bytes"] < smaller * before["bytes"]
     assert after["bits_per_byte"] < (1.02 if recipe == "int8" else 1.5) * before["bits_per_byte"]
     assert json.loads((tmp_path / "out" / "compress.json").read_text()) == found
     assert all(np.isfinite(value) and value > 0 for side in (before, after) for value in side.values())
+
+
+def test_the_speed_of_llama_cpp_stands_beside_ours(run, tmp_path, capsys, monkeypatch):
+    kinds = []
+
+    def opened(model, params):
+        kinds.append(llama_cpp._type_of(params))
+        llama_cpp.write(tmp_path / "model.gguf", model, params)
+        return SimpleNamespace(generating=lambda length, steps: lambda: steps)
+
+    seconds = lambda calls, rounds: {key: rounds * [0.5 + 0.01 * call()] for key, call in calls.items()}  # noqa: E731
+    monkeypatch.setattr(_run, "timing", SimpleNamespace(laps=seconds))
+    monkeypatch.setattr(_run.peers, "available", lambda: {"llama-cpp-python": llama_cpp})
+    monkeypatch.setattr(llama_cpp, "open", opened)
+    found = compressed(run, tmp_path / "out", "int8", capsys)
+    assert kinds == ["F32", "Q8_0"] and all(found[side][LLAMA_CPP] == pytest.approx(100) for side in ("before", "after"))
 
 
 def test_zeros_take_less_space_on_disk(run, tmp_path, capsys):

@@ -1,6 +1,6 @@
 """Other libraries that compute the same models, one file each, used if they are installed.
 
-    PACKAGES                       names on PyPI; the peer is available if all can be imported
+    PACKAGES                       {module: name on PyPI}; the peer is available if all modules can be imported
     open(model, params)            the peer's model with our weights; raises UserError if the library has no such model
     .logits(tokens_BT)             numpy [B, T, V], to check that both compute the same
     .training(rows, length)        a call that runs one training step on random tokens: gradients, clipping, AdamW
@@ -21,5 +21,6 @@ def available() -> dict[str, ModuleType]:
     for name in registry.names("bench.peers"):
         peer = registry.load("bench.peers", name)
         if all(importlib.util.find_spec(package) for package in peer.PACKAGES):
-            found[", ".join(f"{package} {importlib.metadata.version(package)}" for package in peer.PACKAGES)] = peer
+            versions = {package: importlib.metadata.version(package) for package in peer.PACKAGES.values()}
+            found[", ".join(f"{package} {version}" for package, version in versions.items())] = peer
     return found

@@ -10,7 +10,7 @@ import numpy as np
 from jaxseq import convert
 from jaxseq.errors import UserError
 
-PACKAGES = ("transformers", "torch")
+PACKAGES = {"transformers": "transformers", "torch": "torch"}
 
 
 class Peer:
