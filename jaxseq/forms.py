@@ -2,7 +2,8 @@
 
 A `form` is a name ("recurrent", "parallel", "chunkwise", "pallas", "auto") or a choice per mixer label, where "*" stands for all
 other labels: the mapping `{"attention": "pallas", "*": "chunkwise"}`, or the same as text, "attention=pallas,*=chunkwise".
-"auto" uses the fastest form in `ops/_auto.json`, which `jaxseq bench --write` measures for a platform.
+"auto" uses the form in `ops/_auto.json` that `jaxseq bench ops --write` found fastest on this platform for the purpose (training
+with packed rows, or prefill of one document), the dtype, the sizes ("small" or "large") and the length of the rows.
 
 A `Plan` holds the form, the platform and the purpose of a program. A program makes it once, by `plan`; all its ops are looked up
 through it.
@@ -12,7 +13,8 @@ import dataclasses
 import functools
 import json
 import logging
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -25,6 +27,7 @@ from jaxseq.errors import UserError
 Form = str | tuple[tuple[str, str], ...]
 
 PURPOSES = ("train", "prefill", "decode")
+SMALL = 256  # numbers per token of an op's first input, such as heads times head size
 
 _log = logging.getLogger("jaxseq.forms")
 
@@ -52,26 +55,37 @@ def of_label(form: Form, label: str | None) -> str:
 
 @functools.cache
 def table() -> dict:
-    """{"choices": {platform: {op: {"PURPOSE DTYPE": [[largest T, form], …]}}}, "measured": …}; the last row: also larger T."""
+    """{"choices": {platform: {op: {KEY: [[largest T, form], …]}}}, "measured": …}; KEY as of `key`, the last row: also larger T."""
     return json.loads(resources.files("jaxseq.ops").joinpath("_auto.json").read_text(encoding="utf-8"))
 
 
-@functools.cache
-def automatic(op: str, time: int, platform: str, purpose: str = "train", dtype: str = "float32") -> str:
-    """The fastest measured form of this op. For T = 1 it is always "recurrent".
+def size_class(shape: Sequence[int]) -> str:
+    """"small" or "large": whether an input with this shape after [B, T] has up to SMALL numbers per token."""
+    return "small" if math.prod(shape) <= SMALL else "large"
 
-    A dtype that was not measured uses float32's figures; an op that was not measured is "chunkwise". Each choice is logged once.
+
+def key(purpose: str, dtype: str, size: str) -> str:
+    """Of a row of choices. Decoding of several tokens is prefill."""
+    return f"{'train' if purpose == 'train' else 'prefill'} {dtype} {size}"
+
+
+@functools.cache
+def automatic(op: str, time: int, platform: str, purpose: str = "train", dtype: str = "float32", size: str = "small") -> str:
+    """The form that was measured to be the fastest for this op. For T = 1 it is always "recurrent".
+
+    What was not measured uses the figures of small sizes, then of float32, then of both; an op or a platform without figures
+    runs in the chunkwise form. Each choice is logged once.
     """
     if time == 1:
         return "recurrent"
     measured = table()["choices"].get(platform, {}).get(op, {})
-    purpose = "train" if purpose == "train" else "prefill"
-    rows = measured.get(f"{purpose} {dtype}") or measured.get(f"{purpose} float32")
-    if not rows:
-        _log.info("auto: %s was not measured on %s and runs in its chunkwise form", op, platform)
+    near = dict.fromkeys(key(purpose, own, its) for own in (dtype, "float32") for its in (size, "small"))
+    rows = next((measured[name] for name in near if measured.get(name)), None)
+    if rows is None:
+        _log.info("auto: %s is unmeasured on %s: chunkwise", op, platform)
         return "chunkwise"
     form = next((form for limit, form in rows if time <= limit), rows[-1][1])
-    _log.info("auto: %s at T=%d (%s, %s) on %s runs in its %s form", op, time, purpose, dtype, platform, form)
+    _log.info("auto: %s at T=%d (%s) on %s runs in its %s form", op, time, key(purpose, dtype, size), platform, form)
     return form
 
 
@@ -119,7 +133,9 @@ class Plan:
 
         def call(*xs, **kwargs):
             dtype = jnp.result_type(xs[0]).name
-            chosen = form if form != "auto" else automatic(name, xs[0].shape[1], self.platform, self.purpose, dtype)
+            chosen = form
+            if form == "auto":
+                chosen = automatic(name, xs[0].shape[1], self.platform, self.purpose, dtype, size_class(xs[0].shape[2:]))
             function = find(name, chosen, self.platform)
             if self.seen:
                 self.seen(name, chosen, xs, kwargs)

@@ -1,8 +1,11 @@
 """Times the forms of every op, forward and in training, and compares them with each other and with the machine's limits.
 
-Arguments have the shapes that the laptop-size architectures pass to an op (recorded while a model is traced) and values sampled
-from the op's `example`. Every length has the same total number of tokens, like training batches. The forms of one op and
+Arguments have the shapes that architectures pass to an op (recorded while a model is traced), those of laptop size or the
+smallest published ones, and values sampled from the op's `example`. Every length has the same total number of tokens, like
+training batches. Training has two documents in a row, and forward, which chooses for prefill, one. The forms of one op and
 length are timed in turns, so that other load on the machine slows all of them alike; figures are medians.
+
+The chunkwise form is timed twice in each round. Another one is chosen only if it is faster by more than these two differ.
 
 The floor is a lower bound that may not be reachable: the operations of the cheapest form at the rate of a large matrix
 product, or the bytes of arguments and results at the rate of a copy, whichever takes longer.
@@ -12,14 +15,11 @@ import collections
 import datetime
 import functools
 import importlib.metadata
-import json
 import math
 import os
 import platform
-import re
 import statistics
 from collections.abc import Callable, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseq import forms, kernels, registry
+from jaxseq.bench import choices
 from jaxseq.bench.programs import bytes_of
 from jaxseq.bench.timing import seconds
 from jaxseq.config import config, names
@@ -36,7 +37,8 @@ from jaxseq.models import build
 from jaxseq.train import flops
 
 LENGTHS = (64, 256, 1024, 4096)
-TOKENS = 4096  # rows * T
+TOKENS = {"small": 4096, "large": 1024}  # rows * T
+AGAIN = "again"  # the second timing of the chunkwise form in a round
 MEMORY = 2 << 30  # a form whose temporaries need more bytes is left out
 PATIENCE = 2.0  # a form that took more seconds at one length is left out at longer ones
 BEATEN = 4.0  # a form that takes this many times the best form's time is timed only once
@@ -52,15 +54,17 @@ class OpCall(NamedTuple):
 
 
 class Arguments(NamedTuple):
-    """xs and weights are arrays; `pos_BT` has documents that begin at 0 and in the middle."""
+    """xs and weights are arrays; `pos_BT` has one document, `packed_BT` documents that begin at 0 and in the middle."""
 
     xs: tuple
     weights: dict
     pos_BT: jax.Array
+    packed_BT: jax.Array
 
 
-def calls(dtype: str = "float32") -> dict[str, OpCall]:
-    """{op: the most common call by the laptop-size architectures}; models are traced, not run."""
+def calls(dtype: str = "float32", size: str = "small") -> dict[str, OpCall]:
+    """{op: the most common call by architectures}; models are traced, not run. size: "small" are those of laptop size, "large"
+    the smallest published ones, without the calls that are small."""
     counts: dict[str, collections.Counter] = {}
 
     def seen(name, form, xs, kwargs):
@@ -71,14 +75,21 @@ def calls(dtype: str = "float32") -> dict[str, OpCall]:
             tuple((k, v.shape, v.dtype.name) for k, v in arrays.items()),
             tuple(options.items()),
         )
-        counts.setdefault(name, collections.Counter())[call] += 1
+        if size == "small" or forms.size_class(xs[0].shape[2:]) == size:
+            counts.setdefault(name, collections.Counter())[call] += 1
 
-    for name in names():
+    for name in names() if size == "small" else published():
         model = build(config(name, **{"model.dtype": dtype}))
         tokens_BT = jax.ShapeDtypeStruct((1, 8), jnp.int32)
         form = forms.plan("recurrent", seen=seen)
         jax.eval_shape(functools.partial(model.init, form=form), jax.random.key(0), tokens_BT)
     return {name: counter.most_common(1)[0][0] for name, counter in counts.items()}
+
+
+def published() -> list[str]:
+    """The smallest published size of each architecture that has one, such as "gpt2:124m"."""
+    sizes = {name: getattr(registry.load("configs", name), "SIZES", {}) for name in names()}
+    return [f"{name}:{next(iter(own))}" for name, own in sizes.items() if own]
 
 
 def example_call(op: str, dtype: str) -> OpCall:
@@ -110,21 +121,24 @@ def arguments(op: str, call: OpCall, batch: int, length: int) -> Arguments:
 
     xs = tuple(draw(x, (batch, length, *shape), dtype) for x, (shape, dtype) in zip(known_xs, call.xs, strict=True))
     weights = {name: draw(known_weights.get(name), shape, dtype) for name, shape, dtype in call.weights}
-    pos_BT = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32) % -(-length // 2), (batch, length))
-    return Arguments(xs, weights, pos_BT)
+    pos_T = jnp.arange(length, dtype=jnp.int32)
+    return Arguments(xs, weights, *(jnp.broadcast_to(pos, (batch, length)) for pos in (pos_T, pos_T % -(-length // 2))))
 
 
 def functions(form: Callable, options: dict) -> dict[str, Callable]:
     """{"forward": y, "training": gradients by inputs and weights} of Arguments. Gradients by integers have dtype float0."""
 
-    def forward(args: Arguments):
-        return form(*args.xs, **args.weights, **options, pos=args.pos_BT)[0]
+    def run(xs, weights, pos_BT):
+        return form(*xs, **weights, **options, pos=pos_BT)[0]
 
     def loss(floats, pos_BT):
-        y = forward(Arguments(*floats, pos_BT))
+        y = run(*floats, pos_BT)
         return jnp.sum(jnp.square(y.astype(jnp.promote_types(y.dtype, jnp.float32))))
 
-    return {"forward": forward, "training": lambda args: jax.grad(loss, allow_int=True)((args.xs, args.weights), args.pos_BT)}
+    return {
+        "forward": lambda args: run(args.xs, args.weights, args.pos_BT),
+        "training": lambda args: jax.grad(loss, allow_int=True)((args.xs, args.weights), args.packed_BT),
+    }
 
 
 class Machine(NamedTuple):
@@ -154,14 +168,19 @@ def floors(candidates: dict[str, Callable], options: dict, args: Arguments, dtyp
     return {kind: max(least[kind] / rates.operations, moved[kind] / rates.bytes) for kind in least}
 
 
-def measure(op: str, call: OpCall, length: int, skip: Sequence[str] = (), rounds: int = 5, dtype: str = "float32") -> list[dict]:
-    """One record per form: op, time, rows, form, and forward, training, floor_* in milliseconds, or why it was left out."""
-    batch, options = max(1, TOKENS // length), dict(call.options)
+def measure(
+    op: str, call: OpCall, length: int, skip: Sequence[str] = (), rounds: int = 5, dtype: str = "float32", size: str = "small"
+) -> list[dict]:
+    """One record per form: op, size, time, rows, form, and forward, training, floor_* in milliseconds, or why it was left out.
+
+    The chunkwise form's also has noise_forward and noise_training: by how much it differed from itself, relative to its time.
+    """
+    batch, options = max(1, TOKENS[size] // length), dict(call.options)
     args = arguments(op, call, batch, length)
     candidates = registry.load("ops", op).FORMS | kernels.forms(op)
     records, compiled = {}, {}
     for name, form in candidates.items():
-        records[name] = {"op": op, "time": length, "rows": batch, "form": name}
+        records[name] = {"op": op, "size": size, "time": length, "rows": batch, "form": name}
         if name in skip:
             records[name]["skipped"] = "too slow"
             continue
@@ -172,8 +191,13 @@ def measure(op: str, call: OpCall, length: int, skip: Sequence[str] = (), rounds
             records[name]["skipped"] = "too much memory"
         else:
             compiled[name] = programs
-    for name, medians in _in_turns(compiled, args, rounds).items():
-        records[name] |= {kind: 1e3 * value for kind, value in medians.items()}
+    if "chunkwise" in compiled:
+        compiled[AGAIN] = compiled["chunkwise"]
+    medians = _in_turns(compiled, args, rounds)
+    for kind, second in medians.pop(AGAIN, {}).items():
+        records["chunkwise"][f"noise_{kind}"] = abs(second / medians["chunkwise"][kind] - 1)
+    for name, found in medians.items():
+        records[name] |= {kind: 1e3 * value for kind, value in found.items()}
     limits = floors(candidates, options, args, dtype)
     for record in records.values():
         record |= {f"floor_{kind}": 1e3 * value for kind, value in limits.items()}
@@ -205,34 +229,52 @@ def _in_turns(compiled: dict[str, dict[str, Callable]], args, rounds: int) -> di
 def bench(
     ops: Sequence[str] = (), lengths: Sequence[int] = LENGTHS, rounds: int = 5, dtype: str = "float32",
     progress: Callable[[list[dict]], None] | None = None, finished: Callable[[dict], None] | None = None,
+    sizes: Sequence[str] = tuple(TOKENS),
 ) -> dict:  # fmt: skip
     """Times every form of `ops` (default: all) at every length; the result can be written as JSON.
 
-    `progress` is called with the records of each length, `finished` with the result so far after each op.
+    `progress` is called with the records of each length, `finished` with the result so far after each op. sizes: "small",
+    "large" or both; an op that no published size calls with large inputs has only small ones.
 
-    Keys: platform, device, jax, date, dtype, operations_per_second, bytes_per_second, shapes {op: …}, records, and choices
-    {op: {"PURPOSE DTYPE": [[longest T, form], …]}}: the form that is fastest for the purposes "train" and "prefill".
+    Keys: platform, device, jax, date, dtype, operations_per_second, bytes_per_second, shapes {op: {size: …}}, records, and
+    choices {op: {"PURPOSE DTYPE SIZE": [[longest T, form], …]}} for the purposes "train" and "prefill".
     """
-    ops, known = list(ops) or list(registry.names("ops")), calls(dtype)
+    ops = list(ops) or list(registry.names("ops"))
     for op in ops:
         registry.load("ops", op)  # an unknown name is an error before anything is timed
+    if wrong := [size for size in sizes if size not in TOKENS]:
+        raise UserError(f"there is no size {wrong[0]!r}; choose from: {', '.join(TOKENS)}")
+    known = {size: calls(dtype, size) for size in sizes}
     result = about(dtype) | _rates(dtype) | {"shapes": {}, "records": [], "choices": {}}
     for op in ops:
-        call = known.get(op) or example_call(op, dtype)
-        slow: set[str] = set()
-        records: list[dict] = []
-        for length in sorted(lengths):
-            new = measure(op, call, length, sorted(slow), rounds, dtype)
-            slow |= {r["form"] for r in new if r.get("training", 0) > 1e3 * PATIENCE or "skipped" in r}
-            records += new
-            if progress:
-                progress(new)
-        result["shapes"][op] = {"inputs": [shape for shape, _ in call.xs], "options": dict(call.options), "tokens": TOKENS}
-        result["records"] += records
-        result["choices"][op] = choices(records, dtype)
+        result["shapes"][op], result["choices"][op] = {}, {}
+        for size in sizes:
+            call = known[size].get(op) or (example_call(op, dtype) if size == "small" else None)
+            if call is None:
+                continue
+            records = _lengths(op, call, lengths, rounds, dtype, size, progress)
+            about_call = {"inputs": [shape for shape, _ in call.xs], "options": dict(call.options), "tokens": TOKENS[size]}
+            result["shapes"][op][size] = about_call
+            result["records"] += records
+            result["choices"][op] |= choices.choices(records, dtype, size)
         if finished:
             finished(result)
     return result
+
+
+def _lengths(
+    op: str, call: OpCall, lengths: Sequence[int], rounds: int, dtype: str, size: str, progress: Callable | None
+) -> list[dict]:
+    """The records of one op and size at all lengths."""
+    slow: set[str] = set()
+    records: list[dict] = []
+    for length in sorted(lengths):
+        new = measure(op, call, length, sorted(slow), rounds, dtype, size)
+        slow |= {r["form"] for r in new if r.get("training", 0) > 1e3 * PATIENCE or "skipped" in r}
+        records += new
+        if progress:
+            progress(new)
+    return records
 
 
 def about(dtype: str) -> dict[str, Any]:
@@ -253,61 +295,6 @@ def _rates(dtype: str) -> dict[str, float]:
         "operations_per_second": rates.operations,
         "bytes_per_second": rates.bytes,
     }
-
-
-def choices(records: Sequence[dict], dtype: str) -> dict[str, list[list]]:
-    """{"train DTYPE": …, "prefill DTYPE": …}, see `choose`."""
-    return {f"train {dtype}": choose(records, "training"), f"prefill {dtype}": choose(records, "forward")}
-
-
-def choose(records: Sequence[dict], kind: str) -> list[list]:
-    """[[longest T, form], …] ascending: the form with the least time of this kind at each T; equal neighbours are merged."""
-    rows: list[list] = []
-    for length in sorted({r["time"] for r in records}):
-        timed = [r for r in records if r["time"] == length and kind in r]
-        if not timed:
-            continue
-        best = min(timed, key=lambda r: r[kind])["form"]
-        if rows and rows[-1][1] == best:
-            rows[-1][0] = length
-        else:
-            rows.append([length, best])
-    return rows
-
-
-def merge(table: dict, result: dict) -> dict:
-    """`ops/_auto.json` with the choices and figures of the ops and the dtype of a new result replaced."""
-    backend, dtype = result["platform"], result["dtype"]
-    chosen, measured = (dict(table[key].get(backend, {})) for key in ("choices", "measured"))
-    about = {key: result[key] for key in ("device", "jax", "date")}
-    for op in result["choices"]:
-        chosen[op] = chosen.get(op, {}) | result["choices"][op]
-        figures = [
-            [r["time"], r["form"], round(r["forward"], 3), round(r["training"], 3)]
-            for r in result["records"]
-            if r["op"] == op and "training" in r
-        ]
-        figures = about | result["shapes"][op] | {"time, form, forward ms, training ms": figures}
-        measured[op] = measured.get(op, {}) | {dtype: figures}
-    return {"measured": table["measured"] | {backend: measured}, "choices": table["choices"] | {backend: chosen}}
-
-
-def write(result: dict) -> str:
-    """Merge a result into the committed table that the form "auto" reads; returns its path."""
-    path = resources.files("jaxseq.ops").joinpath("_auto.json")
-    text = json.dumps(merge(json.loads(path.read_text(encoding="utf-8")), result), indent=1)
-    try:
-        path.write_text(_compact(text) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}; run jaxseq from a checkout") from None
-    forms.table.cache_clear()
-    forms.automatic.cache_clear()
-    return str(path)
-
-
-def _compact(text: str) -> str:
-    """JSON with each innermost list on one line, so that a diff shows one measurement per line."""
-    return re.sub(r"\[[^\[\]{}]*\]", lambda match: " ".join(match[0].split()).replace("[ ", "[").replace(" ]", "]"), text)
 
 
 def _processor() -> str:

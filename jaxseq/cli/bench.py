@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="default: float32")
     ops = parser.add_argument_group("ops")
     ops.add_argument("--ops", default="", metavar="A,B", help="only these ops (default: all)")
+    ops.add_argument("--sizes", default="small,large", metavar="A,B", help="of laptop size, or published (default: small,large)")
     ops.add_argument("--write", action="store_true", help="write the choices to jaxseq/ops/_auto.json")
     models = parser.add_argument_group("train, prefill, decode")
     models.add_argument("--architectures", default=MODELS, metavar="A,B", help=f"the first is the reference (default: {MODELS})")
@@ -62,12 +63,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def _ops(args, lengths: list[int]):
     from rich.console import Console
 
+    from jaxseq.bench import choices
     from jaxseq.bench import ops as bench
 
     console = Console(stderr=args.json)
     ops = [op for op in args.ops.split(",") if op]
     show = lambda records: console.print(table(records))  # noqa: E731
-    result = bench.bench(ops, lengths, args.rounds or 5, args.dtype, show, bench.write if args.write else None)
+    sizes, written = args.sizes.split(","), choices.write if args.write else None
+    result = bench.bench(ops, lengths, args.rounds or 5, args.dtype, show, written, sizes)
     console.print(
         f"{result['device']}: {result['operations_per_second'] / 1e9:.3g} GFLOP/s in a matrix product, "
         f"{result['bytes_per_second'] / 1e9:.3g} GB/s in a copy; jax {result['jax']}, {result['dtype']}"
@@ -195,7 +198,7 @@ def table(records: list[dict]) -> "Table":
     from rich.table import Table
 
     first = records[0]
-    grid = Table(title=f"{first['op']}  {first['rows']} x {first['time']} tokens", title_justify="left")
+    grid = Table(title=f"{first['op']}, {first['size']}  {first['rows']} x {first['time']} tokens", title_justify="left")
     grid.add_column("form", no_wrap=True)
     for name in ("forward ms", "x best", "x floor", "training ms", "x best", "x floor", "memory MB"):
         grid.add_column(name, justify="right")

@@ -8,7 +8,7 @@ resumes and does not repeat finished work.
 
   jaxseq improve                                     14 rows, half an hour on 2 cores
 
-  jaxseq improve --preset=full --model=runs/smollm2  more bases, 3 seeds, and a workdir of yours: a night
+  jaxseq improve --preset=full --model=runs/smollm2  more bases, 3 seeds, and a workdir of yours: hours
 
   jaxseq improve --rows=mamba,mamba+int8,mamba+channels:0.25+nf4
 

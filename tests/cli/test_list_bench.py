@@ -9,6 +9,7 @@ from helpers.published_sizes import PUBLISHED, allowed
 
 import jaxseq
 from jaxseq import cli, forms, registry
+from jaxseq.bench import choices
 from jaxseq.bench import ops as bench
 from jaxseq.cli import list as catalog
 
@@ -82,8 +83,10 @@ def test_calls_are_those_of_the_architectures():
     assert calls["selective_scan"].xs == (((256,), "float32"),) * 2 + (((16,), "float32"),) * 2
     args = bench.arguments("selective_scan", calls["selective_scan"], 2, 8)
     assert args.xs[0].shape == (2, 8, 256) and (args.xs[1] > 0).all() and (args.weights["a_DN"] < 0).all()
-    for op in calls:
-        differentiable(op, calls[op])
+    large = bench.calls(size="large")
+    assert large.keys() <= calls.keys() and {forms.size_class(call.xs[0][0]) for call in large.values()} == {"large"}
+    for op, call in (*calls.items(), *large.items()):
+        differentiable(op, call)
 
 
 def differentiable(op, call):
@@ -99,15 +102,16 @@ def test_an_op_that_no_architecture_uses_has_a_call(op):
 
 
 def test_bench_prints_and_chooses(capsys):
-    words = ["bench", "--ops=token_shift", "--lengths=8,4", "--rounds=1"]
+    words = ["bench", "--ops=token_shift", "--lengths=8,4", "--rounds=1", "--sizes=small"]
     assert cli.main([*words, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert [(r["time"], r["form"]) for r in result["records"]] == [
-        (t, form) for t in (4, 8) for form in ("recurrent", "parallel", "chunkwise")
+    assert [(r["size"], r["time"], r["form"]) for r in result["records"]] == [
+        ("small", t, form) for t in (4, 8) for form in ("recurrent", "parallel", "chunkwise")
     ]
     for record in result["records"]:
         assert min(record[k] for k in ("forward", "training", "floor_forward", "floor_training")) > 0
     assert {rows[-1][0] for rows in result["choices"]["token_shift"].values()} == {8}
+    assert result["choices"]["token_shift"].keys() == {"train float32 small", "prefill float32 small"}
     assert result["platform"] == "cpu" and result["device"] and result["jax"] and result["date"]
 
 
@@ -116,26 +120,35 @@ def test_a_form_is_left_out_for_memory_or_time(monkeypatch):
     call = bench.example_call("token_shift", "float32")
     records = bench.measure("token_shift", call, 4, skip=["recurrent"], rounds=1)
     assert [r["skipped"] for r in records] == ["too slow", "too much memory", "too much memory"]
-    assert bench.choose(records, "training") == bench.choose(records, "forward") == []
+    assert choices.choose(records, "training") == choices.choose(records, "forward") == []
 
 
 def test_choose_and_merge():
     def record(time, **training):
-        return [{"op": "x", "time": time, "form": f, "training": ms, "forward": 5 - ms} for f, ms in training.items()]
+        of = {"op": "x", "size": "small", "time": time}
+        return [{**of, "form": f, "training": ms, "forward": 5 - ms} for f, ms in training.items()]
 
     records = [*record(64, a=2, b=1), *record(256, a=2, b=1), *record(1024, a=1, b=2)]
-    assert bench.choose(records, "training") == [[256, "b"], [1024, "a"]]
-    chosen = {"train float32": [[256, "b"], [1024, "a"]], "prefill float32": [[256, "a"], [1024, "b"]]}
-    assert bench.choices(records, "float32") == chosen
+    assert choices.choose(records, "training") == [[256, "b"], [1024, "a"]]
+    chosen = {"train float32 small": [[256, "b"], [1024, "a"]], "prefill float32 small": [[256, "a"], [1024, "b"]]}
+    assert choices.choices(records, "float32", "small") == chosen
     about = {"device": "d", "jax": "1", "date": "2026-01-01", "dtype": "float32"}
-    result = {"platform": "cpu", "shapes": {"x": {"tokens": 1}}, "records": records, "choices": {"x": chosen}}
+    result = {"platform": "cpu", "shapes": {"x": {"small": {"tokens": 1}}}, "records": records, "choices": {"x": chosen}}
     result |= about
-    other = {"train bfloat16": [[64, "a"]]}
+    other = {"train bfloat16 small": [[64, "a"]]}
     old = {"measured": {"tpu": {"x": 1}}, "choices": {"tpu": {"x": other}, "cpu": {"y": other, "x": other}}}
-    new = bench.merge(old, result)
+    new = choices.merge(old, result)
     assert new["choices"] == {"tpu": {"x": other}, "cpu": {"y": other, "x": other | chosen}}
-    assert new["measured"]["tpu"] == {"x": 1} and new["measured"]["cpu"]["x"]["float32"]["device"] == "d"
-    assert json.loads(bench._compact(json.dumps(new, indent=1))) == new
+    assert new["measured"]["tpu"] == {"x": 1} and new["measured"]["cpu"]["x"]["float32 small"]["device"] == "d"
+    assert json.loads(choices._compact(json.dumps(new, indent=1))) == new
+
+
+@pytest.mark.parametrize(("noise", "form"), [(0.0, "parallel"), (0.05, "parallel"), (0.2, "chunkwise")])
+def test_a_form_is_chosen_only_beyond_the_noise(noise, form):
+    times = {"recurrent": 5.0, "parallel": 0.9, "chunkwise": 1.0}
+    records = [{"time": 8, "form": name, "training": ms, "forward": ms} for name, ms in times.items()]
+    records[-1]["noise_training"] = noise
+    assert choices.choose(records, "training") == [[8, form]] and choices.choose(records, "forward") == [[8, "parallel"]]
 
 
 def test_auto_takes_the_form_that_was_measured_to_be_fastest():
@@ -143,25 +156,31 @@ def test_auto_takes_the_form_that_was_measured_to_be_fastest():
     assert {"attention", "retention", "selective_scan", "short_conv", "token_shift"} <= set(table["choices"]["cpu"])
     for op, chosen in table["choices"]["cpu"].items():
         for key, rows in chosen.items():
-            purpose, dtype = key.split()
+            purpose, dtype, size = key.split()
+            assert key == forms.key(purpose, dtype, size)
             assert [limit for limit, _ in rows] == sorted({limit for limit, _ in rows})
             for limit, form in rows:
-                assert forms.automatic(op, limit, "cpu", purpose, dtype) == form
+                assert forms.automatic(op, limit, "cpu", purpose, dtype, size) == form
                 assert forms.find(op, form, "cpu") is registry.load("ops", op).FORMS[form]
-            figures = table["measured"]["cpu"][op][dtype]["time, form, forward ms, training ms"]
+            figures = table["measured"]["cpu"][op][f"{dtype} {size}"]["time, form, forward ms, training ms"]
             for time in {t for t, *_ in figures}:
                 fastest = min((f for f in figures if f[0] == time), key=lambda f: f[columns[purpose]])[1]
-                assert forms.automatic(op, time, "cpu", purpose, dtype) == fastest
+                assert forms.automatic(op, time, "cpu", purpose, dtype, size) in (fastest, "chunkwise")
 
 
-def test_what_auto_does_without_a_measurement():
+def test_what_auto_does_without_a_measurement(caplog):
     assert forms.automatic("retention", 1, "tpu", "train") == "recurrent"
-    assert forms.automatic("retention", 64, "a platform", "train") == "chunkwise"
-    assert forms.automatic("retention", 64, "cpu", "train", "bfloat16") == forms.automatic("retention", 64, "cpu", "train")
+    forms.automatic.cache_clear()
+    with caplog.at_level("INFO", "jaxseq.forms"):
+        assert {forms.automatic("retention", 64, "a platform", "train") for _ in range(2)} == {"chunkwise"}
+    assert caplog.messages == ["auto: retention is unmeasured on a platform: chunkwise"]  # once
+    known = forms.automatic("retention", 64, "cpu", "train")
+    assert known == forms.automatic("retention", 64, "cpu", "train", "bfloat16", "large")
+    assert [forms.size_class(shape) for shape in [(4, 64), (257,), ()]] == ["small", "large", "small"]
 
 
 @pytest.mark.parametrize(
-    ("words", "message"), [(["--ops=atention"], "attention"), (["--lengths=a"], "64,256"), (["--rounds=0"], "rounds")]
+    ("words", "message"), [(["--ops=atention"], "attention"), (["--lengths=a"], "64,256"), (["--rounds=0"], "rounds"), (["--sizes=x"], "'x'")]
 )
 def test_bad_arguments_are_one_line(capsys, words, message):
     assert cli.main(["bench", *words]) == 2
