@@ -31,6 +31,7 @@ GRAINS = (8, 4, 2)  # of the width
 FACTORS = (0.95, 1.05, 0.9, 1.1, 0.85, 1.15, 0.8, 1.2)  # on hidden widths
 MOST = max(FACTORS)
 SIZES = (*((grain, 1.0) for grain in GRAINS), *((GRAINS[0], factor) for factor in FACTORS))
+MANY = 1000  # a depth at which segments that stay single hardly count
 GROUPED = ("kv_heads", "value_heads")  # the config fields that hold numbers of heads, besides `heads`
 
 
@@ -136,7 +137,8 @@ def candidates(
     found = []
     for width in widths:
         fixed, *layers = sum(row * width ** (len(curve) - 1 - i) for i, row in enumerate(curve))
-        deepest = min(parameters * (1 + MARGIN) / max(sum(layers), 1), LIMIT * width / aspect)
+        slope = total((0, layers), scaled(segments, MANY)) / MANY  # not the sum of the layers: some segments stay single
+        deepest = min(parameters * (1 + MARGIN) / max(slope, 1), LIMIT * width / aspect)
         for depth in range(1, int(deepest) + 2):
             shape = ModelSize(width, scaled(segments, depth), factor)
             if shape.distance(aspect) > LIMIT:

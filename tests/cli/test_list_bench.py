@@ -180,7 +180,8 @@ def test_what_auto_does_without_a_measurement(caplog):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"), [(["--ops=atention"], "attention"), (["--lengths=a"], "64,256"), (["--rounds=0"], "rounds"), (["--sizes=x"], "'x'")]
+    ("words", "message"),
+    [(["--ops=atention"], "attention"), (["--lengths=a"], "64,256"), (["--rounds=0"], "rounds"), (["--sizes=x"], "'x'")],
 )
 def test_bad_arguments_are_one_line(capsys, words, message):
     assert cli.main(["bench", *words]) == 2

@@ -51,6 +51,19 @@ def test_fit_gives_all_the_same_size(name):
         assert 1 / fit.SOUND[-1] <= aspect <= fit.SOUND[-1]
 
 
+def test_fit_repeats_a_segment_beside_a_single_one_as_often_as_needed():
+    stack = {"model.stack": "3*(attention swiglu) + (mamba2 swiglu)"}
+    fitted = fit.fit(config_of("transformer", **stack), 20_000_000)
+    assert fit.parameters_of(jaxseq.build(fitted)) == pytest.approx(20_000_000, rel=fit.TOLERANCE)
+    (repeated, single), aspect = _stack.parse(fitted.model.stack), fitted.model.width / 32
+    assert single.repeats == 1 and 1 / fit.SOUND[-1] <= (repeated.repeats + 1) / aspect <= fit.SOUND[-1]
+
+
+def test_fit_needs_a_stack():
+    with pytest.raises(UserError, match="only architectures with a model.stack"):
+        fit.fit(jaxseq.config("bert"), 1_000_000)
+
+
 def test_fit_keeps_segments_in_proportion_and_respects_heads():
     overrides = {"model.stack": "4*(attention swiglu) + 2*(mamba)", "model.width": 96}
     overrides |= {"model.attention.heads": 6, "model.attention.kv_heads": 6}
