@@ -55,7 +55,7 @@ def of_label(form: Form, label: str | None) -> str:
 
 @functools.cache
 def table() -> dict:
-    """{"choices": {platform: {op: {KEY: [[largest T, form], …]}}}, "measured": …}. KEY: see `key`. The last row: also larger T."""
+    """{"choices": {platform: {op: {KEY: [[largest T, form], …]}}}, "measured": …}; KEY: see `key`; last row: also larger T."""
     return json.loads(resources.files("jaxseq.ops").joinpath("_auto.json").read_text(encoding="utf-8"))
 
 
