@@ -1,10 +1,8 @@
 """Settings before JAX starts: CPU, full precision, fast compilation, and one compilation cache for all runs and workers."""
 
 import gc
-import math
 import os
 import signal
-from pathlib import Path
 
 from helpers.cells import pytest_runtest_makereport  # noqa: F401
 from helpers.compiler import flags
@@ -42,17 +40,11 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_runtest_teardown(item, nextitem):
-    """Frees compiled programs after the last test of a group if there are many: a process with thousands of them reaches
-    vm.max_map_count (65,530 by default on Linux) and dies."""
-    if nextitem is not None and _group(nextitem) != _group(item) and _mappings() > 20_000:
+    """Frees compiled programs after the last test of a group: a process with thousands of them reaches vm.max_map_count
+    (Linux) and dies."""
+    if nextitem is not None and _group(nextitem) != _group(item):
         jax.clear_caches()
         gc.collect()
-
-
-def _mappings() -> float:
-    """The number of memory mappings of this process; infinity where the system does not say."""
-    maps = Path("/proc/self/maps")
-    return len(maps.read_bytes().splitlines()) if maps.exists() else math.inf
 
 
 def _group(item) -> str:

@@ -1,6 +1,6 @@
 """Every mixer against every law, with a small width and its defaults. New mixer files are found automatically. The
-laws `gradient`, `dtype` and `none` hold for the ops, which have all laws; the default run tests them for mixers of each kind, the
-others are slow tests."""
+laws `gradient`, `dtype` and `none` hold for the ops, which have all laws; the default run tests them for mixers of each kind, and
+mixers with further options for the laws OF_OPTIONS. The others are slow tests."""
 
 import functools
 
@@ -10,6 +10,7 @@ from helpers.laws import MIXER_OPTIONS, cells, check
 from jaxseq import registry, testing
 
 OF_OPS = {"gradient", "dtype", "none"}
+OF_OPTIONS = {"split", "reset", "padding"}
 KINDS = {"attention", "hyena", "lstm", "mamba", "mla", "moe", "retention", "rwkv7", "rwkv_channel", "s4", "swiglu", "unireplk"}
 
 
@@ -22,7 +23,13 @@ def subject(name: str):
 
 
 NAMES = (*registry.names("mixers"), *MIXER_OPTIONS)
-CELLS = cells("mixers", NAMES, testing.LAWS["mixer"], slow=lambda name, law: law in OF_OPS and name not in KINDS)
+
+
+def is_slow(name: str, law: str) -> bool:
+    return law not in OF_OPTIONS if name in MIXER_OPTIONS else law in OF_OPS and name not in KINDS
+
+
+CELLS = cells("mixers", NAMES, testing.LAWS["mixer"], slow=is_slow)
 
 
 @pytest.mark.cell
