@@ -20,7 +20,7 @@ def choose(records: Sequence[dict], kind: str) -> list[list]:
     slower by no more than its noise. Equal neighbours are merged."""
     rows: list[list] = []
     for length in sorted({r["time"] for r in records}):
-        timed = [r for r in records if r["time"] == length and kind in r]
+        timed = [r for r in records if r["time"] == length and kind in r and "peer" not in r]
         if not timed:
             continue
         least = min(r[kind] for r in timed)

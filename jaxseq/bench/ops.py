@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseq import forms, kernels, registry
-from jaxseq.bench import choices
+from jaxseq.bench import choices, peer_ops
 from jaxseq.bench.programs import bytes_of
 from jaxseq.bench.timing import seconds
 from jaxseq.config import config, names
@@ -125,14 +125,18 @@ def arguments(op: str, call: OpCall, batch: int, length: int) -> Arguments:
     return Arguments(xs, weights, *(jnp.broadcast_to(pos, (batch, length)) for pos in (pos_T, pos_T % -(-length // 2))))
 
 
-def functions(form: Callable, options: dict) -> dict[str, Callable]:
-    """{"forward": y, "training": gradients by inputs and weights} of Arguments. Gradients by integers have dtype float0."""
+def functions(form: Callable, options: dict, peer: bool = False) -> dict[str, Callable]:
+    """{"forward": y, "training": gradients by inputs and weights} of Arguments. Gradients by integers have dtype float0.
 
-    def run(xs, weights, pos_BT):
-        return form(*xs, **weights, **options, pos=pos_BT)[0]
+    peer: it is a function of `peer_ops`, which is told whether rows are packed.
+    """
+
+    def run(xs, weights, pos_BT, packed=False):
+        more = {"packed": packed} if peer else {}
+        return form(*xs, **weights, **options, **more, pos=pos_BT)[0]
 
     def loss(floats, pos_BT):
-        y = run(*floats, pos_BT)
+        y = run(*floats, pos_BT, packed=True)
         return jnp.sum(jnp.square(y.astype(jnp.promote_types(y.dtype, jnp.float32))))
 
     return {
@@ -169,22 +173,26 @@ def floors(candidates: dict[str, Callable], options: dict, args: Arguments, dtyp
 
 
 def measure(
-    op: str, call: OpCall, length: int, skip: Sequence[str] = (), rounds: int = 5, dtype: str = "float32", size: str = "small"
-) -> list[dict]:
+    op: str, call: OpCall, length: int, skip: Sequence[str] = (), rounds: int = 5, dtype: str = "float32", size: str = "small",
+    peers: bool = False,
+) -> list[dict]:  # fmt: skip
     """One record per form: op, size, time, rows, form, and forward, training, floor_* in milliseconds, or why it was left out.
 
     The chunkwise form's also has noise_forward and noise_training: by how much it differed from itself, relative to its time.
+    peers: also of other libraries' functions; their records have `peer`, true, and no form is chosen by them.
     """
     batch, options = max(1, TOKENS[size] // length), dict(call.options)
     args = arguments(op, call, batch, length)
     candidates = registry.load("ops", op).FORMS | kernels.forms(op)
+    theirs = peer_ops.functions(op, args.xs, args.weights, options, dtype) if peers else {}
     records, compiled = {}, {}
-    for name, form in candidates.items():
+    for name, form in (candidates | theirs).items():
         records[name] = {"op": op, "size": size, "time": length, "rows": batch, "form": name}
+        records[name] |= {"peer": True} if name in theirs else {}
         if name in skip:
             records[name]["skipped"] = "too slow"
             continue
-        programs = {kind: jax.jit(f).lower(args).compile() for kind, f in functions(form, options).items()}
+        programs = {kind: jax.jit(f).lower(args).compile() for kind, f in functions(form, options, name in theirs).items()}
         temporary = max(program.memory_analysis().temp_size_in_bytes for program in programs.values())
         records[name]["temporary_bytes"] = temporary
         if temporary > MEMORY:
@@ -229,12 +237,12 @@ def _in_turns(compiled: dict[str, dict[str, Callable]], args, rounds: int) -> di
 def bench(
     ops: Sequence[str] = (), lengths: Sequence[int] = LENGTHS, rounds: int = 5, dtype: str = "float32",
     progress: Callable[[list[dict]], None] | None = None, finished: Callable[[dict], None] | None = None,
-    sizes: Sequence[str] = tuple(TOKENS),
+    sizes: Sequence[str] = tuple(TOKENS), peers: bool = False,
 ) -> dict:  # fmt: skip
     """Times every form of `ops` (default: all) at every length; the result can be written as JSON.
 
     `progress` is called with the records of each length, `finished` with the result so far after each op. sizes: "small",
-    "large" or both; an op that no published size calls with large inputs has only small ones.
+    "large" or both; an op that no published size calls with large inputs has only small ones. peers: see `measure`.
 
     Keys: platform, device, jax, date, dtype, operations_per_second, bytes_per_second, shapes {op: {size: …}}, records, and
     choices {op: {"PURPOSE DTYPE SIZE": [[longest T, form], …]}} for the purposes "train" and "prefill".
@@ -252,7 +260,8 @@ def bench(
             call = known[size].get(op) or (example_call(op, dtype) if size == "small" else None)
             if call is None:
                 continue
-            records = _lengths(op, call, lengths, rounds, dtype, size, progress)
+            one = functools.partial(measure, op, call, rounds=rounds, dtype=dtype, size=size, peers=peers)
+            records = _lengths(one, lengths, progress)
             about_call = {"inputs": [shape for shape, _ in call.xs], "options": dict(call.options), "tokens": TOKENS[size]}
             result["shapes"][op][size] = about_call
             result["records"] += records
@@ -262,14 +271,12 @@ def bench(
     return result
 
 
-def _lengths(
-    op: str, call: OpCall, lengths: Sequence[int], rounds: int, dtype: str, size: str, progress: Callable | None
-) -> list[dict]:
-    """The records of one op and size at all lengths."""
+def _lengths(one: Callable[..., list[dict]], lengths: Sequence[int], progress: Callable | None) -> list[dict]:
+    """The records of one op and size at all lengths; one(length, skip) measures at one of them."""
     slow: set[str] = set()
     records: list[dict] = []
     for length in sorted(lengths):
-        new = measure(op, call, length, sorted(slow), rounds, dtype, size)
+        new = one(length=length, skip=sorted(slow))
         slow |= {r["form"] for r in new if r.get("training", 0) > 1e3 * PATIENCE or "skipped" in r}
         records += new
         if progress:

@@ -7,7 +7,8 @@
   jaxseq bench data --mb=100
 
 ops: every op forward and in training; its forms are compared with each other and with the machine's limits. --write stores the
-form that is fastest at each length on this platform in jaxseq/ops/_auto.json, from which the form "auto" chooses.
+form that is fastest at each length on this platform in jaxseq/ops/_auto.json, from which the form "auto" chooses. --peers: also
+the attention of jax.nn (with cuDNN on GPUs in bfloat16) and of tokamax, if it is installed.
 
 train, prefill, decode: whole models of --width with random weights. --peers runs the same weights in the libraries that are
 installed (transformers with torch, llama-cpp-python), and prints ratios; ratios with a spread over rounds above 10 % are
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", nargs="?", default="ops", choices=[*LENGTHS, "data"], help="default: ops")
     parser.add_argument("--lengths", metavar="T,T", help="tokens per row, prompt or context (default: depends on what is timed)")
     parser.add_argument("--rounds", type=int, help="runs of each, in turns (default: 5 for ops, else 10)")
+    parser.add_argument("--peers", action="store_true", help="time what installed libraries have of the same, too")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="default: float32")
     ops = parser.add_argument_group("ops")
     ops.add_argument("--ops", default="", metavar="A,B", help="only these ops (default: all)")
@@ -39,7 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ops.add_argument("--write", action="store_true", help="write the choices to jaxseq/ops/_auto.json")
     models = parser.add_argument_group("train, prefill, decode")
     models.add_argument("--architectures", default=MODELS, metavar="A,B", help=f"the first is the reference (default: {MODELS})")
-    models.add_argument("--peers", action="store_true", help="time the installed libraries that have the same models too")
     models.add_argument("--width", type=int, default=256, help="of the models (default: 256)")
     models.add_argument("--rows", type=int, default=4, help="of a training batch (default: 4)")
     models.add_argument("--steps", type=int, default=64, help="tokens decoded in one call (default: 64)")
@@ -70,7 +71,7 @@ def _ops(args, lengths: list[int]):
     ops = [op for op in args.ops.split(",") if op]
     show = lambda records: console.print(table(records))  # noqa: E731
     sizes, written = args.sizes.split(","), choices.write if args.write else None
-    result = bench.bench(ops, lengths, args.rounds or 5, args.dtype, show, written, sizes)
+    result = bench.bench(ops, lengths, args.rounds or 5, args.dtype, show, written, sizes, args.peers)
     console.print(
         f"{result['device']}: {result['operations_per_second'] / 1e9:.3g} GFLOP/s in a matrix product, "
         f"{result['bytes_per_second'] / 1e9:.3g} GB/s in a copy; jax {result['jax']}, {result['dtype']}"

@@ -9,11 +9,13 @@ from helpers.published_sizes import PUBLISHED, allowed
 
 import jaxseq
 from jaxseq import cli, forms, registry
-from jaxseq.bench import choices
+from jaxseq.bench import choices, peer_ops
 from jaxseq.bench import ops as bench
 from jaxseq.cli import list as catalog
+from jaxseq.testing import compare
 
 README = ROOT / "README.md"
+ATTENTION = bench.OpCall((((4, 8), "float32"), ((2, 8), "float32"), ((2, 8), "float32")), (), ())
 
 
 def test_list_as_json(capsys):
@@ -113,6 +115,32 @@ def test_bench_prints_and_chooses(capsys):
     assert {rows[-1][0] for rows in result["choices"]["token_shift"].values()} == {8}
     assert result["choices"]["token_shift"].keys() == {"train float32 small", "prefill float32 small"}
     assert result["platform"] == "cpu" and result["device"] and result["jax"] and result["date"]
+
+
+@pytest.mark.parametrize("name", ["jax.nn", "tokamax"])
+@pytest.mark.parametrize("options", [{}, {"window": 5, "scale": 0.3}])
+def test_the_attention_of_other_libraries_is_the_same(name, options):
+    args = bench.arguments("attention", ATTENTION, 2, 16)
+    found = peer_ops.functions("attention", args.xs, {}, options, "float32")
+    if name not in found:
+        pytest.skip(f"{name} is not installed")
+    ours = bench.functions(registry.load("ops", "attention").FORMS["parallel"], options)
+    theirs = bench.functions(found[name], options, peer=True)
+    for kind in ("forward", "training"):
+        wanted, got = (jax.jit(functions[kind])(args) for functions in (ours, theirs))
+        assert compare.worst(got, wanted)[0] < 1e-5
+    assert not peer_ops.functions("attention", args.xs, {}, {"cap": 5.0}, "float32")
+    assert not peer_ops.functions("gla", args.xs, {}, {}, "float32")
+
+
+def test_peers_are_timed_but_not_chosen(monkeypatch):
+    monkeypatch.setitem(bench.TOKENS, "small", 16)
+    records = bench.measure("attention", ATTENTION, 8, rounds=1, peers=True)
+    theirs = [record for record in records if "peer" in record]
+    assert [record["form"] for record in theirs][0] == "jax.nn" and all(record["training"] > 0 for record in theirs)
+    assert {form for _, form in choices.choose([r | {"training": 1.0 if "peer" in r else 2.0} for r in records], "training")} <= {
+        "recurrent", "parallel", "chunkwise",
+    }  # fmt: skip
 
 
 def test_a_form_is_left_out_for_memory_or_time(monkeypatch):
