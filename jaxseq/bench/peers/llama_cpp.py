@@ -21,7 +21,7 @@ LONGEST = 2**20  # tokens, as the file says; rotations have no largest position
 KINDS = {"int8": "Q8_0", "w8a8": "Q8_0", "fp8": "Q8_0", "int4": "Q4_0", "nf4": "Q4_0"}  # {kind of our weights: type in GGUF}
 
 
-class Peer:
+class LlamaCpp:
     def __init__(self, folder: tempfile.TemporaryDirectory, vocab: int):
         self.folder, self.vocab = folder, vocab  # the folder is deleted with the peer
         self.random = np.random.default_rng(0)
@@ -66,10 +66,10 @@ class Peer:
         return call
 
 
-def open(model: Any, params: Any) -> Peer:
+def open(model: Any, params: Any) -> LlamaCpp:
     folder = tempfile.TemporaryDirectory()
     write(Path(folder.name) / "model.gguf", model, params)
-    return Peer(folder, model.vocab)
+    return LlamaCpp(folder, model.vocab)
 
 
 def write(path: Path, model: Any, params: Any) -> None:
