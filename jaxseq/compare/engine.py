@@ -188,7 +188,7 @@ class Comparison:
     def describe(self, name: str, entry: dict) -> None:
         """Fits the architecture to the budget, or reuses the size from an earlier run."""
         config = self.sized(name)
-        plain = to_dict(config)
+        plain = self.plain(config)
         if "curve" in entry and entries.completed(entry["config"]) != plain:
             raise UserError(
                 f"the config of {name} has changed since {self.store.path} was written; give another --out, or delete {self.out}"
@@ -204,6 +204,10 @@ class Comparison:
             "state_bytes": [{"context": n, "bytes": measure.state_bytes(model, n)} for n in self.preset.state_contexts],
         }
         self.display.say(f"{name}: {entry['parameters']:,} parameters, {config.model.stack} of width {config.model.width}")
+
+    def plain(self, config: ConfigDict) -> dict[str, Any]:
+        """The config as the results hold it."""
+        return to_dict(config)
 
     def sized(self, name: str) -> ConfigDict:
         """The config with the number of parameters of the budget."""

@@ -183,6 +183,13 @@ class Table(engine.Comparison):
             config.train.update({key: "{base}" for key in FOLDERS if config.train[key]})
         return config
 
+    def plain(self, config: ConfigDict) -> dict[str, Any]:
+        """The config, without the folder of a given model's tokenizer."""
+        fields = super().plain(config)
+        if (file := Path(fields["data"]["tokenizer"])).is_absolute():
+            fields["data"]["tokenizer"] = file.name
+        return fields
+
     def workdir(self, name: str, seed: int | None = None) -> Path:
         return Path(self.rows[name].workdir) if self.rows[name].workdir else super().workdir(name, seed)
 

@@ -124,6 +124,14 @@ def test_what_is_made_from_a_row_that_failed_fails_too(tmp_path, texts, monkeypa
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("tokenizer", "kept"), [("byte", "byte"), ("hf://a/b", "hf://a/b"), ("/home/me/run/tokenizer.json", "tokenizer.json")]
+)
+def test_results_name_no_folder_of_the_machine(tokenizer, kept):
+    config = jaxseq.config("transformer", **{"data.tokenizer": tokenizer})
+    assert table.Table.plain(table.Table.__new__(table.Table), config)["data"]["tokenizer"] == kept
+
+
 def test_names_of_rows():
     found = rows.named(["retnet+channels:0.25+nf4", "retnet+distilled", "retnet+student"], {})
     assert list(found) == ["retnet", "retnet+channels:0.25+nf4", "retnet+distilled", "retnet+student"]
