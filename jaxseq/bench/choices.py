@@ -8,6 +8,8 @@ from importlib import resources
 from jaxseq import forms
 from jaxseq.errors import UserError
 
+FIGURES, NOISE = "time, form, forward ms, training ms", "time, noise forward, noise training"  # keys of the measurements
+
 
 def choices(records: Sequence[dict], dtype: str, size: str) -> dict[str, list[list]]:
     """{"train DTYPE SIZE": …, "prefill DTYPE SIZE": …}, see `choose`."""
@@ -16,17 +18,14 @@ def choices(records: Sequence[dict], dtype: str, size: str) -> dict[str, list[li
 
 
 def choose(records: Sequence[dict], kind: str) -> list[list]:
-    """[[longest T, form], …] ascending: at each T the form with the least time of this kind, or the chunkwise form if that is
-    slower by no more than its noise. Equal neighbours are merged."""
+    """[[longest T, form], …] ascending: at each T the form with the least time of this kind, where that of the chunkwise
+    form is less by its noise. Equal neighbours are merged."""
     rows: list[list] = []
     for length in sorted({r["time"] for r in records}):
         timed = [r for r in records if r["time"] == length and kind in r and "peer" not in r]
         if not timed:
             continue
-        least = min(r[kind] for r in timed)
-        best = next((r["form"] for r in timed if r[kind] == least), "")
-        if any(r["form"] == "chunkwise" and r[kind] * (1 - r.get(f"noise_{kind}", 0)) <= least for r in timed):
-            best = "chunkwise"
+        best = min(timed, key=lambda r: r[kind] * (1 - r.get(f"noise_{kind}", 0)))["form"]
         if rows and rows[-1][1] == best:
             rows[-1][0] = length
         else:
@@ -42,12 +41,12 @@ def merge(table: dict, result: dict) -> dict:
     for op in result["choices"]:
         chosen[op] = chosen.get(op, {}) | result["choices"][op]
         for size, shapes in result["shapes"][op].items():
-            figures = [
-                [r["time"], r["form"], round(r["forward"], 3), round(r["training"], 3)]
-                for r in result["records"]
-                if (r["op"], r["size"]) == (op, size) and "training" in r
-            ]
-            figures = about | shapes | {"time, form, forward ms, training ms": figures}
+            timed = [r for r in result["records"] if (r["op"], r["size"]) == (op, size) and "training" in r]
+            noise = [r for r in timed if "noise_training" in r]
+            figures = about | shapes | {
+                FIGURES: [[r["time"], r["form"], round(r["forward"], 3), round(r["training"], 3)] for r in timed],
+                NOISE: [[r["time"], round(r["noise_forward"], 4), round(r["noise_training"], 4)] for r in noise],
+            }
             measured[op] = measured.get(op, {}) | {f"{dtype} {size}": figures}
     return {"measured": table["measured"] | {backend: measured}, "choices": table["choices"] | {backend: chosen}}
 

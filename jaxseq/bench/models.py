@@ -174,10 +174,11 @@ def measure(cases: Mapping[str, TimedModel], kind: str, shape: Shape, rounds: in
                 record["floor_ms"] = 1e3 * float(np.median(laps[name, "floor"]))
             record["of_floor"] = record["ours_ms"] / record["floor_ms"]
             record |= {"reference": reference, "of_reference": timing.ratio(ours, first).value}
+        compared = []
         for label, (about_peer, _) in one.peers.items():
             theirs = (laps[name, label, "peer"] - laps.get((name, label, "peer prompt"), 0)) / per_call
-            records.append(record | about_peer | _against(ours, theirs))
-        records += [] if one.peers else [record]
+            compared.append(record | about_peer | _against(ours, theirs))
+        records += compared or [record]
     return records
 
 

@@ -19,17 +19,20 @@ def check(path: str) -> None:
 
 
 def save(path: Path, result: Mapping[str, Any]) -> None:
-    """One line for each architecture; a peer's line is dashed in the same colour."""
+    """One line for each architecture; the lines of its peers are dashed in the same colour."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot(xscale="log", yscale="log", xlabel="tokens", ylabel=TITLES[result["kind"]])
     axes.set_title(f"{result['device']}, {result['dtype']}, width {result['width']}, {result['date']}", fontsize=9)
     for i, name in enumerate(dict.fromkeys(record["architecture"] for record in result["records"])):
-        for key, style, label in (("ours_ms", "o-", name), ("peer_ms", "x--", f"{name}, peer")):
-            points = [(r["length"], r[key]) for r in result["records"] if r["architecture"] == name and key in r]
-            if points:
-                axes.plot(*zip(*points, strict=True), style, color=f"C{i % 10}", label=label, markersize=4, linewidth=1)
+        own = [record for record in result["records"] if record["architecture"] == name]
+        lines = {name: {r["length"]: r["ours_ms"] for r in own if "ours_ms" in r}}
+        for peer in dict.fromkeys(r["peer"] for r in own if "peer" in r):
+            lines[f"{name}, {peer.split()[0]}"] = {r["length"]: r["peer_ms"] for r in own if r.get("peer") == peer}
+        for label, points in lines.items():
+            style = "o-" if label == name else "x--"
+            axes.plot(points.keys(), points.values(), style, color=f"C{i % 10}", label=label, markersize=4, linewidth=1)
     axes.grid(which="both", alpha=0.2)
     figure.legend(loc="outside right upper", fontsize=8)
     figure.savefig(path)

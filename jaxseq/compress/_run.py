@@ -81,8 +81,10 @@ def compared(
         result[side] = {"bytes": measure.disk_bytes(folder, number), name: figures[name]}
         result[side] |= {"state_bytes": _state_bytes(config, context), "parameters": count(variables["params"])}
         sides[side] = config, variables["params"]
-    _decoding(result, sides, context, say)
-    _decoding_by_llama_cpp(result, sides, context, say)
+    context = context or sides["before"][0].train.length
+    steps = max(min(DECODED, context - 1), 1)
+    _decoding(result, sides, context, steps, say)
+    _decoding_by_llama_cpp(result, sides, context, steps, say)
     return result
 
 
@@ -117,38 +119,35 @@ def _state_bytes(config: Any, context: int | None) -> int | None:
 
 
 def _decoding(
-    result: dict[str, Any], sides: dict[str, tuple[Any, Any]], context: int | None, say: Callable[[str], None]
+    result: dict[str, Any], sides: dict[str, tuple[Any, Any]], context: int, steps: int, say: Callable[[str], None]
 ) -> None:
     """Adds `tokens_per_second`, of greedy decoding of one row; both models are timed in turns."""
     seconds: dict[str, Any] = {}
     if all(config.model.kind == "lm" for config, _ in sides.values()):
         say("timing the decoding of both")
-        context = context or next(iter(sides.values()))[0].train.length
         subjects = {
             side: measure.MeasuredModel(config, jaxseq.build(config), params, jax.devices()[:1], {})
             for side, (config, params) in sides.items()
         }
-        seconds = measure.decode(subjects, context, max(min(DECODED, context - 1), 1), ROUNDS)
+        seconds = measure.decode(subjects, context, steps, ROUNDS)
     for side in sides:
         found = seconds.get(side)
         result[side]["tokens_per_second"] = 1 / found if isinstance(found, float) else None
 
 
 def _decoding_by_llama_cpp(
-    result: dict[str, Any], sides: dict[str, tuple[Any, Any]], context: int | None, say: Callable[[str], None]
+    result: dict[str, Any], sides: dict[str, tuple[Any, Any]], context: int, steps: int, say: Callable[[str], None]
 ) -> None:
     """Adds `llama_cpp_tokens_per_second` if llama-cpp-python is installed and has the model: as above, with weights of as many
     bits."""
     if llama_cpp not in peers.available().values():
         return
-    context = context or next(iter(sides.values()))[0].train.length
-    steps = max(min(DECODED, context - 1), 1)
+    length = max(context - steps, 1)
     calls: dict[tuple[str, str], Callable[[], None]] = {}
     for side, (config, params) in sides.items():
         with contextlib.suppress(UserError):
             peer = llama_cpp.open(jaxseq.build(config), params)
-            prompt = max(context - steps, 1)
-            calls |= {(side, "prompt"): peer.generating(prompt, 1), (side, "all"): peer.generating(prompt, 1 + steps)}
+            calls |= {(side, "prompt"): peer.generating(length, 1), (side, "all"): peer.generating(length, 1 + steps)}
     say("timing llama.cpp")
     seconds = timing.laps(calls, ROUNDS)
     for side in sides:

@@ -27,14 +27,18 @@ class LlamaCpp:
         self.random = np.random.default_rng(0)
 
     def opened(self, context: int, every: bool = False) -> Any:
-        """The model for texts of up to `context` tokens. every: it keeps the logits of all tokens."""
+        """The model for texts of up to `context` tokens. every: it keeps the logits of all tokens. Raises UserError if llama.cpp
+        refuses it."""
         import llama_cpp
 
         cores = os.cpu_count() or 1
-        return llama_cpp.Llama(
-            str(Path(self.folder.name) / "model.gguf"), n_ctx=context, n_threads=cores, n_threads_batch=cores,
-            type_k=llama_cpp.GGML_TYPE_F32, type_v=llama_cpp.GGML_TYPE_F32, logits_all=every, verbose=False,
-        )  # fmt: skip
+        try:
+            return llama_cpp.Llama(
+                str(Path(self.folder.name) / "model.gguf"), n_ctx=context, n_threads=cores, n_threads_batch=cores,
+                type_k=llama_cpp.GGML_TYPE_F32, type_v=llama_cpp.GGML_TYPE_F32, logits_all=every, verbose=False,
+            )  # fmt: skip
+        except ValueError as error:
+            raise UserError(f"llama.cpp cannot open it: {str(error).splitlines()[0]}") from None
 
     def logits(self, tokens_BT: np.ndarray) -> np.ndarray:
         llama, rows = self.opened(tokens_BT.shape[1], every=True), []
@@ -88,12 +92,12 @@ def write(path: Path, model: Any, params: Any) -> None:
     for key, value in metadata.items():
         if type(value) in kinds:
             writer.add_key_value(key, value, kinds[type(value)])
-    name = _type_of(params)
-    for path_, array in convert.to_state_dict(SOURCE, model, params).items():
-        kind = gguf.GGMLQuantizationType[name if array.ndim == 2 else "F32"]
+    of_matrices = _type_of(params)
+    for name, array in convert.to_state_dict(SOURCE, model, params).items():
+        kind = gguf.GGMLQuantizationType[of_matrices if array.ndim == 2 else "F32"]
         if array.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
             kind = gguf.GGMLQuantizationType.F32
-        writer.add_tensor(path_, gguf.quantize(np.asarray(array, np.float32), kind), raw_dtype=kind)
+        writer.add_tensor(name, gguf.quantize(np.asarray(array, np.float32), kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
